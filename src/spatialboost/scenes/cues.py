@@ -1,0 +1,109 @@
+"""3D cues of one view: what every source of scenes gives, and all that questions and probes read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from spatialboost.errors import SpatialBoostError
+
+# Shape legend: H, W = image height and width in pixels.
+
+
+class CuesError(SpatialBoostError):
+    """A view whose cues cannot be used (bulk work skips it, counts it and names it)."""
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One thing in a view: how one would call it, and where it is.
+
+    Attributes:
+        description: noun phrase without article, such as ``"red box"``; unique within a view.
+        mask_HW: bool ``(H, W)``, the visible pixels.
+    """
+
+    description: str
+    mask_HW: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cues:
+    """RGB, metric depth, camera and objects of one view.
+
+    Example:
+        >>> import numpy as np
+        >>> from spatialboost.scenes.cues import Cues
+        >>> cues = Cues(
+        ...     image_HW3=np.zeros((4, 6, 3), np.uint8),
+        ...     depth_HW=np.full((4, 6), 2.0, np.float32),
+        ...     intrinsics_33=np.array([[5.0, 0, 2.5], [0, 5.0, 1.5], [0, 0, 1]]),
+        ...     source="example",
+        ... )
+        >>> int(cues.valid_HW.sum())
+        24
+
+    Camera frame as in OpenCV: x right, y down, z forward, in metres; the centre of the top left pixel is (0, 0).
+
+    Attributes:
+        image_HW3: uint8 ``(H, W, 3)``, RGB.
+        depth_HW: float32 ``(H, W)``, z in metres; what is not finite or not above zero counts as no reading.
+        intrinsics_33: float ``(3, 3)`` in pixels of this image.
+        source: where the view comes from, such as ``"synthetic:17"``; goes into ``meta`` and into error messages.
+        objects: things with masks; may be empty.
+        pose_44: float ``(4, 4)`` camera to world, or None where unknown.
+        valid_HW: bool ``(H, W)``, pixels with a reading; derived from ``depth_HW`` if not given.
+        depth_noise: standard deviation of a depth reading over the depth itself (0.0 = exact, 0.02 = 2 %);
+            differences within this noise are not asked about.
+        facts: anything else that the source knows (room size, lights), JSON-able.
+
+    Raises:
+        CuesError: shapes that disagree, missing or singular intrinsics, no valid depth at all.
+    """
+
+    image_HW3: np.ndarray
+    depth_HW: np.ndarray
+    intrinsics_33: np.ndarray
+    source: str
+    objects: Sequence[SceneObject] = ()
+    pose_44: np.ndarray | None = None
+    valid_HW: np.ndarray = field(default=None)  # type: ignore[assignment]  # filled in below
+    depth_noise: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        image, depth = self.image_HW3, self.depth_HW
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise CuesError(f"{self.source}: image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
+        size = image.shape[:2]
+        if depth.shape != size:
+            raise CuesError(
+                f"{self.source}: depth map is {depth.shape} but the image is {size}; resize one to the other "
+                "(depth by nearest neighbour) and scale the intrinsics with it"
+            )
+        if self.intrinsics_33 is None or np.shape(self.intrinsics_33) != (3, 3):
+            raise CuesError(f"{self.source}: intrinsics are {np.shape(self.intrinsics_33)}, expected a 3x3 matrix")
+        focal = np.diag(self.intrinsics_33)[:2]
+        if not np.isfinite(self.intrinsics_33).all() or (focal <= 0).any():
+            raise CuesError(f"{self.source}: focal lengths are {focal.tolist()}, expected two positive numbers in pixels")
+        if self.pose_44 is not None and (np.shape(self.pose_44) != (4, 4) or not np.isfinite(self.pose_44).all()):
+            raise CuesError(f"{self.source}: pose is {np.shape(self.pose_44)}, expected a finite 4x4 camera-to-world matrix")
+        readings = np.isfinite(depth) & (depth > 0)
+        valid = readings if self.valid_HW is None else readings & self.valid_HW
+        if not valid.any():
+            raise CuesError(f"{self.source}: no pixel has a valid depth; expected at least one finite value above zero")
+        object.__setattr__(self, "valid_HW", valid)
+        for thing in self.objects:
+            if thing.mask_HW.shape != size or thing.mask_HW.dtype != np.bool_:
+                raise CuesError(
+                    f"{self.source}: mask of {thing.description!r} is {thing.mask_HW.dtype} {thing.mask_HW.shape}, "
+                    f"expected bool {size}"
+                )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` in pixels."""
+        return self.image_HW3.shape[0], self.image_HW3.shape[1]
