@@ -1,0 +1,197 @@
+"""Where things are in a view: the boxes of the objects and of the scene, and which of their relations are clear."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spatialboost.scenes.cues import Cues
+
+# Shape legend: H, W = image height and width in pixels; P = points of one object or of the scene.
+
+SCENE_PERCENTILES = (1.0, 99.0)  # of all valid points, per axis
+OBJECT_PERCENTILES = (2.0, 98.0)  # of an object's valid points, per axis: drops what bleeds over its edge
+MIN_OBJECT_SHARE = 0.002  # of the image's pixels, with a reading; smaller objects are not asked about
+MIN_OBJECT_POINTS = 12
+MIN_AXIS_GAP = 0.05  # of the scene's box: centres nearer than this along an axis are not compared
+MIN_SIZE_RATIO = 1.25
+SIGMAS = 2.0  # differences within this many standard deviations of the source's noise are not asked about
+_MAX_POINTS = 20_000  # percentiles of more points than this are taken from an even sample of them
+_MIN_SIDE = 1e-3  # metres; keeps a flat scene's box from having no thickness at all
+
+AXES = {"left_right": 0, "above_below": 1, "front_behind": 2}
+RELATIONS = (*AXES, "larger_smaller")
+
+
+@dataclass(frozen=True)
+class ObjectFact:
+    """What is known of one object: numbers only, rounded to six decimals, so that they go through JSON unchanged.
+
+    Attributes:
+        description: how it is called, without article.
+        pixels: how many of its pixels have a depth reading.
+        extent_m: ``[xmin, ymin, zmin, xmax, ymax, zmax]`` in metres in the camera's frame (x right, y down, z forward).
+        cube: the same in the scene's box scaled to [0, 1].
+        centre_xy: mean of its visible pixels, normalised by the image's width and height.
+        depth_m: median depth.
+        cut: whether it touches the image's border, so that it may be larger than what is seen of it.
+    """
+
+    description: str
+    pixels: int
+    extent_m: tuple[float, ...]
+    cube: tuple[float, ...]
+    centre_xy: tuple[float, float]
+    depth_m: float
+    cut: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain numbers and lists."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The scene's box in metres and the objects that are large enough to be asked about."""
+
+    box_m: tuple[float, ...]
+    objects: tuple[ObjectFact, ...]
+
+
+def measure_layout(cues: Cues) -> Layout:
+    """Measure the scene's box and every usable object of a view.
+
+    Example:
+        >>> import numpy as np
+        >>> from spatialboost.scenes.cues import Cues, SceneObject
+        >>> mask = np.zeros((40, 40), bool)
+        >>> mask[10:20, 10:20] = True
+        >>> cues = Cues(
+        ...     image_HW3=np.zeros((40, 40, 3), np.uint8),
+        ...     depth_HW=np.where(mask, 1.0, 2.0),
+        ...     intrinsics_33=np.array([[40.0, 0, 19.5], [0, 40.0, 19.5], [0, 0, 1]]),
+        ...     source="example",
+        ...     objects=[SceneObject("red box", mask)],
+        ... )
+        >>> layout = measure_layout(cues)
+        >>> layout.objects[0].depth_m, layout.box_m[2], layout.box_m[5]
+        (1.0, 1.0, 2.0)
+
+    The scene's box spans the 1st to 99th percentile of all valid points, per axis; an object's extent the 2nd to 98th
+    percentile of its own valid points (of an even sample of 20,000 where there are more). A cube is the extent scaled
+    by the scene's box, per axis, and clipped to [0, 1]: x grows to the right, y downwards, z away from the camera.
+    Left out are objects with fewer than 0.2 % of the image's pixels, with a description that another object shares,
+    and with one that would break the text (empty, or with the brackets and bars of special tokens).
+    """
+    valid = np.flatnonzero(cues.valid_HW)
+    box = _extent(cues, valid, SCENE_PERCENTILES)
+    size = np.maximum(box[3:] - box[:3], _MIN_SIDE)
+    height, width = cues.size
+    fewest = max(MIN_OBJECT_POINTS, MIN_OBJECT_SHARE * height * width)
+    names = [clean_description(thing.description) for thing in cues.objects]
+    facts = []
+    for name, thing in zip(names, cues.objects, strict=True):
+        index = np.flatnonzero(thing.mask_HW & cues.valid_HW)
+        if not name or names.count(name) > 1 or index.size < fewest:
+            continue
+        extent = _extent(cues, index, OBJECT_PERCENTILES)
+        cube = np.clip((extent.reshape(2, 3) - box[:3]) / size, 0.0, 1.0).ravel()
+        rows, columns = np.divmod(np.flatnonzero(thing.mask_HW), width)
+        cut = rows[0] == 0 or rows[-1] == height - 1 or columns.min() == 0 or columns.max() == width - 1
+        facts.append(
+            ObjectFact(
+                description=name,
+                pixels=int(index.size),
+                extent_m=_plain(extent),
+                cube=_plain(cube),
+                centre_xy=_plain(np.array([(columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height])),  # type: ignore[arg-type]
+                depth_m=round(float(np.median(cues.depth_HW.ravel()[index])), 6),
+                cut=bool(cut),
+            )
+        )
+    return Layout(_plain(box), tuple(facts))
+
+
+def compare_objects(kind: str, a: ObjectFact, b: ObjectFact, box_m: tuple[float, ...], noise: float) -> int:
+    """Which way a relation holds between two objects: 1, -1, or 0 where it is not clear enough to be asked.
+
+    1 means that ``a`` is left of, above, in front of, or larger than ``b``; -1 the opposite.
+
+    Positions are compared by the centres of the extents, along x, y or z. They have to differ by more than two
+    standard deviations of the source's noise plus 5 % of the scene's box, the two-decimal cubes have to show it, and
+    the image has to agree (mean column, mean row, median depth). Sizes are compared by width times height of the
+    extents, which is what a viewer sees: they have to differ by a factor of 1.25 beyond the noise, width times height
+    times depth has to agree, and the smaller one must not be cut by the image's border.
+    """
+    if kind == "larger_smaller":
+        return _compare_sizes(a, b, noise)
+    axis = AXES[kind]
+    centre_a, centre_b = _centre(a.extent_m), _centre(b.extent_m)
+    gap = centre_b[axis] - centre_a[axis]
+    needed = SIGMAS * noise * math.hypot(centre_a[axis], centre_b[axis])
+    needed += MIN_AXIS_GAP * (box_m[axis + 3] - box_m[axis])
+    seen = b.depth_m - a.depth_m if axis == 2 else b.centre_xy[axis] - a.centre_xy[axis]
+    shown = _centre(_shown(b.cube))[axis] - _centre(_shown(a.cube))[axis]
+    if abs(gap) <= needed or gap * seen <= 0 or shown * gap <= 0 or abs(shown) < 0.0199:
+        return 0
+    return 1 if gap > 0 else -1
+
+
+def _compare_sizes(a: ObjectFact, b: ObjectFact, noise: float) -> int:
+    def sides(box: tuple[float, ...]) -> tuple[float, float, float]:
+        return box[3] - box[0], box[4] - box[1], max(box[5] - box[2], 0.01)
+
+    (wide_a, high_a, deep_a), (wide_b, high_b, deep_b) = sides(a.extent_m), sides(b.extent_m)
+    front_a, front_b = wide_a * high_a, wide_b * high_b
+    shown_a, shown_b = sides(_shown(a.cube)), sides(_shown(b.cube))
+    if min(front_a, front_b) <= 0:
+        return 0
+    ratio = math.log(front_a / front_b)
+    if abs(ratio) <= math.log(MIN_SIZE_RATIO) + 2 * SIGMAS * noise * math.sqrt(2):  # an area goes with depth squared
+        return 0
+    sign = 1 if ratio > 0 else -1
+    agrees = sign * (front_a * deep_a - front_b * deep_b) > 0
+    visible = sign * (shown_a[0] * shown_a[1] - shown_b[0] * shown_b[1]) > 1e-9
+    smaller = b if sign > 0 else a
+    return sign if agrees and visible and not smaller.cut else 0
+
+
+def measure_distance(a: ObjectFact, b: ObjectFact, noise: float) -> float | None:
+    """Metres between the centres of two extents, or None where the source's noise hides it."""
+    centre_a, centre_b = _centre(a.extent_m), _centre(b.extent_m)
+    distance = math.dist(centre_a, centre_b)
+    return distance if distance > SIGMAS * noise * math.hypot(*centre_a, *centre_b) + 0.01 else None
+
+
+def clean_description(text: str) -> str:
+    """A description fit for a sentence: one line, no article; empty if a chat template could take it for a token."""
+    words = text.split()
+    if words and words[0].lower() in ("a", "an", "the"):
+        words = words[1:]
+    cleaned = " ".join(words).rstrip(".")
+    return "" if any(mark in cleaned for mark in "<>|[]{}?") else cleaned
+
+
+def _extent(cues: Cues, index: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
+    """(6,) robust bounds in metres of the pixels with these flat indices."""
+    index = index[:: -(-index.size // _MAX_POINTS)]
+    row, column = np.divmod(index, cues.size[1])
+    depth = cues.depth_HW.ravel()[index].astype(np.float64)
+    pixel_3P = np.stack([column, row, np.ones_like(row)]).astype(np.float64)
+    ray_3P = np.linalg.solve(np.asarray(cues.intrinsics_33, np.float64), pixel_3P)
+    return np.percentile(ray_3P / ray_3P[2] * depth, percentiles, axis=1).ravel()
+
+
+def _centre(box: tuple[float, ...]) -> tuple[float, float, float]:
+    return (box[0] + box[3]) / 2, (box[1] + box[4]) / 2, (box[2] + box[5]) / 2
+
+
+def _shown(cube: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(side, 2) for side in cube)
+
+
+def _plain(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)

@@ -1,0 +1,38 @@
+"""A view made by hand: boxes before a wall on a floor, exact to the pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spatialboost.scenes.cues import Cues, SceneObject
+
+# name: (top, bottom, left, right) as shares of the image, depth in metres
+BOXES = {
+    "red box": (0.10, 0.35, 0.08, 0.30, 1.2),
+    "blue ball": (0.55, 0.70, 0.40, 0.52, 2.0),
+    "green cone": (0.30, 0.80, 0.65, 0.92, 3.1),
+    "orange book": (0.72, 0.88, 0.12, 0.24, 0.4),
+}
+
+
+def tiny_cues(
+    size: tuple[int, int] = (96, 128), *, noise: float = 0.0, boxes: dict | None = None, holes: bool = False
+) -> Cues:
+    height, width = size
+    depth = np.full(size, 4.0, np.float32)
+    depth += np.linspace(0.0, -1.0, height, dtype=np.float32)[:, None]
+    image = np.full((*size, 3), 200, np.uint8)
+    objects = []
+    for number, (name, (top, bottom, left, right, metres)) in enumerate((BOXES if boxes is None else boxes).items()):
+        rows, columns = slice(int(top * height), int(bottom * height)), slice(int(left * width), int(right * width))
+        mask = np.zeros(size, bool)
+        mask[rows, columns] = True
+        depth[mask] = (metres + np.linspace(0, 0.05, width, dtype=np.float32)[None, :].repeat(height, 0))[mask]
+        image[mask] = (40 * number, 255 - 50 * number, 90)
+        objects.append(SceneObject(name, mask))
+    if holes:
+        depth[::7, ::5] = 0.0
+        depth[: height // 6] = np.nan
+    focal = float(width)
+    intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    return Cues(image, depth, intrinsics, "hand-made", objects, depth_noise=noise)
