@@ -19,7 +19,7 @@ MIN_OBJECT_POINTS = 12
 MIN_AXIS_GAP = 0.05  # of the scene's box: centres nearer than this along an axis are not compared
 MIN_SIZE_RATIO = 1.25
 SIGMAS = 2.0  # differences within this many standard deviations of the source's noise are not asked about
-_MAX_POINTS = 20_000  # percentiles of more points than this are taken from an even sample of them
+_MAX_POINTS = 10_000  # percentiles of more points than this are taken from an even sample of them
 _MIN_SIDE = 1e-3  # metres; keeps a flat scene's box from having no thickness at all
 
 AXES = {"left_right": 0, "above_below": 1, "front_behind": 2}
@@ -81,7 +81,7 @@ def measure_layout(cues: Cues) -> Layout:
         (1.0, 1.0, 2.0)
 
     The scene's box spans the 1st to 99th percentile of all valid points, per axis; an object's extent the 2nd to 98th
-    percentile of its own valid points (of an even sample of 20,000 where there are more). A cube is the extent scaled
+    percentile of its own valid points (of an even sample of 10,000 where there are more). A cube is the extent scaled
     by the scene's box, per axis, and clipped to [0, 1]: x grows to the right, y downwards, z away from the camera.
     Left out are objects with fewer than 0.2 % of the image's pixels, with a description that another object shares,
     and with one that would break the text (empty, or with the brackets and bars of special tokens).
@@ -179,10 +179,9 @@ def _extent(cues: Cues, index: np.ndarray, percentiles: tuple[float, float]) -> 
     """(6,) robust bounds in metres of the pixels with these flat indices."""
     index = index[:: -(-index.size // _MAX_POINTS)]
     row, column = np.divmod(index, cues.size[1])
-    depth = cues.depth_HW.ravel()[index].astype(np.float64)
-    pixel_3P = np.stack([column, row, np.ones_like(row)]).astype(np.float64)
-    ray_3P = np.linalg.solve(np.asarray(cues.intrinsics_33, np.float64), pixel_3P)
-    return np.percentile(ray_3P / ray_3P[2] * depth, percentiles, axis=1).ravel()
+    inverse_33 = np.linalg.inv(np.asarray(cues.intrinsics_33, np.float64))
+    ray_3P = inverse_33[:, :2] @ np.stack([column, row]) + inverse_33[:, 2:]
+    return np.percentile(ray_3P * cues.depth_HW.ravel()[index] / ray_3P[2], percentiles, axis=1).ravel()
 
 
 def _centre(box: tuple[float, ...]) -> tuple[float, float, float]:

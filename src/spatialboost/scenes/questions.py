@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import pairwise, permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,8 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes import phrases
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.layout import (
+    AXES,
     RELATIONS,
-    SIGMAS,
     Layout,
     ObjectFact,
     clean_description,
@@ -21,8 +22,7 @@ from spatialboost.scenes.layout import (
     measure_distance,
     measure_layout,
 )
-
-# Shape legend: H, W = image height and width in pixels; G = 99, the grid of points that two decimals can name.
+from spatialboost.scenes.points import Point, PointPicker, pixel_of
 
 META_VERSION = 1
 IMAGE_TAG = "<image>"
@@ -31,9 +31,7 @@ Order = Literal["forward", "reverse", "random"]
 # Levels of the paper's chain: pixel -> object -> scene. Captions are appended after the spatial turns in every order.
 LEVELS = {"depth": 0, "closer": 0, **dict.fromkeys(RELATIONS, 1), "distance": 2, "caption": 3, "caption_question": 3}
 
-_HUNDREDTHS_G = np.arange(1, 100)  # 0.00 and 1.00 would lie on the image's border
 _MAX_DESCRIBED = 6  # objects in a caption
-_MIN_APART = 5  # hundredths between the two points of a pair
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class TurnPlan:
         relations: kinds of relation, one turn each; a kind may be named more than once.
         distance: turns that ask how far two objects are apart.
         caption: whether a caption and a question on it follow.
-        min_gap: two points are compared only if their depths differ by more than this share of the nearer one.
+        min_gap: two points are compared only if their depths differ by more than this share of the nearer depth.
         smoothness: a point is asked about only if the depth half a percent of the image away, in all eight directions,
             differs by at most this share (plus the source's noise): no point on an edge.
         on_objects: share of the points that are picked on objects; the others are spread over the whole image.
@@ -187,22 +185,29 @@ class _Asker:
     def __init__(self, cues: Cues, layout: Layout, plan: TurnPlan, rng: np.random.Generator) -> None:
         self.cues, self.layout, self.plan, self.rng = cues, layout, plan, rng
         self.objects = layout.objects
-        self.points: list[np.ndarray] | None = None
+
+    @cached_property
+    def picker(self) -> PointPicker:
+        names = {fact.description for fact in self.objects}
+        masks = [thing.mask_HW for thing in self.cues.objects if clean_description(thing.description) in names]
+        plan = self.plan
+        return PointPicker(
+            self.cues,
+            masks,
+            self.rng,
+            min_gap=plan.min_gap,
+            smoothness=plan.smoothness,
+            on_objects=plan.on_objects,
+        )
 
     def depth(self) -> _Turn:
-        x, y = self._pick_point()
-        facts = {"kind": "depth", **self._point_facts([(x, y)])}
-        question, facts["template"] = self._question("depth", point=phrases.say_point((x, y)))
+        point = self.picker.pick()
+        facts = {"kind": "depth", **self._point_facts([point])}
+        question, facts["template"] = self._question("depth", point=phrases.say_point(point))
         return question, f"The depth is {phrases.say_length(facts['depths'][0])}.", facts
 
     def closer(self) -> _Turn:
-        for _ in range(32):  # a first point may have no partner (the middle of a flat wall)
-            first = self._pick_point()
-            second = self._pick_point(apart_from=first)
-            if second is not None:
-                break
-        else:
-            raise CuesError(f"{self.cues.source}: no two points differ in depth by more than the margin")
+        first, second = self.picker.pick_pair()
         pair = [first, second] if self.rng.random() < 0.5 else [second, first]
         facts = {"kind": "closer", **self._point_facts(pair)}
         facts["verdict"] = 1 if facts["depths"][0] < facts["depths"][1] else 2
@@ -212,14 +217,13 @@ class _Asker:
         return question, f"Point {facts['verdict']} is closer than Point {3 - facts['verdict']}.", facts
 
     def relation(self, kind: str) -> _Turn:
-        pairs = [(i, j) for i, j in self._pairs() if self._compare(kind, i, j) == 1]
-        if not pairs:
+        pair = next((pair for pair in self._pairs() if self._compare(kind, *pair)), None)
+        if pair is None:
+            words = " or ".join(phrases.WORDS[kind])
             raise CuesError(
-                f"{self.cues.source}: no two objects are clearly {' or '.join(phrases.WORDS[kind])} each other"
+                f"{self.cues.source}: no object is clearly {words} another one; {len(self.objects)} objects"
             )
-        i, j = pairs[self.rng.integers(len(pairs))]
-        if self.rng.random() < 0.5:
-            i, j = j, i
+        i, j = pair
         true_word, false_word = phrases.WORDS[kind] if self._compare(kind, i, j) == 1 else phrases.WORDS[kind][::-1]
         verdict = bool(self.rng.random() < 0.5)  # so "yes" is right half of the time, whatever the view
         a, b = self.objects[i], self.objects[j]
@@ -236,18 +240,18 @@ class _Asker:
         return question, f"{_located(a, b)} {compared} Answer: {'Yes' if verdict else 'No'}.", facts
 
     def distance(self) -> _Turn:
-        noise = self.cues.depth_noise
-        kinds = {(i, j): [kind for kind in RELATIONS[:3] if self._compare(kind, i, j)] for i, j in self._pairs()}
-        apart = {pair: measure_distance(self.objects[pair[0]], self.objects[pair[1]], noise) for pair in kinds}
-        pairs = [pair for pair, clear in kinds.items() if clear and apart[pair] is not None]
-        if not pairs:
+        for i, j in self._pairs():
+            clear = [kind for kind in AXES if self._compare(kind, i, j)]
+            metres = measure_distance(self.objects[i], self.objects[j], self.cues.depth_noise)
+            if clear and metres is not None:
+                break
+        else:
             raise CuesError(f"{self.cues.source}: no two objects are clearly apart, so no distance can be asked")
-        i, j = pairs[self.rng.integers(len(pairs))]
-        kind = kinds[i, j][self.rng.integers(len(kinds[i, j]))]
+        kind = clear[self.rng.integers(len(clear))]
         a, b = self.objects[i], self.objects[j]
         word = phrases.WORDS[kind][0 if self._compare(kind, i, j) == 1 else 1]
         facts: dict[str, Any] = {"kind": "distance", "objects": [i, j], "relation": kind, "holds": word}
-        facts["distance"] = round(float(apart[i, j] or 0.0), 6)
+        facts["distance"] = round(metres, 6)
         question, facts["template"] = self._question("distance", a=a.description, b=b.description)
         compared = phrases.say_comparison(kind, a.description, b.description, word)
         return question, f"{_located(a, b)} {compared} Answer: {phrases.say_length(facts['distance'])}.", facts
@@ -283,8 +287,9 @@ class _Asker:
         return choices[template].format(**words), template
 
     def _pairs(self) -> list[tuple[int, int]]:
-        count = len(self.objects)
-        return [(i, j) for i in range(count) for j in range(count) if i != j]
+        """All ordered pairs of different objects, shuffled: the first that will do is as good as any."""
+        pairs = list(permutations(range(len(self.objects)), 2))
+        return [pairs[i] for i in self.rng.permutation(len(pairs))]
 
     def _compare(self, kind: str, i: int, j: int) -> int:
         return compare_objects(kind, self.objects[i], self.objects[j], self.layout.box_m, self.cues.depth_noise)
@@ -296,81 +301,11 @@ class _Asker:
                 return i
         return None
 
-    def _pick_point(self, apart_from: tuple[int, int] | None = None) -> Any:
-        """A point in hundredths: on some object or anywhere; clearly nearer or farther than another if one is given.
-
-        Raises CuesError if the view has no point at all, returns None if it has no partner for ``apart_from``.
-        """
-        choices = self._candidates()
-        if apart_from is not None:
-            grid_GG, depth = self._grid_depth(), self._depth_at(apart_from)
-            step = (
-                SIGMAS * self.cues.depth_noise * np.hypot(grid_GG, depth) + 0.001
-            )  # 1 mm: both are rounded to half of that
-            far_GG = np.abs(grid_GG - depth) > np.maximum(step, self.plan.min_gap * np.minimum(grid_GG, depth))
-            far_GG &= (
-                np.maximum(*np.abs(np.indices(far_GG.shape) + 1 - np.array(apart_from[::-1])[:, None, None]))
-                >= _MIN_APART
-            )
-            choices = [points[far_GG.ravel()[points]] for points in choices]
-            choices = [points for points in choices if points.size]
-            if not choices:
-                return None
-        on_object = len(choices) > 1 and self.rng.random() < self.plan.on_objects
-        points = choices[self.rng.integers(1, len(choices)) if on_object else 0]
-        row, column = divmod(int(points[self.rng.integers(points.size)]), _HUNDREDTHS_G.size)
-        return int(_HUNDREDTHS_G[column]), int(_HUNDREDTHS_G[row])
-
-    def _candidates(self) -> list[np.ndarray]:
-        """Flat indices into the grid of points: everywhere, then on each object that has any."""
-        if self.points is None:
-            steady_GG = self._steady_grid()
-            names = {fact.description for fact in self.objects}
-            masks = [thing.mask_HW for thing in self.cues.objects if clean_description(thing.description) in names]
-            on_masks = [steady_GG & mask[self._grid_index()] for mask in masks]
-            every = [np.flatnonzero(points_GG) for points_GG in (steady_GG, *on_masks)]
-            if not every[0].size:
-                raise CuesError(
-                    f"{self.cues.source}: no point has a steady depth around it; the depth is too sparse or too rough"
-                )
-            self.points = [points for points in every if points.size]
-        return self.points
-
-    def _grid_index(self, shift_y: int = 0, shift_x: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the pixels that the grid's points name, shifted by half hundredths (in integers)."""
-        height, width = self.cues.size
-        rows = (2 * _HUNDREDTHS_G + shift_y) * height // 200
-        columns = (2 * _HUNDREDTHS_G + shift_x) * width // 200
-        return np.ix_(rows, columns)  # type: ignore[return-value]
-
-    def _grid_depth(self) -> np.ndarray:
-        return self.cues.depth_HW[self._grid_index()].astype(np.float64)
-
-    def _depth_at(self, point: tuple[int, int]) -> float:
-        row, column = self._pixel(point)
-        return round(float(self.cues.depth_HW[row, column]), 6)
-
-    def _pixel(self, point: tuple[int, int]) -> tuple[int, int]:
-        height, width = self.cues.size
-        return point[1] * height // 100, point[0] * width // 100
-
-    def _steady_grid(self) -> np.ndarray:
-        depth_GG, steady_GG = self._grid_depth(), self.cues.valid_HW[self._grid_index()]
-        allowed = self.plan.smoothness + SIGMAS * self.cues.depth_noise
-        for shift_y in (-1, 0, 1):
-            for shift_x in (-1, 0, 1):
-                near = self._grid_index(shift_y, shift_x)
-                with np.errstate(invalid="ignore"):
-                    steady_GG &= self.cues.valid_HW[near] & (
-                        np.abs(self.cues.depth_HW[near] - depth_GG) <= allowed * depth_GG
-                    )
-        return steady_GG
-
-    def _point_facts(self, points: list[tuple[int, int]]) -> dict[str, Any]:
+    def _point_facts(self, points: list[Point]) -> dict[str, Any]:
         return {
             "points": [[x / 100, y / 100] for x, y in points],
-            "pixels": [list(self._pixel(point)) for point in points],
-            "depths": [self._depth_at(point) for point in points],
+            "pixels": [list(pixel_of(point, self.cues.size)) for point in points],
+            "depths": [self.picker.depth_at(point) for point in points],
         }
 
 
