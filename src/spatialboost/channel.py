@@ -1,0 +1,281 @@
+"""The spatial channel: the weights of Attn+, the gate, and the reference forward of the pair.
+
+    out = g * Attn(x) + (1 - g) * Attn+(x),   g = sigmoid(a)            (SpatialBoost, arXiv 2603.22057, eq. 1)
+
+How a host attention module is given a second channel:
+
+* The module's class is swapped for a subclass of its own class (`boosted_class`), so that `isinstance`, the base's keys and its
+  hooks stay as they are, and one child, `SpatialChannel`, is added. It holds Attn+ as a flat list of parameters: clones of the
+  host attention's own, under names that no LoRA target matches.
+* Attn+ runs the *host's own forward*, called with a `PlusView` in the place of `self`: it answers every attribute as the host
+  does, save that parameters come from the channel. So each flag, mask, position encoding and kernel choice of the host holds
+  for both channels, whatever the host, and no second instance of the host's class exists (transformers records attention maps by
+  class). Nothing is swapped in place, so threads may share a boosted model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SpatialBoostError
+from .families import Family, family_named
+
+CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
+GATES = ("channel", "scalar")
+
+
+def unwrap_adapter(module: nn.Module) -> nn.Module:
+    """The layer under adapters such as peft's LoRA: Attn+ replaces its weights and leaves adapters to the base channel."""
+    while "base_layer" in module._modules:
+        module = module._modules["base_layer"]  # type: ignore[assignment]
+    return module
+
+
+def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """`(name, owner, leaf)` of each parameter of the host attention itself: no channel, no adapters, names as before adapters."""
+
+    def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, str]]:
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + leaf, module, leaf
+        for name, child in module._modules.items():
+            if child is not None and not isinstance(child, SpatialChannel):
+                yield from walk(unwrap_adapter(child), f"{prefix}{name}.")
+
+    return walk(attention, "")
+
+
+def escape(name: str) -> str:
+    """Name in the channel of the host parameter `name`: `qkv.weight` -> `plus_qkv__weight`.
+
+    Neither a module nor a dotted leaf is left that a suffix such as `qkv` or `q_proj` would match.
+    """
+    return "plus_" + name.replace(".", "__")
+
+
+class SpatialChannel(nn.Module):
+    """Attn+ and its gate, as parameters only: `plus_*` (clones of the host attention's own) and `gate` (`a`, float32, zeros).
+
+    Attributes:
+        family: Name of the host's family.
+        index: Index of the block in the tower.
+        kernel: How the pair is computed: see `spatialboost.attention.set_kernel`.
+    """
+
+    def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.family = family.name
+        self.index = index
+        self.gate_kind = gate
+        self.kernel = "host"
+        device = None
+        for name, owner, leaf in host_parameters(attention):
+            value = effective_weight(attention, name, owner, leaf)
+            device = value.device
+            # clones, never aliases: safetensors refuses tensors that share memory
+            plus = value.to(dtype or torch.promote_types(value.dtype, torch.float32), copy=True)
+            self.register_parameter(escape(name), nn.Parameter(plus.contiguous()))
+        size = family.width(attention) if gate == "channel" else 1  # never 0-d: FSDP refuses such parameters
+        self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
+
+    def plus(self, name: str) -> nn.Parameter:
+        """The parameter of Attn+ that stands for the host's parameter `name`."""
+        return self._parameters[escape(name)]  # type: ignore[return-value]
+
+    def merge(self, base: Tensor, plus: Tensor) -> Tensor:
+        """`g * base + (1 - g) * plus` as a lerp: exactly `base` where both agree, in every dtype; the two-term form is not."""
+        return torch.lerp(plus, base, torch.sigmoid(self.gate).to(base.dtype))
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"index={self.index}, family={self.family!r}, kernel={self.kernel!r}, gate={tuple(self.gate.shape)}"
+
+
+def effective_weight(attention: nn.Module, name: str, owner: nn.Module, leaf: str) -> Tensor:
+    """What the host computes with: its parameter, plus what active, unmerged LoRA adapters add to it."""
+    value = owner._parameters[leaf].detach()  # type: ignore[union-attr]
+    if leaf != "weight":
+        return value
+    outer: nn.Module = attention
+    for part in name.split(".")[:-1]:
+        outer = unwrap_adapter(outer)._modules[part]  # type: ignore[assignment]
+    while outer is not owner:
+        if not getattr(outer, "merged", False) and not getattr(outer, "disable_adapters", False):
+            for adapter in getattr(outer, "active_adapters", ()):
+                value = value + outer.get_delta_weight(adapter).detach().to(value)  # type: ignore[operator]
+        outer = outer._modules["base_layer"]  # type: ignore[assignment]
+    return value
+
+
+class PlusView:
+    """The host attention as Attn+ sees it: the host in everything, with parameters from the channel.
+
+    It stands in for `self` in the host's own methods. Children are seen through views as well and are called without their hooks,
+    which belong to the base channel.
+    """
+
+    def __init__(self, host: nn.Module, channel: SpatialChannel, prefix: str = "") -> None:
+        self._host = host
+        self._channel = channel
+        self._prefix = prefix
+
+    def __getattr__(self, name: str) -> Any:
+        host = self._host
+        if name in host._parameters:
+            own = host._parameters[name]
+            if own is None:
+                return None
+            plus = self._channel.plus(self._prefix + name)
+            return plus if plus.dtype == own.dtype else plus.to(own.dtype)
+        if name in host._modules:
+            return self._child(name)
+        attribute = getattr(type(host), name, None)
+        if isinstance(attribute, property):
+            return attribute.fget(self)  # type: ignore[misc]
+        if isinstance(attribute, FunctionType):
+            return MethodType(attribute, self)
+        return getattr(host, name)
+
+    def _child(self, name: str) -> PlusView | None:
+        child = self._host._modules[name]
+        if child is None:
+            return None
+        return type(self)(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return type(self._host).forward(self, *args, **kwargs)
+
+    def __iter__(self) -> Iterator[PlusView | None]:
+        return (self._child(name) for name in self._host._modules)
+
+    def __len__(self) -> int:
+        return len(self._host._modules)
+
+    def __getitem__(self, index: int | str) -> PlusView | None:
+        return self._child(index if isinstance(index, str) else list(self._host._modules)[index])
+
+
+class TypedPlusView(PlusView):
+    """A view that passes for an instance of the host's class, for hosts whose methods call `super()`.
+
+    Apart from `PlusView` because Dynamo recurses without end on an object that answers `__class__` with a property.
+    """
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return type(self._host)
+
+
+class BoostedAttention:
+    """What the class of a boosted attention module adds to the host's class: see `boosted_class`."""
+
+    host_class: ClassVar[type[nn.Module]]
+    view_class: ClassVar[type[PlusView]]
+    run: ClassVar[Callable[..., Any]]  # the host's forward with `self` open: the module for Attn, a view for Attn+
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Both channels on the same input, merged after their own output projections."""
+        channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
+        if channel.kernel != "host":
+            fused = family_named(channel.family).fused_forward(self, channel)  # type: ignore[arg-type]
+            if fused is not None:
+                return fused(self, channel, *args, **kwargs)
+        run = type(self).run
+        base = run(self, *args, **kwargs)
+        plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
+        if isinstance(base, Tensor):
+            return channel.merge(base, plus)
+        if isinstance(base, tuple) and base and isinstance(base[0], Tensor):
+            # attention maps, caches and the like are the base channel's
+            return (channel.merge(base[0], plus[0]), *base[1:])
+        raise SpatialBoostError(
+            f"{type(self).host_class.__name__} returned {type(base).__name__}; the spatial channel expects a tensor or a tuple that "
+            "begins with one. Leave this layer out with `layers=`."
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # by the host's class: the boosted class is made on the fly and cannot be found by name in another process
+        state = object.__reduce_ex__(self, 2)[2]
+        return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
+
+
+def _rebuild(host_class: type[nn.Module], family: str) -> nn.Module:
+    cls = boosted_class(host_class, family_named(family))
+    return cls.__new__(cls)
+
+
+_BOOSTED: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
+
+
+def boosted_class(host_class: type[nn.Module], family: Family) -> type[nn.Module]:
+    """The subclass of `host_class` that runs both channels; one per host class, for the life of the process."""
+    key = (host_class, family.name)
+    if key not in _BOOSTED:
+        name = f"Boosted{host_class.__name__}"
+        members = {
+            "__module__": __name__,
+            "__qualname__": name,
+            "__doc__": f"`{host_class.__name__}` with a spatial channel.",
+            "host_class": host_class,
+            "view_class": TypedPlusView if _calls_super(host_class) else PlusView,
+            "run": staticmethod(family.runner(host_class)),
+        }
+        _BOOSTED[key] = type(name, (BoostedAttention, host_class), members)
+    return _BOOSTED[key]
+
+
+def _calls_super(host_class: type[nn.Module]) -> bool:
+    """Whether a method of the class reads `__class__`, as `super()` without arguments does."""
+    bases = host_class.__mro__[: host_class.__mro__.index(nn.Module)]
+    methods = [
+        f for c in bases for name, f in vars(c).items() if isinstance(f, FunctionType) and not name.startswith("__")
+    ]
+    return any("__class__" in f.__code__.co_freevars for f in methods)
+
+
+def boosted_layers(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChannel]]:
+    """`(name, attention, channel)` of each boosted attention layer, in the order of the model."""
+    return [
+        (name, module, module._modules[CHANNEL])  # type: ignore[misc]
+        for name, module in model.named_modules()
+        if isinstance(module._modules.get(CHANNEL), SpatialChannel)
+    ]
+
+
+def attach(attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> SpatialChannel:
+    """Give `attention` a spatial channel, in place."""
+    channel = SpatialChannel(attention, family, index, gate, dtype)
+    channel.train(attention.training)
+    attention.add_module(CHANNEL, channel)
+    switch(attention, on=True)
+    return channel
+
+
+def detach(attention: nn.Module) -> None:
+    """Take the channel off again: class and children are what they were."""
+    switch(attention, on=False)
+    del attention._modules[CHANNEL]
+
+
+def switch(attention: nn.Module, *, on: bool) -> None:
+    """Let the channel take part (`on`) or leave the host to itself, by class: compiled graphs guard on it, flags go stale."""
+    channel: SpatialChannel = attention._modules[CHANNEL]  # type: ignore[assignment]
+    family = family_named(channel.family)
+    if on:
+        attention.__class__ = boosted_class(type(attention), family)
+        if family.blocks_fast_path:
+            # nn.TransformerEncoderLayer in eval runs one kernel over its weights and never calls `self_attn`, unless a module in it
+            # has a hook; the channel is never called itself, so this one does nothing else.
+            channel.register_forward_pre_hook(_no_op)
+    else:
+        attention.__class__ = attention.host_class  # type: ignore[assignment]
+        channel._forward_pre_hooks.clear()
+
+
+def _no_op(module: nn.Module, args: Any) -> None:
+    """A hook that does nothing (a function of the module, so that it pickles)."""

@@ -1,0 +1,34 @@
+"""How each host's attention reads: a small handler per kind, looked up by class path so that no host is imported.
+
+A new host is one `Family` in this folder, added to `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .dino import DINO_HUB
+from .family import Family, Slot, class_path
+from .generic import GENERIC, looks_like_attention
+from .mha import MHA
+from .timm import TIMM, TIMM_EVA, TIMM_ROPE
+from .transformers import TRANSFORMERS
+
+__all__ = ["FAMILIES", "Family", "Slot", "class_path", "family_named", "family_of"]
+
+FAMILIES: tuple[Family, ...] = (TIMM, TIMM_ROPE, TIMM_EVA, TRANSFORMERS, MHA, DINO_HUB, GENERIC)
+_BY_NAME = {family.name: family for family in FAMILIES}
+_BY_CLASS = {path: family for family in FAMILIES for path in family.classes}
+
+
+def family_named(name: str) -> Family:
+    """The family of that name."""
+    return _BY_NAME[name]
+
+
+def family_of(module: nn.Module) -> Family | None:
+    """The family that reads `module`, by its class or its nearest known base; None where it is no attention layer."""
+    for cls in type(module).__mro__:
+        if (family := _BY_CLASS.get(class_path(cls))) is not None:
+            return family
+    return GENERIC if looks_like_attention(module) else None

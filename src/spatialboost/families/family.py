@@ -1,0 +1,112 @@
+"""What the library asks of a kind of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a canonical tensor (`q.weight`) lies in a host: chunk `part` of `parts` along the rows of `parameter`."""
+
+    parameter: str
+    part: int = 0
+    parts: int = 1
+
+    def read(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """A view of this slot's rows."""
+        return parameters[self.parameter].chunk(self.parts)[self.part]
+
+
+def class_path(cls: type) -> str:
+    """`module.QualName`, as families name the classes that they read."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """The child at a dotted path, under adapters too; None where there is none."""
+    for part in path.split("."):
+        child = module._modules.get(part)
+        while child is not None and "base_layer" in child._modules:  # peft's wrappers
+            child = child._modules["base_layer"]
+        if child is None:
+            return None
+        module = child
+    return module
+
+
+def leaves(attention: nn.Module, path: str) -> dict[str, Tensor]:
+    """The parameters that the child at `path` owns itself."""
+    child = submodule(attention, path)
+    return {} if child is None else {k: p for k, p in child._parameters.items() if p is not None}
+
+
+def split_slots(attention: nn.Module, **paths: str) -> dict[str, Slot]:
+    """Slots of projections and norms that are modules of their own: `q="q_proj"` gives `q.weight` and `q.bias`."""
+    return {
+        f"{name}.{leaf}": Slot(f"{path}.{leaf}") for name, path in paths.items() for leaf in leaves(attention, path)
+    }
+
+
+def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
+    """Slots of one projection that holds q, k and v one below the other."""
+    return {
+        f"{name}.{leaf}": Slot(f"{path}.{leaf}", part, 3)
+        for leaf in leaves(attention, path)
+        for part, name in enumerate("qkv")
+    }
+
+
+class Family:
+    """A kind of attention: how its weights read in the canonical layout, and what may be done with it.
+
+    The base class is what holds for any module that maps a tensor to a tensor of tokens.
+    """
+
+    name = "generic"
+    classes: tuple[str, ...] = ()
+    blocks_fast_path = False
+
+    def slots(self, attention: nn.Module) -> dict[str, Slot]:
+        """Canonical name -> place in the host, for `{q,k,v,o}.{weight,bias}` and the norms; {} where the host has no such layout."""
+        return {}
+
+    def width(self, attention: nn.Module) -> int:
+        """Features of the output, which is the length of the gate."""
+        slot = self.slots(attention)["o.weight"]
+        path, _, leaf = slot.parameter.rpartition(".")
+        return leaves(attention, path)[leaf].shape[0]
+
+    def heads(self, attention: nn.Module) -> int | None:
+        """Number of heads."""
+        value = getattr(attention, "num_heads", None) or getattr(attention, "num_attention_heads", None)
+        return int(value) if value is not None else None
+
+    def refusal(self, attention: nn.Module) -> str | None:
+        """Why this module is not self-attention over tokens (and is passed over), or None."""
+        return None
+
+    def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
+        """The host's forward as a function whose first argument may be the module or a view of it."""
+        return host_class.forward
+
+    def fused_forward(self, attention: nn.Module, channel: nn.Module) -> Callable[..., Tensor] | None:
+        """A forward over both channels at once, or None where that would not be exact."""
+        return None
+
+    def widen(self, attention: nn.Module, tensors: dict[str, Tensor], heads: int) -> nn.Module | None:
+        """A plain host module with `heads` heads and these canonical weights, or None where the host cannot express it."""
+        return None
+
+
+def load_canonical(attention: nn.Module, slots: Mapping[str, Slot], tensors: Mapping[str, Tensor]) -> None:
+    """Write canonical tensors into a host's own parameters, through its slots."""
+    parameters = dict(attention.named_parameters())
+    with torch.no_grad():
+        for name, slot in slots.items():
+            slot.read(parameters).copy_(tensors[name])
