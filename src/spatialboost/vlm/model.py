@@ -1,0 +1,215 @@
+"""The multimodal model: patch tokens of an encoder, through a projector, into a causal language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from spatialboost.encoders import feature_dim, feature_layer, read_tokens
+from spatialboost.errors import SpatialBoostError
+from spatialboost.vlm.chat import IGNORE
+
+# Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
+# width, V vocabulary, A labelled tokens of the whole batch.
+
+_GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
+
+
+@dataclass
+class VLMOutput(ModelOutput):
+    """What the model says.
+
+    Attributes:
+        loss: Mean cross entropy over the labelled tokens, where labels were given.
+        logits: ``(A, V)``, one row for each labelled token in order, where labels were given; else ``(B, L, V)``.
+        targets: The labelled tokens ``(A,)`` in the same order, where labels were given.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+
+
+class SpatialVLM(nn.Module):
+    """An encoder, a 2-layer GELU projector and a causal language model, trained by the next token.
+
+    Example:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+        >>> llm = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64,
+        ...                                    num_hidden_layers=1, num_attention_heads=2))
+        >>> ids = torch.tensor([[0, 0, 0, 0, 7, 8]])
+        >>> vlm = SpatialVLM(encoder, llm)
+        >>> vlm(input_ids=ids, visual_mask=ids == 0, pixel_values=torch.zeros(1, 3, 32, 32)).logits.shape
+        torch.Size([1, 6, 50])
+
+    Every view of a conversation passes through the same encoder and projector by itself; all their tokens enter the
+    language model, in the places that ``visual_mask`` names. The vocabulary is left as it is.
+
+    Args:
+        encoder: Anything that `spatialboost.encoders.read_tokens` reads; boosted or not.
+        llm: Any ``AutoModelForCausalLM``.
+        layer: Block of the encoder whose output is read.
+        projector: Takes ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer one of LLaVA-1.5.
+
+    Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
+    """
+
+    def __init__(self, encoder: nn.Module, llm: nn.Module, *, layer: int = -1, projector: nn.Module | None = None):
+        super().__init__()
+        self.layer = layer
+        self.feature_layer = feature_layer(encoder, layer)
+        self.encoder = encoder
+        self.llm: Any = llm
+        self.projector = build_projector(encoder, llm) if projector is None else projector
+        self._fast_head: bool | None = None
+
+    def train(self, mode: bool = True) -> SpatialVLM:
+        """Training mode for the parts that learn; a wholly frozen part stays as it is used, without dropout."""
+        super().train(mode)
+        for part in (self.encoder, self.llm, self.projector):
+            # transformers checkpoints activations only in training mode
+            checkpointing = getattr(part, "is_gradient_checkpointing", False)
+            if not any(p.requires_grad for p in part.parameters()) and not checkpointing:
+                part.eval()
+        return self
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        visual_mask: Tensor,
+        *,
+        pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
+    ) -> Tensor:
+        """Input embeddings ``(B, L, E)`` of the language model, the images' in their places."""
+        embeds_BLE = self.llm.get_input_embeddings()(input_ids)
+        if patch_features is None and pixel_values is not None and len(pixel_values):
+            patch_features = read_tokens(self.encoder, pixel_values, layer=self.layer).patches
+        num_places = int(visual_mask.sum())
+        num_tokens = 0 if patch_features is None else patch_features.shape[0] * patch_features.shape[1]
+        if num_places != num_tokens:
+            raise SpatialBoostError(
+                f"visual_mask has {num_places} places, but the images give {num_tokens} tokens: encode the chat with "
+                "num_visual_tokens equal to the patches of one image"
+            )
+        if patch_features is None or not num_tokens:
+            return embeds_BLE
+        weight = next(self.projector.parameters(), embeds_BLE)
+        visual_INE = self.projector(patch_features.to(weight.dtype))
+        return embeds_BLE.masked_scatter(visual_mask[..., None], visual_INE.to(embeds_BLE.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        visual_mask: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        turns: Tensor | None = None,
+    ) -> VLMOutput:
+        """Predict the next tokens; with labels, only at the labelled ones.
+
+        Args:
+            input_ids: ``(B, L)``; the ids in visual places do not matter.
+            visual_mask: ``(B, L)``, True where a visual token goes.
+            attention_mask: ``(B, L)``, 0 on padding; None is all ones.
+            pixel_values: All images of the batch in order ``(I, 3, H, W)``.
+            patch_features: What the encoder makes of them ``(I, N, D)``, instead of `pixel_values`.
+            labels: ``(B, L)``, -100 where nothing is learnt.
+            turns: Not used; lets a batch of `Collator` pass as it is.
+        """
+        embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
+        if attention_mask is not None and bool((attention_mask[:, :-1] >= attention_mask[:, 1:]).all()):
+            # Padding on the right lies behind a causal mask anyway; without a mask attention takes its fast kernels.
+            attention_mask = None
+        if labels is None:
+            return VLMOutput(
+                logits=self.llm(inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False).logits
+            )
+        learnt_BL = labels[:, 1:] != IGNORE
+        targets_A = labels[:, 1:][learnt_BL]
+        if not len(targets_A):
+            raise SpatialBoostError("no token of the batch is labelled: is max_length too short for the first answer?")
+        logits_AV = self._logits_at(embeds_BLE, attention_mask, learnt_BL)
+        loss = nn.functional.cross_entropy(logits_AV.float(), targets_A)
+        return VLMOutput(loss=loss, logits=logits_AV, targets=targets_A)
+
+    def _logits_at(self, embeds_BLE: Tensor, attention_mask: Tensor | None, chosen_BL: Tensor) -> Tensor:
+        """Logits of the chosen positions; the last position of L cannot be chosen, it predicts nothing."""
+        if self._fast_head is None:
+            self._fast_head = _head_is_linear(self.llm)
+        if not self._fast_head:
+            logits_BLV = self.llm(inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False).logits
+            return logits_BLV[:, :-1][chosen_BL]
+        hidden_BLE = self.llm.base_model(
+            inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        return self.llm.get_output_embeddings()(hidden_BLE[:, :-1][chosen_BL])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        visual_mask: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Answer greedily: new ids ``(B, new)``, without the prompt.
+
+        Args:
+            input_ids: Prompts ``(B, L)``, padded on the left.
+            visual_mask: ``(B, L)``, True where a visual token goes.
+            attention_mask: ``(B, L)``, 0 on padding.
+            pixel_values: All images of the batch in order ``(I, 3, H, W)``.
+            patch_features: What the encoder makes of them, instead of `pixel_values`.
+            **options: For the language model's own ``generate``, such as ``max_new_tokens`` and ``eos_token_id``.
+        """
+        if attention_mask is not None and not bool(attention_mask[:, -1].all()):
+            raise SpatialBoostError('prompts must be padded on the left: use Collator(..., padding_side="left")')
+        embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        options = {"do_sample": False, "max_new_tokens": 64} | options
+        return self.llm.generate(inputs_embeds=embeds_BLE, attention_mask=attention_mask, **options)
+
+
+def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
+    """Two linear layers around a GELU, from the encoder's width to the language model's.
+
+    Tokens of unit variance come out with the root mean square of the language model's own embeddings: torch's default
+    is an order of magnitude above those of a new GPT-2, whose words and positions would be drowned by the image.
+    """
+    embeddings = llm.get_input_embeddings().weight
+    width_in, width = feature_dim(encoder), embeddings.shape[1]
+    into, out = nn.Linear(width_in, width), nn.Linear(width, width)
+    with torch.no_grad():
+        loudness = float(embeddings.float().square().mean().sqrt()) if not embeddings.is_meta else 0.02
+        nn.init.normal_(into.weight, std=width_in**-0.5)
+        nn.init.normal_(out.weight, std=loudness / (_GELU_RMS * width**0.5))
+        nn.init.zeros_(into.bias)
+        nn.init.zeros_(out.bias)
+    return nn.Sequential(into, nn.GELU(), out).to(embeddings.device)
+
+
+@torch.no_grad()
+def _head_is_linear(llm: Any) -> bool:
+    """Whether logits are the output embedding of the last hidden state; some models cap or scale them besides."""
+    head, body = llm.get_output_embeddings(), llm.base_model
+    if head is None or body is llm:
+        return False
+    was_training = llm.training
+    llm.eval()
+    embeddings = llm.get_input_embeddings().weight
+    probe = embeddings[:2][None]
+    whole = llm(inputs_embeds=probe, use_cache=False).logits
+    parts = head(body(inputs_embeds=probe, use_cache=False).last_hidden_state)
+    llm.train(was_training)
+    return whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
