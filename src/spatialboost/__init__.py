@@ -2,14 +2,19 @@
 
 from .boosting import Status, boost, disabled, named_parameters, param_groups, status, unboost
 from .errors import SpatialBoostError
+from .weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
 
 __all__ = [
     "SpatialBoostError",
     "Status",
     "boost",
     "disabled",
+    "from_pretrained",
+    "load_pretrained",
     "named_parameters",
     "param_groups",
+    "push_to_hub",
+    "save_pretrained",
     "status",
     "unboost",
 ]
