@@ -1,0 +1,366 @@
+"""Depth probe: how much of a view's metric depth a linear map reads off frozen patch tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.features import Features, each_encoder, read_features, usable_views
+from spatialboost.probes.result import Metric, Panel, ProbeResult, ProbeRow
+from spatialboost.probes.ridge import Moments
+from spatialboost.scenes.cues import Cues
+
+logger = logging.getLogger(__name__)
+
+# Shape legend: V views, N patches, D width of the encoder, R ridges, H and W pixels of a depth map.
+
+RIDGES = tuple(10.0**power for power in range(-6, 2))
+METRICS = {
+    "rmse": Metric("RMSE", "m"),
+    "abs_rel": Metric("AbsRel"),
+    "delta1": Metric("delta < 1.25", higher_is_better=True),
+}
+CONSTANT = "constant depth"
+
+Target = Literal["log", "metres"]
+PatchDepth = Literal["mean", "median"]
+Level = Literal["pixels", "patches"]
+
+
+def depth_probe(
+    encoders: nn.Module | Mapping[str, nn.Module | tuple[Features, Features]],
+    train: Sequence[Cues],
+    test: Sequence[Cues],
+    *,
+    image_size: int | tuple[int, int] = 224,
+    layer: int = -1,
+    seeds: Sequence[int] = (0, 1, 2),
+    target: Target = "log",
+    patch_depth: PatchDepth = "mean",
+    level: Level = "pixels",
+    ridges: Sequence[float] = RIDGES,
+    subset: float = 0.8,
+    validation: float = 0.2,
+    batch_size: int = 16,
+    num_panels: int = 4,
+    progress: bool = False,
+) -> ProbeResult:
+    """Fit ridge regression from patch tokens to depth, and measure it on views that were not fitted.
+
+    Example:
+        >>> import numpy as np
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> from spatialboost.scenes.cues import Cues
+        >>> rng = np.random.default_rng(0)
+        >>> def view(metres):
+        ...     image = np.full((32, 32, 3), 40 * metres, np.uint8)
+        ...     return Cues(image, np.full((32, 32), metres, np.float32), np.eye(3) * 30, f"wall at {metres} m")
+        >>> walls = [view(metres) for metres in rng.uniform(1, 6, 12)]
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+        >>> result = depth_probe({"mine": encoder}, walls[:9], walls[9:], image_size=32)
+        >>> sorted(result.names)
+        ['constant depth', 'mine']
+
+    The fit is closed form, so the seeds draw the training views: each takes ``subset`` of them at random, and in it a
+    run of ``validation`` of them, at a random place and in the order given, to choose the ridge (frames of one walk
+    resemble their neighbours: scattered ones would be too easy); then it fits all of the subset with that ridge. Every
+    encoder gets the same draws. Features are standardised, ridges are relative to that. Predictions are clipped to the
+    depths of the fitted patches. Scores are over all valid pixels of the test split together, which stays at its own
+    resolution: predictions are enlarged bilinearly.
+
+    Args:
+        encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
+            models by name, each as it is; or, instead of a model, its features of the training and test split as
+            `read_features` gives them (of the usable views).
+        train: views to fit on, in their natural order; a frame that cannot be read is left out and named.
+        test: views to measure on.
+        image_size: (height, width) at which the encoder sees the whole view, or one number for both.
+        layer: block after which tokens are read; the final norm is applied to the last layer only.
+        seeds: each one draw of the training views.
+        target: regress the logarithm of the depth, or metres.
+        patch_depth: a patch's depth is the mean or the median of its valid pixels.
+        level: measure on pixels, or on patches.
+        ridges: the grid to choose from.
+        subset: share of the training views that a seed draws.
+        validation: share of these that chooses the ridge.
+        batch_size: views that go through the encoder at a time.
+        num_panels: test views kept for the picture, evenly spaced, with the first seed's predictions.
+        progress: show a progress bar.
+
+    Raises:
+        SpatialBoostError: too few views, an encoder that cannot be read, or features of other views.
+    """
+    _check_settings(target, patch_depth, level, seeds, ridges, subset, validation)
+    kept_train, left_out_train = usable_views(train)
+    kept_test, left_out_test = usable_views(test)
+    if len(kept_train) < 3 or not kept_test:
+        raise SpatialBoostError(
+            f"{len(kept_train)} views to fit on and {len(kept_test)} to measure on can be read "
+            f"({len(left_out_train) + len(left_out_test)} cannot); give at least 3 and 1"
+        )
+    train_views, test_views = _Subset(train, kept_train), _Subset(test, kept_test)
+    measured = each_encoder(encoders, reserved=CONSTANT)
+    draws = [_draw_views(len(train_views), seed, subset, validation) for seed in seeds]
+
+    rows, about, predictions = [], {}, {}
+    for name, model, switched in measured:
+        if isinstance(model, nn.Module):
+            with switched():
+                train_features, test_features = (
+                    read_features(
+                        model,
+                        _Images(views),
+                        image_size=image_size,
+                        layer=layer,
+                        batch_size=batch_size,
+                        progress=f"{name}, {split} views" if progress else None,
+                    )
+                    for split, views in (("train", train_views), ("test", test_views))
+                )
+        else:
+            train_features, test_features = model
+        if len(train_features.tokens_VND) != len(train_views) or len(test_features.tokens_VND) != len(test_views):
+            raise SpatialBoostError(
+                f"the features of {name!r} are of {len(train_features.tokens_VND)} and {len(test_features.tokens_VND)} "
+                f"views, but {len(train_views)} and {len(test_views)} can be read: read the features of just those"
+            )
+        about[name] = train_features.about()
+        depth_VN = _patch_depths(train_views, train_features, patch_depth)
+        fits = [_fit(train_features, depth_VN, draw, target, ridges) for draw in draws]
+        predictions[name] = [_predict(fit, test_features, target) for fit in fits]
+        truths = _truths(test_views, test_features, level, patch_depth)
+        scores = _score(predictions[name], truths, test_features.grid)
+        rows += [
+            ProbeRow(name, seed, metrics, {"ridge": fit.ridge}, per_view)
+            for seed, fit, (metrics, per_view) in zip(seeds, fits, scores, strict=True)
+        ]
+    rows.append(_constant(depth_VN, test_views, test_features, level, patch_depth))
+
+    first = about[next(iter(about))]
+    settings = {
+        "head": "ridge, closed form",
+        "target": "log depth" if target == "log" else "depth in metres",
+        "patch depth": patch_depth,
+        "layer": first["layer"],
+        "norm": first["norm"],
+        "resolution": first["resolution"],
+        "measured on": "pixels, predictions upsampled bilinearly" if level == "pixels" else "patches, not upsampled",
+        "views": [len(train_views), len(test_views)],
+        "left out": left_out_train + left_out_test,
+        "seeds": list(seeds),
+        "seeds draw": f"{subset:g} of the training views, {validation:g} of these choose the ridge",
+        "ridges": list(ridges),
+        "encoders": about,
+    }
+    panels = _panels(test_views, predictions, about, num_panels)
+    return ProbeResult("depth", settings, METRICS, rows, panels)
+
+
+@dataclass(frozen=True)
+class _Subset(Sequence[Cues]):
+    views: Sequence[Cues]
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.views[self.indices[index]]
+
+
+@dataclass(frozen=True)
+class _Draw:
+    fit: np.ndarray  # indices of training views
+    validation: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Fit:
+    weight_D: Tensor
+    bias: Tensor
+    ridge: float
+    nearest: float  # range of the fitted depths, in metres
+    farthest: float
+
+
+def _check_settings(
+    target: str,
+    patch_depth: str,
+    level: str,
+    seeds: Sequence[int],
+    ridges: Sequence[float],
+    subset: float,
+    validation: float,
+) -> None:
+    for name, value, allowed in (
+        ("target", target, ("log", "metres")),
+        ("patch_depth", patch_depth, ("mean", "median")),
+        ("level", level, ("pixels", "patches")),
+    ):
+        if value not in allowed:
+            raise SpatialBoostError(f"{name} is {value!r}; expected one of {allowed}")
+    if not len(seeds) or not len(ridges) or min(ridges) < 0:
+        raise SpatialBoostError(
+            f"seeds are {seeds} and ridges {ridges}; expected at least one each, ridges not below 0"
+        )
+    if not 0 < subset <= 1 or not 0 < validation < 1:
+        raise SpatialBoostError(f"subset is {subset} and validation {validation}; expected shares between 0 and 1")
+
+
+@dataclass(frozen=True)
+class _Images(Sequence[np.ndarray]):
+    views: Sequence[Cues]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.views[index].image_HW3
+
+
+def _draw_views(num: int, seed: int, subset: float, validation: float) -> _Draw:
+    rng = np.random.default_rng(seed)
+    drawn = np.sort(rng.permutation(num)[: max(2, round(subset * num))])
+    length = min(max(1, round(validation * len(drawn))), len(drawn) - 1)
+    start = int(rng.integers(len(drawn) - length + 1))
+    held = np.zeros(len(drawn), bool)
+    held[start : start + length] = True
+    return _Draw(drawn[~held], drawn[held])
+
+
+def _cells(view: Cues, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of the pixels of each patch ``(N, pixels of a patch)``, NaN where there is no reading."""
+    (rows, columns), (height, width) = features.grid, features.image_size
+    # nearest neighbour: depths of two surfaces have no meaningful mean, and holes stay holes
+    row = ((np.arange(height) + 0.5) * view.size[0] / height).astype(int)
+    column = ((np.arange(width) + 0.5) * view.size[1] / width).astype(int)
+    depth_hw = np.where(view.valid_HW, view.depth_HW, np.nan)[np.ix_(row, column)]
+    cells = depth_hw.reshape(rows, height // rows, columns, width // columns).swapaxes(1, 2)
+    cells = cells.reshape(rows * columns, -1)
+    return cells, np.isfinite(cells).mean(1)
+
+
+def _view_patches(view: Cues, features: Features, patch_depth: str) -> np.ndarray:
+    """Depth ``(N,)`` of each patch in metres, NaN where less than a quarter of it has a reading."""
+    cells, share = _cells(view, features)
+    enough = share >= 0.25
+    depth_N = np.full(len(cells), np.nan)
+    depth_N[enough] = (np.nanmean if patch_depth == "mean" else np.nanmedian)(cells[enough], axis=1)
+    return depth_N
+
+
+def _patch_depths(views: Sequence[Cues], features: Features, patch_depth: str) -> Tensor:
+    return torch.from_numpy(np.stack([_view_patches(view, features, patch_depth) for view in views]))
+
+
+def _fit(features: Features, depth_VN: Tensor, draw: _Draw, target: str, ridges: Sequence[float]) -> _Fit:
+    def samples(views: np.ndarray) -> tuple[Tensor, Tensor]:
+        depth_vN = depth_VN[views]
+        known_vN = depth_vN.isfinite()
+        return features.tokens_VND[views][known_vN], depth_vN[known_vN]
+
+    def transform(depth: Tensor) -> Tensor:
+        return depth.log() if target == "log" else depth
+
+    x_nD, depth_n = samples(draw.fit)
+    held_x_nD, held_depth_n = samples(draw.validation)
+    if not len(depth_n) or not len(held_depth_n):
+        raise SpatialBoostError(
+            f"{len(depth_n)} patches to fit on and {len(held_depth_n)} to choose the ridge on have depth readings "
+            "over at least a quarter of their area; give more views, or a larger `validation` share"
+        )
+    moments = Moments.of(x_nD, transform(depth_n))
+    nearest, farthest = depth_n.min().item(), depth_n.max().item()
+    weights_RD, biases_R = moments.solve(ridges)
+    guess_nR = held_x_nD.double() @ weights_RD.T + biases_R
+    guess_nR = _to_metres(guess_nR, target, nearest, farthest)
+    best = int((guess_nR - held_depth_n[:, None]).square().mean(0).argmin())
+    weights_1D, bias_1 = (moments + Moments.of(held_x_nD, transform(held_depth_n))).solve([ridges[best]])
+    both = torch.cat([depth_n, held_depth_n])
+    return _Fit(weights_1D[0], bias_1[0], ridges[best], both.min().item(), both.max().item())
+
+
+def _to_metres(guess: Tensor, target: str, nearest: float, farthest: float) -> Tensor:
+    if target == "log":  # before the exponential, so that nothing overflows
+        return guess.clamp(float(np.log(nearest)), float(np.log(farthest))).exp()
+    return guess.clamp(nearest, farthest)
+
+
+def _predict(fit: _Fit, features: Features, target: str) -> Tensor:
+    """Depth ``(V, N)`` in metres."""
+    guess_VN = torch.stack([tokens_ND.double() @ fit.weight_D for tokens_ND in features.tokens_VND]) + fit.bias
+    return _to_metres(guess_VN, target, fit.nearest, fit.farthest)
+
+
+def _truths(views: Sequence[Cues], features: Features, level: str, patch_depth: str) -> Iterator[Tensor]:
+    """True depth of one view after the other, at pixels ``(H, W)`` or patches ``(rows, columns)``, NaN if unknown."""
+    for view in views:
+        if level == "pixels":
+            yield torch.from_numpy(np.where(view.valid_HW, view.depth_HW, np.nan)).double()
+        else:
+            yield torch.from_numpy(_view_patches(view, features, patch_depth)).view(features.grid)
+
+
+def _enlarge(depth_N: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    enlarged = nn.functional.interpolate(depth_N.view(1, 1, *grid), size=size, mode="bilinear", align_corners=False)
+    return enlarged[0, 0]
+
+
+def _score(
+    runs: Sequence[Tensor], truths: Iterator[Tensor], grid: tuple[int, int]
+) -> list[tuple[dict[str, float], list[float]]]:
+    """For each run's ``(V, N)``: the metrics over all known pixels, and the RMSE of each view."""
+    sums = torch.zeros(len(runs), 4, dtype=torch.float64)  # pixels, squared, relative, within a quarter
+    per_view: list[list[float]] = [[] for _ in runs]
+    for index, truth in enumerate(truths):
+        known = truth.isfinite()
+        depth = truth[known]
+        for run, predictions_VN in enumerate(runs):
+            guess = predictions_VN[index]
+            guess = guess.view(grid) if truth.shape == grid else _enlarge(guess, grid, (truth.shape[0], truth.shape[1]))
+            guess = guess[known]
+            error = guess - depth
+            ratio = torch.maximum(guess / depth, depth / guess)
+            found = error.square().sum(), (error.abs() / depth).sum(), (ratio < 1.25).sum()
+            sums[run] += torch.tensor([len(depth), *(float(value) for value in found)], dtype=torch.float64)
+            if len(depth):
+                per_view[run].append((float(found[0]) / len(depth)) ** 0.5)
+    scores = []
+    for (num, squared, relative, within), views in zip(sums.tolist(), per_view, strict=True):
+        if not num:
+            raise SpatialBoostError(
+                "no patch of the test views has depth readings over at least a quarter of its area: measure on pixels"
+            )
+        metrics = {"rmse": (squared / num) ** 0.5, "abs_rel": relative / num, "delta1": within / num}
+        scores.append((metrics, views))
+    return scores
+
+
+def _constant(depth_VN: Tensor, views: Sequence[Cues], features: Features, level: str, patch_depth: str) -> ProbeRow:
+    """What the mean training depth everywhere would score: an encoder that says nothing."""
+    metres = depth_VN[depth_VN.isfinite()].mean()
+    guess_VN = metres.expand(len(views), features.grid[0] * features.grid[1])
+    metrics, per_view = _score([guess_VN], _truths(views, features, level, patch_depth), features.grid)[0]
+    return ProbeRow(CONSTANT, None, metrics, {"metres": float(metres)}, per_view)
+
+
+def _panels(
+    views: Sequence[Cues], predictions: Mapping[str, list[Tensor]], about: Mapping[str, Any], num: int
+) -> list[Panel]:
+    panels = []
+    for index in sorted({round(place) for place in np.linspace(0, len(views) - 1, min(num, len(views)))}):
+        view = views[index]
+        guesses = {
+            name: _enlarge(runs[0][index], tuple(about[name]["grid"]), view.size).numpy()
+            for name, runs in predictions.items()
+        }
+        truth = np.where(view.valid_HW, view.depth_HW, np.nan)
+        panels.append(Panel(view.source, view.image_HW3, truth, guesses))
+    return panels

@@ -1,0 +1,220 @@
+"""What a probe hands back: every run, its mean and spread, as JSON, as a table and as a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spatialboost.errors import SpatialBoostError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure is called, in what unit it is, and which way is better."""
+
+    label: str
+    unit: str = ""
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One run: what was measured (``"base"``, ``"boosted"``, ...), with which seed, and the figures.
+
+    Attributes:
+        name: the encoder, or the baseline.
+        seed: None where nothing is drawn.
+        metrics: figure by name, over the whole test split.
+        chosen: what the run settled on by itself, such as the ridge.
+        per_view: the first metric for each test view alone, in order.
+    """
+
+    name: str
+    seed: int | None
+    metrics: Mapping[str, float]
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    per_view: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One test view for the picture: what was seen, what is true, what each encoder said.
+
+    Attributes:
+        title: the view's source.
+        image_HW3: uint8 ``(H, W, 3)``.
+        truth_HW: float ``(H, W)``, NaN where there is no reading.
+        predictions: float ``(H, W)`` by encoder.
+    """
+
+    title: str
+    image_HW3: np.ndarray
+    truth_HW: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (None for a single run) over ``num`` runs."""
+
+    mean: float
+    std: float | None
+    num: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.std is None else f"{self.mean:.3f} +- {self.std:.3f}"
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """All runs of one probe, and every setting that somebody else needs to repeat it.
+
+    Example:
+        >>> from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
+        >>> rows = [ProbeRow("base", 0, {"rmse": 0.5}), ProbeRow("boosted", 0, {"rmse": 0.4})]
+        >>> result = ProbeResult("depth", {"layer": -1}, {"rmse": Metric("RMSE", "m")}, rows)
+        >>> round(result.gain("rmse"), 3)
+        -0.1
+
+    Attributes:
+        probe: ``"depth"``, ``"knn"``, ...
+        settings: layer, norm, resolution, upsampling, seeds, splits and the like; JSON-able.
+        metrics: how to read the figures, in the order of the table.
+        rows: one for each encoder and seed.
+        panels: test views for the picture; not part of the JSON.
+    """
+
+    probe: str
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Metric]
+    rows: Sequence[ProbeRow]
+    panels: Sequence[Panel] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What was measured, in order."""
+        return list(dict.fromkeys(row.name for row in self.rows))
+
+    def values(self, name: str, metric: str) -> list[float]:
+        """The figure of every run of ``name``, in the order of the seeds.
+
+        Raises:
+            SpatialBoostError: nothing of that name was measured.
+        """
+        found = [row.metrics[metric] for row in self.rows if row.name == name and metric in row.metrics]
+        if not found:
+            raise SpatialBoostError(
+                f"no {metric!r} of {name!r} in this {self.probe} probe; measured were {self.names} "
+                f"with {list(self.metrics)}"
+            )
+        return found
+
+    def spread(self, name: str, metric: str) -> Spread:
+        """Mean and standard deviation over the seeds."""
+        values = self.values(name, metric)
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    def gain(self, metric: str, name: str = "boosted", over: str = "base") -> float:
+        """Mean over the seeds of ``name`` minus ``over``; below zero is better where lower is better."""
+        ours, theirs = self.values(name, metric), self.values(over, metric)
+        if len(ours) != len(theirs):
+            raise SpatialBoostError(f"{name!r} has {len(ours)} runs and {over!r} {len(theirs)}: not the same seeds")
+        return statistics.fmean(a - b for a, b in zip(ours, theirs, strict=True))
+
+    def views_won(self, name: str = "boosted", over: str = "base") -> float:
+        """Share of (seed, test view) pairs on which ``name`` beats ``over`` in the first metric.
+
+        The spread over seeds says nothing of how the gain is spread over the test views: this does.
+        """
+        ours = [value for row in self.rows if row.name == name for value in row.per_view]
+        theirs = [value for row in self.rows if row.name == over for value in row.per_view]
+        if not ours or len(ours) != len(theirs):
+            raise SpatialBoostError(f"{name!r} and {over!r} were not measured view by view on the same runs")
+        sign = 1 if next(iter(self.metrics.values())).higher_is_better else -1
+        return statistics.fmean(sign * (a - b) > 0 for a, b in zip(ours, theirs, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the panels, JSON-able."""
+        summary = {name: {metric: vars(self.spread(name, metric)) for metric in self.metrics} for name in self.names}
+        rows = [
+            {
+                "name": row.name,
+                "seed": row.seed,
+                "metrics": dict(row.metrics),
+                "chosen": dict(row.chosen),
+                "per_view": list(row.per_view),
+            }
+            for row in self.rows
+        ]
+        return {"probe": self.probe, "settings": dict(self.settings), "summary": summary, "rows": rows}
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write ``{probe}.json``, and ``{probe}.png`` where matplotlib is installed; returns what was written."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / f"{self.probe}.json"]
+        written[0].write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        try:
+            figure = self.figure()
+        except ModuleNotFoundError:
+            return written
+        written.append(folder / f"{self.probe}.png")
+        figure.savefig(written[1], dpi=120)
+        return written
+
+    def table(self) -> Table:
+        """A rich table: mean and spread of every metric, and the gain over the base where there is one."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.probe} probe", caption=self.caption(), title_justify="left", caption_justify="left")
+        table.add_column("encoder")
+        for metric in self.metrics.values():
+            arrow = "higher" if metric.higher_is_better else "lower"
+            table.add_column(
+                f"{metric.label}{f' [{metric.unit}]' if metric.unit else ''} ({arrow} is better)", justify="right"
+            )
+        for name in self.names:
+            table.add_row(name, *(str(self.spread(name, metric)) for metric in self.metrics))
+        if {"base", "boosted"} <= set(self.names):
+            table.add_section()
+            table.add_row("boosted - base", *(f"{self.gain(metric):+.3f}" for metric in self.metrics))
+        return table
+
+    def caption(self) -> str:
+        """The settings in one line, for tables and pictures."""
+        told = [f"{key} {_short(value)}" for key, value in self.settings.items() if not isinstance(value, Mapping)]
+        return "; ".join(told)
+
+    def figure(self) -> Figure:
+        """The picture: test views with what each encoder said, and every run as a dot.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is missing (``pip install "spatialboost[train]"``).
+        """
+        from spatialboost.probes.pictures import draw
+
+        return draw(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=110)
+        console.print(self.table())
+        return console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO given above
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(_short(item) for item in value) + ")"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.result import Metric, ProbeResult, ProbeRow, Spread
+
+ROWS = [
+    ProbeRow("base", 0, {"rmse": 0.5}, per_view=(0.4, 0.6)),
+    ProbeRow("base", 1, {"rmse": 0.7}, per_view=(0.6, 0.8)),
+    ProbeRow("boosted", 0, {"rmse": 0.4}, per_view=(0.3, 0.7)),
+    ProbeRow("boosted", 1, {"rmse": 0.5}, per_view=(0.5, 0.5)),
+    ProbeRow("constant", None, {"rmse": 0.9}),
+]
+RESULT = ProbeResult("depth", {"layer": 3, "left out": []}, {"rmse": Metric("RMSE", "m")}, ROWS)
+
+
+def test_mean_and_sample_deviation_over_seeds() -> None:
+    spread = RESULT.spread("base", "rmse")
+    assert (spread.mean, spread.num) == (pytest.approx(0.6), 2)
+    assert spread.std == pytest.approx(0.02**0.5)
+    assert RESULT.spread("constant", "rmse") == Spread(0.9, None, 1)
+
+
+def test_gain_and_views_won() -> None:
+    assert RESULT.gain("rmse") == pytest.approx(-0.15)
+    assert RESULT.views_won() == 0.75
+    higher = ProbeResult("knn", {}, {"rmse": Metric("accuracy", higher_is_better=True)}, ROWS)
+    assert higher.views_won() == 0.25
+
+
+def test_what_was_not_measured_is_said() -> None:
+    with pytest.raises(SpatialBoostError, match=r"no 'rmse' of 'control'.*'base', 'boosted', 'constant'"):
+        RESULT.values("control", "rmse")
+    with pytest.raises(SpatialBoostError, match="not the same seeds"):
+        RESULT.gain("rmse", over="constant")
+
+
+def test_the_table_shows_settings_and_gain() -> None:
+    text = str(RESULT)
+    assert "0.600 +- 0.141" in text and "-0.150" in text and "layer 3" in text
+
+
+def test_json_round_trip() -> None:
+    read = json.loads(json.dumps(RESULT.to_dict()))
+    assert read["summary"]["constant"]["rmse"] == {"mean": 0.9, "std": None, "num": 1}
+    assert read["rows"][2]["per_view"] == [0.3, 0.7]
+
+
+def test_the_picture_needs_no_panels() -> None:
+    assert len(RESULT.figure().axes) == 1
