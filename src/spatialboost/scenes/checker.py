@@ -289,7 +289,7 @@ def _check_rationale(
     names = re.escape(a["description"]), re.escape(b["description"])
     said = re.match(
         r"The {0} is located {2} in the image\. The {1} is located {2} in the image\. "
-        r"Comparing their 3D positions, the {0} is (.+) the {1}\. Answer: ".format(*names, _CUBE),
+        r"Comparing their 3D (?:positions|sizes), the {0} is (.+) the {1}\. Answer: ".format(*names, _CUBE),
         answer,
     )
     word = said and _WORD.search(said[3])

@@ -84,7 +84,8 @@ def say_located(a: str, cube_a: Sequence[float], b: str, cube_b: Sequence[float]
 
 def say_comparison(kind: str, a: str, b: str, word: str) -> str:
     """What comparing both cubes shows, such as ``the red box is on the left side of the blue ball``."""
-    return f"Comparing their 3D positions, {_COMPARISON[kind].format(a=a, b=b, word=word)}."
+    compared = "sizes" if kind == "larger_smaller" else "positions"
+    return f"Comparing their 3D {compared}, {_COMPARISON[kind].format(a=a, b=b, word=word)}."
 
 
 def say_list(descriptions: Sequence[str]) -> str:

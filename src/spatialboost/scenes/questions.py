@@ -219,10 +219,8 @@ class _Asker:
     def relation(self, kind: str) -> _Turn:
         pair = next((pair for pair in self._pairs() if self._compare(kind, *pair)), None)
         if pair is None:
-            words = " or ".join(phrases.WORDS[kind])
-            raise CuesError(
-                f"{self.cues.source}: no object is clearly {words} another one; {len(self.objects)} objects"
-            )
+            words = "/".join(phrases.WORDS[kind])
+            raise CuesError(f"{self.cues.source}: no pair of objects is clear enough to ask about {words}")
         i, j = pair
         true_word, false_word = phrases.WORDS[kind] if self._compare(kind, i, j) == 1 else phrases.WORDS[kind][::-1]
         verdict = bool(self.rng.random() < 0.5)  # so "yes" is right half of the time, whatever the view
