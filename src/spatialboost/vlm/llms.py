@@ -18,7 +18,7 @@ Conversation = Sequence[Mapping[str, Any]]
 
 # Coordinates such as 0.49 are one token each, so that a point can be looked up; other numbers are spelt digit by digit,
 # so that near depths share tokens. A token carries the blank before it, as in byte-level tokenizers.
-NUMBERS_AND_WORDS = r"(?<!\d) ?[01]\.\d\d(?!\d)| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+NUMBERS_AND_WORDS = r"(?: |(?<!\d))[01]\.\d\d(?!\d)| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
 
 USER, ASSISTANT, SYSTEM, END = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -70,7 +70,7 @@ def load_llm(
             path, dtype=torch.float32 if files else dtype, trust_remote_code=False, **files, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **files)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SpatialBoostError(
             f'cannot load the language model "{name_or_path}": {reason} '

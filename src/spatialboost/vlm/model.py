@@ -73,9 +73,7 @@ class SpatialVLM(nn.Module):
         """Training mode for the parts that learn; a wholly frozen part stays as it is used, without dropout."""
         super().train(mode)
         for part in (self.encoder, self.llm, self.projector):
-            # transformers checkpoints activations only in training mode
-            checkpointing = getattr(part, "is_gradient_checkpointing", False)
-            if not any(p.requires_grad for p in part.parameters()) and not checkpointing:
+            if not any(p.requires_grad for p in part.parameters()) and not _checkpoints(part):
                 part.eval()
         return self
 
@@ -197,6 +195,13 @@ def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
         nn.init.zeros_(into.bias)
         nn.init.zeros_(out.bias)
     return nn.Sequential(into, nn.GELU(), out).to(embeddings.device)
+
+
+def _checkpoints(part: Any) -> bool:
+    """Whether a transformers model recomputes activations, which it does only in training mode."""
+    if hasattr(type(part), "is_activation_checkpointing"):  # the name since transformers 5.2x
+        return part.is_activation_checkpointing
+    return getattr(part, "is_gradient_checkpointing", False)
 
 
 @torch.no_grad()

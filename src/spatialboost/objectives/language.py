@@ -1,0 +1,50 @@
+"""The paper's objective: predict the answers of a conversation about the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from spatialboost.vlm.model import SpatialVLM
+
+
+class LanguageObjective(nn.Module):
+    """Next-token loss on the answers only.
+
+    Example:
+        >>> import torch
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+        >>> llm = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64,
+        ...                                    num_hidden_layers=1, num_attention_heads=2))
+        >>> ids = torch.tensor([[0, 0, 0, 0, 7, 8]])
+        >>> batch = {"input_ids": ids, "labels": torch.where(ids == 8, ids, -100), "visual_mask": ids == 0}
+        >>> loss = LanguageObjective(SpatialVLM(encoder, llm))(**batch, pixel_values=torch.zeros(1, 3, 32, 32))["loss"]
+        >>> loss.shape
+        torch.Size([])
+
+    Source: the paper's section 3.1 (autoregressive loss in all three stages); questions are masked as in LLaVA-1.5.
+    """
+
+    accepts_loss_kwargs = True  # tells transformers.Trainer that the loss knows how many tokens all micro-batches have
+
+    def __init__(self, vlm: SpatialVLM) -> None:
+        super().__init__()
+        self.vlm = vlm
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder that is taught."""
+        return self.vlm.encoder
+
+    def forward(self, num_items_in_batch: Tensor | int | None = None, **batch: Any) -> dict[str, Tensor]:
+        """Loss of a `Collator` batch; with `num_items_in_batch`, its share of the mean over that many answer tokens.
+
+        So accumulated gradients are those of one large batch, however the answers are spread over its parts.
+        """
+        out = self.vlm(**batch)
+        if num_items_in_batch is None:
+            return {"loss": out.loss}
+        return {"loss": out.loss * len(out.targets) / num_items_in_batch}
