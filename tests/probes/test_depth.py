@@ -139,7 +139,8 @@ def test_features_of_other_views_are_refused() -> None:
     [
         ({"target": "inches"}, "target is 'inches'; expected one of"),
         ({"seeds": ()}, "at least one each"),
-        ({"validation": 1.0}, "between 0 and 1"),
+        ({"folds": 1}, "at least 2 folds"),
+        ({"min_valid": 0.0}, "shares above 0"),
         ({"image_size": 33}, "not a multiple of the encoder's patch size 8"),
         ({"layer": 7}, "encoder has 2"),
     ],

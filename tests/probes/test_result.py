@@ -38,7 +38,7 @@ def test_what_was_not_measured_is_said() -> None:
 
 def test_the_table_shows_settings_and_gain() -> None:
     text = str(RESULT)
-    assert "0.600 +- 0.141" in text and "-0.150" in text and "layer 3" in text
+    assert "0.600 +- 0.141" in text and "-0.150" in text and "layer: 3; left out: 0" in text
 
 
 def test_json_round_trip() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.features import Features, each_encoder, read_features, usable_views
 from spatialboost.probes.result import Metric, Panel, ProbeResult, ProbeRow
-from spatialboost.probes.ridge import Moments
+from spatialboost.probes.ridge import Moments, sum_moments
 from spatialboost.scenes.cues import Cues
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ def depth_probe(
     level: Level = "pixels",
     ridges: Sequence[float] = RIDGES,
     subset: float = 0.8,
-    validation: float = 0.2,
+    folds: int = 5,
+    min_valid: float = 0.5,
     batch_size: int = 16,
     num_panels: int = 4,
     progress: bool = False,
@@ -68,12 +69,15 @@ def depth_probe(
         >>> sorted(result.names)
         ['constant depth', 'mine']
 
-    The fit is closed form, so the seeds draw the training views: each takes ``subset`` of them at random, and in it a
-    run of ``validation`` of them, at a random place and in the order given, to choose the ridge (frames of one walk
-    resemble their neighbours: scattered ones would be too easy); then it fits all of the subset with that ridge. Every
-    encoder gets the same draws. Features are standardised, ridges are relative to that. Predictions are clipped to the
-    depths of the fitted patches. Scores are over all valid pixels of the test split together, which stays at its own
-    resolution: predictions are enlarged bilinearly.
+    The fit is closed form, so the seeds draw the training views: each takes ``subset`` of them at random. The ridge is
+    chosen on these by cross-validation over ``folds`` runs of views in the order given (frames of one walk resemble
+    their neighbours: scattered folds would be too easy), then all of them are fitted with it. Every encoder gets the
+    same draws. Features are standardised, ridges are relative to that. Predictions are clipped to the depths of the
+    fitted patches. Scores are over all valid pixels of the test split together, which stays at its own resolution:
+    predictions are enlarged bilinearly.
+
+    The spread over seeds is that of the draws, on one and the same test split; how a gain is spread over the test
+    views, `ProbeResult.views_won` says.
 
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
@@ -89,7 +93,8 @@ def depth_probe(
         level: measure on pixels, or on patches.
         ridges: the grid to choose from.
         subset: share of the training views that a seed draws.
-        validation: share of these that chooses the ridge.
+        folds: parts of these, each held out once to choose the ridge.
+        min_valid: a patch counts where at least this share of its pixels has a reading.
         batch_size: views that go through the encoder at a time.
         num_panels: test views kept for the picture, evenly spaced, with the first seed's predictions.
         progress: show a progress bar.
@@ -97,7 +102,7 @@ def depth_probe(
     Raises:
         SpatialBoostError: too few views, an encoder that cannot be read, or features of other views.
     """
-    _check_settings(target, patch_depth, level, seeds, ridges, subset, validation)
+    _check_settings(target, patch_depth, level, seeds, ridges, subset, folds, min_valid)
     kept_train, left_out_train = usable_views(train)
     kept_test, left_out_test = usable_views(test)
     if len(kept_train) < 3 or not kept_test:
@@ -107,7 +112,7 @@ def depth_probe(
         )
     train_views, test_views = _Subset(train, kept_train), _Subset(test, kept_test)
     measured = each_encoder(encoders, reserved=CONSTANT)
-    draws = [_draw_views(len(train_views), seed, subset, validation) for seed in seeds]
+    draws = [_draw_views(len(train_views), seed, subset, folds) for seed in seeds]
 
     rows, about, predictions = [], {}, {}
     for name, model, switched in measured:
@@ -132,22 +137,23 @@ def depth_probe(
                 f"views, but {len(train_views)} and {len(test_views)} can be read: read the features of just those"
             )
         about[name] = train_features.about()
-        depth_VN = _patch_depths(train_views, train_features, patch_depth)
+        depth_VN = _patch_depths(train_views, train_features, patch_depth, min_valid)
         fits = [_fit(train_features, depth_VN, draw, target, ridges) for draw in draws]
         predictions[name] = [_predict(fit, test_features, target) for fit in fits]
-        truths = _truths(test_views, test_features, level, patch_depth)
+        truths = _truths(test_views, test_features, level, patch_depth, min_valid)
         scores = _score(predictions[name], truths, test_features.grid)
         rows += [
             ProbeRow(name, seed, metrics, {"ridge": fit.ridge}, per_view)
             for seed, fit, (metrics, per_view) in zip(seeds, fits, scores, strict=True)
         ]
-    rows.append(_constant(depth_VN, test_views, test_features, level, patch_depth))
+    truths = _truths(test_views, test_features, level, patch_depth, min_valid)
+    rows.append(_constant(depth_VN, truths, test_features))
 
     first = about[next(iter(about))]
     settings = {
         "head": "ridge, closed form",
         "target": "log depth" if target == "log" else "depth in metres",
-        "patch depth": patch_depth,
+        "patch depth": f"{patch_depth} where {min_valid:g} of the patch is known",
         "layer": first["layer"],
         "norm": first["norm"],
         "resolution": first["resolution"],
@@ -155,7 +161,7 @@ def depth_probe(
         "views": [len(train_views), len(test_views)],
         "left out": left_out_train + left_out_test,
         "seeds": list(seeds),
-        "seeds draw": f"{subset:g} of the training views, {validation:g} of these choose the ridge",
+        "seeds draw": f"{subset:g} of the training views; {folds} folds of these choose the ridge",
         "ridges": list(ridges),
         "encoders": about,
     }
@@ -176,12 +182,6 @@ class _Subset(Sequence[Cues]):
 
 
 @dataclass(frozen=True)
-class _Draw:
-    fit: np.ndarray  # indices of training views
-    validation: np.ndarray
-
-
-@dataclass(frozen=True)
 class _Fit:
     weight_D: Tensor
     bias: Tensor
@@ -197,7 +197,8 @@ def _check_settings(
     seeds: Sequence[int],
     ridges: Sequence[float],
     subset: float,
-    validation: float,
+    folds: int,
+    min_valid: float,
 ) -> None:
     for name, value, allowed in (
         ("target", target, ("log", "metres")),
@@ -210,8 +211,11 @@ def _check_settings(
         raise SpatialBoostError(
             f"seeds are {seeds} and ridges {ridges}; expected at least one each, ridges not below 0"
         )
-    if not 0 < subset <= 1 or not 0 < validation < 1:
-        raise SpatialBoostError(f"subset is {subset} and validation {validation}; expected shares between 0 and 1")
+    if not 0 < subset <= 1 or not 0 < min_valid <= 1 or folds < 2:
+        raise SpatialBoostError(
+            f"subset is {subset}, min_valid {min_valid} and folds {folds}; expected shares above 0 and up to 1, and at "
+            "least 2 folds"
+        )
 
 
 @dataclass(frozen=True)
@@ -225,14 +229,10 @@ class _Images(Sequence[np.ndarray]):
         return self.views[index].image_HW3
 
 
-def _draw_views(num: int, seed: int, subset: float, validation: float) -> _Draw:
-    rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.permutation(num)[: max(2, round(subset * num))])
-    length = min(max(1, round(validation * len(drawn))), len(drawn) - 1)
-    start = int(rng.integers(len(drawn) - length + 1))
-    held = np.zeros(len(drawn), bool)
-    held[start : start + length] = True
-    return _Draw(drawn[~held], drawn[held])
+def _draw_views(num: int, seed: int, subset: float, folds: int) -> list[np.ndarray]:
+    """Indices of the drawn training views, cut into folds of neighbours."""
+    drawn = np.random.default_rng(seed).permutation(num)[: max(2, round(subset * num))]
+    return np.array_split(np.sort(drawn), min(folds, len(drawn)))
 
 
 def _cells(view: Cues, features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -247,44 +247,45 @@ def _cells(view: Cues, features: Features) -> tuple[np.ndarray, np.ndarray]:
     return cells, np.isfinite(cells).mean(1)
 
 
-def _view_patches(view: Cues, features: Features, patch_depth: str) -> np.ndarray:
-    """Depth ``(N,)`` of each patch in metres, NaN where less than a quarter of it has a reading."""
+def _view_patches(view: Cues, features: Features, patch_depth: str, min_valid: float) -> np.ndarray:
+    """Depth ``(N,)`` of each patch in metres, NaN where too little of it has a reading."""
     cells, share = _cells(view, features)
-    enough = share >= 0.25
+    enough = share >= min_valid
     depth_N = np.full(len(cells), np.nan)
     depth_N[enough] = (np.nanmean if patch_depth == "mean" else np.nanmedian)(cells[enough], axis=1)
     return depth_N
 
 
-def _patch_depths(views: Sequence[Cues], features: Features, patch_depth: str) -> Tensor:
-    return torch.from_numpy(np.stack([_view_patches(view, features, patch_depth) for view in views]))
+def _patch_depths(views: Sequence[Cues], features: Features, patch_depth: str, min_valid: float) -> Tensor:
+    return torch.from_numpy(np.stack([_view_patches(view, features, patch_depth, min_valid) for view in views]))
 
 
-def _fit(features: Features, depth_VN: Tensor, draw: _Draw, target: str, ridges: Sequence[float]) -> _Fit:
-    def samples(views: np.ndarray) -> tuple[Tensor, Tensor]:
+def _fit(
+    features: Features, depth_VN: Tensor, folds: Sequence[np.ndarray], target: str, ridges: Sequence[float]
+) -> _Fit:
+    """Choose the ridge by the squared error in metres over the folds, then fit all of them."""
+    parts = []
+    for views in folds:
         depth_vN = depth_VN[views]
         known_vN = depth_vN.isfinite()
-        return features.tokens_VND[views][known_vN], depth_vN[known_vN]
-
-    def transform(depth: Tensor) -> Tensor:
-        return depth.log() if target == "log" else depth
-
-    x_nD, depth_n = samples(draw.fit)
-    held_x_nD, held_depth_n = samples(draw.validation)
-    if not len(depth_n) or not len(held_depth_n):
+        parts.append((features.tokens_VND[views][known_vN], depth_vN[known_vN]))
+    parts = [(x_nD, depth_n) for x_nD, depth_n in parts if len(depth_n)]
+    if len(parts) < 2:
         raise SpatialBoostError(
-            f"{len(depth_n)} patches to fit on and {len(held_depth_n)} to choose the ridge on have depth readings "
-            "over at least a quarter of their area; give more views, or a larger `validation` share"
+            f"only {len(parts)} of {len(folds)} folds of the training views have patches whose depth is known: give "
+            "more views, or a smaller `min_valid`"
         )
-    moments = Moments.of(x_nD, transform(depth_n))
-    nearest, farthest = depth_n.min().item(), depth_n.max().item()
-    weights_RD, biases_R = moments.solve(ridges)
-    guess_nR = held_x_nD.double() @ weights_RD.T + biases_R
-    guess_nR = _to_metres(guess_nR, target, nearest, farthest)
-    best = int((guess_nR - held_depth_n[:, None]).square().mean(0).argmin())
-    weights_1D, bias_1 = (moments + Moments.of(held_x_nD, transform(held_depth_n))).solve([ridges[best]])
-    both = torch.cat([depth_n, held_depth_n])
-    return _Fit(weights_1D[0], bias_1[0], ridges[best], both.min().item(), both.max().item())
+    moments = [Moments.of(x_nD, depth_n.log() if target == "log" else depth_n) for x_nD, depth_n in parts]
+    depths = torch.cat([depth_n for _, depth_n in parts])
+    nearest, farthest = depths.min().item(), depths.max().item()
+    error_R = torch.zeros(len(ridges), dtype=torch.float64)
+    for held, (x_nD, depth_n) in enumerate(parts):
+        weights_RD, biases_R = sum_moments(moments[:held] + moments[held + 1 :]).solve(ridges)
+        guess_nR = _to_metres(x_nD.double() @ weights_RD.T + biases_R, target, nearest, farthest)
+        error_R += (guess_nR - depth_n[:, None]).square().sum(0)
+    ridge = ridges[int(error_R.argmin())]
+    weights_1D, bias_1 = sum_moments(moments).solve([ridge])
+    return _Fit(weights_1D[0], bias_1[0], ridge, nearest, farthest)
 
 
 def _to_metres(guess: Tensor, target: str, nearest: float, farthest: float) -> Tensor:
@@ -299,13 +300,15 @@ def _predict(fit: _Fit, features: Features, target: str) -> Tensor:
     return _to_metres(guess_VN, target, fit.nearest, fit.farthest)
 
 
-def _truths(views: Sequence[Cues], features: Features, level: str, patch_depth: str) -> Iterator[Tensor]:
+def _truths(
+    views: Sequence[Cues], features: Features, level: str, patch_depth: str, min_valid: float
+) -> Iterator[Tensor]:
     """True depth of one view after the other, at pixels ``(H, W)`` or patches ``(rows, columns)``, NaN if unknown."""
     for view in views:
         if level == "pixels":
             yield torch.from_numpy(np.where(view.valid_HW, view.depth_HW, np.nan)).double()
         else:
-            yield torch.from_numpy(_view_patches(view, features, patch_depth)).view(features.grid)
+            yield torch.from_numpy(_view_patches(view, features, patch_depth, min_valid)).view(features.grid)
 
 
 def _enlarge(depth_N: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -336,18 +339,18 @@ def _score(
     for (num, squared, relative, within), views in zip(sums.tolist(), per_view, strict=True):
         if not num:
             raise SpatialBoostError(
-                "no patch of the test views has depth readings over at least a quarter of its area: measure on pixels"
+                "no patch of the test views has a known depth: measure on pixels, or give a smaller `min_valid`"
             )
         metrics = {"rmse": (squared / num) ** 0.5, "abs_rel": relative / num, "delta1": within / num}
         scores.append((metrics, views))
     return scores
 
 
-def _constant(depth_VN: Tensor, views: Sequence[Cues], features: Features, level: str, patch_depth: str) -> ProbeRow:
+def _constant(depth_VN: Tensor, truths: Iterator[Tensor], features: Features) -> ProbeRow:
     """What the mean training depth everywhere would score: an encoder that says nothing."""
     metres = depth_VN[depth_VN.isfinite()].mean()
-    guess_VN = metres.expand(len(views), features.grid[0] * features.grid[1])
-    metrics, per_view = _score([guess_VN], _truths(views, features, level, patch_depth), features.grid)[0]
+    guess_VN = metres.expand(features.tokens_VND.shape[:2])
+    metrics, per_view = _score([guess_VN], truths, features.grid)[0]
     return ProbeRow(CONSTANT, None, metrics, {"metres": float(metres)}, per_view)
 
 

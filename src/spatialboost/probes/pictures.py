@@ -23,12 +23,14 @@ def draw(result: ProbeResult) -> Figure:
     from matplotlib.figure import Figure
 
     num_rows, num_columns = len(result.panels), 2 + 2 * len(result.panels[0].predictions) if result.panels else 3
-    figure = Figure(figsize=(CELL * num_columns, CELL * 0.9 * num_rows + 3.4), layout="constrained")
+    aspect = max((panel.image_HW3.shape[0] / panel.image_HW3.shape[1] for panel in result.panels), default=0.0)
+    panels_height = num_rows * (CELL * aspect + 0.25)  # and their titles
+    figure = Figure(figsize=(CELL * num_columns, panels_height + 3.4), layout="constrained")
     figure.suptitle(f"{result.probe} probe", x=0.01, ha="left", fontsize=10)
     if not result.panels:
         draw_runs(figure, result)
         return figure
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[CELL * 0.9 * num_rows, 3.0])[:, 0]
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[panels_height, 3.0])[:, 0]
     axes = top.subplots(num_rows, num_columns, squeeze=False)
     for row, panel in zip(axes, result.panels, strict=True):
         draw_panel(row, panel)

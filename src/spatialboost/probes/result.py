@@ -16,6 +16,7 @@ from spatialboost.errors import SpatialBoostError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Group
     from rich.table import Table
 
 
@@ -176,16 +177,16 @@ class ProbeResult:
     def table(self) -> Table:
         """A rich table: mean and spread of every metric, and the gain over the base where there is one."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=f"{self.probe} probe", caption=self.caption(), title_justify="left", caption_justify="left")
+        table = Table(title=f"{self.probe} probe", title_justify="left")
         table.add_column("encoder")
         for metric in self.metrics.values():
             arrow = "higher" if metric.higher_is_better else "lower"
-            table.add_column(
-                f"{metric.label}{f' [{metric.unit}]' if metric.unit else ''} ({arrow} is better)", justify="right"
-            )
+            unit = f", {metric.unit}" if metric.unit else ""  # in brackets rich would take it for markup
+            table.add_column(f"{metric.label}{unit} ({arrow} is better)", justify="right")
         for name in self.names:
-            table.add_row(name, *(str(self.spread(name, metric)) for metric in self.metrics))
+            table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
         if {"base", "boosted"} <= set(self.names):
             table.add_section()
             table.add_row("boosted - base", *(f"{self.gain(metric):+.3f}" for metric in self.metrics))
@@ -193,8 +194,10 @@ class ProbeResult:
 
     def caption(self) -> str:
         """The settings in one line, for tables and pictures."""
-        told = [f"{key} {_short(value)}" for key, value in self.settings.items() if not isinstance(value, Mapping)]
-        return "; ".join(told)
+        told = {key: value for key, value in self.settings.items() if not isinstance(value, Mapping)}
+        if "left out" in told:  # by name in the JSON
+            told["left out"] = len(told["left out"])
+        return "; ".join(f"{key}: {_short(value)}" for key, value in told.items())
 
     def figure(self) -> Figure:
         """The picture: test views with what each encoder said, and every run as a dot.
@@ -206,15 +209,21 @@ class ProbeResult:
 
         return draw(self)
 
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.table(), Text(self.caption()))
+
     def __str__(self) -> str:
         from rich.console import Console
 
         console = Console(file=io.StringIO(), width=110)
-        console.print(self.table())
+        console.print(self)
         return console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO given above
 
 
 def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(_short(item) for item in value) + ")"
+        return " ".join(_short(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -76,3 +78,8 @@ class Moments:
         shrunk_RD = (vectors_DD.T @ target_D) / (values_D.clamp(min=1e-12) + ridges_R1)
         weights_RD = (shrunk_RD @ vectors_DD.T) * scale_D
         return weights_RD, mean_y - weights_RD @ mean_D
+
+
+def sum_moments(parts: Sequence[Moments]) -> Moments:
+    """The moments of all the samples of the parts, of which there is at least one."""
+    return reduce(add, parts)
