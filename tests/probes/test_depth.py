@@ -120,7 +120,7 @@ class Broken(Sequence):
 
 def test_a_broken_frame_is_left_out_and_named() -> None:
     result = depth_probe({"mine": tiny_vit()}, Broken(), TEST, image_size=32)
-    assert result.settings["left out"] == ["frame 2: the depth file is empty"]
+    assert result.settings["left out"] == ["2: frame 2: the depth file is empty"]
     assert result.settings["views"] == [15, 4]
     whole = [view for index, view in enumerate(TRAIN) if index != 2]
     assert result.values("mine", "rmse") == depth_probe({"mine": tiny_vit()}, whole, TEST, image_size=32).values(

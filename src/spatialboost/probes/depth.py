@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.features import Features, each_encoder, read_features, usable_views
+from spatialboost.probes.features import Features, each_encoder, load_views, read_features
 from spatialboost.probes.result import Metric, Panel, ProbeResult, ProbeRow
 from spatialboost.probes.ridge import Moments, sum_moments
 from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ Level = Literal["pixels", "patches"]
 
 def depth_probe(
     encoders: nn.Module | Mapping[str, nn.Module | tuple[Features, Features]],
-    train: Sequence[Cues],
-    test: Sequence[Cues],
+    train: Source | Sequence[Cues],
+    test: Source | Sequence[Cues],
     *,
     image_size: int | tuple[int, int] = 224,
     layer: int = -1,
@@ -83,7 +84,8 @@ def depth_probe(
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
             models by name, each as it is; or, instead of a model, its features of the training and test split as
             `read_features` gives them (of the usable views).
-        train: views to fit on, in their natural order; a frame that cannot be read is left out and named.
+        train: views to fit on, in their natural order; read once and held in memory. One that cannot be read is left out
+            and named.
         test: views to measure on.
         image_size: (height, width) at which the encoder sees the whole view, or one number for both.
         layer: block after which tokens are read; the final norm is applied to the last layer only.
@@ -103,14 +105,12 @@ def depth_probe(
         SpatialBoostError: too few views, an encoder that cannot be read, or features of other views.
     """
     _check_settings(target, patch_depth, level, seeds, ridges, subset, folds, min_valid)
-    kept_train, left_out_train = usable_views(train)
-    kept_test, left_out_test = usable_views(test)
-    if len(kept_train) < 3 or not kept_test:
+    (train_views, left_out_train), (test_views, left_out_test) = load_views(train), load_views(test)
+    if len(train_views) < 3 or not test_views:
         raise SpatialBoostError(
-            f"{len(kept_train)} views to fit on and {len(kept_test)} to measure on can be read "
+            f"{len(train_views)} views to fit on and {len(test_views)} to measure on can be read "
             f"({len(left_out_train) + len(left_out_test)} cannot); give at least 3 and 1"
         )
-    train_views, test_views = _Subset(train, kept_train), _Subset(test, kept_test)
     measured = each_encoder(encoders, reserved=CONSTANT)
     draws = [_draw_views(len(train_views), seed, subset, folds) for seed in seeds]
 
@@ -121,7 +121,7 @@ def depth_probe(
                 train_features, test_features = (
                     read_features(
                         model,
-                        _Images(views),
+                        [view.image_HW3 for view in views],
                         image_size=image_size,
                         layer=layer,
                         batch_size=batch_size,
@@ -170,18 +170,6 @@ def depth_probe(
 
 
 @dataclass(frozen=True)
-class _Subset(Sequence[Cues]):
-    views: Sequence[Cues]
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.views[self.indices[index]]
-
-
-@dataclass(frozen=True)
 class _Fit:
     weight_D: Tensor
     bias: Tensor
@@ -216,17 +204,6 @@ def _check_settings(
             f"subset is {subset}, min_valid {min_valid} and folds {folds}; expected shares above 0 and up to 1, and at "
             "least 2 folds"
         )
-
-
-@dataclass(frozen=True)
-class _Images(Sequence[np.ndarray]):
-    views: Sequence[Cues]
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.views[index].image_HW3
 
 
 def _draw_views(num: int, seed: int, subset: float, folds: int) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 
 from spatialboost.encoders import feature_layer, num_layers, prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.build import BAD_ITEM
+from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -112,18 +114,18 @@ def read_features(
     return Features(torch.cat(tokens), torch.cat(classes) if classes else None, grid, size, index, norm)
 
 
-def usable_views(views: Sequence[Cues]) -> tuple[list[int], list[str]]:
-    """Indices of the views that can be read, and for each of the others what is wrong with it."""
-    kept, problems = [], []
-    for index in range(len(views)):
+def load_views(source: Source | Sequence[Cues]) -> tuple[list[Cues], list[str]]:
+    """Read every view once, without its objects; the second list says what is wrong with those that cannot be read."""
+    views, problems = [], []
+    for index in range(len(source)):
         try:
-            views[index]
-        except CuesError as error:
-            problems.append(str(error))
-            logger.warning("view %d is left out: %s", index, error)
-        else:
-            kept.append(index)
-    return kept, problems
+            views.append(replace(source[index], objects=()))
+        except BAD_ITEM as error:
+            names = getattr(source, "names", None)
+            problem = f"{index if names is None else names[index]}: {error or type(error).__name__}"
+            problems.append(problem)
+            logger.warning("left out %s", problem)
+    return views, problems
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
