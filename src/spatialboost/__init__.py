@@ -2,6 +2,7 @@
 
 from .boosting import Status, boost, disabled, named_parameters, param_groups, status, unboost
 from .errors import SpatialBoostError
+from .fuse import fuse
 from .weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "boost",
     "disabled",
     "from_pretrained",
+    "fuse",
     "load_pretrained",
     "named_parameters",
     "param_groups",

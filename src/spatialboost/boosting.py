@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .attention import kernel_of
+from .attention import KERNELS, choose_kernel, xformers_ops
 from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, host_parameters, switch
 from .errors import SpatialBoostError
-from .families import Family, class_path, family_of
+from .families import Family, class_path, family_named, family_of
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +184,50 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list
     return [group for group in groups if group["params"]]
 
 
+def set_kernel(model: Model, kernel: str) -> Model:
+    """Choose how the boosted layers are computed, from now on. In place; returns the same object; saved with the model by pickle.
+
+    Args:
+        model: A boosted model.
+        kernel: "host" (the default): the host's own forward for each channel, exact at start. "auto": both channels at once by the
+            best kernel there is for each call, equal up to rounding; layers where this is not exact stay with "host".
+            "xformers", "sdpa", "math": both at once by that kernel and no other.
+
+    Raises:
+        SpatialBoostError: An unknown kernel, one that cannot run here, or a layer that cannot run both channels at once.
+    """
+    layers = require_boosted(uncompiled(model))
+    if kernel not in KERNELS:
+        raise SpatialBoostError(f"kernel={kernel!r} is not known; expected one of {', '.join(map(repr, KERNELS))}.")
+    if kernel not in ("host", "auto"):
+        for name, attention, channel in layers:
+            if family_named(channel.family).fused_forward(attention, channel) is None:
+                raise SpatialBoostError(
+                    f"kernel={kernel!r} runs both channels at once, which {name} ({channel.family}) cannot. Use 'auto' or 'host'."
+                )
+    if kernel == "xformers" and (xformers_ops() is None or not layers[0][2].gate.is_cuda):
+        why = (
+            "it is not installed or does not load"
+            if xformers_ops() is None
+            else f"the model is on {layers[0][2].gate.device}"
+        )
+        raise SpatialBoostError(f"kernel='xformers' has no operator here: {why}. Use 'auto' or 'sdpa'.")
+    for _, _, channel in layers:
+        channel.kernel = kernel
+    return model
+
+
+def kernel_of(attention: nn.Module, channel: SpatialChannel) -> str:
+    """The kernel that would run this layer on inputs of its own weights' device and dtype, without a mask."""
+    family = family_named(channel.family)
+    if channel.kernel == "host" or family.fused_forward(attention, channel) is None:
+        return "host"
+    weight = next(attention.parameters())
+    heads = family.heads(attention) or 1
+    sample = weight.new_empty((1, 2 * heads, 8, channel.gate.numel() // heads or 8))
+    return choose_kernel(channel.kernel, sample, fused=getattr(attention, "fused_attn", True))
+
+
 @dataclass(frozen=True)
 class LayerStatus:
     """One boosted layer: where it is, what reads it, what runs it, what it would train and how far its gate has moved."""
@@ -278,6 +322,11 @@ def find_attention(model: nn.Module) -> list[Found]:
         taken = [f for f in taken if f not in outside]
     indices = dict(zip((f.name for f in taken), _block_indices([f.name for f in taken]), strict=True))
     return [Found(f.name, f.module, f.family, indices.get(f.name, -1), f.reason) for f in found]
+
+
+def tower(model: nn.Module) -> dict[int, Found]:
+    """The self-attention layers of the model by block index."""
+    return {f.index: f for f in find_attention(model) if f.reason is None}
 
 
 def _walk(module: nn.Module, name: str, parent: nn.Module, reason: str | None) -> Iterator[Found]:

@@ -16,7 +16,8 @@ How a host attention module is given a second channel:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from functools import partial
+from types import FunctionType
 from typing import Any, ClassVar
 
 import torch
@@ -138,7 +139,7 @@ class PlusView:
         if isinstance(attribute, property):
             return attribute.fget(self)  # type: ignore[misc]
         if isinstance(attribute, FunctionType):
-            return MethodType(attribute, self)
+            return partial(attribute, self)  # a bound method, as Dynamo can trace it
         return getattr(host, name)
 
     def _child(self, name: str) -> PlusView | None:

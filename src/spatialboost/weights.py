@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .base_model import build_base, describe_base, patch_size_of
-from .boosting import Found, boost, find_attention, require_boosted, uncompiled
+from .boosting import boost, require_boosted, tower, uncompiled
+from .canonical import base_tensors, fingerprint, plus_tensors, same_base
 from .card import model_card
-from .channel import GATES, SpatialChannel, boosted_layers, host_parameters
+from .channel import GATES, boosted_layers
 from .errors import SpatialBoostError
-from .families import family_named
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ PathLike = str | os.PathLike[str]
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 CONFIG_LIMIT = 1 << 20  # bytes; a real one has a few thousand
-SAMPLES = 16  # values that the fingerprint keeps of each tensor
 REQUIRED = {
     "format_version": int,
     "base_model": dict,
@@ -50,68 +49,7 @@ REQUIRED = {
 }
 
 
-# --- the canonical layout -------------------------------------------------------------------------------------------------------------
-
-
-def canonical(attention: nn.Module, family: str, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Views of one attention's parameters (by host name) under their canonical names."""
-    slots = family_named(family).slots(attention)
-    covered = {slot.parameter for slot in slots.values()}
-    tensors = {name: slot.read(parameters) for name, slot in slots.items()}
-    return tensors | {f"generic.{name}": p for name, p in parameters.items() if name not in covered}
-
-
-def base_tensors(found: Found) -> dict[str, Tensor]:
-    """The frozen weights of a layer, canonical."""
-    own = {name: owner._parameters[leaf].detach() for name, owner, leaf in host_parameters(found.module)}  # type: ignore[union-attr]
-    return canonical(found.module, found.family.name, own)
-
-
-def plus_tensors(attention: nn.Module, channel: SpatialChannel) -> dict[str, Tensor]:
-    """Attn+ and the gate of a layer, canonical: views, so that reading saves and writing loads."""
-    own = {name: channel.plus(name).detach() for name, _, _ in host_parameters(attention)}
-    own = {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in own.items()}  # FSDP2 shards
-    return canonical(attention, channel.family, own) | {"gate": channel.gate.detach()}
-
-
-def tower(model: nn.Module) -> dict[int, Found]:
-    """The self-attention layers of the model by block index."""
-    return {f.index: f for f in find_attention(model) if f.reason is None}
-
-
-def fingerprint(layers: Mapping[int, Found]) -> dict[str, list[float]]:
-    """A fixed sample of the base's weights: evenly spaced values of each tensor of the first, the middle and the last layer.
-
-    Values and not a hash, so that a base in half precision is still known for the same one.
-    """
-    indices = sorted(layers)
-    values: dict[str, list[float]] = {}
-    for index in sorted({indices[0], indices[len(indices) // 2], indices[-1]}):
-        for name, tensor in base_tensors(layers[index]).items():
-            if tensor.ndim > 1 and not tensor.is_meta:
-                at = torch.linspace(0, tensor.numel() - 1, SAMPLES, device=tensor.device).long()
-                sample = tensor[at // tensor[0].numel()].flatten(1).gather(1, (at % tensor[0].numel())[:, None])
-                values[f"layers.{index}.{name}"] = [float(f"{v:.6g}") for v in sample.flatten().float().tolist()]
-    return values
-
-
-def same_base(saved: Mapping[str, Sequence[float]], own: Mapping[str, Sequence[float]]) -> str | None:
-    """The first tensor in which two fingerprints differ by more than rounding to bfloat16 explains, or None."""
-    for name, values in own.items():
-        other = saved.get(name)
-        if (
-            not isinstance(other, list)
-            or len(other) != len(values)
-            or not all(isinstance(v, int | float) for v in other)
-        ):
-            return name
-        a, b = torch.tensor(values, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
-        if not torch.allclose(a, b, rtol=2**-7, atol=1e-3 * a.square().mean().sqrt().item()):
-            return name
-    return None
-
-
-# --- saving ---------------------------------------------------------------------------------------------------------------------------
+# --- saving
 
 
 def save_pretrained(
@@ -274,7 +212,7 @@ def push_to_hub(
     return str(commit.commit_url)
 
 
-# --- loading --------------------------------------------------------------------------------------------------------------------------
+# --- loading
 
 
 @dataclass(frozen=True)
@@ -474,7 +412,10 @@ def check_fits(model: nn.Module, delta: Delta) -> None:
                 f"the delta is of {_base_name(config)} of width {config['width']}; {type(model).__name__} has width {width}. "
                 "Load it onto the encoder that it was trained on."
             )
-        expected |= {f"layers.{index}.{name}": tuple(tensor.shape) for name, tensor in base_tensors(found).items()}
+        expected |= {
+            f"layers.{index}.{name}": tuple(tensor.shape)
+            for name, tensor in base_tensors(found.module, found.family).items()
+        }
         expected[f"layers.{index}.gate"] = (width if config["gate"] == "channel" else 1,)
     problems = {
         "missing": sorted(expected.keys() - delta.shapes.keys()),

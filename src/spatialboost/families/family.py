@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from ..attention import Projections
+
+
+ROLES = tuple(f"{name}.{leaf}" for name in "qkvo" for leaf in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -95,18 +99,51 @@ class Family:
         """The host's forward as a function whose first argument may be the module or a view of it."""
         return host_class.forward
 
-    def fused_forward(self, attention: nn.Module, channel: nn.Module) -> Callable[..., Tensor] | None:
-        """A forward over both channels at once, or None where that would not be exact."""
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
+        """A forward `(attention, channel, *args, **kwargs)` over both channels at once, or None where it is not exact."""
         return None
 
-    def widen(self, attention: nn.Module, tensors: dict[str, Tensor], heads: int) -> nn.Module | None:
-        """A plain host module with `heads` heads and these canonical weights, or None where the host cannot express it."""
+    def widen(self, attention: nn.Module, heads: int) -> nn.Module | None:
+        """An empty plain host module like `attention` with `heads` heads; None where the host cannot express it."""
         return None
 
 
-def load_canonical(attention: nn.Module, slots: Mapping[str, Slot], tensors: Mapping[str, Tensor]) -> None:
-    """Write canonical tensors into a host's own parameters, through its slots."""
-    parameters = dict(attention.named_parameters())
-    with torch.no_grad():
-        for name, slot in slots.items():
-            slot.read(parameters).copy_(tensors[name])
+def plain(attention: Any, *paths: str) -> bool:
+    """Whether the children at `paths` are bare `nn.Linear`s: no adapters, no hooks that a fused forward would skip."""
+    for path in paths:
+        child = attention._modules.get(path)
+        if type(child) is not nn.Linear or child._forward_hooks or child._forward_pre_hooks:
+            return False
+    return True
+
+
+def identities(attention: Any, *paths: str) -> bool:
+    """Whether the children at `paths` are absent or do nothing."""
+    return all(isinstance(attention._modules.get(path), nn.Identity | None) for path in paths)
+
+
+def both_projections(family: Family, attention: Any, channel: Any) -> tuple[Projections, Projections]:
+    """The weights of Attn and of Attn+, by role."""
+    slots = family.slots(attention)
+
+    def read(parameters: Mapping[str, Tensor]) -> Projections:
+        found = {name: slots[name].read(parameters) if name in slots else None for name in ROLES}
+        weights, biases = (tuple(found[f"{n}.{leaf}"] for n in "qkv") for leaf in ("weight", "bias"))
+        return Projections(weights, biases, found["o.weight"], found["o.bias"])  # type: ignore[arg-type]
+
+    names = {slot.parameter for slot in slots.values()}
+    base = {name: attention.get_parameter(name) for name in names}
+    return read(base), read({name: channel.plus(name) for name in names})
+
+
+def resize_linear(module: Any, name: str, *, rows: float = 1, columns: float = 1) -> None:
+    """Put an empty linear layer of so many times the rows or columns in the place of one."""
+    old = module._modules[name]
+    new = nn.Linear(
+        int(old.in_features * columns),
+        int(old.out_features * rows),
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    module._modules[name] = new.train(old.training)

@@ -47,16 +47,17 @@ class MultiheadAttention(Family):
         """See `Family.runner`.
 
         In eval mode the module takes a fused kernel if no weight requires grad. After `boost` that would be so for the frozen channel
-        and not for Attn+, and the two would differ by rounding. So with gradients on both take the differentiable path.
+        and not for Attn+, and the two would differ by rounding. So with gradients on both take the differentiable path, on
+        contiguous input: `F.linear` on a transposed one rounds in another way when its weight is frozen.
         """
 
         def run(attention: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
             if not (torch.is_grad_enabled() and attention.batch_first and query.dim() == 3):
                 return host_class.forward(attention, query, key, value, *args, **kwargs)
-            query_first = query.transpose(0, 1)
+            query_first = query.transpose(0, 1).contiguous()
             # one tensor stays one tensor: the host asks with `is` whether this is self-attention
-            key_first = query_first if key is query else key.transpose(0, 1)
-            value_first = key_first if value is key else value.transpose(0, 1)
+            key_first = query_first if key is query else key.transpose(0, 1).contiguous()
+            value_first = key_first if value is key else value.transpose(0, 1).contiguous()
             out, weights = host_class.forward(
                 _SequenceFirst(attention), query_first, key_first, value_first, *args, **kwargs
             )

@@ -2,42 +2,141 @@
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+from collections.abc import Callable
+from typing import Any
 
-from .family import Family, Slot, leaves, packed_slots, split_slots
+import torch
+from torch import Tensor, nn
+
+from ..attention import Call, fused_attention
+from .family import (
+    Family,
+    Slot,
+    both_projections,
+    class_path,
+    identities,
+    leaves,
+    packed_slots,
+    plain,
+    resize_linear,
+    split_slots,
+)
 
 
-class _Timm(Family):
-    def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        slots = packed_slots(attention, "qkv") if leaves(attention, "qkv") else {}
-        slots |= split_slots(
-            attention, q="q_proj", k="k_proj", v="v_proj", o="proj", q_norm="q_norm", k_norm="k_norm", norm="norm"
-        )
-        for name in "qv":  # EVA keeps the biases of a packed projection apart, and has none for k
-            if attention._parameters.get(f"{name}_bias") is not None:
-                slots[f"{name}.bias"] = Slot(f"{name}_bias")
-        return slots
-
-
-class TimmAttention(_Timm):
+class TimmAttention(Family):
     """`timm.layers.Attention`, the plain one of ViT, DeiT, DINOv2, SigLIP and most others."""
 
     name = "timm"
     classes = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
 
+    def slots(self, attention: nn.Module) -> dict[str, Slot]:
+        """See `Family.slots`."""
+        slots = packed_slots(attention, "qkv") if leaves(attention, "qkv") else {}
+        names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
+        slots |= split_slots(attention, **names, q_norm="q_norm", k_norm="k_norm", norm="norm")
+        for name in "qv":  # EVA keeps the biases of a packed projection apart, and has none for k
+            if attention._parameters.get(f"{name}_bias") is not None:
+                slots[f"{name}.bias"] = Slot(f"{name}_bias")
+        return slots
 
-class TimmAttentionRope(_Timm):
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
+        """See `Family.fused_forward`: with norms or gates inside, or a subclass with a forward of its own, there is none."""
+        own = class_path(attention.host_class) in self.classes
+        bare = identities(attention, "q_norm", "k_norm", "norm", "gate") and plain(attention, "qkv", "proj")
+        return self._fused if own and bare else None
+
+    def _fused(
+        self, attention: Any, channel: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        return self._run(attention, channel, x, None, attn_mask, is_causal)
+
+    def _run(self, attention: Any, channel: Any, x: Tensor, rotate: Any, mask: Tensor | None, causal: bool) -> Tensor:
+        call = Call(
+            heads=attention.num_heads,
+            scale=attention.scale,
+            kernel=channel.kernel,
+            host_fused=attention.fused_attn,
+            mask=mask,
+            causal=causal,
+            dropout=attention.attn_drop.p if attention.training else 0.0,
+            rotate=rotate,
+            drop_out=attention.proj_drop,
+        )
+        return fused_attention(x, *both_projections(self, attention, channel), channel.gate, call)
+
+    def widen(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.widen`."""
+        if not hasattr(attention, "attn_dim") or not identities(attention, "norm", "gate"):
+            return None  # timm before 1.0.20 has no other width inside than outside
+        wide = copy.deepcopy(attention)
+        wide.num_heads, wide.attn_dim = heads, heads * attention.head_dim
+        for name in ("qkv", "q_proj", "k_proj", "v_proj"):
+            if getattr(attention, name, None) is not None:
+                resize_linear(wide, name, rows=heads / attention.num_heads)
+        resize_linear(wide, "proj", columns=heads / attention.num_heads)
+        return wide
+
+
+class TimmAttentionRope(TimmAttention):
     """`timm.layers.AttentionRope`: rotary position embeddings are an argument of the forward."""
 
     name = "timm_rope"
     classes = ("timm.layers.attention.AttentionRope",)
 
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
+        """See `Family.fused_forward`."""
+        return super().fused_forward(attention, channel) and self._fused_rope
 
-class TimmEvaAttention(_Timm):
+    def _fused_rope(
+        self,
+        attention: Any,
+        channel: Any,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        from timm.layers import apply_rot_embed_cat
+
+        prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
+
+        def rotate(t: Tensor) -> Tensor:  # (B, heads, N, C); class and register tokens have no position
+            return torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=half)], dim=2)
+
+        return self._run(attention, channel, x, None if rope is None else rotate, attn_mask, is_causal)
+
+
+class TimmEvaAttention(TimmAttentionRope):
     """`timm.models.eva.EvaAttention`: EVA, EVA-02 and timm's DINOv3."""
 
     name = "timm_eva"
     classes = ("timm.models.eva.EvaAttention",)
+
+    def widen(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.widen`: an `AttentionRope`, for EVA's own has one width inside and outside."""
+        if not identities(attention, "norm", "gate"):
+            return None
+        from timm.layers import AttentionRope
+
+        weight = attention.proj.weight
+        wide = AttentionRope(
+            weight.shape[0],
+            num_heads=heads,
+            qkv_bias=True,
+            qkv_fused=True,
+            num_prefix_tokens=attention.num_prefix_tokens,
+            attn_drop=attention.attn_drop.p,
+            proj_drop=attention.proj_drop.p,
+            attn_head_dim=attention.head_dim,
+            rotate_half=getattr(attention, "rotate_half", False),
+            proj_bias=attention.proj.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        wide.q_norm, wide.k_norm = copy.deepcopy(attention.q_norm), copy.deepcopy(attention.k_norm)
+        wide.fused_attn = attention.fused_attn
+        return wide
 
 
 TIMM = TimmAttention()

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
 
-from .family import Family, Slot, leaves, split_slots
+from torch import Tensor, nn
+
+from ..attention import Call, fused_attention
+from .family import (
+    Family,
+    Slot,
+    both_projections,
+    class_path,
+    identities,
+    leaves,
+    plain,
+    resize_linear,
+    split_slots,
+    submodule,
+)
 
 LAYOUTS = (
     {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"},
@@ -43,6 +60,59 @@ class TransformersAttention(Family):
     def heads(self, attention: nn.Module) -> int | None:
         """See `Family.heads`."""
         return super().heads(attention) or super().heads(attention._modules.get("attention") or attention)
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
+        """See `Family.fused_forward`: none for the `eager` setting, which is there to return attention maps."""
+        own = class_path(attention.host_class) in self.classes
+        paths = find_layout(attention) or {}
+        bare = plain(attention, *paths.values()) and bool(paths) and identities(attention, "q_norm", "k_norm")
+        return self._fused if own and bare and attention.config._attn_implementation == "sdpa" else None
+
+    def _fused(
+        self,
+        attention: Any,
+        channel: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        rotate = None
+        if position_embeddings is not None:
+            host = sys.modules[attention.host_class.__module__]
+            cos, sin = position_embeddings
+
+            def rotate(t: Tensor) -> Tensor:  # the host's function turns q and k together, each by itself
+                return host.apply_rotary_pos_emb(t, t, cos, sin)[0]
+
+        def first(*names: str) -> Any:
+            return next(getattr(attention, name) for name in names if hasattr(attention, name))
+
+        call = Call(
+            heads=first("num_heads", "num_attention_heads"),
+            scale=first("scaling", "scale"),
+            kernel=channel.kernel,
+            mask=attention_mask,
+            dropout=first("dropout", "attention_dropout") if attention.training else 0.0,
+            rotate=rotate,
+        )
+        return fused_attention(hidden_states, *both_projections(self, attention, channel), channel.gate, call), None
+
+    def widen(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.widen`: transformers views heads by `head_dim`, so that only the projections' sizes change."""
+        paths, own = find_layout(attention), self.heads(attention)
+        if paths is None or own is None:
+            return None
+        wide, times = copy.deepcopy(attention), heads / own
+        for name, path in paths.items():
+            parent, _, leaf = path.rpartition(".")
+            owner = submodule(wide, parent) if parent else wide
+            resize_linear(owner, leaf, columns=times) if name == "o" else resize_linear(owner, leaf, rows=times)
+        for module in wide.modules():
+            for attribute in ("num_heads", "num_attention_heads", "all_head_size"):
+                if attribute in vars(module):
+                    setattr(module, attribute, int(getattr(module, attribute) * times))
+        return wide
 
 
 TRANSFORMERS = TransformersAttention()
