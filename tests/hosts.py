@@ -191,7 +191,7 @@ HOSTS = {
     ),
     "clip": Host(lambda: transformers_model("CLIPVisionModel", "CLIPVisionConfig"), "transformers"),
     "vit": Host(lambda: transformers_model("ViTModel", "ViTConfig"), "transformers"),
-    "torchvision": Host(torchvision_vit, "mha", fuses=False, fused=False, linears=(), exact_half=False),
+    "torchvision": Host(torchvision_vit, "mha", fuses=False, linears=(), exact_half=False),
     "torch_encoder": Host(
         lambda: torch_encoder(True),
         "mha",

@@ -57,7 +57,7 @@ def test_exact_at_start(host: Host, dtype: torch.dtype, mode: str):
     if host.exact_half or dtype == torch.float32 or mode == "eval":
         assert torch.equal(before, after)
     else:
-        assert (before - after).abs().max() <= 2**-7 * before.abs().max()
+        assert (before - after).abs().max() <= 2**-6 * before.abs().max()
 
 
 @ROWS

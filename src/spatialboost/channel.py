@@ -186,6 +186,10 @@ class BoostedAttention:
             fused = family_named(channel.family).fused_forward(self, channel)  # type: ignore[arg-type]
             if fused is not None:
                 return fused(self, channel, *args, **kwargs)
+        return self.reference(channel, *args, **kwargs)
+
+    def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
+        """The host's own forward once for each channel, and their merge: exact where both channels agree."""
         run = type(self).run
         base = run(self, *args, **kwargs)
         plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]

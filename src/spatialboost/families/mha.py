@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .family import Family, Slot, split_slots
+from ..attention import Call, fused_attention
+from .family import Family, Slot, both_projections, class_path, split_slots
 
 
 class _SequenceFirst:
@@ -64,6 +65,27 @@ class MultiheadAttention(Family):
             return out.transpose(0, 1), weights
 
         return run
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
+        """See `Family.fused_forward`; a call with masks, or that wants attention maps, goes by the reference all the same."""
+        own = class_path(attention.host_class) in self.classes
+        return self._fused if own and attention.bias_k is None and not attention.add_zero_attn else None
+
+    def _fused(
+        self, attention: Any, channel: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        masks = args or kwargs.get("attn_mask") is not None or kwargs.get("key_padding_mask") is not None
+        if masks or kwargs.get("need_weights", True) or key is not query or value is not query or query.dim() != 3:
+            return attention.reference(channel, query, key, value, *args, **kwargs)
+        call = Call(
+            heads=attention.num_heads,
+            scale=attention.head_dim**-0.5,
+            kernel=channel.kernel,
+            dropout=attention.dropout if attention.training else 0.0,
+        )
+        x = query if attention.batch_first else query.transpose(0, 1)
+        out = fused_attention(x, *both_projections(self, attention, channel), channel.gate, call)
+        return (out if attention.batch_first else out.transpose(0, 1)), None
 
 
 MHA = MultiheadAttention()

@@ -43,8 +43,10 @@ class TimmAttention(Family):
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
         """See `Family.fused_forward`: with norms or gates inside, or a subclass with a forward of its own, there is none."""
         own = class_path(attention.host_class) in self.classes
-        bare = identities(attention, "q_norm", "k_norm", "norm", "gate") and plain(attention, "qkv", "proj")
-        return self._fused if own and bare else None
+        inputs = ("qkv",) if attention.qkv is not None else ("q_proj", "k_proj", "v_proj")
+        bare = identities(attention, "q_norm", "k_norm", "norm", "gate") and plain(attention, *inputs, "proj")
+        grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
+        return self._fused if own and bare and not grouped else None
 
     def _fused(
         self, attention: Any, channel: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
@@ -67,10 +69,13 @@ class TimmAttention(Family):
 
     def widen(self, attention: Any, heads: int) -> nn.Module | None:
         """See `Family.widen`."""
-        if not hasattr(attention, "attn_dim") or not identities(attention, "norm", "gate"):
+        grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
+        if not hasattr(attention, "attn_dim") or grouped or not identities(attention, "norm", "gate"):
             return None  # timm before 1.0.20 has no other width inside than outside
         wide = copy.deepcopy(attention)
         wide.num_heads, wide.attn_dim = heads, heads * attention.head_dim
+        if hasattr(attention, "num_kv_heads"):
+            wide.num_kv_heads, wide.kv_dim = heads, wide.attn_dim
         for name in ("qkv", "q_proj", "k_proj", "v_proj"):
             if getattr(attention, name, None) is not None:
                 resize_linear(wide, name, rows=heads / attention.num_heads)
