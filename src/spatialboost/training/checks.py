@@ -1,0 +1,118 @@
+"""What has to hold of a training step: all that should learn moves, all that is frozen stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.errors import SpatialBoostError
+
+_CHUNK = 1 << 22  # elements at a time, so that a large embedding needs no large copy
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@torch.no_grad()
+def checksum(values: nn.Module | Tensor) -> tuple[int, ...]:
+    """Sums of the bits of a tensor, or of all parameters and buffers of a module: equal if nothing has changed.
+
+    Example:
+        >>> weight = torch.ones(3)
+        >>> before = checksum(weight)
+        >>> weight[1] += 1e-6
+        >>> checksum(weight) == before
+        False
+    """
+    if isinstance(values, nn.Module):
+        sums = [checksum(value) for value in (*values.parameters(), *values.buffers())]
+        return tuple(number for pair in sums for number in pair)
+    local = values.to_local() if hasattr(values, "to_local") else values  # the own part of a sharded tensor
+    bits = local.detach().contiguous().view(-1)
+    bits = bits.to(torch.uint8) if bits.dtype == torch.bool else bits.view(_INTEGER[bits.element_size()])
+    total = squares = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for chunk in bits.split(_CHUNK):
+        wide = chunk.to(torch.int64)
+        total, squares = total + wide.sum(), squares + (wide * wide).sum()
+    return int(total), int(squares)
+
+
+class MovementCheck:
+    """Compares the parameters before and after the first optimiser steps.
+
+    A tensor whose gradient is exactly zero cannot move and gets until the second step: the gates, for Attn and Attn+
+    are equal at the start (pitfall 2.1).
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> check = MovementCheck(layer)
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> check.before_step()
+        >>> optimizer.step()
+        >>> check.after_step()
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.before = {name: checksum(p) for name, p in module.named_parameters()}
+        self.waiting: set[str] = set()
+        self.steps = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self.steps > 0 and (self.steps > 1 or not self.waiting)
+
+    def before_step(self) -> None:
+        """Look at the gradients, once they are there."""
+        trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        without = [name for name, p in trainable if p.grad is None]
+        if without:
+            raise SpatialBoostError(
+                f"{_names(without)} should be trained but got no gradient: nothing of the loss depends on them. "
+                "Boost only blocks up to the one that is read, or freeze them"
+            )
+        frozen = [name for name, p in self.module.named_parameters() if not p.requires_grad and p.grad is not None]
+        if frozen:
+            raise SpatialBoostError(f"{_names(frozen)} are frozen but have gradients")
+        if not self.steps:
+            self.waiting = {name for name, p in trainable if p.grad is not None and not bool(p.grad.any())}
+
+    def after_step(self) -> None:
+        """Look at the parameters, once the optimiser has been there."""
+        moved = {name for name, p in self.module.named_parameters() if checksum(p) != self.before[name]}
+        trainable = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        if moved - trainable:
+            raise SpatialBoostError(f"{_names(moved - trainable)} are frozen but have moved in the optimiser step")
+        still = trainable - moved - (self.waiting if not self.steps else set())
+        if still:
+            when = "two steps" if self.steps else "the first step"
+            raise SpatialBoostError(
+                f"{_names(still)} should be trained but have not moved in {when}: are they in the optimiser, is the "
+                "learning rate above zero, are they held in half precision that rounds the step away?"
+            )
+        self.steps += 1
+
+
+def trainable_report(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Trainable and all parameters of each part of a module.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).requires_grad_(False))
+        >>> trainable_report(layers)
+        {'0': (9, 9), '1': (0, 4)}
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in module.named_parameters():
+        part = name.partition(".")[0]
+        trained, total = counts.get(part, (0, 0))
+        counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+    return counts
+
+
+def _names(names: Iterable[Any], shown: int = 4) -> str:
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - shown} more" if len(ordered) > shown else ""
+    return ", ".join(ordered[:shown]) + rest

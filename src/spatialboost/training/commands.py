@@ -1,0 +1,30 @@
+"""`spatialboost train`: run a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the run; see docs/training.md.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
+) -> None:
+    """Boost an encoder: align, instruct, boost. The same command goes on with a run that was cut off."""
+    from spatialboost.training.config import load_config
+
+    settings = load_config(config)
+    if out is not None:
+        settings = settings.model_copy(update={"out": out})
+    if check:
+        typer.echo(settings.model_dump_json(indent=2))
+        return
+    from spatialboost.training.run import train as run
+
+    result = run(settings)
+    typer.echo(f"report: {result.out / 'report.json'}")
+    if result.delta is not None:
+        typer.echo(f"delta:  {result.delta}")

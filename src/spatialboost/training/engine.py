@@ -1,0 +1,278 @@
+"""One stage of training: `transformers.Trainer` with our optimiser, checks, checkpoints and progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.training.checks import MovementCheck, trainable_report
+from spatialboost.training.config import StageConfig
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "trainable.safetensors"
+
+
+@dataclass
+class Fit:
+    """What a stage's training was like.
+
+    Attributes:
+        steps: Optimiser steps, those before a resume included.
+        seconds: Of this process.
+        history: One entry each few steps: step, loss (mean since the last entry), learning_rate, grad_norm.
+        trainable: Trainable and all parameters of each part.
+        resumed_from: Step of the checkpoint that this process went on from.
+    """
+
+    steps: int
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    trainable: dict[str, tuple[int, int]] = field(default_factory=dict)
+    resumed_from: int = 0
+
+
+def fit(
+    objective: nn.Module,
+    dataset: Dataset[Any],
+    groups: Sequence[dict[str, Any]],
+    stage: StageConfig,
+    *,
+    folder: Path,
+    collate: Callable[..., dict[str, Tensor]] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    name: str = "training",
+) -> Fit:
+    """Train the parameters of some groups and nothing else.
+
+    Whatever has to be trained must have ``requires_grad`` before; after the first steps it is checked that all of it
+    has moved and nothing else has. A checkpoint in `folder` is gone on from. Checkpoints hold only what is trained and
+    the Trainer's own state.
+
+    Args:
+        objective: ``forward(**batch)`` gives a dictionary with ``loss``.
+        dataset: Its items are what `collate` takes.
+        groups: Parameter groups for AdamW, each with its highest ``lr``.
+        stage: How to train.
+        folder: For checkpoints.
+        collate: Makes a batch of items; None stacks them.
+        seed: Of the order of the data.
+        device: ``auto`` takes a GPU where there is one.
+        name: On the progress bar.
+    """
+    arguments = _arguments(stage, folder, seed, device)
+    if arguments.n_gpu > 1:
+        raise SpatialBoostError(
+            f"one process sees {arguments.n_gpu} GPUs: start one process each (`torchrun`, `accelerate launch`), or "
+            "choose one with CUDA_VISIBLE_DEVICES"
+        )
+    trained = {id(p) for group in groups for p in group["params"]}
+    forgotten = [n for n, p in objective.named_parameters() if p.requires_grad != (id(p) in trained)]
+    if forgotten:
+        raise SpatialBoostError(f"requires_grad and the parameter groups differ on {forgotten[:4]}")
+    report = trainable_report(objective)
+    logger.info(
+        "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
+    )
+    progress = _Progress(name)
+    trainer = _Engine(groups, stage, objective, arguments, data_collator=collate, train_dataset=dataset)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(progress)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        # Sharded parameters have no whole gradient to look at
+        trainer.add_callback(_Movement(objective))
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return Fit(
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - began,
+        history=[entry for entry in trainer.state.log_history if "loss" in entry],
+        trainable=report,
+        resumed_from=_step(checkpoint) if checkpoint else 0,
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; one that was cut off has no readable trainer state, which is written last."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            logger.warning("%s is not whole and is passed over", checkpoint.name)
+            continue
+        return checkpoint
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a stage whose result is saved."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _arguments(stage: StageConfig, folder: Path, seed: int, device: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.accumulate,
+        max_steps=stage.steps or -1,
+        num_train_epochs=stage.epochs,
+        max_grad_norm=stage.clip,
+        bf16=stage.bf16,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device == "cpu",
+        save_strategy="steps" if stage.save_every else "no",
+        save_steps=stage.save_every or 1,
+        save_total_limit=1,
+        logging_steps=stage.log_every,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
+        ddp_find_unused_parameters=False,
+    )
+
+
+class _Engine(Trainer):
+    """Our AdamW groups and schedule; checkpoints of what is trained."""
+
+    def __init__(
+        self, groups: Sequence[dict[str, Any]], stage: StageConfig, model: nn.Module, args: Any, **kwargs: Any
+    ) -> None:
+        self.groups, self.stage = groups, stage
+        self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        super().__init__(model=model, args=args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            betas = (0.9, self.stage.beta2)
+            self.optimizer = torch.optim.AdamW(
+                list(self.groups), betas=betas, fused=self.args.device.type in ("cpu", "cuda")
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            shape = cosine_schedule(num_training_steps, self.stage.warmup, self.stage.min_lr)
+            target: Any = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = LambdaLR(target, shape)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.model
+        values = dict(model.named_parameters()) if state_dict is None else state_dict
+        save_file({name: values[name].detach().contiguous() for name in self.trained}, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        file = Path(resume_from_checkpoint) / WEIGHTS
+        if not file.exists():  # a sharded one
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        own: Any = self.model
+        saved, parameters = load_file(file), dict(own.named_parameters())
+        if set(saved) != set(self.trained):
+            differ = sorted(set(saved) ^ set(self.trained))
+            raise SpatialBoostError(
+                f"{file.parent.name} was made while other parameters were trained (such as {differ[0]}): go on with "
+                "the configuration that it was made with, or choose another folder"
+            )
+        with torch.no_grad():
+            for name, value in saved.items():
+                parameters[name].copy_(value)
+
+
+def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int], float]:
+    """Share of the highest learning rate at each step: linear warm-up, then a cosine down to `lowest`.
+
+    Example:
+        >>> shape = cosine_schedule(10, warmup=0.2, lowest=0.1)
+        >>> [round(shape(step), 2) for step in range(10)]
+        [0.5, 1.0, 1.0, 0.97, 0.87, 0.72, 0.55, 0.38, 0.23, 0.13]
+
+    The first step is not zero, unlike transformers' own: everything moves from the start, so that it can be checked.
+    """
+    rising = math.ceil(warmup * steps)
+
+    def shape(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        done = min(1.0, (step - rising) / max(1, steps - rising))
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return shape
+
+
+class _Movement(TrainerCallback):
+    """Runs the movement check around the first optimiser steps."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        self.objective = objective
+        self.check: MovementCheck | None = None
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.check = MovementCheck(self.objective)
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.check is not None:
+            self.check.before_step()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.check is not None:
+            self.check.after_step()
+            if self.check.done:
+                self.check = None
+
+
+class _Progress(TrainerCallback):
+    """A bar with the loss, on the main process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        hidden = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=hidden)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+            logger.debug("%s step %d: %s", self.name, state.global_step, logs)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.bar.close()
