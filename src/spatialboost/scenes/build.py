@@ -140,7 +140,8 @@ def build_dataset(
     with tqdm(total=sum(map(len, ranges)), desc="views", unit="view", disable=not progress) as bar:
         for name, items in zip(report.files, ranges, strict=True):
             if (out / name).exists():
-                written, skipped = _read_part(out / name)
+                facts = dataset_facts(out / name)
+                written, skipped = facts["rows"], facts["skipped"]
                 report.resumed += 1
                 bar.update(len(items))
             else:
@@ -183,6 +184,24 @@ def dataset_files(folder: Path | str) -> list[Path]:
             f"{folder} holds no parquet file; build one with: spatialboost data build --out {folder}"
         )
     return files
+
+
+def dataset_facts(path: Path) -> dict[str, Any]:
+    """What a dataset's parquet file says of itself: the build's settings, ``rows``, ``skipped`` items with reasons.
+
+    Raises:
+        SpatialBoostError: no file of ours.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+        return {**json.loads(metadata.schema.to_arrow_schema().metadata[_SETTINGS_KEY]), "rows": metadata.num_rows}
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise SpatialBoostError(
+            f"{path} is not a file that a build wrote ({type(error).__name__}); choose another folder or remove it"
+        ) from None
 
 
 def _write_part(
@@ -255,31 +274,13 @@ def _schema(with_depth: bool) -> pyarrow.Schema:
 
 def _refuse_other_dataset(out: Path, settings: dict[str, Any]) -> None:
     for path in sorted(out.glob("*.parquet")):
-        found = _read_facts(path)
+        found = dataset_facts(path)
         wrong = [key for key, value in settings.items() if found.get(key) != value]
         if wrong:
             what = ", ".join(f"{key} {found.get(key)!r} instead of {settings[key]!r}" for key in wrong)
             raise SpatialBoostError(
                 f"{path} was built with {what}; choose another folder, or overwrite to replace what is there"
             )
-
-
-def _read_part(path: Path) -> tuple[int, dict[str, str]]:
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(path).num_rows, _read_facts(path)["skipped"]
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return json.loads((pq.read_schema(path).metadata or {})[_SETTINGS_KEY])
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise SpatialBoostError(
-            f"{path} is not a file that a build wrote ({type(error).__name__}); choose another folder or remove it"
-        ) from None
 
 
 def _item_name(source: Source, item: int) -> str:
