@@ -1,0 +1,38 @@
+"""The examples run as a newcomer would run them: as scripts, on tiny models, without network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SAVED = {"wrap_timm": "wrapped_timm", "wrap_transformers": "wrapped_transformers", "three_stages": "three_stages/delta"}
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
+def test_runs_and_saves_a_delta(script: Path, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        [sys.executable, str(script), "--tiny"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "layers boosted" in done.stdout + done.stderr
+    assert {"model.safetensors", "config.json"} <= {path.name for path in (tmp_path / SAVED[script.stem]).iterdir()}
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
+def test_fits_on_a_page(script: Path) -> None:
+    assert len(script.read_text().splitlines()) <= 60
