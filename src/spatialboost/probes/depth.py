@@ -83,9 +83,9 @@ def depth_probe(
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
             models by name, each as it is; or, instead of a model, its features of the training and test split as
-            `read_features` gives them (of the usable views).
-        train: views to fit on, in their natural order; read once and held in memory. One that cannot be read is left out
-            and named.
+            `read_features` gives them (of the views that can be read).
+        train: views to fit on, in their natural order; read once and held in memory. One that cannot be read is left
+            out and named.
         test: views to measure on.
         image_size: (height, width) at which the encoder sees the whole view, or one number for both.
         layer: block after which tokens are read; the final norm is applied to the last layer only.
