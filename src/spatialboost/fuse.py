@@ -55,7 +55,7 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
     plus = {key: value.to(base[key].dtype) for key, value in plus_tensors(attention, channel).items() if key in base}
     tensors = {key: torch.cat([base[key], plus[key]]) for key in base if key.partition(".")[0] in ("q", "k", "v")}
     shared = [key for key in base if key not in tensors and not key.startswith("o.")]
-    if differing := [key for key in shared if key.startswith("generic.") or not torch.equal(base[key], plus[key])]:
+    if differing := [key for key in sorted(shared) if key.startswith("generic.") or not torch.equal(base[key], plus[key])]:
         raise _inexpressible(name, attention, f"its channels differ in {', '.join(differing)}")
     gate = torch.sigmoid(channel.gate)
     weight, bias = fold(base["o.weight"], base.get("o.bias"), plus["o.weight"], plus.get("o.bias"), gate)

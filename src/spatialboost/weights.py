@@ -390,7 +390,7 @@ def check_fits(model: nn.Module, delta: Delta) -> None:
     layers, config = tower(model), delta.config
     if not layers:
         boost(model)  # raises, and says what was found instead of attention
-    if any(found.module._parameters and next(found.module.parameters()).is_meta for found in layers.values()):
+    if any(next(found.module.parameters()).is_meta for found in layers.values()):
         raise SpatialBoostError("the model is on the meta device: load the base's weights into it before the delta.")
     if taken := boosted_layers(model):
         own = ([channel.index for _, _, channel in taken], taken[0][2].gate_kind)

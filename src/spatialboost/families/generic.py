@@ -46,6 +46,11 @@ class GenericAttention(Family):
                 return found["weight"].shape[0]
         return _last_linear(attention).out_features  # type: ignore[union-attr]
 
+    def heads(self, attention: nn.Module) -> int | None:
+        """See `Family.heads`: of the module itself or of one inside it."""
+        own = super().heads
+        return next((heads for module in attention.modules() if (heads := own(module)) is not None), None)
+
     def refusal(self, attention: nn.Module) -> str | None:
         """See `Family.refusal`."""
         if "cross" in type(attention).__name__.lower():

@@ -1,0 +1,251 @@
+"""Finding, choosing, refusing; what `boost` leaves behind; what `status` shows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hosts import HOSTS, SIZE, WIDTH, PlainAttention, Tower, images, output, perturb, timm_model
+from torch import nn
+
+import spatialboost as sb
+from spatialboost.boosting import find_attention, set_kernel
+from spatialboost.channel import boosted_layers
+
+
+def boosted_names(model: nn.Module) -> list[str]:
+    return [name for name, _, _ in boosted_layers(model)]
+
+
+def untouched(model: nn.Module) -> bool:
+    return not boosted_layers(model) and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "indices"),
+    [
+        (None, [0, 1, 2, 3]),
+        ([0, 2], [0, 2]),
+        (range(1, 3), [1, 2]),
+        ([-1], [3]),
+        ([3, 1, 1], [1, 3]),
+        (lambda name, module: name.startswith("blocks.2"), [2]),
+    ],
+)
+def test_layers(layers, indices):
+    model = sb.boost(timm_model("vit_tiny_patch16_224", depth=4), layers=layers)
+    assert [layer.index for layer in sb.status(model).layers] == indices
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([4], r"block 4 has no self-attention layer; there are layers \[0, 1, 2, 3\]"),
+        ([-5], "block -1 has no"),
+        ([], "no index given"),
+        (lambda name, module: False, "selected none of the 4 self-attention layers"),
+    ],
+)
+def test_layers_that_are_not_there(layers, message):
+    model = timm_model("vit_tiny_patch16_224", depth=4)
+    with pytest.raises(sb.SpatialBoostError, match=message):
+        sb.boost(model, layers=layers)
+    assert untouched(model)
+
+
+def test_twice_raises_and_leaves_it_boosted():
+    model = perturb(sb.boost(HOSTS["timm"].make()))
+    with torch.no_grad():
+        before = output(model, images())
+        with pytest.raises(sb.SpatialBoostError, match=r"boosted already \(2 layers\).*unboost"):
+            sb.boost(model)
+        assert torch.equal(output(model, images()), before)
+
+
+def test_nothing_to_boost_names_what_was_seen():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 8))
+    with pytest.raises(sb.SpatialBoostError, match="no self-attention layer found in Sequential.*2 Linear"):
+        sb.boost(model)
+    assert untouched(model)
+
+
+class CrossAttention(PlainAttention):
+    def forward(self, x, context):
+        return super().forward(x + context.mean(1, keepdim=True))
+
+
+def test_only_cross_attention_found():
+    with pytest.raises(
+        sb.SpatialBoostError, match=r"blocks.0.attn \(CrossAttention\): cross-attention, by its class name"
+    ):
+        sb.boost(Tower(CrossAttention))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"gate": "head"}, "gate='head'"), ({"dtype": torch.int8}, "dtype=torch.int8")]
+)
+def test_options_that_are_unknown(options, message):
+    model = HOSTS["timm"].make()
+    with pytest.raises(sb.SpatialBoostError, match=message):
+        sb.boost(model, **options)
+    assert untouched(model)
+
+
+def with_instance_forward(attention: nn.Module) -> None:
+    attention.forward = attention.forward
+
+
+def with_computed_weight(attention: nn.Module) -> None:
+    nn.utils.weight_norm(attention.proj)
+
+
+def with_batch_norm(attention: nn.Module) -> None:
+    attention.norm = nn.BatchNorm1d(WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (with_instance_forward, "has a forward of its own on the instance"),
+        (with_computed_weight, "computes weights in a hook"),
+        (with_batch_norm, "holds batch normalisation"),
+    ],
+)
+def test_hosts_that_cannot_run_twice_are_refused(spoil, message):
+    model = HOSTS["timm"].make()
+    spoil(model.blocks[1].attn)
+    with pytest.raises(sb.SpatialBoostError, match=rf"blocks.1.attn .*{message}.*`layers="):
+        sb.boost(model)
+    assert untouched(model)
+    assert boosted_names(sb.boost(model, layers=[0])) == ["blocks.0.attn"]
+
+
+def test_reentrant_checkpointing_is_refused():
+    model = HOSTS["vit"].make()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    with pytest.raises(sb.SpatialBoostError, match="use_reentrant=True"):
+        sb.boost(model)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    sb.boost(model)
+
+
+@pytest.mark.parametrize(
+    "call", [sb.unboost, sb.fuse, lambda m: list(sb.named_parameters(m)), lambda m: sb.param_groups(m, 1.0)]
+)
+def test_not_boosted(call):
+    with pytest.raises(sb.SpatialBoostError, match="is not boosted"):
+        call(HOSTS["timm"].make())
+    with pytest.raises(sb.SpatialBoostError, match="is not boosted"), sb.disabled(HOSTS["timm"].make()):
+        pass
+
+
+def test_text_tower_and_pooling_head_are_left_alone():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = sizes | {"image_size": SIZE, "patch_size": 16}
+    config = transformers.SiglipConfig(text_config=sizes | {"vocab_size": 20}, vision_config=vision)
+    model = sb.boost(transformers.SiglipModel(config))
+    assert len(boosted_names(model)) == 1 and all("vision" in name for name in boosted_names(model))
+    reasons = {name: reason for name, _, reason in sb.status(model).passed_over}
+    assert any("text_model" in name and "no image tower" in reason for name, reason in reasons.items())
+    assert any("pooling head" in reason for reason in reasons.values())
+
+
+def test_timm_attention_pool_is_left_alone():
+    model = timm_model("vit_base_patch16_siglip_224")
+    assert {f.name for f in find_attention(model) if f.reason} == {"attn_pool"}
+    assert boosted_names(sb.boost(model)) == ["blocks.0.attn", "blocks.1.attn"]
+
+
+def test_encoder_inside_of_a_model_of_ones_own():
+    class Probe(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = HOSTS["timm"].make()
+            self.head = nn.Linear(WIDTH, 3)
+
+    model = Probe()
+    sb.boost(model.encoder)
+    assert model.head.weight.requires_grad  # freezing stops at the encoder
+    sb.unboost(model)  # through the outer model as well
+    assert untouched(model)
+
+
+def test_compiled_model_is_boosted_underneath():
+    model = HOSTS["timm"].make()
+    compiled = torch.compile(model, backend="eager")
+    assert sb.boost(compiled) is compiled
+    assert boosted_names(model) == ["blocks.0.attn", "blocks.1.attn"]
+    assert [name for name, _ in sb.named_parameters(compiled)] == [name for name, _ in sb.named_parameters(model)]
+    sb.unboost(compiled)
+    assert untouched(model)
+
+
+def test_freeze_false_leaves_the_base_as_it_is():
+    model = HOSTS["timm"].make()
+    model.patch_embed.requires_grad_(False)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    sb.boost(model, freeze=False)
+    after = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: after[name] for name in before} == before
+    assert all(p.requires_grad for _, p in sb.named_parameters(model))
+
+
+def test_param_groups_spare_gates_and_biases_the_decay():
+    model = sb.boost(HOSTS["timm"].make())
+    decayed, spared = sb.param_groups(model, lr=1e-3, weight_decay=0.1)
+    names = {id(p): name.rpartition(".")[2] for name, p in sb.named_parameters(model)}
+    assert {names[id(p)] for p in decayed["params"]} == {"plus_qkv__weight", "plus_proj__weight"}
+    assert {names[id(p)] for p in spared["params"]} == {"plus_qkv__bias", "plus_proj__bias", "gate"}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    optimizer = torch.optim.AdamW([decayed, spared])
+    output(perturb(model), images()).square().sum().backward()
+    base = {k: v.clone() for k, v in model.state_dict().items() if "spatial" not in k}
+    optimizer.step()
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in base.items())
+
+
+def test_scalar_gate():
+    model, inputs = HOSTS["timm"].make(), images()
+    with torch.no_grad():
+        before = output(model, inputs)
+        assert torch.equal(output(sb.boost(model, gate="scalar"), inputs), before)
+    assert {p.shape for name, p in sb.named_parameters(model) if name.endswith("gate")} == {(1,)}
+    perturb(model)
+    with torch.no_grad():
+        expected = output(model, inputs)
+        torch.testing.assert_close(output(set_kernel(model, "auto"), inputs), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(output(sb.fuse(model), inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_status_prints_a_table():
+    model = sb.boost(HOSTS["siglip"].make(), layers=[1])
+    status = sb.status(model)
+    (layer,) = status.layers
+    assert (layer.index, layer.family, layer.kernel, layer.mean_gate) == (1, "transformers", "host", 0.5)
+    assert layer.trainable == sum(p.numel() for _, p in sb.named_parameters(model)) == 4 * (WIDTH**2 + WIDTH) + WIDTH
+    text = str(status)
+    assert "encoder.layers.1.self_attn" in text and "passed over: head" in text and "1 layers boosted, 4,256" in text
+
+
+def test_status_of_a_model_that_is_not_boosted():
+    assert str(sb.status(HOSTS["timm"].make())).endswith("0 layers boosted, 0 trainable parameters")
+
+
+def test_disabled_gives_the_channel_back_after_an_error():
+    model = sb.boost(HOSTS["timm"].make())
+    with pytest.raises(RuntimeError, match="inside"), sb.disabled(model):
+        raise RuntimeError("inside")
+    assert [type(a).__name__ for _, a, _ in boosted_layers(model)] == ["BoostedAttention"] * 2
+
+
+def test_indices_of_a_tower_with_stages():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, depths=(1, 1), num_heads=(2, 2), embed_dim=16, window_size=7
+    )
+    assert [f.index for f in find_attention(model)] == [0, 1]
+
+
+def test_old_layout_of_transformers_is_read():
+    model = sb.boost(HOSTS["generic_nested"].make())
+    assert {f.family.heads(f.module) for f in find_attention(model)} == {2}

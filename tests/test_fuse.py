@@ -1,0 +1,90 @@
+"""`fuse`: a plain host of the host's own library, or a reason why not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hosts import HEADS, HOSTS, WIDTH, output, perturb
+from torch import nn
+
+import spatialboost as sb
+from spatialboost.channel import boosted_layers
+
+
+def test_result_is_a_plain_host_with_twice_the_heads():
+    timm = pytest.importorskip("timm")
+    model = perturb(sb.boost(HOSTS["timm"].make(), layers=[1]))
+    fused = sb.fuse(model)
+    assert type(fused) is type(model)
+    assert [type(block.attn) for block in fused.blocks] == [timm.layers.Attention] * 2
+    assert [block.attn.num_heads for block in fused.blocks] == [HEADS, 2 * HEADS]
+    assert fused.blocks[1].attn.qkv.weight.shape == (6 * WIDTH, WIDTH)
+
+
+def test_checkpoint_runs_without_spatialboost():
+    """A host built by its own library, with the sizes that `fuse` gave it, takes the fused keys strictly."""
+    timm = pytest.importorskip("timm")
+    host = HOSTS["timm"]
+    fused, inputs = sb.fuse(perturb(sb.boost(host.make()))), host.inputs()
+    other = host.build().eval()
+    for block in other.blocks:
+        block.attn = timm.layers.Attention(WIDTH, 2 * HEADS, attn_head_dim=WIDTH // HEADS, qkv_bias=True)
+    other.load_state_dict(fused.state_dict())
+    with torch.no_grad():
+        assert torch.equal(output(other, inputs), output(fused, inputs))
+
+
+def test_original_stays_boosted_and_shares_nothing():
+    model = perturb(sb.boost(HOSTS["vit"].make()))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fused = sb.fuse(model)
+    with torch.no_grad():
+        for parameter in fused.parameters():
+            parameter.zero_()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert len(boosted_layers(model)) == 2 and not boosted_layers(fused)
+
+
+def test_fused_model_compiles_and_exports():
+    host = HOSTS["dinov2"]
+    fused, inputs = sb.fuse(perturb(sb.boost(host.make()))), host.inputs()
+    with torch.no_grad():
+        program = torch.export.export(fused, tuple(inputs.values()))
+        torch.testing.assert_close(output(program.module(), inputs), output(fused, inputs))
+
+
+def test_equal_norms_of_queries_and_keys_can_be_kept():
+    host = HOSTS["timm_qk_norm"]
+    model, inputs = sb.boost(host.make()), host.inputs()
+    with torch.no_grad():
+        for _, _, channel in boosted_layers(model):
+            channel.plus("qkv.weight").add_(0.1 * torch.randn_like(channel.plus("qkv.weight")))
+        torch.testing.assert_close(output(sb.fuse(model), inputs), output(model, inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("timm_qk_norm", "its channels differ in k_norm.bias, k_norm.weight, q_norm.bias, q_norm.weight"),
+        ("torchvision", "its class has no other width inside than outside"),
+        ("generic", "its channels differ in generic.temperature"),
+    ],
+)
+def test_what_one_attention_cannot_express(name, reason):
+    model = perturb(sb.boost(HOSTS[name].make()))
+    with pytest.raises(sb.SpatialBoostError, match=f"cannot be one attention with twice the heads: {reason}"):
+        sb.fuse(model)
+    assert len(boosted_layers(model)) == 2
+
+
+def test_adapters_have_to_be_merged_first():
+    peft = pytest.importorskip("peft")
+    model = sb.boost(HOSTS["timm"].make())
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"]), model)
+    with pytest.raises(sb.SpatialBoostError, match="adapters that are not merged"):
+        sb.fuse(model)
+
+
+def test_a_single_layer():
+    with pytest.raises(sb.SpatialBoostError, match="itself one attention layer"):
+        sb.fuse(sb.boost(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)))
