@@ -90,6 +90,33 @@ class Mapped:
         return view
 
 
+class _Some:
+    """Some items of a source."""
+
+    def __init__(self, source: Source, items: Sequence[int]) -> None:
+        self.source, self.items = source, items
+        names: Sequence[str] | None = getattr(source, "names", None)
+        self.names = None if names is None else [names[item] for item in items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int, /) -> Cues:
+        return self.source[self.items[index]]
+
+
+def evenly_spaced(source: Source, num: int) -> Source:
+    """``num`` items of a source, from its first to its last at even steps; all of them where it has no more.
+
+    Example:
+        >>> len(evenly_spaced(Rooms(10, size=8), 4))
+        4
+    """
+    if num >= len(source):
+        return source
+    return _Some(source, np.linspace(0, len(source) - 1, num).round().astype(int).tolist())
+
+
 def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
     """Resize a view: the image smoothly, depth and masks to the nearest pixel, the intrinsics with them.
 

@@ -1,0 +1,130 @@
+"""`spatialboost data build | show`: write conversations about views, and look at them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from spatialboost.errors import SpatialBoostError
+
+if TYPE_CHECKING:
+    from spatialboost.scenes.sources import Source
+
+app = typer.Typer(help="Views and their 3D cues to conversations on disk.", no_args_is_help=True)
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
+    source: Annotated[Literal["rooms", "rgbd"], typer.Option(help="Procedural rooms, or an RGB-D folder.")] = "rooms",
+    path: Annotated[
+        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt.")
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option(help="How many views: 1000 rooms, or all frames; fewer frames are spaced evenly.")
+    ] = None,
+    first_room: Annotated[int, typer.Option(help="Seed of the first room; keeps train and test rooms apart.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: 224 (shorter edge) or 240x320 (height x width). Rooms: 224.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picks points, pairs and phrasings.")] = 0,
+    order: Annotated[
+        Literal["forward", "reverse", "random"], typer.Option(help="Pixel to scene, scene to pixel, or shuffled.")
+    ] = "forward",
+    depth_turns: Annotated[int, typer.Option(help="Questions on the depth at a point.")] = 3,
+    closer_turns: Annotated[int, typer.Option(help="Questions on which of two points is closer.")] = 2,
+    points_only: Annotated[bool, typer.Option("--points-only", help="No questions on objects and no caption.")] = False,
+    shard: Annotated[str, typer.Option(help="i/n: write every n-th file from the i-th on.")] = "0/1",
+    rows_per_file: Annotated[int, typer.Option(help="Views a parquet file.")] = 256,
+    depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also keep depth maps and object labels.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+) -> None:
+    """Write conversations about rooms or RGB-D frames. The same command goes on with a build that was cut off."""
+    from spatialboost.scenes.build import build_dataset
+    from spatialboost.scenes.questions import TurnPlan
+
+    objects = {"relations": (), "distance": 0, "caption": False} if points_only else {}
+    plan = TurnPlan(depth=depth_turns, closer=closer_turns, **objects)  # type: ignore[arg-type]
+    views = _open_source(source, path, num, first_room, size, propose=not points_only)
+    try:
+        report = build_dataset(
+            views,
+            out,
+            seed=seed,
+            order=order,
+            plan=plan,
+            shard=shard,
+            rows_per_shard=rows_per_file,
+            with_depth=depth,
+            overwrite=overwrite,
+        )
+    except OSError as error:
+        raise SpatialBoostError(f"cannot write to {error.filename or out}: {error.strerror or error}") from error
+    skipped = sum(report.skipped.values())
+    if not report.written and skipped:
+        reason, times = report.skipped.most_common(1)[0]
+        raise SpatialBoostError(f"none of the {skipped} views could be used; {times} times: {reason}")
+    kept = f", {report.resumed} of them already there" if report.resumed else ""
+    typer.echo(f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} views skipped")
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The page; FOLDER/index.html if not given.")] = None,
+    limit: Annotated[int, typer.Option(help="The most conversations to show.")] = 24,
+) -> None:
+    """Write one HTML page: images, depth, objects, conversations, and what the checker says of them."""
+    from spatialboost.scenes.viewer import write_page
+
+    try:
+        page = write_page(folder, out or folder / "index.html", limit=limit)
+    except OSError as error:
+        raise SpatialBoostError(f"{error.filename or out or folder}: {error.strerror or error}") from error
+    verdict = f"{page.wrong} of them with wrong answers" if page.wrong else "all answers right"
+    typer.echo(f"{page.path}: {page.shown} of {page.rows} conversations, {verdict}")
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Read "224" (shorter edge) or "240x320" (height x width).
+
+    Example:
+        >>> parse_size("224"), parse_size("240x320")
+        (224, (240, 320))
+
+    Raises:
+        SpatialBoostError: anything else.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not match:
+        raise SpatialBoostError(f"size is {text!r}; expected pixels such as 224, or height x width such as 240x320")
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def _open_source(
+    source: str, path: Path | None, num: int | None, first_room: int, size: str | None, *, propose: bool
+) -> Source:
+    from spatialboost.scenes.sources import Mapped, Rooms, evenly_spaced, resize_cues
+
+    pixels = None if size is None else parse_size(size)
+    if num is not None and num < 1:
+        raise SpatialBoostError(f"num is {num}; expected at least one view")
+    if source == "rooms":
+        if path is not None:
+            raise SpatialBoostError("--path is for --source rgbd; rooms are made, not read")
+        return Rooms(num or 1000, first=first_room, size=pixels or 224)
+    if path is None:
+        raise SpatialBoostError("--source rgbd needs --path FOLDER, with rgb/, depth/, intrinsics.txt and poses.txt")
+    from spatialboost.scenes.readers import RGBDFolder
+
+    frames = RGBDFolder(path)
+    steps = [] if pixels is None else [lambda view: resize_cues(view, pixels)]
+    if propose:
+        from spatialboost.scenes.extract.segments import propose_objects
+
+        steps.append(propose_objects)
+    name = f"{path.resolve().name} {size or 'full size'}{' with proposals' if propose else ''}"
+    return Mapped(frames if num is None else evenly_spaced(frames, num), *steps, name=name)
