@@ -60,6 +60,15 @@ def test_yes_is_right_half_of_the_time_for_every_kind():
     assert all(abs(count / total - 0.5) < 4 * 0.5 / total**0.5 for count in yes.values()), yes
 
 
+def test_coordinates_do_not_tell_which_point_is_closer():
+    lower_is_closer = []
+    for seed in range(200):
+        for turn in build_conversation(tiny_cues(), seed=seed, plan=PIXELS_ONLY).meta["turns"][4:]:
+            (_, y1), (_, y2) = turn["points"]
+            lower_is_closer.append((y1 > y2) == (turn["verdict"] == 1))
+    assert abs(np.mean(lower_is_closer) - 0.5) < 4 * 0.5 / len(lower_is_closer) ** 0.5
+
+
 def test_yes_does_not_follow_from_the_word_asked():
     asked = Counter()
     for seed in range(300):

@@ -16,7 +16,7 @@ Point = tuple[int, int]  # (x, y) in hundredths of the image's width and height
 _HUNDREDTHS_G = np.arange(1, 100)  # 0.00 and 1.00 would lie on the image's border
 _HALF_PERCENT = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]  # half hundredths
 _MIN_APART = 5  # hundredths, in x or y, between the two points of a pair
-_ATTEMPTS = 32
+_ATTEMPTS = 16  # with the order that is wanted, then as many with any
 
 
 def pixel_of(point: Point, size: tuple[int, int]) -> tuple[int, int]:
@@ -78,12 +78,22 @@ class PointPicker:
     def pick_pair(self) -> tuple[Point, Point]:
         """Pick two points of clearly different depth, in no particular order.
 
+        Floors make the lower point the closer one in most views; here it is so in half of the pairs (where the view has
+        such pairs), so that the coordinates alone do not tell the answer.
+
         Raises:
             CuesError: the view has no such pair.
         """
-        for _ in range(_ATTEMPTS):  # a first point may have no partner: the middle of a wall
+        lower_is_closer = self.rng.random() < 0.5
+        for attempt in range(2 * _ATTEMPTS):  # a first point may have no partner: the middle of a wall
             first = self.pick()
-            apart = self._apart_from(first)
+            apart_GG = self._apart_from(first)
+            if attempt < _ATTEMPTS:
+                lower_G1 = first[1] < _HUNDREDTHS_G[:, None]
+                closer_GG = self.depth_GG < self.depth_GG[first[1] - 1, first[0] - 1]
+                apart_GG &= (lower_G1 == closer_GG) == lower_is_closer
+                apart_GG[first[1] - 1] = False
+            apart = apart_GG.ravel()
             areas = [area[apart[area]] for area in self.areas]
             areas = [area for area in areas if area.size]
             if areas:
@@ -101,7 +111,7 @@ class PointPicker:
         return int(_HUNDREDTHS_G[column]), int(_HUNDREDTHS_G[row])
 
     def _apart_from(self, point: Point) -> np.ndarray:
-        """Flat bool over the grid: points that one can compare with this one."""
+        """Bool over the grid: points that one can compare with this one."""
         x, y = point[0] - 1, point[1] - 1
         depth = self.depth_GG[y, x]
         noise_GG = SIGMAS * self.cues.depth_noise * np.hypot(self.depth_GG, depth) + 0.001  # both are rounded to 1 mm
@@ -110,7 +120,7 @@ class PointPicker:
         # Moving either point by half a percent must not turn the answer round.
         apart_GG &= (self.highest_GG < self.lowest_GG[y, x]) | (self.lowest_GG > self.highest_GG[y, x])
         apart_GG[max(y - _MIN_APART + 1, 0) : y + _MIN_APART, max(x - _MIN_APART + 1, 0) : x + _MIN_APART] = False
-        return apart_GG.ravel()
+        return apart_GG
 
 
 def _grid_index(size: tuple[int, int], shift_y: int, shift_x: int) -> tuple[np.ndarray, ...]:
