@@ -77,7 +77,7 @@ def check_against_cues(messages: Sequence[dict[str, str]], meta: dict[str, Any],
     """Verify the facts in ``meta`` from the depth map and the masks themselves, and the answers with them.
 
     Depth is read at the coordinates that the text names; boxes and relations are measured again from all points of each
-    mask (``build_conversation`` takes them from a sample), so a bound may be off by half a percentile.
+    mask (``build_conversation`` takes them from a sample), so a bound may be off by one percentile.
 
     Example:
         >>> check_against_cues(talk.messages, talk.meta, cues)  # doctest: +SKIP
@@ -382,8 +382,8 @@ def _bounds(points_P3: np.ndarray, percentiles: tuple[float, float]) -> np.ndarr
 
 
 def _are_bounds(box: Sequence[float], points_P3: np.ndarray, percentiles: tuple[float, float]) -> bool:
-    """Whether the box lies at these percentiles, by the share of points beyond it; half a percentile is granted."""
-    bounds_23, slack = np.reshape(box, (2, 3)), 0.005 + 1 / len(points_P3)
+    """Whether the box lies at these percentiles, by the share of points beyond it; one percentile is granted."""
+    bounds_23, slack = np.reshape(box, (2, 3)), 0.01 + 1 / len(points_P3)
     for bound_3, percent in zip(bounds_23, percentiles, strict=True):
         below_3, up_to_3 = (points_P3 < bound_3 - 1e-5).mean(0), (points_P3 <= bound_3 + 1e-5).mean(0)
         if (below_3 > percent / 100 + slack).any() or (up_to_3 < percent / 100 - slack).any():
