@@ -79,16 +79,33 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Upload a delta to the Hub (log in with `hf auth login`, or set HF_TOKEN)."""
-    from spatialboost.weights import push_folder
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    typer.echo(push_folder(folder, repo, private=private or None))
+    from spatialboost.weights import CARD, CONFIG, WEIGHTS, read_delta
+
+    if not folder.is_dir():
+        raise SpatialBoostError(f"{folder} is not a folder; expected one that save_pretrained has written")
+    read_delta(folder)  # complains unless it is a delta
+    api = HfApi(library_name="spatialboost")
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[WEIGHTS, CONFIG, CARD],  # and nothing else that lies there
+            commit_message="Upload the spatial channel",
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise SpatialBoostError(f"could not push to {repo!r}: {error}. Check the name and `hf auth login`.") from error
+    typer.echo(commit.commit_url)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     try:
         app()
-    except (SpatialBoostError, FileNotFoundError, NotADirectoryError, ModuleNotFoundError) as error:
+    except (SpatialBoostError, OSError, ModuleNotFoundError) as error:
         message = explain(error)
         if message is None or os.environ.get("SPATIALBOOST_DEBUG", "0") not in ("", "0"):
             raise
@@ -103,8 +120,10 @@ def explain(error: Exception) -> str | None:
         if package not in EXTRA_OF:
             return None
         return f'this needs the package {package!r}: pip install "spatialboost[{EXTRA_OF[package]}]"'
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.filename is not None:
-        return f"{error.filename}: {(error.strerror or 'not found').lower()}"
+    if isinstance(error, OSError) and error.filename is not None:  # not there, not allowed, not a folder, ...
+        return f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return None
     return " ".join(str(error).split())
 
 

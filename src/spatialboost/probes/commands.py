@@ -39,7 +39,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 @app.command()
 def depth(
     encoder: Encoder,
-    data: Annotated[str, typer.Option(help="RGB-D folder, dataset built --with-depth, or rooms:NUM.")],
+    data: Annotated[str, typer.Option(help="RGB-D folder, dataset built with depth, or rooms:NUM.")],
     test_data: Annotated[
         str | None, typer.Option(help="As --data, to measure on; else the last --test of --data.")
     ] = None,
@@ -158,7 +158,7 @@ def open_views(spec: str) -> Source:
     folder = Path(spec)
     if not folder.is_dir():
         raise SpatialBoostError(
-            f"{spec} is not a folder; expected one with rgb/ and depth/, a dataset built --with-depth, or rooms:NUM"
+            f"{spec} is not a folder; expected one with rgb/ and depth/, a dataset built with depth, or rooms:NUM"
         )
     if (folder / "depth").is_dir():
         from spatialboost.scenes.readers import RGBDFolder
@@ -174,8 +174,8 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
         SpatialBoostError: the parts overlap or are empty.
     """
     num = len(views)
-    first, last = int(train * num), int(test * num)
-    if train <= 0 or test <= 0 or first + last > num or not first or not last:
+    first, last = (int(round(share * num, 6)) for share in (train, test))  # 0.29 * 100 is a little less than 29
+    if train + test > 1 + 1e-9 or min(first, last) < 1:
         raise SpatialBoostError(
             f"train is {train} and test {test} of {num} views; expected shares above zero that add up to 1 at most"
         )
@@ -213,7 +213,7 @@ class BuiltViews:
         for path in dataset_files(folder):
             columns = pq.ParquetFile(path).schema_arrow.names
             if "depths" not in columns:
-                raise SpatialBoostError(f"{path} has no depth, only {columns}; build it with --with-depth")
+                raise SpatialBoostError(f"{path} has no depth, only {columns}; build it with --depth")
             tables.append(pq.read_table(path, columns=["images", "depths", "meta"], memory_map=True))
         self.tables = tables
         self.rows = [(table, row) for table in range(len(tables)) for row in range(len(tables[table]))]
