@@ -1,4 +1,4 @@
-"""Tiny random encoders of every kind that `boost` reads: the rows of the contract matrix. A new host is one more row."""
+"""Tiny random encoders of every kind that `boost` reads: the rows of the contract matrix; a new host is a new row."""
 
 from __future__ import annotations
 
@@ -177,7 +177,8 @@ HOSTS = {
     ),
     "timm_rope": Host(lambda: timm_model("vit_small_patch16_rope_224"), "timm_rope", linears=("qkv",)),
     "timm_dinov3": Host(lambda: timm_model("vit_small_patch16_dinov3"), "timm_eva", linears=("qkv",)),
-    # its `qkv` is never called with a bias (`F.linear` on its weight), so that a LoRA on it does nothing, boosted or not
+    # its `qkv` is never called with a bias (`F.linear` on its weight), so that a LoRA on it does nothing, boosted or
+    # not
     "timm_dinov3_bias": Host(lambda: timm_model("vit_small_patch16_dinov3_qkvb"), "timm_eva", linears=("proj",)),
     "timm_eva02": Host(lambda: timm_model("eva02_tiny_patch14_224", patch_size=PATCH, qkv_fused=False), "timm_eva"),
     "dinov3": Host(lambda: transformers_model("DINOv3ViTModel", "DINOv3ViTConfig"), "transformers"),

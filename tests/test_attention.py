@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hosts import HOSTS, WIDTH, images, output, perturb
 from torch import nn
 from torch.autograd import gradcheck
 
 import spatialboost as sb
+from hosts import HOSTS, WIDTH, images, output, perturb
 from spatialboost.attention import Call, PairedLinear, attend, choose_kernel, fold, interleave
 from spatialboost.boosting import set_kernel
 from spatialboost.channel import boosted_layers

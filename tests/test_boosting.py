@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hosts import HOSTS, SIZE, WIDTH, PlainAttention, Tower, images, output, perturb, timm_model
 from torch import nn
 
 import spatialboost as sb
-from spatialboost.boosting import find_attention, set_kernel
+from hosts import HOSTS, SIZE, WIDTH, PlainAttention, Tower, images, output, perturb, timm_model
+from spatialboost.boosting import set_kernel
 from spatialboost.channel import boosted_layers
+from spatialboost.finding import find_attention
 
 
 def boosted_names(model: nn.Module) -> list[str]:
@@ -63,7 +64,7 @@ def test_twice_raises_and_leaves_it_boosted():
 
 def test_nothing_to_boost_names_what_was_seen():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 8))
-    with pytest.raises(sb.SpatialBoostError, match="no self-attention layer found in Sequential.*2 Linear"):
+    with pytest.raises(sb.SpatialBoostError, match=r"no self-attention layer found in Sequential.*2 Linear"):
         sb.boost(model)
     assert untouched(model)
 

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from hosts import HEADS, HOSTS, WIDTH, images, output, perturb
 from torch import nn
 
 import spatialboost as sb
+from hosts import HEADS, HOSTS, WIDTH, images, output, perturb
 from spatialboost.channel import (
     CHANNEL,
     PlusView,
@@ -166,7 +166,7 @@ class DictAttention(nn.Module):
 
 def test_output_that_cannot_be_merged():
     model = sb.boost(nn.Sequential(DictAttention()))
-    with pytest.raises(sb.SpatialBoostError, match="DictAttention returned dict; .*`layers=`"):
+    with pytest.raises(sb.SpatialBoostError, match=r"DictAttention returned dict; .*`layers=`"):
         model(torch.rand(1, 3, WIDTH))
 
 

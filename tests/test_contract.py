@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from hosts import DEPTH, HOSTS, Host, output, perturb
 from torch import nn
 
 import spatialboost as sb
+from hosts import DEPTH, HOSTS, Host, output, perturb
 from spatialboost.boosting import set_kernel
 from spatialboost.channel import CHANNEL, boosted_layers
 
@@ -153,7 +153,9 @@ def test_meta_device(host: Host):
     sb.boost(model)
     assert all(p.is_meta for _, p in sb.named_parameters(model))
     model.load_state_dict(real.state_dict(), assign=True)
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(sb.named_parameters(model), sb.named_parameters(real)))
+    assert all(
+        torch.equal(a, b) for (_, a), (_, b) in zip(sb.named_parameters(model), sb.named_parameters(real), strict=True)
+    )
 
 
 @ROWS

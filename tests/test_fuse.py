@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hosts import HEADS, HOSTS, WIDTH, output, perturb
 from torch import nn
 
 import spatialboost as sb
+from hosts import HEADS, HOSTS, WIDTH, output, perturb
 from spatialboost.channel import boosted_layers
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hosts import DEPTH, HEADS, HOSTS, SIZE, WIDTH, images, output, perturb, timm_model, transformers_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import spatialboost as sb
-from spatialboost.boosting import tower
+from hosts import DEPTH, HEADS, HOSTS, SIZE, WIDTH, images, output, perturb, timm_model, transformers_model
 from spatialboost.canonical import fingerprint, same_base
 from spatialboost.channel import boosted_layers
-from spatialboost.weights import read_delta
+from spatialboost.delta import read_delta
+from spatialboost.finding import tower
 
 
 @pytest.fixture
@@ -406,7 +406,8 @@ def test_killed_save_leaves_a_good_one(saved, nth):
         "    calls.append(b)\n"
         f"    os._exit(9) if len(calls) == {nth} else replace(a, b)\n"
         "os.replace = dying\n"
-        f"sb.save_pretrained(perturb(sb.boost(HOSTS['timm'].make()), seed=8), {str(saved)!r}, training={{'steps': 99}})\n"
+        f"sb.save_pretrained(perturb(sb.boost(HOSTS['timm'].make()), seed=8), {str(saved)!r}, "
+        f"training={{'steps': 99}})\n"
     )
     old = load_file(saved / "model.safetensors")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
@@ -440,7 +441,7 @@ def test_loads_from_a_filled_cache_without_network(saved, tmp_path):
 
 @pytest.mark.parametrize("name", ["me/nothing", "not a name", "../up", "a/b/c"])
 def test_repositories_that_are_not_there(name, tmp_path):
-    with pytest.raises(sb.SpatialBoostError, match="is no folder here|there is no folder"):
+    with pytest.raises(sb.SpatialBoostError, match=r"is no folder here|there is no folder"):
         sb.load_pretrained(HOSTS["timm"].make(), name, cache_dir=tmp_path, local_files_only=True)
 
 

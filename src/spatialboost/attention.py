@@ -1,8 +1,9 @@
 """The fused forward over both channels, and the choice of kernel.
 
-Two attentions with H heads and a gate equal one attention with 2H heads: q|k|v side by side, `[g*W_o | (1-g)*W_o+]` as one
-output projection. So one input GEMM, one attention call and, for inference, one output GEMM with the gate folded in. It equals
-the reference forward up to rounding, not bit for bit: `channel.SpatialChannel.kernel` says which of the two runs.
+Two attentions with H heads and a gate equal one attention with 2H heads: q|k|v side by side, `[g*W_o | (1-g)*W_o+]` as
+one output projection. So one input GEMM, one attention call and, for inference, one output GEMM with the gate folded
+in. It equals the reference forward up to rounding, not bit for bit: `channel.SpatialChannel.kernel` says which of the
+two runs.
 
 Shapes: B batch, N tokens, D width, H heads of one channel, C features of a head, A = H * C.
 """
@@ -15,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from .errors import SpatialBoostError
@@ -25,7 +26,7 @@ KERNELS = ("host", "auto", "xformers", "sdpa", "math")
 
 @dataclass(frozen=True)
 class Projections:
-    """One channel's weights, q, k and v apart: three (A, D) with biases (A) or None, and (D, A) with bias (D) or None."""
+    """One channel's weights: q, k and v (A, D) each with bias (A) or None; output (D, A) with bias (D) or None."""
 
     qkv: tuple[Tensor, Tensor, Tensor]
     qkv_bias: tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -51,7 +52,8 @@ class Call:
 class PairedLinear(torch.autograd.Function):
     """q, k and v of both channels in one GEMM: x (B, N, D) -> (B, N, 6A), columns q q+ k k+ v v+.
 
-    Backward is one GEMM for x; weights that are frozen get no gradient, where autograd's own concatenation would compute it.
+    Backward is one GEMM for x; weights that are frozen get no gradient, where autograd's own concatenation would
+    compute it.
     """
 
     @staticmethod
@@ -82,7 +84,7 @@ class PairedLinear(torch.autograd.Function):
 
 
 def interleave(weights: Any) -> Tensor:
-    """q k v q+ k+ v+ -> the rows of q q+ k k+ v v+, so that heads of both channels lie side by side without a later copy."""
+    """q k v q+ k+ v+ -> rows of q q+ k k+ v v+: heads of both channels then lie side by side without a copy."""
     return torch.cat([weights[i] for i in (0, 3, 1, 4, 2, 5)])
 
 
@@ -125,7 +127,7 @@ def merge_outputs(
     trains: bool,
     drop_out: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
-    """Output projections and gate: two and a lerp to train, one with the gate folded in where nothing is to be trained."""
+    """Output projections and gate: two and a lerp to train, one with the gate folded in otherwise."""
     g = torch.sigmoid(gate)
     if trains:
         # folded, the gate's gradient would need the frozen half's weight gradient: a GEMM for nothing

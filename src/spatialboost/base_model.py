@@ -52,16 +52,22 @@ def build_base(base: dict[str, Any], *, pretrained: bool, model_kwargs: dict[str
     if library == "transformers" and isinstance(name, str):
         import transformers
 
-        cls = getattr(transformers, str(base.get("class")), None)
+        cls: Any = getattr(transformers, str(base.get("class")), None)
         if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
             raise SpatialBoostError(
                 f"transformers {transformers.__version__} has no model class {base.get('class')!r}."
             )
-        options = {"revision": base.get("revision"), "use_safetensors": True, "trust_remote_code": False} | model_kwargs
+        options: dict[str, Any] = {
+            "revision": base.get("revision"),
+            "use_safetensors": True,
+            "trust_remote_code": False,
+        }
+        options |= model_kwargs
         if pretrained:
             return cls.from_pretrained(name, **{k: v for k, v in options.items() if v is not None})
-        return cls(cls.config_class.from_pretrained(name), **model_kwargs)
+        return cls(transformers.AutoConfig.from_pretrained(name), **model_kwargs)
     raise SpatialBoostError(
-        f"the base is {name!r} of {library!r}, which cannot be built by name: only timm and transformers can. Build it yourself and call "
+        f"the base is {name!r} of {library!r}, which cannot be built by name: only timm and transformers can. Build "
+        "it yourself and call "
         "load_pretrained(model, ...)."
     )

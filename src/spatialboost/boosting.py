@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,29 +12,15 @@ import torch
 from torch import nn
 
 from .attention import KERNELS, choose_kernel, xformers_ops
-from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, host_parameters, switch
+from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, switch
 from .errors import SpatialBoostError
-from .families import Family, class_path, family_named, family_of
+from .families import family_named
+from .finding import Layers, check_host, find_attention, select, uncompiled
 
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
-Layers = Sequence[int] | Callable[[str, nn.Module], bool] | None
-
-IMAGE_TOWERS = {"vision_model", "visual", "vision_tower", "image_encoder", "vision_encoder", "vision_backbone"}
-TEXT_TOWERS = {"text_model", "text_encoder", "text", "language_model", "text_decoder", "decoder", "lm_head"}
 FROZEN_RECORD = "_spatialboost_trainable"  # on the root: names of the parameters that `freeze` has switched off
-
-
-@dataclass(frozen=True)
-class Found:
-    """An attention module of a model: taken if `reason` is None, else passed over for that reason."""
-
-    name: str
-    module: nn.Module
-    family: Family
-    index: int = -1
-    reason: str | None = None
 
 
 def boost(
@@ -47,9 +31,10 @@ def boost(
     dtype: torch.dtype | None = None,
     freeze: bool = True,
 ) -> Model:
-    """Give the self-attention layers of a vision encoder a second, trainable channel. In place; returns the same object.
+    """Give the self-attention layers of a vision encoder a second, trainable channel, in place.
 
-    The output stays what it was, bit for bit, until Attn+ is trained: both channels begin equal, and equal values merge exactly.
+    The output stays what it was, bit for bit, until Attn+ is trained: both channels begin equal, and equal values
+    merge exactly.
 
     Example:
         >>> import timm, torch, spatialboost as sb
@@ -61,14 +46,16 @@ def boost(
 
     Args:
         model: Encoder of timm, transformers, torchvision, torch.hub or one's own; or a model that holds an image tower.
-        layers: None for every self-attention layer of the image tower; indices of blocks (negative ones count from the end); or a
-            predicate `(name, module) -> bool` over the self-attention layers.
+        layers: None for every self-attention layer of the image tower; indices of blocks (negative ones count from the
+            end); or a predicate `(name, module) -> bool` over the self-attention layers.
         gate: "channel" for one gate a feature, as in the paper; "scalar" for one a layer.
-        dtype: Of the new weights. None: the base's, but float32 for a half-precision base, cast at use. The gate is float32 always.
+        dtype: Of the new weights. None: the base's, but float32 for a half-precision base, cast at use. The gate is
+            float32 always.
         freeze: Leave only Attn+ and the gates trainable.
 
     Raises:
-        SpatialBoostError: The model is boosted already, has no such layer, or has one that cannot be boosted. It is unchanged then.
+        SpatialBoostError: The model is boosted already, has no such layer, or has one that cannot be boosted. It is
+            unchanged then.
 
     Source: SpatialBoost (arXiv 2603.22057), section 3.1 and equation 1.
     """
@@ -79,7 +66,8 @@ def boost(
         raise SpatialBoostError(f"dtype={dtype} cannot be trained; expected a floating-point dtype.")
     if taken := boosted_layers(root):
         raise SpatialBoostError(
-            f"{type(root).__name__} is boosted already ({len(taken)} layers). Go on with it as it is, or call unboost(model) first."
+            f"{type(root).__name__} is boosted already ({len(taken)} layers). Go on with it as it is, or call "
+            "unboost(model) first."
         )
     chosen = select(find_attention(root), layers, root)
     _check_checkpointing(root)
@@ -97,7 +85,7 @@ def boost(
 
 
 def unboost(model: Model) -> Model:
-    """Take Attn+ and the gates off: classes, keys, hooks and `requires_grad` are what they were before `boost`. In place.
+    """Take Attn+ and the gates off, in place: classes, keys, hooks and `requires_grad` are as before `boost`.
 
     Example:
         >>> import timm, spatialboost as sb
@@ -124,8 +112,8 @@ def unboost(model: Model) -> Model:
 def disabled(model: nn.Module) -> Iterator[None]:
     """Within this context the model is the original encoder, bit for bit.
 
-    The host classes are swapped back for its length, so that compiled graphs notice (one recompilation) and no flag is read in a
-    forward. Not for use while another thread runs the model.
+    The host classes are swapped back for its length, so that compiled graphs notice (one recompilation) and no flag is
+    read in a forward. Not for use while another thread runs the model.
 
     Example:
         >>> import timm, torch, spatialboost as sb
@@ -164,7 +152,7 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, object]]:
-    """Groups for a torch optimiser: the weights of Attn+, and apart from them what must not decay (gates, biases, norms).
+    """Groups for a torch optimiser: weights of Attn+, and apart from them what must not decay (gates, biases, norms).
 
     Decay would pull `a` to 0 and with it each gate to one half.
 
@@ -185,16 +173,17 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list
 
 
 def set_kernel(model: Model, kernel: str) -> Model:
-    """Choose how the boosted layers are computed, from now on. In place; returns the same object; saved with the model by pickle.
+    """Choose how the boosted layers are computed, in place; returns the same object.
 
     Args:
         model: A boosted model.
-        kernel: "host" (the default): the host's own forward for each channel, exact at start. "auto": both channels at once by the
-            best kernel there is for each call, equal up to rounding; layers where this is not exact stay with "host".
-            "xformers", "sdpa", "math": both at once by that kernel and no other.
+        kernel: "host" (the default): the host's own forward for each channel, exact at start. "auto": both channels at
+            once by the best kernel there is for each call, equal up to rounding; layers where this is not exact stay
+            with "host". "xformers", "sdpa", "math": both at once by that kernel and no other.
 
     Raises:
-        SpatialBoostError: An unknown kernel, one that cannot run here, or a layer that cannot run both channels at once.
+        SpatialBoostError: An unknown kernel, one that cannot run here, or a layer that cannot run both channels at
+            once.
     """
     layers = require_boosted(uncompiled(model))
     if kernel not in KERNELS:
@@ -203,7 +192,8 @@ def set_kernel(model: Model, kernel: str) -> Model:
         for name, attention, channel in layers:
             if family_named(channel.family).fused_forward(attention, channel) is None:
                 raise SpatialBoostError(
-                    f"kernel={kernel!r} runs both channels at once, which {name} ({channel.family}) cannot. Use 'auto' or 'host'."
+                    f"kernel={kernel!r} runs both channels at once, which {name} ({channel.family}) cannot. Use "
+                    "'auto' or 'host'."
                 )
     if kernel == "xformers" and (xformers_ops() is None or not layers[0][2].gate.is_cuda):
         why = (
@@ -230,7 +220,7 @@ def kernel_of(attention: nn.Module, channel: SpatialChannel) -> str:
 
 @dataclass(frozen=True)
 class LayerStatus:
-    """One boosted layer: where it is, what reads it, what runs it, what it would train and how far its gate has moved."""
+    """One boosted layer: where it is, what reads it, what runs it, what trains, how far its gate has moved."""
 
     index: int
     name: str
@@ -242,7 +232,7 @@ class LayerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What `boost` has taken of a model, and what it has passed over (name, class, reason). `print` shows it as a table."""
+    """What `boost` has taken of a model, and what it has passed over (name, class, reason). Prints as a table."""
 
     layers: tuple[LayerStatus, ...]
     passed_over: tuple[tuple[str, str, str], ...]
@@ -267,7 +257,7 @@ class Status:
 
 
 def status(model: nn.Module) -> Status:
-    """What is boosted: layer, family, kernel, trainable parameters and mean gate of each; and what was passed over, and why.
+    """What is boosted (layer, family, kernel, trainable parameters, mean gate), and what was passed over, and why.
 
     Example:
         >>> import timm, spatialboost as sb
@@ -293,13 +283,6 @@ def status(model: nn.Module) -> Status:
     return Status(layers, passed)
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module under `torch.compile`, whose names are those of the user's own model."""
-    while "_orig_mod" in model._modules:
-        model = model._modules["_orig_mod"]  # type: ignore[assignment]
-    return model
-
-
 def require_boosted(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChannel]]:
     """The boosted layers, of which there is at least one."""
     if not (layers := boosted_layers(model)):
@@ -309,119 +292,12 @@ def require_boosted(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChann
     return layers
 
 
-def find_attention(model: nn.Module) -> list[Found]:
-    """Every attention module of `model`, outermost ones only: those of its image tower with their block index, the rest with a reason."""
-    found = list(_walk(model, "", model, None))
-    taken = [f for f in found if f.reason is None]
-    towers = {t for f in taken for t in f.name.split(".") if t in IMAGE_TOWERS}
-    if towers:
-        outside = [f for f in taken if not towers & set(f.name.split("."))]
-        found = [
-            Found(f.name, f.module, f.family, reason="outside of the image tower") if f in outside else f for f in found
-        ]
-        taken = [f for f in taken if f not in outside]
-    indices = dict(zip((f.name for f in taken), _block_indices([f.name for f in taken]), strict=True))
-    return [Found(f.name, f.module, f.family, indices.get(f.name, -1), f.reason) for f in found]
-
-
-def tower(model: nn.Module) -> dict[int, Found]:
-    """The self-attention layers of the model by block index."""
-    return {f.index: f for f in find_attention(model) if f.reason is None}
-
-
-def _walk(module: nn.Module, name: str, parent: nn.Module, reason: str | None) -> Iterator[Found]:
-    if isinstance(module, SpatialChannel):
-        return
-    leaf = name.rpartition(".")[2]
-    cls = type(module).__name__
-    if leaf in TEXT_TOWERS:
-        reason = reason or f"in `{leaf}`, which is no image tower"
-    if "pool" in cls.lower():
-        reason = reason or f"in a pooling head ({cls})"
-    if re.search("cross|multihead_attn|encoder_attn", leaf) or hasattr(
-        parent, "ln_1_kv"
-    ):  # the last: open_clip's resampler blocks
-        reason = reason or "cross-attention, by its name"
-    if (family := family_of(module)) is not None:
-        yield Found(name, module, family, reason=reason or family.refusal(module))
-        return
-    for child_name, child in module._modules.items():
-        if child is not None:
-            yield from _walk(child, f"{name}.{child_name}" if name else child_name, module, reason)
-
-
-def _block_indices(names: Sequence[str]) -> list[int]:
-    """The number in each name (`blocks.3.attn`, `layers.encoder_layer_3.self_attention`) if it tells them apart, else their order."""
-    numbers = [re.findall(r"(?:^|[._])(\d+)(?=\.|$)", name) for name in names]
-    if all(len(n) == 1 for n in numbers) and len({n[0] for n in numbers}) == len(names):
-        return [int(n[0]) for n in numbers]
-    return list(range(len(names)))
-
-
-def select(found: Sequence[Found], layers: Layers, root: nn.Module) -> list[Found]:
-    """The layers that `layers` asks for, in order; raises where it asks for none or for one that is not there."""
-    known = [f for f in found if f.reason is None]
-    if not known:
-        seen = [f"{f.name} ({type(f.module).__name__}): {f.reason}" for f in found[:5]]
-        kinds = Counter(type(m).__name__ for m in root.modules() if m is not root and next(m.children(), None) is None)
-        what = "; ".join(seen) or f"its layers are {', '.join(f'{n} {k}' for k, n in kinds.most_common(6)) or 'none'}"
-        raise SpatialBoostError(
-            f"no self-attention layer found in {type(root).__name__}: {what}. Expected a vision transformer of timm, transformers, "
-            "torchvision or torch.hub, or modules whose class is named ...Attention and that map tokens to tokens."
-        )
-    if layers is None:
-        return known
-    if callable(layers):
-        chosen = [f for f in known if layers(f.name, f.module)]
-        if not chosen:
-            names = ", ".join(f.name for f in known[:4])
-            raise SpatialBoostError(
-                f"`layers` selected none of the {len(known)} self-attention layers ({names}, ...). It is called with each one's name "
-                "and module and has to return True for some."
-            )
-        return chosen
-    by_index = {f.index: f for f in known}
-    span = max(by_index) + 1
-    wanted = [i + span if i < 0 else i for i in layers]
-    if not wanted or (missing := [i for i in wanted if i not in by_index]):
-        what = f"block {missing[0]} has no self-attention layer" if wanted else "no index given"
-        raise SpatialBoostError(f"layers={list(layers)!r}: {what}; there are layers {sorted(by_index)}.")
-    return [by_index[i] for i in sorted(set(wanted))]
-
-
-def check_host(name: str, attention: nn.Module) -> None:
-    """Raise where the host computes in a way that a second channel could not repeat exactly."""
-
-    def refuse(what: str, do: str) -> None:
-        raise SpatialBoostError(
-            f"{name} ({class_path(type(attention))}) {what}. {do}, or leave the layer out with `layers=`."
-        )
-
-    for parameter_name, owner, leaf in host_parameters(attention):
-        parameter = owner._parameters[leaf]
-        if not isinstance(parameter, nn.Parameter) or not parameter.is_floating_point():
-            refuse(f"has quantised weights ({parameter_name})", "Boost the model before it is quantised")
-        if type(parameter.data).__name__ == "DTensor":
-            refuse(f"is sharded already ({parameter_name})", "Boost the model before it is sharded")
-    for module in attention.modules():
-        if "forward" in vars(module):
-            refuse(
-                f"has a forward of its own on the instance of {type(module).__name__}",
-                "Boost before such hooks are put on",
-            )
-        if any(isinstance(value, torch.Tensor) for value in vars(module).values()):
-            refuse(f"computes weights in a hook ({type(module).__name__})", "Make them plain parameters first")
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            refuse("holds batch normalisation, whose statistics both channels would update", "Fold it first")
-    if not any(True for _ in host_parameters(attention)):
-        refuse("has no weights of its own", "Boost the module that holds them")
-
-
 def _check_checkpointing(root: nn.Module) -> None:
     for module in root.modules():
         keywords = getattr(vars(module).get("_gradient_checkpointing_func"), "keywords", {})
         if keywords.get("use_reentrant"):
             raise SpatialBoostError(
-                f"{type(module).__name__} checkpoints with use_reentrant=True, under which a frozen encoder gives Attn+ no gradient. Call "
+                f"{type(module).__name__} checkpoints with use_reentrant=True, under which a frozen encoder gives "
+                "Attn+ no gradient. Call "
                 'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False}) first.'
             )

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .boosting import Found
 from .channel import SpatialChannel, host_parameters
 from .families import Family, family_named
+from .finding import Found
 
 SAMPLES = 16  # values that the fingerprint keeps of each tensor
 
@@ -24,7 +24,7 @@ def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Ten
 
 def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
     """The host's own weights, canonical."""
-    own = {name: owner._parameters[leaf].detach() for name, owner, leaf in host_parameters(attention)}  # type: ignore[union-attr]
+    own = {name: owner.get_parameter(leaf).detach() for name, owner, leaf in host_parameters(attention)}
     return canonical(attention, family, own)
 
 

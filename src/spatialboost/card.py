@@ -32,7 +32,8 @@ def model_card(config: Mapping[str, Any]) -> str:
             "",
             f"# Spatial channel for {_cell(name)}",
             "",
-            "Attn+ and gates of a dual-channel encoder (SpatialBoost, arXiv 2603.22057). The base model's weights are not in this",
+            "Attn+ and gates of a dual-channel encoder (SpatialBoost, arXiv 2603.22057). The base model's weights are "
+            "not in this",
             "repository: they are fetched from where they are, under their own licence, which holds for these as well.",
             "",
             "```python",

@@ -4,13 +4,13 @@
 
 How a host attention module is given a second channel:
 
-* The module's class is swapped for a subclass of its own class (`boosted_class`), so that `isinstance`, the base's keys and its
-  hooks stay as they are, and one child, `SpatialChannel`, is added. It holds Attn+ as a flat list of parameters: clones of the
-  host attention's own, under names that no LoRA target matches.
-* Attn+ runs the *host's own forward*, called with a `PlusView` in the place of `self`: it answers every attribute as the host
-  does, save that parameters come from the channel. So each flag, mask, position encoding and kernel choice of the host holds
-  for both channels, whatever the host, and no second instance of the host's class exists (transformers records attention maps by
-  class). Nothing is swapped in place, so threads may share a boosted model.
+* The module's class is swapped for a subclass of its own class (`boosted_class`), so that `isinstance`, the base's
+  keys and its hooks stay as they are, and one child, `SpatialChannel`, is added. It holds Attn+ as a flat list of
+  parameters: clones of the host attention's own, under names that no LoRA target matches.
+* Attn+ runs the *host's own forward*, called with a `PlusView` in the place of `self`: it answers every attribute as
+  the host does, save that parameters come from the channel. So each flag, mask, position encoding and kernel choice of
+  the host holds for both channels, whatever the host, and no second instance of the host's class exists (transformers
+  records attention maps by class). Nothing is swapped in place, so threads may share a boosted model.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ GATES = ("channel", "scalar")
 
 
 def unwrap_adapter(module: nn.Module) -> nn.Module:
-    """The layer under adapters such as peft's LoRA: Attn+ replaces its weights and leaves adapters to the base channel."""
+    """The layer under adapters such as peft's LoRA, which Attn+ leaves to the base channel."""
     while "base_layer" in module._modules:
         module = module._modules["base_layer"]  # type: ignore[assignment]
     return module
 
 
 def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """`(name, owner, leaf)` of each parameter of the host attention itself: no channel, no adapters, names as before adapters."""
+    """`(name, owner, leaf)` of each parameter of the host attention itself, named as if there were no adapters."""
 
     def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, str]]:
         for leaf, parameter in module._parameters.items():
@@ -60,7 +60,7 @@ def escape(name: str) -> str:
 
 
 class SpatialChannel(nn.Module):
-    """Attn+ and its gate, as parameters only: `plus_*` (clones of the host attention's own) and `gate` (`a`, float32, zeros).
+    """Attn+ and its gate, as parameters only: `plus_*` (clones of the host's own) and `gate` (`a`, float32, zeros).
 
     Attributes:
         family: Name of the host's family.
@@ -89,7 +89,7 @@ class SpatialChannel(nn.Module):
         return self._parameters[escape(name)]  # type: ignore[return-value]
 
     def merge(self, base: Tensor, plus: Tensor) -> Tensor:
-        """`g * base + (1 - g) * plus` as a lerp: exactly `base` where both agree, in every dtype; the two-term form is not."""
+        """`g * base + (1 - g) * plus` as a lerp: exactly `base` where both agree, which the sum of two terms is not."""
         return torch.lerp(plus, base, torch.sigmoid(self.gate).to(base.dtype))
 
     def extra_repr(self) -> str:
@@ -116,8 +116,8 @@ def effective_weight(attention: nn.Module, name: str, owner: nn.Module, leaf: st
 class PlusView:
     """The host attention as Attn+ sees it: the host in everything, with parameters from the channel.
 
-    It stands in for `self` in the host's own methods. Children are seen through views as well and are called without their hooks,
-    which belong to the base channel.
+    It stands in for `self` in the host's own methods. Children are seen through views as well and are called without
+    their hooks, which belong to the base channel.
     """
 
     def __init__(self, host: nn.Module, channel: SpatialChannel, prefix: str = "") -> None:
@@ -148,7 +148,7 @@ class PlusView:
             return None
         return type(self)(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return type(self._host).forward(self, *args, **kwargs)
 
     def __iter__(self) -> Iterator[PlusView | None]:
@@ -167,8 +167,8 @@ class TypedPlusView(PlusView):
     Apart from `PlusView` because Dynamo recurses without end on an object that answers `__class__` with a property.
     """
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # type: ignore[override, misc]
         return type(self._host)
 
 
@@ -199,7 +199,8 @@ class BoostedAttention:
             # attention maps, caches and the like are the base channel's
             return (channel.merge(base[0], plus[0]), *base[1:])
         raise SpatialBoostError(
-            f"{type(self).host_class.__name__} returned {type(base).__name__}; the spatial channel expects a tensor or a tuple that "
+            f"{type(self).host_class.__name__} returned {type(base).__name__}; the spatial channel expects a tensor "
+            "or a tuple that "
             "begins with one. Leave this layer out with `layers=`."
         )
 
@@ -268,14 +269,14 @@ def detach(attention: nn.Module) -> None:
 
 
 def switch(attention: nn.Module, *, on: bool) -> None:
-    """Let the channel take part (`on`) or leave the host to itself, by class: compiled graphs guard on it, flags go stale."""
+    """Let the channel take part or not, by the module's class: compiled graphs guard on it, on a flag they need not."""
     channel: SpatialChannel = attention._modules[CHANNEL]  # type: ignore[assignment]
     family = family_named(channel.family)
     if on:
         attention.__class__ = boosted_class(type(attention), family)
         if family.blocks_fast_path:
-            # nn.TransformerEncoderLayer in eval runs one kernel over its weights and never calls `self_attn`, unless a module in it
-            # has a hook; the channel is never called itself, so this one does nothing else.
+            # nn.TransformerEncoderLayer in eval runs one kernel over its weights and never calls `self_attn`, unless
+            # a module in it has a hook; the channel is never called itself, so this one does nothing else.
             channel.register_forward_pre_hook(_no_op)
     else:
         attention.__class__ = attention.host_class  # type: ignore[assignment]

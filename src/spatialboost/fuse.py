@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from .attention import fold
-from .boosting import FROZEN_RECORD, require_boosted, uncompiled
+from .boosting import FROZEN_RECORD, require_boosted
 from .canonical import base_tensors, plus_tensors
 from .channel import SpatialChannel, detach
 from .errors import SpatialBoostError
 from .families import family_named, family_of
+from .finding import uncompiled
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -21,8 +22,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def fuse(model: Model) -> Model:
     """A copy whose boosted layers are plain attention of the host's library with 2H heads: for export and serving.
 
-    Nothing of this library is in it. It equals the boosted model up to rounding and is not for training: the frozen channel is
-    no longer apart.
+    Nothing of this library is in it. It equals the boosted model up to rounding and is not for training: the frozen
+    channel is no longer apart.
 
     Example:
         >>> import timm, spatialboost as sb
@@ -31,8 +32,9 @@ def fuse(model: Model) -> Model:
         6
 
     Raises:
-        SpatialBoostError: Not boosted, or a layer that one attention cannot express: `nn.MultiheadAttention` (its heads fill its
-            width), q/k norms that training has made to differ, the generic route, adapters that are not merged.
+        SpatialBoostError: Not boosted, or a layer that one attention cannot express: `nn.MultiheadAttention` (its
+            heads fill its width), q/k norms that training has made to differ, the generic route, adapters that are not
+            merged.
     """
     plain = copy.deepcopy(uncompiled(model))
     for name, attention, channel in require_boosted(plain):
@@ -55,7 +57,9 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
     plus = {key: value.to(base[key].dtype) for key, value in plus_tensors(attention, channel).items() if key in base}
     tensors = {key: torch.cat([base[key], plus[key]]) for key in base if key.partition(".")[0] in ("q", "k", "v")}
     shared = [key for key in base if key not in tensors and not key.startswith("o.")]
-    if differing := [key for key in sorted(shared) if key.startswith("generic.") or not torch.equal(base[key], plus[key])]:
+    if differing := [
+        key for key in sorted(shared) if key.startswith("generic.") or not torch.equal(base[key], plus[key])
+    ]:
         raise _inexpressible(name, attention, f"its channels differ in {', '.join(differing)}")
     gate = torch.sigmoid(channel.gate)
     weight, bias = fold(base["o.weight"], base.get("o.bias"), plus["o.weight"], plus.get("o.bias"), gate)
@@ -76,6 +80,7 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
 
 def _inexpressible(name: str, attention: nn.Module, why: str) -> SpatialBoostError:
     return SpatialBoostError(
-        f"{name} ({type(attention).__name__}) cannot be one attention with twice the heads: {why}. Export the boosted model as it "
+        f"{name} ({type(attention).__name__}) cannot be one attention with twice the heads: {why}. Export the boosted "
+        "model as it "
         "is instead."
     )

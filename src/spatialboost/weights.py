@@ -1,52 +1,36 @@
 """Boosted weights as one small file that every library can read: `docs/delta-format.md`.
 
-Keys never follow a host's paths, which libraries rename: `layers.{i}.{q,k,v,o}.{weight,bias}`, `layers.{i}.{q_norm,k_norm,norm}.*`,
-`layers.{i}.gate`, with i the index of the block in the tower. What has no place in that layout goes by the host's own names under
-`layers.{i}.generic.*`, and then loads onto that kind of host only.
+Keys never follow a host's paths, which libraries rename: `layers.{i}.{q,k,v,o}.{weight,bias}`,
+`layers.{i}.{q_norm,k_norm,norm}.*`, `layers.{i}.gate`, with i the index of the block in the tower. What has no place
+in that layout goes by the host's own names under `layers.{i}.generic.*`, and then loads onto that kind of host only.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .base_model import build_base, describe_base, patch_size_of
-from .boosting import boost, require_boosted, tower, uncompiled
+from .boosting import boost, require_boosted
 from .canonical import base_tensors, fingerprint, plus_tensors, same_base
 from .card import model_card
-from .channel import GATES, boosted_layers
+from .channel import boosted_layers
+from .delta import CARD, CONFIG, CONFIG_LIMIT, FORMAT_VERSION, WEIGHTS, Delta, PathLike, read_delta
 from .errors import SpatialBoostError
-
-logger = logging.getLogger(__name__)
+from .finding import tower, uncompiled
 
 Model = TypeVar("Model", bound=nn.Module)
-PathLike = str | os.PathLike[str]
-
-FORMAT_VERSION = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-CONFIG_LIMIT = 1 << 20  # bytes; a real one has a few thousand
-REQUIRED = {
-    "format_version": int,
-    "base_model": dict,
-    "width": int,
-    "depth": int,
-    "layers": list,
-    "gate": str,
-    "fingerprint": dict,
-}
 
 
 # --- saving
@@ -77,11 +61,13 @@ def save_pretrained(
         folder: Made if it is not there.
         base: Name of the base model where the model itself does not tell: a name of timm or an id of the Hub.
         training: Facts on how it was trained, for the config and the card; anything that JSON can hold.
-        license: Licence of the base model's weights, which holds for the delta as well; None takes what timm says of it.
+        license: Licence of the base model's weights, which holds for the delta as well; None takes what timm says of
+            it.
         dtype: Of the weights on disk; None keeps theirs. Gates stay float32.
 
     Raises:
-        SpatialBoostError: The model is not boosted, has weights on the meta device or that are not finite, or `training` is no JSON.
+        SpatialBoostError: The model is not boosted, has weights on the meta device or that are not finite, or
+            `training` is no JSON.
     """
     root = uncompiled(model)
     tensors: dict[str, Tensor] = {}
@@ -108,7 +94,8 @@ def save_pretrained(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # the config is in the weights' header as well: that file alone is whole, whatever happens between the three replacements
+    # the config is in the weights' header as well: that file alone is whole, whatever happens between the three
+    # replacements
     metadata = {"format": "pt", "spatialboost": text}
     _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
     _replace(folder / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
@@ -194,135 +181,45 @@ def push_to_hub(
     Raises:
         SpatialBoostError: As for `save_pretrained`, or the Hub refuses; its answer is given.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, **saving)
+        return push_folder(
+            folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
+        )
+
+
+def push_folder(
+    folder: PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload the spatial channel",
+) -> str:
+    """Upload a delta that is saved already; otherwise as `push_to_hub`."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, **saving)
-        api = HfApi(token=token, library_name="spatialboost")
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-            )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise SpatialBoostError(
-                f"could not push to {repo_id!r}: {error}. Check the name and `hf auth login`."
-            ) from error
+    path = read_delta(Path(folder)).path.parent
+    api = HfApi(token=token, library_name="spatialboost")
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=path,
+            revision=revision,
+            commit_message=commit_message,
+            allow_patterns=[WEIGHTS, CONFIG, CARD],
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise SpatialBoostError(
+            f"could not push to {repo_id!r}: {error}. Check the name and `hf auth login`."
+        ) from error
     return str(commit.commit_url)
 
 
 # --- loading
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A delta file whose config and header have been read and checked; tensors are read when they are needed."""
-
-    path: Path
-    config: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def layers(self) -> list[int]:
-        """Indices of the boosted blocks."""
-        return list(self.config["layers"])
-
-
-def read_delta(
-    repo_or_folder: PathLike,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: PathLike | None = None,
-    local_files_only: bool = False,
-) -> Delta:
-    """Find a delta in a folder or on the Hub and read its config and header.
-
-    Raises:
-        SpatialBoostError: Nothing is there, or what is there is no delta that this version can read.
-    """
-    hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    folder = _locate(repo_or_folder, hub)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise SpatialBoostError(f"no {WEIGHTS} in {folder}: expected a folder that save_pretrained has written.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise SpatialBoostError(f"{path} is no whole safetensors file ({error}). Download or save it again.") from error
-    beside = folder / CONFIG
-    if beside.is_file():
-        size = beside.stat().st_size
-        if size > CONFIG_LIMIT:
-            raise SpatialBoostError(
-                f"{beside} has {size:,} bytes, of at most {CONFIG_LIMIT:,}: it is no config of a delta."
-            )
-        config = _parse(beside.read_bytes(), beside)
-        if (text := metadata.get("spatialboost")) is not None and (inside := _parse(text.encode(), path)) != config:
-            logger.warning(
-                "%s is not the config that %s was saved with (a save cut short?); the one in the weights is used",
-                beside,
-                path,
-            )
-            config = inside
-    elif "spatialboost" in metadata:
-        config = _parse(metadata["spatialboost"].encode(), path)
-    else:
-        raise SpatialBoostError(f"no {CONFIG} in {folder}, and {WEIGHTS} was not saved by spatialboost.")
-    return Delta(path, config, shapes)
-
-
-def _locate(repo_or_folder: PathLike, hub: dict[str, Any]) -> Path:
-    folder = Path(repo_or_folder).expanduser()
-    if folder.is_dir():
-        return folder
-    name = str(repo_or_folder)
-    if (
-        isinstance(repo_or_folder, os.PathLike)
-        or name.startswith((".", "/", "~"))
-        or name.count("/") > 1
-        or "\\" in name
-    ):
-        raise SpatialBoostError(
-            f"there is no folder {name}. Give a folder that save_pretrained has written, or `user/name` on the Hub."
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, CARD], library_name="spatialboost", **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise SpatialBoostError(f"{name!r} is no folder here, and could not be had from the Hub: {error}") from error
-
-
-def _parse(raw: bytes, path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(raw) if len(raw) <= CONFIG_LIMIT else None
-    except (ValueError, RecursionError) as error:
-        raise SpatialBoostError(f"the config in {path} is no JSON ({error}). Download or save it again.") from error
-    if not isinstance(config, dict):
-        raise SpatialBoostError(f"the config in {path} is no config of a delta.")
-    version = config.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise SpatialBoostError(
-            f"{path} has format {version}; this version of spatialboost reads up to {FORMAT_VERSION}. Upgrade spatialboost."
-        )
-    if wrong := [
-        key
-        for key, kind in REQUIRED.items()
-        if not isinstance(config.get(key), kind) or isinstance(config.get(key), bool)
-    ]:
-        raise SpatialBoostError(f"the config in {path} lacks, or has of another type: {', '.join(wrong)}.")
-    if (
-        not config["layers"]
-        or not all(type(i) is int and i >= 0 for i in config["layers"])
-        or config["gate"] not in GATES
-    ):
-        raise SpatialBoostError(f"the config in {path} has layers={config['layers']!r}, gate={config['gate']!r}.")
-    return config
 
 
 def load_pretrained(
@@ -357,7 +254,8 @@ def load_pretrained(
         local_files_only: Ask the cache only.
 
     Raises:
-        SpatialBoostError: Missing, extra or misshaped weights, values that are not finite, another base, another format.
+        SpatialBoostError: Missing, extra or misshaped weights, values that are not finite, another base, another
+            format.
     """
     delta = read_delta(
         repo_or_folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -401,7 +299,8 @@ def check_fits(model: nn.Module, delta: Delta) -> None:
             )
     if len(layers) != config["depth"] or any(i not in layers for i in delta.layers):
         raise SpatialBoostError(
-            f"the delta is of {_base_name(config)} with {config['depth']} attention layers; {type(model).__name__} has {len(layers)}."
+            f"the delta is of {_base_name(config)} with {config['depth']} attention layers; {type(model).__name__} "
+            f"has {len(layers)}."
         )
     expected: dict[str, tuple[int, ...]] = {}
     for index in delta.layers:
@@ -409,7 +308,8 @@ def check_fits(model: nn.Module, delta: Delta) -> None:
         width = found.family.width(found.module)
         if width != config["width"] and index == delta.layers[0]:
             raise SpatialBoostError(
-                f"the delta is of {_base_name(config)} of width {config['width']}; {type(model).__name__} has width {width}. "
+                f"the delta is of {_base_name(config)} of width {config['width']}; {type(model).__name__} has width "
+                f"{width}. "
                 "Load it onto the encoder that it was trained on."
             )
         expected |= {
@@ -435,7 +335,8 @@ def check_fits(model: nn.Module, delta: Delta) -> None:
         )
     if (name := same_base(config["fingerprint"], fingerprint(layers))) is not None:
         raise SpatialBoostError(
-            f"the delta was trained on other weights than these: {name} differs. Its base is {_base_name(config)}; load that one's weights "
+            f"the delta was trained on other weights than these: {name} differs. Its base is {_base_name(config)}; "
+            "load that one's weights "
             "into the model first."
         )
 
@@ -454,11 +355,12 @@ def from_pretrained(
     local_files_only: bool = False,
     **model_kwargs: Any,
 ) -> nn.Module:
-    """Build the base model that a delta names, through timm or transformers, and load the delta onto it. Returned in eval mode.
+    """Build the base model that a delta names, by timm or transformers, and load the delta onto it; in eval mode.
 
     Args:
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
-        pretrained: False builds the base without its weights, which only fits a delta of a base with those same weights.
+        pretrained: False builds the base without its weights, which only fits a delta of a base with those same
+            weights.
         revision: Of the delta; the base's is the one that the delta has recorded.
         token: None takes the one that `hf auth login` or `HF_TOKEN` has set.
         cache_dir: Where downloads are kept; None for the Hub's usual place.

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..attention import Projections
 
-
 ROLES = tuple(f"{name}.{leaf}" for name in "qkvo" for leaf in ("weight", "bias"))
 
 
@@ -77,7 +76,7 @@ class Family:
     blocks_fast_path = False
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """Canonical name -> place in the host, for `{q,k,v,o}.{weight,bias}` and the norms; {} where the host has no such layout."""
+        """Canonical name (`q.weight`, `k_norm.bias`) -> place in the host; {} where the host has no such layout."""
         return {}
 
     def width(self, attention: nn.Module) -> int:
@@ -100,7 +99,7 @@ class Family:
         return host_class.forward
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """A forward `(attention, channel, *args, **kwargs)` over both channels at once, or None where it is not exact."""
+        """A forward `(attention, channel, *args, **kwargs)` over both channels, or None where that is not exact."""
         return None
 
     def widen(self, attention: nn.Module, heads: int) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""The generic route: any attention module that is called with a tensor and returns one (or a tuple that begins with one)."""
+"""The generic route: attention that is called with a tensor and returns one, or a tuple that begins with one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GenericAttention(Family):
         return {}
 
     def width(self, attention: nn.Module) -> int:
-        """See `Family.width`: here the width of the output projection, or of the last linear layer where its name is unknown."""
+        """See `Family.width`: of the output projection, or of the last linear layer where its name is unknown."""
         for path in ("proj", "out_proj", "o_proj", "output.dense", "to_out", "to_out.0", "out"):
             if "weight" in (found := leaves(attention, path)):
                 return found["weight"].shape[0]

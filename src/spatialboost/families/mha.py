@@ -25,7 +25,7 @@ class _SequenceFirst:
 
 
 class MultiheadAttention(Family):
-    """`nn.MultiheadAttention` called on one sequence; its output projection is never called, only its weights are read."""
+    """`nn.MultiheadAttention`; its output projection is never called, only its weights are read."""
 
     name = "mha"
     classes = ("torch.nn.modules.activation.MultiheadAttention",)
@@ -47,9 +47,10 @@ class MultiheadAttention(Family):
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
         """See `Family.runner`.
 
-        In eval mode the module takes a fused kernel if no weight requires grad. After `boost` that would be so for the frozen channel
-        and not for Attn+, and the two would differ by rounding. So with gradients on both take the differentiable path, on
-        contiguous input: `F.linear` on a transposed one rounds in another way when its weight is frozen.
+        In eval mode the module takes a fused kernel if no weight requires grad. After `boost` that would be so for the
+        frozen channel and not for Attn+, and the two would differ by rounding. So with gradients on both take the
+        differentiable path, on contiguous input: `F.linear` on a transposed one rounds in another way when its weight
+        is frozen.
         """
 
         def run(attention: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -67,7 +68,7 @@ class MultiheadAttention(Family):
         return run
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`; a call with masks, or that wants attention maps, goes by the reference all the same."""
+        """See `Family.fused_forward`; a call with masks, or for attention maps, goes by the reference all the same."""
         own = class_path(attention.host_class) in self.classes
         return self._fused if own and attention.bias_k is None and not attention.add_zero_attn else None
 

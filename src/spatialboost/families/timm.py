@@ -28,7 +28,7 @@ class TimmAttention(Family):
     """`timm.layers.Attention`, the plain one of ViT, DeiT, DINOv2, SigLIP and most others."""
 
     name = "timm"
-    classes = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
+    classes: tuple[str, ...] = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
         """See `Family.slots`."""
@@ -41,7 +41,7 @@ class TimmAttention(Family):
         return slots
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """See `Family.fused_forward`: with norms or gates inside, or a subclass with a forward of its own, there is none."""
+        """See `Family.fused_forward`: none with norms or gates inside, or for a subclass (it may compute otherwise)."""
         own = class_path(attention.host_class) in self.classes
         inputs = ("qkv",) if attention.qkv is not None else ("q_proj", "k_proj", "v_proj")
         bare = identities(attention, "q_norm", "k_norm", "norm", "gate") and plain(attention, *inputs, "proj")
@@ -107,6 +107,7 @@ class TimmAttentionRope(TimmAttention):
         prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
 
         def rotate(t: Tensor) -> Tensor:  # (B, heads, N, C); class and register tokens have no position
+            assert rope is not None
             return torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=half)], dim=2)
 
         return self._run(attention, channel, x, None if rope is None else rotate, attn_mask, is_causal)
@@ -140,7 +141,7 @@ class TimmEvaAttention(TimmAttentionRope):
             dtype=weight.dtype,
         )
         wide.q_norm, wide.k_norm = copy.deepcopy(attention.q_norm), copy.deepcopy(attention.k_norm)
-        wide.fused_attn = attention.fused_attn
+        setattr(wide, "fused_attn", attention.fused_attn)  # noqa: B010 - `Final`, for TorchScript
         return wide
 
 

@@ -37,7 +37,7 @@ def find_layout(attention: nn.Module) -> dict[str, str] | None:
 
 
 class TransformersAttention(Family):
-    """Vision attention of transformers: four projections, heads by `head_dim`, the kernel by `ALL_ATTENTION_FUNCTIONS`."""
+    """Vision attention of transformers: four projections, heads viewed by `head_dim`."""
 
     name = "transformers"
     classes = tuple(
