@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def test_one_page_shows_everything_and_loads_nothing(folder, tmp_path):
     assert "red box, depth" in text
     assert "the closest to the viewer" in text
     assert len(re.findall(r'class="bubble', text)) == 4 * 24
+    truths = [json.loads(unescape(truth)) for truth in re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)]
+    assert truths == [json.loads(meta) for meta in pq.read_table(folder)["meta"].to_pylist()[:4]]
 
 
 def test_text_is_escaped(folder, tmp_path):

@@ -137,7 +137,7 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "meta": meta,
-        "truth": json.dumps(meta, indent=2),
+        "truth": _lines(meta),
         "size": (width, height),
         "image": _as_uri(row["images"][0]["bytes"]),
         "outlines": None if labels is None else _outlines(labels, len(meta["objects"])),
@@ -235,6 +235,16 @@ def _png(image: Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG", **options)
     return stream.getvalue()
+
+
+def _lines(meta: dict[str, Any]) -> str:
+    """JSON with one line for each key, object and turn."""
+    lines = []
+    for key, value in meta.items():
+        many = key in ("objects", "turns") and value
+        text = ",\n".join(f"   {json.dumps(one)}" for one in value) if many else json.dumps(value)
+        lines.append(f' "{key}": [\n{text}\n ]' if many else f' "{key}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def _as_uri(content: bytes) -> str:
