@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_cues import tiny_cues
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.build import build_dataset
+from spatialboost.scenes.build import build_dataset, dataset_files
 from spatialboost.scenes.viewer import write_page
 
 
@@ -75,7 +75,8 @@ def test_one_page_shows_everything_and_loads_nothing(folder, tmp_path):
     assert "the closest to the viewer" in text
     assert len(re.findall(r'class="bubble', text)) == 4 * 24
     truths = [json.loads(unescape(truth)) for truth in re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)]
-    assert truths == [json.loads(meta) for meta in pq.read_table(folder)["meta"].to_pylist()[:4]]
+    metas = [meta for path in dataset_files(folder) for meta in pq.read_table(path)["meta"].to_pylist()]
+    assert truths == [json.loads(meta) for meta in metas[:4]]
 
 
 def test_text_is_escaped(folder, tmp_path):
