@@ -34,7 +34,7 @@ _ROUNDING = 1e-6  # meta keeps six decimals
 
 
 def check_conversation(messages: Sequence[dict[str, str]], meta: dict[str, Any]) -> list[str]:
-    """Recompute every answer from ``meta`` alone and say what disagrees.
+    r"""Recompute every answer from ``meta`` alone and say what disagrees.
 
     Example:
         >>> turn = {"kind": "depth", "points": [[0.5, 0.5]], "pixels": [[20, 20]], "depths": [2.0], "template": 0}
