@@ -1,7 +1,7 @@
 """Pinhole camera geometry: pixels, points and the numbers between them.
 
-Camera frame as in OpenCV: x right, y down, z forward, in metres. The centre of the top left pixel is (0, 0), so an image
-reaches from -0.5 to W - 0.5 and normalised coordinates are ``((u + 0.5) / W, (v + 0.5) / H)``.
+Camera frame as in OpenCV: x right, y down, z forward, in metres. The centre of the top left pixel is (0, 0), so an
+image reaches from -0.5 to W - 0.5 and normalised coordinates are ``((u + 0.5) / W, (v + 0.5) / H)``.
 """
 
 from __future__ import annotations

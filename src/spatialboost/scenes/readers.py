@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def _list_images(path: Path) -> list[Path]:
     if not images:
         raise SpatialBoostError(f"{path / 'rgb'} holds no image; expected files that end in {', '.join(_IMAGES)}")
     images.sort(key=_natural)
-    twins = [b.name for a, b in zip(images, images[1:], strict=False) if a.stem == b.stem]
+    twins = [b.name for a, b in pairwise(images) if a.stem == b.stem]
     if twins:
         raise SpatialBoostError(
             f"{path / 'rgb'} holds {twins[0]} and an image of the same name with another ending; expected one image "
