@@ -86,7 +86,7 @@ def test_info_on_a_delta(command, delta: Path) -> None:
     ("arguments", "message"),
     [
         ("info nowhere/at/all", "nowhere/at/all"),
-        ("push nowhere user/name", "nowhere is not a folder"),
+        ("push nowhere user/name", "no folder nowhere"),
         ("train --config nowhere.yaml", "nowhere.yaml"),
         (f"{DEPTH} --data nowhere", "nowhere is not a folder; expected one with rgb/"),
         (f"{DEPTH} --data rooms:many", "expected rooms:NUM"),
@@ -117,7 +117,7 @@ def test_a_mistyped_option_is_explained_by_typer(command) -> None:
 def test_debug_shows_the_traceback(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["spatialboost", "--debug", "push", "nowhere", "user/name"])
     monkeypatch.setenv("SPATIALBOOST_DEBUG", "0")
-    with pytest.raises(sb.SpatialBoostError, match="nowhere is not a folder"):
+    with pytest.raises(sb.SpatialBoostError, match="no folder nowhere"):
         cli.main()
 
 

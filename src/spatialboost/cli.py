@@ -30,7 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
-app.command("train")(train)
 app.add_typer(probe_app, name="probe")
 
 
@@ -60,6 +59,9 @@ def demo(
     run(out=out, llm=llm, seed=seed)
 
 
+app.command("train")(train)
+
+
 @app.command()
 def info(
     folder: Annotated[str | None, typer.Argument(help="A folder with a delta, or its id on the Hub.")] = None,
@@ -79,26 +81,9 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Upload a delta to the Hub (log in with `hf auth login`, or set HF_TOKEN)."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from spatialboost.weights import push_folder
 
-    from spatialboost.weights import CARD, CONFIG, WEIGHTS, read_delta
-
-    if not folder.is_dir():
-        raise SpatialBoostError(f"{folder} is not a folder; expected one that save_pretrained has written")
-    read_delta(folder)  # complains unless it is a delta
-    api = HfApi(library_name="spatialboost")
-    try:
-        api.create_repo(repo, private=private or None, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=[WEIGHTS, CONFIG, CARD],  # and nothing else that lies there
-            commit_message="Upload the spatial channel",
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise SpatialBoostError(f"could not push to {repo!r}: {error}. Check the name and `hf auth login`.") from error
-    typer.echo(commit.commit_url)
+    typer.echo(push_folder(folder, repo, private=private or None))
 
 
 def main() -> None:

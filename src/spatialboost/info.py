@@ -66,7 +66,7 @@ def delta_facts(repo_or_folder: str) -> dict[str, Any]:
     import torch
     from safetensors import safe_open
 
-    from spatialboost.weights import read_delta
+    from spatialboost.delta import read_delta
 
     delta = read_delta(repo_or_folder)
     layers = {}

@@ -182,9 +182,9 @@ class ProbeResult:
         table = Table(title=f"{self.probe} probe", title_justify="left")
         table.add_column("encoder")
         for metric in self.metrics.values():
-            arrow = "higher" if metric.higher_is_better else "lower"
-            unit = f", {metric.unit}" if metric.unit else ""  # in brackets rich would take it for markup
-            table.add_column(f"{metric.label}{unit} ({arrow} is better)", justify="right")
+            unit = f" [{metric.unit}]" if metric.unit else ""
+            arrow = "\N{UPWARDS ARROW}" if metric.higher_is_better else "\N{DOWNWARDS ARROW}"  # which way is better
+            table.add_column(Text(f"{metric.label}{unit} {arrow}"), justify="right")
         for name in self.names:
             table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
         if {"base", "boosted"} <= set(self.names):
