@@ -1,7 +1,7 @@
 """What teaches the spatial channel.
 
-An objective is an ``nn.Module`` that holds the encoder as ``encoder`` and whose ``forward(**batch)`` returns a dictionary
-with a scalar ``loss``; the training engine asks for nothing else.
+An objective is an ``nn.Module`` that holds the encoder as ``encoder`` and whose ``forward(**batch)`` returns a
+dictionary with a scalar ``loss``; the training engine asks for nothing else.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class ImageStore:
 
     def _decode(self, row: int) -> Tensor:
         """Images of a row, ``uint8 (images, 3, H, W)``."""
-        return torch.stack([_to_size(open_image(image), self.size) for image in self.rows[row]["images"]])
+        images = [_to_size(open_image(image), self.size) for image in self.rows[row]["images"]]
+        return torch.stack(images) if images else torch.empty(0, 3, *self.size, dtype=torch.uint8)
 
     def pixel_values(self, row: int) -> Tensor:
         """Normalised images of a row ``(images, 3, H, W)``."""
@@ -260,10 +261,10 @@ def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:
     messages = [dict(message) for message in row["messages"]]
     meta = row.get("meta") or {}
     meta = json.loads(meta) if isinstance(meta, str) else meta
-    pairs = list(zip(messages[::2], messages[1::2], strict=True))
-    kinds = [str(turn["kind"]) for turn in meta.get("turns", [])] or [""] * len(pairs)
-    roles = [(question["role"], answer["role"]) for question, answer in pairs]
-    if len(kinds) != len(pairs) or any(pair != ("user", "assistant") for pair in roles):
+    pairs = list(zip(messages[::2], messages[1::2], strict=False))
+    kinds = [str(turn["kind"]) for turn in meta.get("turns", [])]
+    alternates = [message["role"] for message in messages] == ["user", "assistant"] * len(pairs)
+    if not alternates or len(kinds) != len(pairs):
         if turns is None:
             return messages, []
         raise SpatialBoostError(
@@ -306,18 +307,21 @@ def open_image(image: Any) -> Any:
     """A PIL image or an array as it is; bytes of a file decoded."""
     if not isinstance(image, Mapping):
         return image
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if image.get("bytes") is None:
-        raise SpatialBoostError("an image has no bytes in the dataset")
-    return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+        raise SpatialBoostError("it has no bytes in the dataset")
+    try:
+        return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+    except UnidentifiedImageError:
+        raise SpatialBoostError("its bytes are no picture that PIL knows") from None
 
 
 def _to_size(image: Any, size: tuple[int, int]) -> Tensor:
     """An image as ``uint8 (3, H, W)``."""
     pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise SpatialBoostError(f"an image is {pixels.dtype} {pixels.shape}; expected uint8 (height, width, 3)")
+        raise SpatialBoostError(f"it is {pixels.dtype} {pixels.shape}; expected uint8 (height, width, 3)")
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     if tensor.shape[1:] == size:
         return tensor.contiguous()

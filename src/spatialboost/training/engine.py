@@ -145,7 +145,7 @@ def _arguments(stage: StageConfig, folder: Path, seed: int, device: str) -> Trai
         bf16=stage.bf16,
         seed=seed,
         data_seed=seed,
-        use_cpu=device == "cpu",
+        use_cpu=device == "cpu" or not torch.accelerator.is_available(),
         save_strategy="steps" if stage.save_every else "no",
         save_steps=stage.save_every or 1,
         save_total_limit=1,

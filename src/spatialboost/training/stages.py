@@ -150,7 +150,9 @@ def _recompute_activations(vlm: SpatialVLM) -> None:
     """Trade time for memory. Not reentrant: reentrant checkpoints give a frozen trunk no gradient (pitfall 8)."""
     parts: tuple[Any, Any] = (vlm.llm, vlm.encoder)
     for part in parts:
-        if hasattr(part, "gradient_checkpointing_enable"):
+        if hasattr(part, "activation_checkpointing_enable"):  # the name since transformers 5.2x
+            part.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        elif hasattr(part, "gradient_checkpointing_enable"):
             part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         elif hasattr(part, "set_grad_checkpointing"):
             part.set_grad_checkpointing(True)

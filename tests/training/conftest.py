@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from training_rows import build, make_rows, write_parquet
+
+from spatialboost.training.data import ChatDataset
+from spatialboost.vlm import SpatialVLM
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    return make_rows(24)
+
+
+@pytest.fixture
+def parts(rows) -> tuple[SpatialVLM, Any, ChatDataset]:
+    return build(rows)
+
+
+@pytest.fixture
+def parquet(rows, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return write_parquet(rows, tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_rows import SHAPE, make_rows, write_parquet
+
+import spatialboost as sb
+from spatialboost.encoders import read_tokens
+from spatialboost.errors import SpatialBoostError
+from spatialboost.training.build import build_encoder
+from spatialboost.training.config import TrainConfig, load_config
+from spatialboost.training.run import train
+
+
+def settings(folder: Path, weights: Path, out: Path) -> dict[str, Any]:
+    stage = {"steps": 8, "batch_size": 4, "log_every": 1, "save_every": 3, "lr": 1e-3}
+    return {
+        "encoder": {"name": "VisionTransformer", "kwargs": SHAPE, "weights": str(weights)},
+        "llm": {"name": "small", "kwargs": {"width": 32, "layers": 1, "heads": 2, "max_length": 128}},
+        "data": {"folders": [str(folder)], "image_size": 32, "held_out": 4},
+        "stage1": {**stage, "steps": 2},
+        "stage2": stage,
+        "stage3": stage,
+        "evaluate": 2,
+        "device": "cpu",
+        "out": str(out),
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of shards and the encoder's weights."""
+    import timm
+    from safetensors.torch import save_file
+
+    base = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    encoder = timm.models.vision_transformer.VisionTransformer(**SHAPE)
+    save_file(encoder.state_dict(), base / "encoder.safetensors")
+    return write_parquet(make_rows(16), base / "data"), base / "encoder.safetensors"
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    config = load_config(settings(*world, tmp_path_factory.mktemp("run") / "out"))
+    return config, train(config)
+
+
+def files(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_leaves_what_each_stage_has_learnt(finished):
+    config, result = finished
+    found = files(config.out)
+    expected = {
+        "config.json",
+        "report.json",
+        "losses.png",
+        "stage1/projector.safetensors",
+        "stage2/llm/model.safetensors",
+    }
+    assert expected | {"stage3/delta/model.safetensors", "stage3/delta/config.json"} <= found
+    assert not [name for name in found if "checkpoint" in name or name.endswith((".bin", ".partial"))]
+    report = json.loads((config.out / "report.json").read_text())
+    assert set(report["stages"]) == {"stage1", "stage2", "stage3"} and report["stages"]["stage1"]["rows"] == 12
+    assert {s["answerer"] for s in report["stages"]["stage3"]["scores"]} == {"image", "text", "guess"}
+    assert [gate["layer"] for gate in report["gates"]] == [0, 1] and report["gates"][0]["mean"] != 0.5
+    assert report["stages"]["stage3"]["fit"]["trainable"]["vlm"][0] == sum(
+        p.numel() for _, p in sb.named_parameters(result.vlm.encoder)
+    )
+
+
+def test_the_delta_loads_onto_a_fresh_encoder(finished):
+    config, result = finished
+    fresh = sb.load_pretrained(build_encoder(config.encoder), result.delta).eval()
+    images = torch.randn(2, 3, 32, 32)
+    result.vlm.eval()
+    assert torch.equal(read_tokens(fresh, images).patches, read_tokens(result.vlm.encoder, images).patches)
+    facts = json.loads((result.delta / "config.json").read_text())["training"]
+    assert facts["objective"] == "language" and facts["steps"] == 8
+
+
+def test_finished_stages_are_loaded_and_not_trained_again(finished, monkeypatch):
+    config, result = finished
+    monkeypatch.setattr("spatialboost.training.stages.fit", None)  # training anything would fail
+    again = train(config)
+    theirs = result.vlm.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in again.vlm.state_dict().items())
+
+
+def test_a_stage_can_be_left_out(world, tmp_path):
+    config = load_config({**settings(*world, tmp_path / "out"), "stage1": None, "stage3": None, "evaluate": 0})
+    result = train(config)
+    assert set(result.stages) == {"stage2"} and result.delta is None
+    assert not (tmp_path / "out" / "stage3").exists()
+
+
+def test_another_configuration_is_refused(finished):
+    config, _ = finished
+    changed = TrainConfig.model_validate({**config.model_dump(), "seed": 5})
+    with pytest.raises(SpatialBoostError, match=r"another configuration \(seed differ\)"):
+        train(changed)
+
+
+def test_more_held_out_than_there_is(world, tmp_path):
+    given = settings(*world, tmp_path / "out")
+    given["data"]["held_out"] = 16
+    with pytest.raises(SpatialBoostError, match="held_out is 16, but there are only 16 rows"):
+        train(load_config(given))
+
+
+KILLED = """
+import json, os, signal, sys
+from spatialboost.training.config import load_config
+from spatialboost.training.run import train
+from transformers import Trainer
+
+step = Trainer.training_step
+calls = 0
+
+def dying(self, *args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **kwargs)
+
+Trainer.training_step = dying
+train(load_config(json.loads(sys.argv[1])))
+"""
+
+
+def test_a_run_that_is_killed_in_stage_3_ends_the_same(finished, world, tmp_path):
+    _, result = finished
+    given = settings(*world, tmp_path / "out")
+    # 2 steps of stage 1, 8 of stage 2, killed in the sixth step of stage 3, after its checkpoint at the third
+    command = [sys.executable, "-c", KILLED, json.dumps(given), "16"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert (tmp_path / "out" / "stage3" / "checkpoint-3").exists()
+    resumed = train(load_config(given))
+    assert resumed.stages["stage3"]["fit"]["resumed_from"] == 3
+    ours, theirs = (load_file(each.delta / "model.safetensors") for each in (resumed, result))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    losses = [[e["loss"] for e in each.stages["stage3"]["fit"]["history"]] for each in (resumed, result)]
+    assert losses[0] == losses[1]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from training_rows import build, make_rows
+
+import spatialboost as sb
+from spatialboost.encoders import read_tokens
+from spatialboost.errors import SpatialBoostError
+from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
+from spatialboost.training.stages import align, boost_encoder, instruct
+from spatialboost.vlm import SpatialVLM
+
+QUICK = {"steps": 3, "batch_size": 4, "save_every": 0, "log_every": 1, "lr": 1e-3}
+
+
+def snapshot(vlm: SpatialVLM) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in vlm.named_parameters()}
+
+
+def parts_that_moved(before: dict[str, torch.Tensor], vlm: SpatialVLM) -> set[str]:
+    return {
+        name.partition(".")[0]
+        for name, p in vlm.named_parameters()
+        if name in before and not torch.equal(before[name], p)
+    }
+
+
+def test_align_trains_the_projector(parts, tmp_path):
+    vlm, _, dataset = parts
+    before = snapshot(vlm)
+    fitted = align(vlm, dataset, AlignConfig(**QUICK), folder=tmp_path)
+    assert parts_that_moved(before, vlm) == {"projector"} and fitted.steps == 3
+
+
+def test_instruct_trains_projector_and_language_model(parts, tmp_path):
+    vlm, _, dataset = parts
+    before = snapshot(vlm)
+    instruct(vlm, dataset, InstructConfig(**QUICK), folder=tmp_path)
+    assert parts_that_moved(before, vlm) == {"projector", "llm"}
+    still = {n for n, p in vlm.named_parameters() if torch.equal(before[n], p)}
+    assert all(name.startswith("encoder.") for name in still)
+
+
+def test_the_frozen_encoder_is_run_once(parts, tmp_path):
+    vlm, _, dataset = parts
+    seen = []
+    vlm.encoder.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    align(vlm, dataset, AlignConfig(**{**QUICK, "steps": 20}), folder=tmp_path / "1")
+    instruct(vlm, dataset, InstructConfig(**QUICK), folder=tmp_path / "2")
+    assert sum(seen) == len(dataset)
+
+
+@pytest.mark.parametrize("train_projector", [False, True])
+def test_boost_trains_the_channel_and_keeps_the_base(parts, tmp_path, train_projector):
+    vlm, _, dataset = parts
+    before = snapshot(vlm)
+    images = dataset[0]["pixel_values"]
+    features = read_tokens(vlm.encoder, images).patches
+    boost_encoder(vlm, dataset, BoostConfig(**QUICK, train_projector=train_projector), folder=tmp_path)
+    assert parts_that_moved(before, vlm) == ({"projector"} if train_projector else set())
+    gates = [p for name, p in sb.named_parameters(vlm.encoder) if name.endswith("gate")]
+    assert len(gates) == 2 and all((gate != 0).any() for gate in gates)
+    vlm.eval()
+    assert not torch.equal(read_tokens(vlm.encoder, images).patches, features)
+    with sb.disabled(vlm.encoder):
+        assert torch.equal(read_tokens(vlm.encoder, images).patches, features)
+
+
+def test_only_what_is_read_is_boosted(parts, tmp_path):
+    vlm, _, dataset = parts
+    early = SpatialVLM(vlm.encoder, vlm.llm, layer=-2, projector=vlm.projector)
+    boost_encoder(early, dataset, BoostConfig(**QUICK), folder=tmp_path)
+    assert [layer.index for layer in sb.status(early.encoder).layers] == [0]
+
+
+def test_a_channel_beyond_what_is_read_is_refused(parts, tmp_path):
+    vlm, _, dataset = parts
+    early = SpatialVLM(sb.boost(vlm.encoder), vlm.llm, layer=0, projector=vlm.projector)
+    with pytest.raises(SpatialBoostError, match=r"layers \[1\] are boosted, but .* reads the output of layer 0"):
+        boost_encoder(early, dataset, BoostConfig(**QUICK), folder=tmp_path)
+
+
+def test_recomputed_activations_give_the_same_result(rows, tmp_path):
+    weights = []
+    for checkpointing in (False, True):
+        vlm, _, dataset = build(rows)
+        boost_encoder(
+            vlm, dataset, BoostConfig(**QUICK, checkpointing=checkpointing), folder=tmp_path / str(checkpointing)
+        )
+        weights.append(dict(sb.named_parameters(vlm.encoder)))
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
+
+
+def test_bfloat16_trains(parts, tmp_path):
+    vlm, _, dataset = parts
+    instruct(vlm, dataset, InstructConfig(**QUICK, bf16=True), folder=tmp_path / "2")
+    fitted = boost_encoder(vlm, dataset, BoostConfig(**QUICK, bf16=True), folder=tmp_path / "3")
+    assert all(entry["loss"] < 20 for entry in fitted.history)
+    assert {p.dtype for p in vlm.parameters()} == {torch.float32}
+
+
+def test_the_stages_learn(tmp_path):
+    """The language model learns to read brightness; then images are inverted, and the encoder has to make up for it."""
+    vlm, _, dataset = build(make_rows(64, flat=True), turns=["depth"])
+    common = {"batch_size": 16, "save_every": 0, "log_every": 10}
+    taught = instruct(vlm, dataset, InstructConfig(**common, steps=200, lr=5e-3), folder=tmp_path / "2")
+    assert taught.history[-1]["loss"] < 0.06 < 1 < taught.history[0]["loss"]
+    dataset.images.pixels = [255 - pixels for pixels in dataset.images.pixels]
+    boosted = boost_encoder(vlm, dataset, BoostConfig(**common, steps=80, lr=3e-3), folder=tmp_path / "3")
+    assert boosted.history[-1]["loss"] < 0.06 < 0.3 < boosted.history[0]["loss"]

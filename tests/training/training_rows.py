@@ -1,0 +1,67 @@
+"""A world small enough to be learnt within a test."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+from spatialboost.training.data import ChatDataset, ImageStore
+from spatialboost.vlm import SpatialVLM, load_llm
+
+SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
+
+
+def make_rows(count: int, seed: int = 0, *, flat: bool = False) -> list[dict[str, Any]]:
+    """Images of 2 x 2 grey squares, of a single one if flat; the brighter a square, the nearer it is."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        depths = np.broadcast_to(rng.choice([1.0, 2.0, 3.0, 4.0], size=(1, 1) if flat else (2, 2)), (2, 2))
+        grey = (250 - 60 * depths).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+        data = io.BytesIO()
+        Image.fromarray(np.stack([grey] * 3, -1)).save(data, "PNG")
+        places = [(x, y) for x in (0, 1) for y in (0, 1)]
+        first, second = (places[i] for i in rng.permutation(4)[:2])
+        at = {place: f"({0.25 + place[0] / 2:.2f}, {0.25 + place[1] / 2:.2f})" for place in places}
+        near = 1 if depths[first[::-1]] <= depths[second[::-1]] else 2
+        messages = [
+            {"role": "user", "content": f"<image>\nWhat is the depth value at coordinate {at[first]}?"},
+            {"role": "assistant", "content": f"The depth is {depths[first[::-1]]:.3f} meters."},
+            {"role": "user", "content": f"Which point is closer? Point 1 : {at[first]} Point 2 : {at[second]}"},
+            {"role": "assistant", "content": f"Point {near} is closer than Point {3 - near}."},
+        ]
+        meta = {"turns": [{"kind": "depth"}, {"kind": "closer"}]}
+        images = [{"bytes": data.getvalue(), "path": None}]
+        rows.append({"images": images, "messages": messages, "meta": json.dumps(meta)})
+    return rows
+
+
+def write_parquet(rows: list[dict[str, Any]], folder: Path) -> Path:
+    import datasets
+
+    features = datasets.Features(
+        {
+            "images": datasets.List(datasets.Image()),
+            "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
+            "meta": datasets.Value("string"),
+        }
+    )
+    folder.mkdir(parents=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "part-00000.parquet")
+    return folder
+
+
+def build(rows: list[dict[str, Any]], **options: Any) -> tuple[SpatialVLM, Any, ChatDataset]:
+    torch.manual_seed(0)
+    encoder = VisionTransformer(**SHAPE).eval()
+    shape = {"width": 32, "layers": 1, "heads": 2, "max_length": 128}
+    llm, tokenizer = load_llm("small", conversations=[row["messages"] for row in rows], **shape)
+    images = ImageStore(rows, encoder, 32, progress=False)
+    return SpatialVLM(encoder, llm), tokenizer, ChatDataset(images, tokenizer, **options)
