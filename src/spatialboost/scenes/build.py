@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.layout import clean_description
-from spatialboost.scenes.questions import META_VERSION, Order, TurnPlan, build_conversation
+from spatialboost.scenes.questions import META_VERSION, Order, TurnPlan, build_conversation, check_choices
 from spatialboost.scenes.sources import Source
 
 if TYPE_CHECKING:
@@ -110,11 +110,13 @@ def build_dataset(
         counted and named; nothing else is lost.
 
     Raises:
-        SpatialBoostError: a wrong ``shard``, or a folder that holds a dataset built with other arguments.
+        SpatialBoostError: a wrong ``shard``, ``order``, ``seed`` or number, or a folder that holds a dataset built with
+            other arguments.
     """
     number, count = parse_shard(shard)
     if rows_per_shard < 1 or not 1 <= quality <= 100:
         raise SpatialBoostError(f"rows_per_shard is {rows_per_shard} and quality {quality}; expected >= 1 and 1 to 100")
+    check_choices(order, seed)
     out, plan = Path(out), plan or TurnPlan()
     settings = {
         "version": META_VERSION,
@@ -129,7 +131,8 @@ def build_dataset(
     }
     if overwrite:
         for path in out.glob("part-*.parquet"):
-            if int(path.stem.removeprefix("part-")) % count == number:
+            part = path.stem.removeprefix("part-")
+            if part.isdecimal() and int(part) % count == number:
                 path.unlink()
     else:
         _refuse_other_dataset(out, settings)

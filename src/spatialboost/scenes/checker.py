@@ -217,9 +217,9 @@ def _check_caption(question: str, answer: str, turn: dict[str, Any], meta: dict[
         yield "the objects are not named from left to right"
     named = [rf"an? {re.escape(thing['description'])}" for thing in things]
     listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    start = "From left to right, there" if turn["ordered"] else "There"
+    start = "From left to right, the" if turn["ordered"] else "The"
     said = re.fullmatch(
-        rf"{start} (?:is|are) {listed}\.(?: The (?P<closest>.+) is the closest to the viewer\.)?", answer
+        rf"{start} scene shows {listed}\.(?: The (?P<closest>.+) is the closest to the viewer\.)?", answer
     )
     if not said:
         yield f"the caption {answer!r} does not name {[thing['description'] for thing in things]} in this order"

@@ -135,10 +135,9 @@ def build_conversation(
 
     Raises:
         CuesError: the view cannot support the plan: the reason is in the message.
-        SpatialBoostError: an unknown order.
+        SpatialBoostError: an unknown order or a negative seed.
     """
-    if order not in ("forward", "reverse", "random"):
-        raise SpatialBoostError(f"order is {order!r}; expected 'forward', 'reverse' or 'random'")
+    check_choices(order, seed)
     plan = plan or TurnPlan()
     layout = measure_layout(cues)
     if len(layout.objects) < plan.needs_objects:
@@ -174,6 +173,14 @@ def build_conversation(
         "turns": [facts for _, _, facts in turns + last],
     }
     return Conversation(messages, meta)
+
+
+def check_choices(order: str, seed: int) -> None:
+    """Raise SpatialBoostError if no conversation can have this order or seed, whatever the view."""
+    if order not in ("forward", "reverse", "random"):
+        raise SpatialBoostError(f"order is {order!r}; expected 'forward', 'reverse' or 'random'")
+    if seed < 0:
+        raise SpatialBoostError(f"seed is {seed}; expected a number from 0 on")
 
 
 _Turn = tuple[str, str, dict[str, Any]]
@@ -260,8 +267,8 @@ class _Asker:
         ends = {"caption_closest": self._extreme(named, 1), "caption_farthest": self._extreme(named, -1)}
         names = [self.objects[i].description for i in named]
         ordered = len(named) > 1 and all(self._compare("left_right", i, j) == 1 for i, j in pairwise(named))
-        start = "From left to right, there" if ordered else "There"
-        text = f"{start} {'is' if len(names) == 1 else 'are'} {phrases.say_list(names)}."
+        start = "From left to right, the" if ordered else "The"
+        text = f"{start} scene shows {phrases.say_list(names)}."
         closest = ends["caption_closest"]
         if closest is not None:
             text += f" The {self.objects[closest].description} is the closest to the viewer."

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, SceneObject
 
 _ROOMS_AT_ONCE = 32
@@ -136,14 +137,11 @@ def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
     rows = np.minimum(((np.arange(height) + 0.5) * old_h / height).astype(int), old_h - 1)
     columns = np.minimum(((np.arange(width) + 0.5) * old_w / width).astype(int), old_w - 1)
     nearest = np.ix_(rows, columns)
-    scale_x, scale_y = width / old_w, height / old_h
-    # pixel centres are whole numbers, so (u + 0.5) is what scales
-    scaling = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]])
     return replace(
         cues,
         image_HW3=np.asarray(Image.fromarray(cues.image_HW3).resize((width, height), Image.Resampling.BILINEAR)),
         depth_HW=cues.depth_HW[nearest],
         valid_HW=cues.valid_HW[nearest],
-        intrinsics_33=scaling @ cues.intrinsics_33,
+        intrinsics_33=rescale_intrinsics(cues.intrinsics_33, cues.size, size),
         objects=[SceneObject(thing.description, thing.mask_HW[nearest]) for thing in cues.objects],
     )
