@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.features import Features, each_encoder, read_features
+from spatialboost.probes.features import Features, each_encoder, read_both
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
 
 logger = logging.getLogger(__name__)
@@ -125,20 +125,9 @@ def knn_probe(
     train_labels, test_labels = torch.tensor(train.labels), torch.tensor(test.labels)
 
     rows, about = [], {}
+    reading: dict[str, Any] = {"image_size": image_size, "layer": layer, "batch_size": batch_size, "progress": progress}
     for name, model, switched in each_encoder(encoders, reserved=CHANCE):
-        with switched():
-            train_features, test_features = (
-                read_features(
-                    model,
-                    images,
-                    image_size=image_size,
-                    layer=layer,
-                    batch_size=batch_size,
-                    patches=False,
-                    progress=f"{name}, {split} images" if progress else None,
-                )
-                for split, images in (("train", train), ("test", test))
-            )
+        train_features, test_features = read_both(name, model, switched, train, test, patches=False, **reading)
         guess_V = _vote(
             _global(train_features), train_labels, _global(test_features), len(train.classes), k, temperature
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.features import Features, each_encoder, load_views, read_features
+from spatialboost.probes.features import Features, each_encoder, load_views, read_both
 from spatialboost.probes.result import Metric, Panel, ProbeResult, ProbeRow
 from spatialboost.probes.ridge import Moments, sum_moments
 from spatialboost.scenes.cues import Cues
@@ -111,31 +111,13 @@ def depth_probe(
             f"{len(train_views)} views to fit on and {len(test_views)} to measure on can be read "
             f"({len(left_out_train) + len(left_out_test)} cannot); give at least 3 and 1"
         )
-    measured = each_encoder(encoders, reserved=CONSTANT)
     draws = [_draw_views(len(train_views), seed, subset, folds) for seed in seeds]
+    images = [[view.image_HW3 for view in views] for views in (train_views, test_views)]
+    reading: dict[str, Any] = {"image_size": image_size, "layer": layer, "batch_size": batch_size, "progress": progress}
 
     rows, about, predictions = [], {}, {}
-    for name, model, switched in measured:
-        if isinstance(model, nn.Module):
-            with switched():
-                train_features, test_features = (
-                    read_features(
-                        model,
-                        [view.image_HW3 for view in views],
-                        image_size=image_size,
-                        layer=layer,
-                        batch_size=batch_size,
-                        progress=f"{name}, {split} views" if progress else None,
-                    )
-                    for split, views in (("train", train_views), ("test", test_views))
-                )
-        else:
-            train_features, test_features = model
-        if len(train_features.tokens_VND) != len(train_views) or len(test_features.tokens_VND) != len(test_views):
-            raise SpatialBoostError(
-                f"the features of {name!r} are of {len(train_features.tokens_VND)} and {len(test_features.tokens_VND)} "
-                f"views, but {len(train_views)} and {len(test_views)} can be read: read the features of just those"
-            )
+    for name, model, switched in each_encoder(encoders, reserved=CONSTANT):
+        train_features, test_features = read_both(name, model, switched, *images, **reading)
         about[name] = train_features.about()
         depth_VN = _patch_depths(train_views, train_features, patch_depth, min_valid)
         fits = [_fit(train_features, depth_VN, draw, target, ridges) for draw in draws]

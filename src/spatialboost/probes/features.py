@@ -114,6 +114,37 @@ def read_features(
     return Features(torch.cat(tokens), torch.cat(classes) if classes else None, grid, size, index, norm)
 
 
+def read_both(
+    name: str,
+    model: nn.Module | tuple[Features, Features],
+    switched: Callable[[], AbstractContextManager[Any]],
+    train: Sequence[Any],
+    test: Sequence[Any],
+    *,
+    progress: bool,
+    **reading: Any,
+) -> tuple[Features, Features]:
+    """Features of the images of both splits, of one entry of `each_encoder`; ready-made ones are checked and handed on.
+
+    Raises:
+        SpatialBoostError: ready-made features are of another number of images.
+    """
+    if isinstance(model, nn.Module):
+        with switched():
+            ours = [
+                read_features(model, images, progress=f"{name}, {split}" if progress else None, **reading)
+                for split, images in (("train", train), ("test", test))
+            ]
+        return ours[0], ours[1]
+    found = [len(features.tokens_VND) for features in model]
+    if found != [len(train), len(test)]:
+        raise SpatialBoostError(
+            f"the features of {name!r} are of {found[0]} and {found[1]} views, but {len(train)} and {len(test)} can be "
+            "read: read the features of just those"
+        )
+    return model
+
+
 def load_views(source: Source | Sequence[Cues]) -> tuple[list[Cues], list[str]]:
     """Read every view once, without its objects; the second list says what is wrong with those that cannot be read."""
     views, problems = [], []
