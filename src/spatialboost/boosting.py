@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .attention import KERNELS, choose_kernel, xformers_ops
-from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, switch
+from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, switch, whole
 from .errors import SpatialBoostError
 from .families import family_named
 from .finding import Layers, check_host, find_attention, select, uncompiled
@@ -275,7 +275,7 @@ def status(model: nn.Module) -> Status:
             family=channel.family,
             kernel=kernel_of(attention, channel),
             trainable=sum(p.numel() for p in channel.parameters() if p.requires_grad),
-            mean_gate=float("nan") if channel.gate.is_meta else torch.sigmoid(channel.gate.detach()).mean().item(),
+            mean_gate=float("nan") if channel.gate.is_meta else torch.sigmoid(whole(channel.gate)).mean().item(),
         )
         for name, attention, channel in boosted_layers(root)
     )

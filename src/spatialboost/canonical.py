@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .channel import SpatialChannel, host_parameters
+from .channel import SpatialChannel, host_parameters, whole
 from .families import Family, family_named
 from .finding import Found
 
@@ -24,15 +24,14 @@ def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Ten
 
 def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
     """The host's own weights, canonical."""
-    own = {name: owner.get_parameter(leaf).detach() for name, owner, leaf in host_parameters(attention)}
+    own = {name: whole(owner.get_parameter(leaf)) for name, owner, leaf in host_parameters(attention)}
     return canonical(attention, family, own)
 
 
 def plus_tensors(attention: nn.Module, channel: SpatialChannel) -> dict[str, Tensor]:
     """Attn+ and the gate of a layer, canonical: views, so that reading saves and writing loads."""
-    own = {name: channel.plus(name).detach() for name, _, _ in host_parameters(attention)}
-    own = {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in own.items()}  # FSDP2 shards
-    return canonical(attention, family_named(channel.family), own) | {"gate": channel.gate.detach()}
+    own = {name: whole(channel.plus(name)) for name, _, _ in host_parameters(attention)}
+    return canonical(attention, family_named(channel.family), own) | {"gate": whole(channel.gate)}
 
 
 def fingerprint(layers: Mapping[int, Found]) -> dict[str, list[float]]:

@@ -51,6 +51,17 @@ def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]
     return walk(attention, "")
 
 
+def whole(parameter: Tensor) -> Tensor:
+    """The values of a parameter, without its history: itself, or gathered from its shards (FSDP2; on all ranks)."""
+    value = parameter.detach()
+    return value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether it is one of FSDP2's."""
+    return hasattr(parameter, "full_tensor")
+
+
 def escape(name: str) -> str:
     """Name in the channel of the host parameter `name`: `qkv.weight` -> `plus_qkv__weight`.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .channel import SpatialChannel, host_parameters
+from .channel import SpatialChannel, host_parameters, is_sharded
 from .errors import SpatialBoostError
 from .families import Family, class_path, family_of
 
@@ -132,7 +132,7 @@ def check_host(name: str, attention: nn.Module) -> None:
         parameter = owner.get_parameter(leaf)
         if not parameter.is_floating_point():
             refuse(f"has quantised weights ({parameter_name})", "Boost the model before it is quantised")
-        if type(parameter.data).__name__ == "DTensor":
+        if is_sharded(parameter):
             refuse(f"is sharded already ({parameter_name})", "Boost the model before it is sharded")
     for module in attention.modules():
         if "forward" in vars(module):

@@ -25,7 +25,7 @@ from .base_model import build_base, describe_base, patch_size_of
 from .boosting import boost, require_boosted
 from .canonical import base_tensors, fingerprint, plus_tensors, same_base
 from .card import model_card
-from .channel import boosted_layers
+from .channel import boosted_layers, is_sharded, whole
 from .delta import CARD, CONFIG, CONFIG_LIMIT, FORMAT_VERSION, WEIGHTS, Delta, PathLike, read_delta
 from .errors import SpatialBoostError
 from .finding import tower, uncompiled
@@ -134,7 +134,7 @@ def describe(
         "gate": boosted[0][2].gate_kind,
         "dtype": str(dtype or plus.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for _, _, channel in boosted for p in channel.parameters()),
-        "mean_gates": [round(torch.sigmoid(channel.gate.detach()).mean().item(), 4) for _, _, channel in boosted],
+        "mean_gates": [round(torch.sigmoid(whole(channel.gate)).mean().item(), 4) for _, _, channel in boosted],
         "fingerprint": fingerprint(layers),
         "training": facts,
     }
@@ -290,6 +290,8 @@ def check_fits(model: nn.Module, delta: Delta) -> None:
         boost(model)  # raises, and says what was found instead of attention
     if any(next(found.module.parameters()).is_meta for found in layers.values()):
         raise SpatialBoostError("the model is on the meta device: load the base's weights into it before the delta.")
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise SpatialBoostError("the model is sharded already: load the delta first, then shard it.")
     if taken := boosted_layers(model):
         own = ([channel.index for _, _, channel in taken], taken[0][2].gate_kind)
         if own != (delta.layers, config["gate"]):
