@@ -153,7 +153,7 @@ class Host:
     fuses: bool = True  # one attention with 2H heads can express it
     fused: bool = True  # both channels run at once
     canonical: bool = True
-    linears: tuple[str, ...] = ("q_proj", "v_proj")  # what a LoRA would target
+    linears: tuple[str, ...] = ("q_proj", "v_proj", "query", "value")  # what a LoRA would target
     compiles: bool = True  # False where Dynamo cannot follow `super()` through a stand-in for `self`
     exact_half: bool = True  # False where torch itself rounds half precision differently once a weight is frozen
     exact_eval: bool = True  # False where the host's eval mode is a kernel of its own over the whole layer

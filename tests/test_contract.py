@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hosts import DEPTH, HOSTS, Host, output, perturb
 from spatialboost.boosting import set_kernel
 from spatialboost.channel import CHANNEL, boosted_layers
 
+OLD_TRANSFORMERS = version("transformers").startswith("4.")
 ROWS = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
 
 
@@ -176,7 +178,7 @@ def test_gradient_checkpointing(host: Host):
     model.zero_grad()
     blocks = [m for m in model.modules() if any(CHANNEL in c._modules for c in m.children())]
     if hasattr(model, "gradient_checkpointing_enable"):
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     elif hasattr(model, "set_grad_checkpointing"):
         model.set_grad_checkpointing()
     else:
@@ -218,6 +220,8 @@ def test_compiled_graph_does_not_go_stale():
 @ROWS
 def test_exports(host: Host):
     model, inputs = perturb(sb.boost(host.make())), host.inputs()
+    if OLD_TRANSFORMERS and host is HOSTS["siglip2"]:
+        pytest.skip("SigLIP 2 of transformers 4.57 loops over the values of a tensor, which does not export")
     with torch.no_grad():
         if set(inputs) == {"x"}:
             program = torch.export.export(model, tuple(inputs.values()))
@@ -243,7 +247,12 @@ def test_threads_share_a_model(host: Host):
 @pytest.mark.parametrize("host", [h for h in HOSTS.values() if h.fuses], ids=[k for k, h in HOSTS.items() if h.fuses])
 def test_fuse_equals_the_pair(host: Host):
     model, inputs = perturb(sb.boost(host.make())), host.inputs()
-    fused = sb.fuse(model)
+    try:
+        fused = sb.fuse(model)
+    except sb.SpatialBoostError as error:
+        if OLD_TRANSFORMERS and "no other width inside" in str(error):
+            pytest.skip("transformers 4.57 writes the width of the output down")
+        raise
     assert not any("spatial" in key for key in fused.state_dict())
     assert not any(type(m).__module__.startswith("spatialboost") for m in fused.modules())
     with torch.no_grad():
@@ -260,6 +269,9 @@ def test_fused_forward_equals_the_reference(host: Host, kernel: str):
     expected.square().mean().backward()
     grads = [p.grad.clone() for _, p in sb.named_parameters(model)]
     model.zero_grad()
+    kernels = {layer.kernel for layer in sb.status(set_kernel(model, "auto")).layers}
+    if OLD_TRANSFORMERS and host.family == "transformers" and kernels == {"host"}:
+        pytest.skip("the nested layout of transformers 4.57 goes by the reference")
     set_kernel(model, kernel)
     assert {layer.kernel for layer in sb.status(model).layers} == {"sdpa" if kernel == "auto" else kernel}
     trained = output(model, inputs)
@@ -325,6 +337,12 @@ def test_boost_on_top_of_lora(host: Host):
     assert not any("lora" in name for name, _ in sb.named_parameters(model))
 
 
+def host_like(host: Host, model: nn.Module) -> nn.Module:
+    plain = host.make()
+    plain.set_attn_implementation(model.config._attn_implementation)
+    return plain
+
+
 MAPPED = {k: h for k, h in HOSTS.items() if h.family == "transformers"}
 
 
@@ -338,6 +356,12 @@ def test_attention_maps_are_not_doubled(host: Host):
         after = call(output_attentions=True).attentions if sb.boost(model) is model else ()
     assert len(before) == len(after) == DEPTH
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    with torch.no_grad():  # nothing that recording leaves behind may outlive the channel
+        moved = output(perturb(model), inputs)
+        with sb.disabled(model):
+            assert torch.equal(output(model, inputs), output(host_like(host, model), inputs))
+        assert torch.equal(output(model, inputs), moved)
+        assert torch.equal(output(sb.unboost(model), inputs), output(host_like(host, model), inputs))
 
 
 @ROWS

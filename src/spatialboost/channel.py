@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -283,6 +283,8 @@ def switch(attention: nn.Module, *, on: bool) -> None:
     """Let the channel take part or not, by the module's class: compiled graphs guard on it, on a flag they need not."""
     channel: SpatialChannel = attention._modules[CHANNEL]  # type: ignore[assignment]
     family = family_named(channel.family)
+    if restored_forward(attention):
+        del attention.forward  # it is the class's own, and would outlive the class
     if on:
         attention.__class__ = boosted_class(type(attention), family)
         if family.blocks_fast_path:
@@ -292,6 +294,16 @@ def switch(attention: nn.Module, *, on: bool) -> None:
     else:
         attention.__class__ = attention.host_class  # type: ignore[assignment]
         channel._forward_pre_hooks.clear()
+
+
+def restored_forward(module: nn.Module) -> bool:
+    """Whether the module carries its class's own forward as an attribute.
+
+    transformers 4.57 leaves that behind when it has recorded attention maps:
+    https://github.com/huggingface/transformers/blob/v4.57.6/src/transformers/utils/generic.py
+    """
+    forward = vars(module).get("forward")
+    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
 
 
 def _no_op(module: nn.Module, args: Any) -> None:

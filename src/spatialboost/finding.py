@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .channel import SpatialChannel, host_parameters, is_sharded
+from .channel import SpatialChannel, host_parameters, is_sharded, restored_forward
 from .errors import SpatialBoostError
 from .families import Family, class_path, family_of
 
@@ -135,7 +135,7 @@ def check_host(name: str, attention: nn.Module) -> None:
         if is_sharded(parameter):
             refuse(f"is sharded already ({parameter_name})", "Boost the model before it is sharded")
     for module in attention.modules():
-        if "forward" in vars(module):
+        if "forward" in vars(module) and not restored_forward(module):
             refuse(
                 f"has a forward of its own on the instance of {type(module).__name__}",
                 "Boost before such hooks are put on",

@@ -103,6 +103,8 @@ class TransformersAttention(Family):
         paths, own = find_layout(attention), self.heads(attention)
         if paths is None or own is None:
             return None
+        if "embed_dim" in type(attention).forward.__code__.co_varnames:
+            return None  # 4.57's CLIP and SigLIP give the heads' output the width of the input
         wide, times = copy.deepcopy(attention), heads / own
         for name, path in paths.items():
             parent, _, leaf = path.rpartition(".")
