@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spatialboost.scenes.camera import unproject
 from spatialboost.scenes.cues import Cues
 
 _NUMBER = r"-?\d+\.\d\d"
@@ -97,7 +98,7 @@ def check_against_cues(messages: Sequence[dict[str, str]], meta: dict[str, Any],
         if "points" in turn:
             asked = messages[2 * number]["content"]
             problems += [f"turn {number + 1}: {problem}" for problem in _check_points(asked, turn, cues)]
-    points_HW3 = _unproject(cues)
+    points_HW3 = unproject(cues.depth_HW, cues.intrinsics_33)
     points_P3 = points_HW3[cues.valid_HW]
     if not _are_bounds(meta["scene_box"], points_P3, (1, 99)):
         box = _bounds(points_P3, (1, 99)).round(3).tolist()
@@ -369,12 +370,6 @@ def _check_points(question: str, turn: dict[str, Any], cues: Cues) -> Iterator[s
         around.append([float(cues.depth_HW[pixel]) for pixel in near])
     if turn["kind"] == "closer" and max(around[turn["verdict"] - 1]) >= min(around[2 - turn["verdict"]]):
         yield "moving a point by half a percent turns the answer round"
-
-
-def _unproject(cues: Cues) -> np.ndarray:
-    rows, columns = np.indices(cues.size)
-    pixels = np.stack([columns, rows, np.ones(cues.size)], axis=-1)
-    return np.linalg.solve(cues.intrinsics_33, pixels[..., None])[..., 0] * cues.depth_HW[..., None]
 
 
 def _bounds(points_P3: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
