@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.depth import CONSTANT, depth_probe
-from spatialboost.probes.features import Features, read_features
+from spatialboost.probes.features import Features
 from spatialboost.scenes.cues import Cues, CuesError
 
 
@@ -90,20 +90,6 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
     again = depth_probe({"mine": tiny_vit()}, TRAIN, TEST, image_size=32, seeds=(3, 4))
     assert first.to_dict() == again.to_dict()
     assert len(set(first.values("mine", "rmse"))) == 2
-
-
-def test_earlier_layers_carry_no_norm() -> None:
-    features = read_features(tiny_vit(), [view.image_HW3 for view in TEST], image_size=32, layer=0)
-    assert features.layer == 0 and features.norm == "none"
-
-
-def test_eval_mode_while_reading_and_the_old_mode_after() -> None:
-    encoder = tiny_vit().train()
-    encoder.blocks[0].eval()
-    modes = []
-    encoder.blocks[1].register_forward_hook(lambda module, *_: modes.append(module.training))
-    read_features(encoder, [TEST[0].image_HW3], image_size=32)
-    assert modes == [False] and encoder.training
 
 
 class Broken(Sequence):

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import spatialboost as sb
+from spatialboost.channel import boosted_layers
+from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.commands import BuiltViews, open_encoder, open_views, split_views
+from spatialboost.scenes.build import build_dataset
+from spatialboost.scenes.sources import Rooms
+
+TINY = "vit_tiny_patch16_224"
+
+
+def test_the_first_and_the_last_views_and_none_twice() -> None:
+    rooms = Rooms(50, size=16)
+    train, test = split_views(rooms, 0.7, 0.22)
+    assert (len(train), len(test)) == (35, 11)
+    assert (train[0].source, test[-1].source) == ("synthetic:0", "synthetic:49")
+    assert [len(part) for part in split_views(rooms, 0.58, 0.42)] == [
+        29,
+        21,
+    ]  # 0.58 * 50 is 28.999... in floating point
+
+
+@pytest.mark.parametrize(("train", "test"), [(0.7, 0.4), (0.7, 0.0), (-0.2, 0.5), (0.01, 0.5)])
+def test_shares_that_overlap_or_are_empty(train: float, test: float) -> None:
+    with pytest.raises(SpatialBoostError, match="expected shares above zero"):
+        split_views(Rooms(10, size=16), train, test)
+
+
+def test_a_built_dataset_gives_its_views_back(tmp_path: Path) -> None:
+    rooms = Rooms(5, size=96)
+    build_dataset(rooms, tmp_path, with_depth=True, rows_per_shard=2, quality=100, progress=False)
+    views = open_views(str(tmp_path))
+    assert isinstance(views, BuiltViews) and 0 < len(views) <= 5
+    by_source = {room.source: room for room in (rooms[index] for index in range(5))}
+    for index in range(len(views)):
+        view, room = views[index], by_source[views[index].source]
+        assert (view.image_HW3 == room.image_HW3).all()
+        assert abs(view.depth_HW - room.depth_HW)[room.valid_HW].max() < 0.00051  # millimetres on disk
+        assert (view.valid_HW == room.valid_HW).all()
+
+
+def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    own = timm.create_model(TINY, num_classes=0)
+    save_file(own.half().state_dict(), tmp_path / "own.safetensors")
+    encoder = open_encoder(f"timm:{TINY}", weights=tmp_path / "own.safetensors", image_size=64)
+    assert torch.equal(encoder.blocks[0].attn.qkv.weight, own.blocks[0].attn.qkv.weight.float())
+    assert encoder.pos_embed.shape[1] == 1 + 16 and not encoder.training
+    with pytest.raises(SpatialBoostError, match="does not hold weights of vit_small"):
+        open_encoder("timm:vit_small_patch16_224", weights=tmp_path / "own.safetensors")
+    with pytest.raises(SpatialBoostError, match="--weights is for timm"):
+        open_encoder("hf:some/model", weights=tmp_path / "own.safetensors")
+
+
+def test_a_delta_goes_onto_the_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    delta = sb.save_pretrained(sb.boost(timm.create_model(TINY, num_classes=0)), tmp_path)
+    encoder = open_encoder(f"timm:{TINY}", random=True, delta=str(delta))  # untrained weights are those of seed 0
+    assert len(boosted_layers(encoder)) == 12
+
+
+def test_the_encoder_of_a_training_run(tmp_path: Path) -> None:
+    pytest.importorskip("pydantic")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"out: {tmp_path / 'run'}\ndata: {{folders: [rooms]}}\nencoder:\n  name: VisionTransformer\n  kwargs: "
+        "{img_size: 32, patch_size: 8, embed_dim: 48, depth: 2, num_heads: 2, num_classes: 0, weight_init: skip}\n"
+    )
+    torch.manual_seed(0)
+    assert not boosted_layers(open_encoder(str(config), image_size=32))
+    torch.manual_seed(0)
+    sb.save_pretrained(sb.boost(open_encoder(str(config), image_size=32)), tmp_path / "run" / "stage3" / "delta")
+    torch.manual_seed(0)
+    assert len(boosted_layers(open_encoder(str(config), image_size=32))) == 2
+
+
+def test_a_transformers_folder(tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    own = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28))
+    own.save_pretrained(tmp_path / "model")
+    encoder = open_encoder(f"hf:{tmp_path / 'model'}")
+    assert torch.equal(encoder.embeddings.cls_token, own.embeddings.cls_token)
+    with pytest.raises(SpatialBoostError, match="cannot get 'hf:"):
+        open_encoder(f"hf:{tmp_path / 'nowhere'}")
