@@ -1,0 +1,140 @@
+"""Superpixels, and the tree in which they merge into ever larger regions."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.segmentation import watershed
+
+# Shape legend: H, W = image height and width in pixels; S = superpixels; M = nodes of the tree, superpixels first;
+# E = pairs of neighbouring pixels across a boundary.
+
+_OWN = 0.35  # weight of a boundary between regions of the same colour
+_COLOUR = 0.35  # weight of the difference of colour itself
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Regions from superpixels up to the whole picture; costs never fall on the way up.
+
+    Attributes:
+        parts: the two children of each node; None for superpixels.
+        birth_M: cost at which a node's parts were merged, 0 for superpixels.
+        death_M: cost at which the node itself was merged into another, inf for the root.
+    """
+
+    parts: list[tuple[int, int] | None]
+    birth_M: np.ndarray
+    death_M: np.ndarray
+
+    def leaves(self, node: int) -> list[int]:
+        """Superpixels of a node."""
+        found, todo = [], [node]
+        while todo:
+            parts = self.parts[todo[-1]]
+            if parts is None:
+                found.append(todo.pop())
+            else:
+                todo[-1:] = parts
+        return found
+
+
+def make_superpixels(edges_HW: np.ndarray, *, cell: int) -> np.ndarray:
+    """Watershed from the flattest pixel of each cell: labels from 0 on, int ``(H, W)``.
+
+    Args:
+        edges_HW: strength of edges.
+        cell: edge of the square cells, pixels.
+    """
+    height, width = edges_HW.shape
+    rows, columns = -(-height // cell), -(-width // cell)
+    padding = ((0, rows * cell - height), (0, columns * cell - width))
+    smooth = np.pad(ndimage.gaussian_filter(edges_HW, 1.0), padding, constant_values=np.inf)
+    flattest = smooth.reshape(rows, cell, columns, cell).swapaxes(1, 2).reshape(rows, columns, -1).argmin(-1)
+    row = np.arange(rows)[:, None] * cell + flattest // cell
+    column = np.arange(columns) * cell + flattest % cell
+    seeds_HW = np.zeros((height, width), np.int32)
+    seeds_HW[row.ravel(), column.ravel()] = np.arange(1, rows * columns + 1)
+    return watershed(edges_HW, seeds_HW) - 1
+
+
+def merge_superpixels(
+    labels_HW: np.ndarray, edges_HW: np.ndarray, colours_HW3: np.ndarray, apart_S: np.ndarray, penalty: float
+) -> Tree:
+    """Merge the two most alike neighbours until one region is left.
+
+    Two regions are alike if the edges along their common boundary are weak on average, and the more so if their mean
+    colours are the same.
+
+    Args:
+        labels_HW: superpixels, from 0 on.
+        edges_HW: strength of edges.
+        colours_HW3: in units in which 1 is a clear difference.
+        apart_S: two groups of superpixels.
+        penalty: added to edges between the two groups.
+    """
+    num = int(labels_HW.max()) + 1
+    sums = [np.bincount(labels_HW.ravel(), c.ravel(), num).tolist() for c in np.moveaxis(colours_HW3, -1, 0)]
+    areas = np.bincount(labels_HW.ravel(), minlength=num).tolist()
+    regions = list(zip(areas, *sums, strict=True))
+    neighbours: list[dict[int, tuple[float, float]]] = [{} for _ in range(num)]
+    queue: list[tuple[float, int, int]] = []
+
+    def push(i: int, j: int, length: float, strength: float) -> None:
+        neighbours[i][j] = neighbours[j][i] = (length, strength)
+        area_i, *sum_i = regions[i]
+        area_j, *sum_j = regions[j]
+        contrast = sum((a / area_i - b / area_j) ** 2 for a, b in zip(sum_i, sum_j, strict=True)) ** 0.5
+        cost = strength / length * (_OWN + min(contrast, 1.0)) + _COLOUR * contrast
+        heapq.heappush(queue, (cost, i, j))
+
+    for i, j, length, strength in _boundaries(labels_HW, edges_HW, apart_S, penalty):
+        push(i, j, length, strength)
+    parts: list[tuple[int, int] | None] = [None] * num
+    birth, death = [0.0] * num, [np.inf] * num
+    gone: set[int] = set()
+    height = 0.0
+    while queue:
+        cost, i, j = heapq.heappop(queue)
+        if i in gone or j in gone:
+            continue
+        height = max(height, cost)
+        gone |= {i, j}
+        new = len(parts)
+        parts.append((i, j))
+        birth.append(height)
+        death[i] = death[j] = height
+        death.append(np.inf)
+        regions.append(tuple(a + b for a, b in zip(regions[i], regions[j], strict=True)))
+        around: dict[int, tuple[float, float]] = {}
+        for part in (i, j):
+            for other, (length, strength) in neighbours[part].items():
+                if other not in gone:
+                    before = around.get(other, (0.0, 0.0))
+                    around[other] = before[0] + length, before[1] + strength
+        neighbours.append({})
+        for other, (length, strength) in around.items():
+            push(other, new, length, strength)
+    return Tree(parts, np.array(birth), np.array(death))
+
+
+def _boundaries(
+    labels_HW: np.ndarray, edges_HW: np.ndarray, apart_S: np.ndarray, penalty: float
+) -> list[tuple[int, int, float, float]]:
+    """Neighbouring superpixels: (lower, higher label, length of their boundary, sum of its edges)."""
+    num = len(apart_S)
+    keys_E, costs_E = [], []
+    for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        one, other = labels_HW[here], labels_HW[there]
+        across = one != other
+        low, high = np.minimum(one, other)[across], np.maximum(one, other)[across]
+        edge = np.maximum(edges_HW[here], edges_HW[there])[across]
+        keys_E.append(low.astype(np.int64) * num + high)
+        costs_E.append(edge + penalty * (apart_S[low] != apart_S[high]))
+    keys, index_E, lengths = np.unique(np.concatenate(keys_E), return_inverse=True, return_counts=True)
+    strengths = np.bincount(index_E, np.concatenate(costs_E), len(keys))
+    found = zip(keys.tolist(), lengths.tolist(), strengths.tolist(), strict=True)
+    return [(*divmod(key, num), length, strength) for key, length, strength in found]

@@ -1,0 +1,76 @@
+"""What one would call a thing of which only pixels are known: its size, its colour and its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from skimage.color import rgb2lab
+
+from spatialboost.scenes.camera import unproject
+from spatialboost.scenes.colours import PALETTE
+from spatialboost.scenes.cues import Cues
+
+# Shape legend: H, W = image height and width in pixels; P = pixels; C = names of colours.
+
+_GREYS = ("white", "grey", "black")
+_COLOURS = {name: shade for name, shade in PALETTE.items() if name not in _GREYS} | {"beige": (0.78, 0.70, 0.55)}
+_LIGHTNESS = 0.6  # weight of lightness against hue: light falls as it likes
+_LARGE, _SMALL = 0.9, 0.35  # metres, diagonal of the visible extent
+_COLUMNS = ("on the left", "in the middle", "on the right")
+_GRID = (
+    ("at the top left", "at the top", "at the top right"),
+    _COLUMNS,
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
+
+
+def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[str]:
+    """Name things such as ``"large grey object on the left"``; "" for one that cannot be told from an earlier one.
+
+    Args:
+        cues: the view.
+        masks: bool ``(H, W)`` each, with at least one valid depth; the more important first.
+    """
+    words, spots = [], []
+    for mask_HW in masks:
+        size, colour = _size_word(cues, mask_HW), name_colour(cues.image_HW3[mask_HW])
+        words.append(f"{size} {colour} object".strip())
+        spots.append(_thirds(mask_HW))
+    names = [f"{word} {_COLUMNS[column]}" for word, (_, column) in zip(words, spots, strict=True)]
+    finer = [f"{word} {_GRID[row][column]}" for word, (row, column) in zip(words, spots, strict=True)]
+    names = [name if names.count(name) == 1 else fine for name, fine in zip(names, finer, strict=True)]
+    return [name if name not in names[:i] else "" for i, name in enumerate(names)]
+
+
+def name_colour(pixels_P3: np.ndarray) -> str:
+    """Name the typical colour of some pixels.
+
+    Example:
+        >>> name_colour(np.array([[200, 20, 30], [190, 30, 30], [90, 90, 90]], np.uint8))
+        'red'
+
+    Args:
+        pixels_P3: uint8 ``(P, 3)``, sRGB.
+    """
+    lightness, a, b = np.median(rgb2lab(pixels_P3[None])[0], axis=0)
+    chroma = float(np.hypot(a, b))
+    if chroma < 11.0 or lightness < 12.0 or (chroma < 14.0 and lightness < 25.0):
+        return "black" if lightness < 24.0 else "white" if lightness > 74.0 else "grey"
+    anchors_C3 = rgb2lab(np.array([list(_COLOURS.values())]))[0]
+    away_C3 = (anchors_C3 - (lightness, a, b)) * (_LIGHTNESS, 1.0, 1.0)
+    return list(_COLOURS)[int((away_C3**2).sum(-1).argmin())]
+
+
+def _size_word(cues: Cues, mask_HW: np.ndarray) -> str:
+    points_P3 = unproject(cues.depth_HW, cues.intrinsics_33)[mask_HW & cues.valid_HW]
+    low, high = np.percentile(points_P3[:, :2], (3, 97), axis=0)
+    diagonal = float(np.hypot(*(high - low)))
+    return "large" if diagonal > _LARGE else "small" if diagonal < _SMALL else ""
+
+
+def _thirds(mask_HW: np.ndarray) -> tuple[int, int]:
+    """(row, column) of the ninth of the image in which the mask's centre lies."""
+    centre = np.argwhere(mask_HW).mean(0) + 0.5
+    row, column = np.minimum(centre * 3 / mask_HW.shape, 2).astype(int).tolist()
+    return row, column
