@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_rows import build, make_rows, write_parquet
@@ -33,3 +34,12 @@ def parquet(rows, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def _quiet():
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Models this small wait for each other's threads more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

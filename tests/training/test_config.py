@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.config import load_config
@@ -58,3 +62,10 @@ def test_reads_yaml_and_names_the_file(tmp_path):
             load_config(file)
     with pytest.raises(SpatialBoostError, match=r"cannot read .*none.yaml: No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_the_documented_configuration_is_one():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    config = load_config(yaml.safe_load(text))
+    assert config.stage3.bf16 and config.stage1.turns == ["caption"] and config.data.held_out == 64

@@ -132,7 +132,11 @@ test_engine.run(Path(sys.argv[1]), objective=Dies(), steps=10, save_every=3)
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     whole, fitted = run(tmp_path / "whole", steps=10, save_every=3)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(Path(__file__).parent)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert last_checkpoint(tmp_path / "killed").name == "checkpoint-6"
     resumed, again = run(tmp_path / "killed", steps=10, save_every=3)

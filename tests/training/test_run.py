@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_in_stage_3_ends_the_same(finished, world, tmp_path
     given = settings(*world, tmp_path / "out")
     # 2 steps of stage 1, 8 of stage 2, killed in the sixth step of stage 3, after its checkpoint at the third
     command = [sys.executable, "-c", KILLED, json.dumps(given), "16"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (tmp_path / "out" / "stage3" / "checkpoint-3").exists()
