@@ -192,7 +192,6 @@ def test_an_empty_folder_says_how_to_build(tmp_path):
 
 
 def test_rooms_are_the_same_however_they_are_asked_for(tmp_path):
-    pytest.importorskip("spatialboost.scenes.synthetic")
     rooms = Rooms(40, size=32)
     late = rooms[37]
     np.testing.assert_array_equal(Rooms(4, first=36, size=32)[1].image_HW3, late.image_HW3)

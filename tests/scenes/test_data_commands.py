@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.build import dataset_files
+from spatialboost.scenes.checker import check_conversation
 from spatialboost.scenes.commands import app, parse_size
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -55,12 +56,23 @@ def test_points_only_and_shards(tmp_path):
 
 
 def test_real_frames_are_built(tmp_path, assets):
-    pytest.importorskip("spatialboost.scenes.readers")
     words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 3, "--size", 120, "--points-only"]
     assert run("build", "--out", tmp_path, *words)[0] == 0
     metas = [json.loads(meta) for meta in pq.read_table(tmp_path / "part-00000.parquet")["meta"].to_pylist()]
     assert [meta["size"] for meta in metas] == [[120, 180]] * 3
     assert len({meta["source"] for meta in metas}) == 3
+
+
+def test_objects_are_proposed_on_real_frames(tmp_path, assets):
+    words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 8, "--size", 240]
+    code, output, _ = run("build", "--out", tmp_path, *words)
+    assert code == 0
+    rows = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
+    assert len(rows) >= 3
+    assert f"{len(rows)} conversations in 1 files; {8 - len(rows)} views skipped" in output
+    for row in rows:
+        assert len(row["messages"]) == 24
+        assert check_conversation(row["messages"], json.loads(row["meta"])) == []
 
 
 @pytest.mark.parametrize(

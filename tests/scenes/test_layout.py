@@ -8,6 +8,7 @@ import pytest
 from tiny_cues import tiny_cues
 
 from spatialboost.scenes.layout import AXES, RELATIONS, compare_objects, measure_distance, measure_layout
+from spatialboost.scenes.synthetic import render_rooms
 
 
 def test_relations_are_opposite_when_the_objects_are_exchanged():
@@ -21,10 +22,9 @@ def test_relations_are_opposite_when_the_objects_are_exchanged():
 
 def test_what_is_asked_of_rooms_is_true_of_the_things_in_them():
     """The measured relations against the centres and sizes by which the rooms were made."""
-    synthetic = pytest.importorskip("spatialboost.scenes.synthetic")
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for view in synthetic.render_rooms(range(100, 130), size=64):
+    for view in render_rooms(range(100, 130), size=64):
         layout = measure_layout(view)
         made = {thing["description"]: thing for thing in view.facts["objects"]}
         to_camera = np.linalg.inv(view.pose_44)
