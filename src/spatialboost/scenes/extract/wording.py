@@ -8,14 +8,23 @@ import numpy as np
 from skimage.color import rgb2lab
 
 from spatialboost.scenes.camera import unproject
-from spatialboost.scenes.colours import PALETTE
 from spatialboost.scenes.cues import Cues
 
-# Shape legend: H, W = image height and width in pixels; P = pixels; C = names of colours.
+# Shape legend: H, W = image height and width in pixels; P = pixels.
 
-_GREYS = ("white", "grey", "black")
-_COLOURS = {name: shade for name, shade in PALETTE.items() if name not in _GREYS} | {"beige": (0.78, 0.70, 0.55)}
-_LIGHTNESS = 0.6  # weight of lightness against hue: light falls as it likes
+# CIELAB: hue angles in degrees up to which a name holds. The names are those of the palette, and beige.
+_HUES = (
+    (10, "pink"),
+    (50, "red"),
+    (88, "orange"),
+    (113, "yellow"),
+    (170, "green"),
+    (225, "cyan"),
+    (305, "blue"),
+    (330, "purple"),
+    (360, "pink"),
+)
+_DULL = {"red": 28.0, "orange": 40.0, "yellow": 33.0}  # chroma below which these are brown or beige
 _LARGE, _SMALL = 0.9, 0.35  # metres, diagonal of the visible extent
 _COLUMNS = ("on the left", "in the middle", "on the right")
 _GRID = (
@@ -55,11 +64,13 @@ def name_colour(pixels_P3: np.ndarray) -> str:
     """
     lightness, a, b = np.median(rgb2lab(pixels_P3[None])[0], axis=0)
     chroma = float(np.hypot(a, b))
-    if chroma < 11.0 or lightness < 12.0 or (chroma < 14.0 and lightness < 25.0):
-        return "black" if lightness < 24.0 else "white" if lightness > 74.0 else "grey"
-    anchors_C3 = rgb2lab(np.array([list(_COLOURS.values())]))[0]
-    away_C3 = (anchors_C3 - (lightness, a, b)) * (_LIGHTNESS, 1.0, 1.0)
-    return list(_COLOURS)[int((away_C3**2).sum(-1).argmin())]
+    if chroma < 11.0 or lightness < 10.0 or (chroma < 16.0 and lightness < 25.0):
+        return "black" if lightness < 25.0 else "white" if lightness > 66.0 else "grey"
+    hue = float(np.degrees(np.arctan2(b, a))) % 360.0
+    name = next(name for limit, name in _HUES if hue <= limit)
+    if chroma < _DULL.get(name, 0.0):
+        return "beige" if lightness > 52.0 else "brown"
+    return name
 
 
 def _size_word(cues: Cues, mask_HW: np.ndarray) -> str:
