@@ -219,3 +219,16 @@ def test_packed_images_do_not_mix():
         inputs["pixel_values"][1, 2:] += 5.0  # patches that the mask of the second image hides
         after = output(model, inputs)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1, :2], after[1, :2])
+
+
+def test_encoder_packs_padded_batches_in_eval_mode():
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, WIDTH, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, padding = torch.randn(2, 5, WIDTH), torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    with torch.no_grad():
+        before = model(x, src_key_padding_mask=padding)
+        torch.testing.assert_close(sb.boost(model)(x, src_key_padding_mask=padding), before)
+        packed = perturb(model)(x, src_key_padding_mask=padding)
+        torch.testing.assert_close(packed[1:, :3], model(x[1:, :3]))
+    assert (packed - before).abs().max() > 1e-3

@@ -101,6 +101,9 @@ class SpatialChannel(nn.Module):
 
     def merge(self, base: Tensor, plus: Tensor) -> Tensor:
         """`g * base + (1 - g) * plus` as a lerp: exactly `base` where both agree, which the sum of two terms is not."""
+        if base.is_nested:  # nn.TransformerEncoder packs padded batches in eval mode; nested tensors have no lerp
+            pairs = zip(base.unbind(), plus.unbind(), strict=True)
+            return torch.nested.as_nested_tensor([self.merge(b, p) for b, p in pairs])
         return torch.lerp(plus, base, torch.sigmoid(self.gate).to(base.dtype))
 
     def extra_repr(self) -> str:
