@@ -12,9 +12,10 @@ def test_a_row_for_each_view_and_a_plot_for_each_metric(num: int, tmp_path) -> N
     truth = np.linspace(1, 3, 48).reshape(6, 8)
     truth[0] = np.nan  # no reading
     panel = Panel("view [red]", np.zeros((6, 8, 3), np.uint8), truth, {"base": truth + 0.1, "boosted": truth})
-    figure = draw(ProbeResult("depth", {}, {"rmse": Metric("RMSE", "m")}, ROWS, [panel] * num))
+    figure = draw(ProbeResult("depth", {"layer": 3}, {"rmse": Metric("RMSE", "m")}, ROWS, [panel] * num))
     pictures = [axis for axis in figure.axes if axis.get_images()]
     assert len(pictures) == num * 6  # image, depth, two predictions, two errors
+    assert "layer: 3" in figure.get_supxlabel()
     figure.savefig(tmp_path / "probe.png")
     plots = [axis for axis in figure.axes if axis.get_title().startswith("RMSE [m]")]
     assert len(plots) == 1 and len(plots[0].patches) == 2  # bars

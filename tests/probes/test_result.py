@@ -23,7 +23,8 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
 
 
 def test_gain_and_views_won() -> None:
-    assert RESULT.gain("rmse") == pytest.approx(-0.15)
+    gain = RESULT.gain("rmse")
+    assert (gain.mean, gain.std) == (pytest.approx(-0.15), pytest.approx(0.05 * 2**0.5))  # of -0.1 and -0.2
     assert RESULT.views_won() == 0.75
     higher = ProbeResult("knn", {}, {"rmse": Metric("accuracy", higher_is_better=True)}, ROWS)
     assert higher.views_won() == 0.25
@@ -38,7 +39,7 @@ def test_what_was_not_measured_is_said() -> None:
 
 def test_the_table_shows_settings_and_gain() -> None:
     text = str(RESULT)
-    assert "0.600 +- 0.141" in text and "-0.150" in text and "layer: 3; left out: 0" in text
+    assert "0.600 +- 0.141" in text and "-0.150 +- 0.071" in text and "layer: 3; left out: 0" in text
 
 
 def test_json_round_trip() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ def draw(result: ProbeResult) -> Figure:
     panels_height = num_rows * (CELL * aspect + 0.25)  # and their titles
     figure = Figure(figsize=(CELL * num_columns, panels_height + 3.4), layout="constrained")
     figure.suptitle(f"{result.probe} probe", x=0.01, ha="left", fontsize=10)
+    told = textwrap.fill(result.caption(), width=int(CELL * num_columns * 20))  # characters of this size to the inch
+    figure.supxlabel(told, x=0.01, ha="left", fontsize=6)
     if not result.panels:
         draw_runs(figure, result)
         return figure

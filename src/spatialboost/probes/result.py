@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,6 +76,11 @@ class Spread:
     std: float | None
     num: int
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of some runs, of which there is at least one."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
     def __str__(self) -> str:
         return f"{self.mean:.3f}" if self.std is None else f"{self.mean:.3f} +- {self.std:.3f}"
 
@@ -85,8 +93,8 @@ class ProbeResult:
         >>> from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
         >>> rows = [ProbeRow("base", 0, {"rmse": 0.5}), ProbeRow("boosted", 0, {"rmse": 0.4})]
         >>> result = ProbeResult("depth", {"layer": -1}, {"rmse": Metric("RMSE", "m")}, rows)
-        >>> round(result.gain("rmse"), 3)
-        -0.1
+        >>> print(result.gain("rmse"))
+        -0.100
 
     Attributes:
         probe: ``"depth"``, ``"knn"``, ...
@@ -123,15 +131,14 @@ class ProbeResult:
 
     def spread(self, name: str, metric: str) -> Spread:
         """Mean and standard deviation over the seeds."""
-        values = self.values(name, metric)
-        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+        return Spread.of(self.values(name, metric))
 
-    def gain(self, metric: str, name: str = "boosted", over: str = "base") -> float:
-        """Mean over the seeds of ``name`` minus ``over``; below zero is better where lower is better."""
+    def gain(self, metric: str, name: str = "boosted", over: str = "base") -> Spread:
+        """``name`` minus ``over``, seed by seed; below zero is better where lower is better."""
         ours, theirs = self.values(name, metric), self.values(over, metric)
         if len(ours) != len(theirs):
             raise SpatialBoostError(f"{name!r} has {len(ours)} runs and {over!r} {len(theirs)}: not the same seeds")
-        return statistics.fmean(a - b for a, b in zip(ours, theirs, strict=True))
+        return Spread.of([a - b for a, b in zip(ours, theirs, strict=True)])
 
     def views_won(self, name: str = "boosted", over: str = "base") -> float:
         """Share of (seed, test view) pairs on which ``name`` beats ``over`` in the first metric.
@@ -169,6 +176,7 @@ class ProbeResult:
         try:
             figure = self.figure()
         except ModuleNotFoundError:
+            logger.warning('no picture without matplotlib: pip install "spatialboost[train]"')
             return written
         written.append(folder / f"{self.probe}.png")
         figure.savefig(written[1], dpi=120)
@@ -189,7 +197,7 @@ class ProbeResult:
             table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
         if {"base", "boosted"} <= set(self.names):
             table.add_section()
-            table.add_row("boosted - base", *(f"{self.gain(metric):+.3f}" for metric in self.metrics))
+            table.add_row("boosted - base", *(str(self.gain(metric)) for metric in self.metrics))
         return table
 
     def caption(self) -> str:
