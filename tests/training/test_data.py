@@ -139,3 +139,12 @@ def test_grey_arrays_are_refused():
     rows[0]["images"] = [np.zeros((4, 4), np.uint8)]
     _, _, dataset = build(rows)
     assert "expected uint8 (height, width, 3)" in dataset.skipped[0]
+
+
+def test_processes_of_one_run_write_features_apart(rows, parts, tmp_path, monkeypatch):
+    vlm, _, _ = parts
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        images = ImageStore(rows, vlm.encoder, 32, limit=1e3, progress=False)
+        images.cache_features(vlm.encoder, -1, file=tmp_path / "features.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features0.npy", "features1.npy"]

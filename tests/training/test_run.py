@@ -99,8 +99,10 @@ def test_finished_stages_are_loaded_and_not_trained_again(finished, monkeypatch)
 
 
 def test_a_stage_can_be_left_out(world, tmp_path):
-    config = load_config({**settings(*world, tmp_path / "out"), "stage1": None, "stage3": None, "evaluate": 0})
-    result = train(config)
+    given = {**settings(*world, tmp_path / "out"), "stage1": None, "stage3": None, "evaluate": 0}
+    given["data"] = {**given["data"], "limit": 5, "cache_gb": 1e-6}
+    result = train(load_config(given))
+    assert result.stages["stage2"]["rows"] == 5 and not list((tmp_path / "out").glob("*.npy"))
     assert set(result.stages) == {"stage2"} and result.delta is None
     assert not (tmp_path / "out" / "stage3").exists()
 

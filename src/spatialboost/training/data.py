@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -160,6 +161,8 @@ class ImageStore:
         size = len(self) * shape[0] * shape[1] * 4
         if size <= self.limit or file is None:
             return torch.empty(len(self), *shape)
+        # Each process of a distributed run has a file of its own: opening one for writing empties it for the others
+        file = file.with_stem(file.stem + os.environ.get("RANK", ""))
         logger.info("features take %.1f GB: kept in %s", size / 2e9, file.name)
         file.parent.mkdir(parents=True, exist_ok=True)
         return np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(self), *shape))

@@ -75,9 +75,11 @@ def train(config: TrainConfig) -> TrainResult:
     rows = open_rows(config.data.folders)
     if config.data.held_out >= len(rows):
         raise SpatialBoostError(f"data.held_out is {config.data.held_out}, but there are only {len(rows)} rows")
-    images = ImageStore(rows, encoder, config.data.image_size, limit=config.data.cache_gb * 1e9)
     cut = len(rows) - config.data.held_out
-    training, held_out = range(min(cut, config.data.limit or cut)), range(cut, len(rows))
+    num_training = min(cut, config.data.limit or cut)
+    rows = rows.select([*range(num_training), *range(cut, len(rows))])
+    training, held_out = range(num_training), range(num_training, len(rows))
+    images = ImageStore(rows, encoder, config.data.image_size, limit=config.data.cache_gb * 1e9)
 
     saved_llm = out / "stage2" / "llm"
     if (out / "stage2" / RESULT).exists():
@@ -120,6 +122,8 @@ def train(config: TrainConfig) -> TrainResult:
         _wait()
         records[name] = record
 
+    for file in out.glob("features*.npy"):
+        file.unlink()
     delta = out / "stage3" / "delta" if config.stage3 is not None else None
     if delta is not None:
         _check_reload(vlm, config, delta, images)
