@@ -15,13 +15,14 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import unproject
-from spatialboost.scenes.colours import name_colour
+from spatialboost.scenes.colours import main_colour
 from spatialboost.scenes.cues import Cues, SceneObject
 
 # Shape legend: H, W = image height and width in pixels at working size; S = superpixels; E = pairs of neighbours.
 
 WORKING_EDGE = 240  # pixels; proposals need no more, and the walk over superpixels is then the same for all cameras
 SUPERPIXELS = 500
+COMPACTNESS = 0.06  # low: superpixels follow edges
 MERGE_BELOW = 0.75  # of the boundary strength, in which 1 is a clear edge
 
 
@@ -48,8 +49,8 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
         raise SpatialBoostError(f"max_objects is {max_objects}, expected at least 1")
     view = _shrink(cues)
     background_HW = _background(view)
-    labels_HW = _merge(view, _superpixels(view, background_HW))
-    candidates = [region for region in _regions(view, labels_HW) if region.is_thing()]
+    labels_HW = _merge(view, _superpixels(view), background_HW)
+    candidates = _drop_patterns([region for region in _regions(view, labels_HW, background_HW) if region.is_thing()])
     candidates.sort(key=lambda region: (-region.score, region.label))
     named = _describe(candidates[:max_objects])
     objects = [SceneObject(name, _enlarge(region.mask_HW, cues.size)) for name, region in named]
@@ -146,7 +147,7 @@ def _tolerance(view: _View, points: np.ndarray) -> np.ndarray:
 def _fit_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit normal towards the camera, and the middle of the points."""
     middle = points.mean(0)
-    normal = np.linalg.eigh(np.cov((points - middle).T))[1][:, 0]
+    normal = np.linalg.eigh((points - middle).T @ (points - middle))[1][:, 0]
     return (normal if normal @ middle < 0 else -normal), middle
 
 
@@ -155,38 +156,23 @@ def _fit_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _superpixels(view: _View, background_HW: np.ndarray) -> np.ndarray:
-    """Labels from 1 on in the foreground, 0 on the background."""
+def _superpixels(view: _View) -> np.ndarray:
+    """Labels from 1 on, small pieces that follow edges of colour, depth and surface orientation."""
     from skimage.segmentation import slic
 
-    if background_HW.all():
-        return np.zeros(background_HW.shape, int)
     features = np.concatenate(
         [view.lab_HW3 * (0.6, 1.0, 1.0), 60 * np.log(view.points_HW3[..., 2:]), 12 * view.normals_HW3], -1
     )
-    count = max(8, round(SUPERPIXELS * float((~background_HW).mean())))
-    return slic(
-        features,
-        n_segments=count,
-        compactness=12.0,
-        channel_axis=-1,
-        convert2lab=False,
-        mask=~background_HW,
-        start_label=1,
-        enforce_connectivity=True,
-    )
+    return slic(features, SUPERPIXELS, compactness=COMPACTNESS, channel_axis=-1, convert2lab=False, start_label=1)
 
 
-def _merge(view: _View, labels_HW: np.ndarray) -> np.ndarray:
+def _merge(view: _View, labels_HW: np.ndarray, background_HW: np.ndarray) -> np.ndarray:
     """Join neighbours, weakest boundary first; a joint boundary is as strong as the mean of its parts."""
     from skimage import graph
 
-    num = int(labels_HW.max()) + 1
-    if num < 3:
-        return labels_HW
     rag = graph.RAG()
-    rag.add_nodes_from((label, {"labels": [label]}) for label in range(num))
-    for (one, other), strength, count in _boundaries(view, labels_HW):
+    rag.add_nodes_from((label, {"labels": [label]}) for label in range(1, int(labels_HW.max()) + 1))
+    for (one, other), strength, count in _boundaries(view, labels_HW, background_HW):
         rag.add_edge(one, other, weight=strength, count=count)
 
     def joint(rag: Any, source: int, target: int, neighbour: int) -> dict[str, float]:
@@ -194,7 +180,7 @@ def _merge(view: _View, labels_HW: np.ndarray) -> np.ndarray:
         count = sum(part["count"] for part in parts)
         return {"weight": sum(part["weight"] * part["count"] for part in parts) / count, "count": count}
 
-    merged = graph.merge_hierarchical(
+    return 1 + graph.merge_hierarchical(
         labels_HW,
         rag,
         thresh=MERGE_BELOW,
@@ -203,11 +189,12 @@ def _merge(view: _View, labels_HW: np.ndarray) -> np.ndarray:
         merge_func=lambda rag, source, target: None,
         weight_func=joint,
     )
-    return np.where(labels_HW > 0, merged + 1, 0)
 
 
-def _boundaries(view: _View, labels_HW: np.ndarray) -> Iterable[tuple[tuple[int, int], float, int]]:
-    """Pairs of touching foreground superpixels, how strong the boundary between them is, and how long."""
+def _boundaries(
+    view: _View, labels_HW: np.ndarray, background_HW: np.ndarray
+) -> Iterable[tuple[tuple[int, int], float, int]]:
+    """Pairs of touching superpixels, how strong the boundary between them is, and how long."""
     num = int(labels_HW.max()) + 1
     flat = labels_HW.ravel()
     sizes = np.maximum(np.bincount(flat, minlength=num), 1)
@@ -215,14 +202,18 @@ def _boundaries(view: _View, labels_HW: np.ndarray) -> Iterable[tuple[tuple[int,
     def mean(values_HW3: np.ndarray) -> np.ndarray:
         return np.stack([np.bincount(flat, values_HW3[..., k].ravel(), num) for k in range(3)], -1) / sizes[:, None]
 
-    colour_S3, middle_S3, normal_S3 = mean(view.lab_HW3 * (0.5, 1.0, 1.0)), mean(view.points_HW3), mean(view.normals_HW3)
+    colour_S3, middle_S3, normal_S3 = (
+        mean(view.lab_HW3 * (0.5, 1.0, 1.0)),
+        mean(view.points_HW3),
+        mean(view.normals_HW3),
+    )
     normal_S3 /= np.linalg.norm(normal_S3, axis=-1, keepdims=True) + 1e-12
     pairs, steps = [], []
     for axis in (0, 1):
         here, there = (np.take(labels_HW, range(k, labels_HW.shape[axis] - 1 + k), axis).ravel() for k in (0, 1))
         z = view.points_HW3[..., 2]
         z_here, z_there = (np.take(z, range(k, z.shape[axis] - 1 + k), axis).ravel() for k in (0, 1))
-        cut = (here != there) & (here > 0) & (there > 0)
+        cut = here != there
         pairs.append(np.sort(np.stack([here[cut], there[cut]], -1), -1))
         steps.append(np.abs(z_here - z_there)[cut] / np.minimum(z_here, z_there)[cut])
     edges_E2, which, counts_E = np.unique(np.concatenate(pairs), axis=0, return_inverse=True, return_counts=True)
@@ -232,7 +223,9 @@ def _boundaries(view: _View, labels_HW: np.ndarray) -> Iterable[tuple[tuple[int,
     towards_E3 = middle_S3[one] - middle_S3[other]
     towards_E3 /= np.linalg.norm(towards_E3, axis=-1, keepdims=True) + 1e-9
     concave_E = np.maximum(0.0, -((normal_S3[one] - normal_S3[other]) * towards_E3).sum(-1))
-    strength_E = colour_E / 25.0 + np.minimum(step_E / (0.03 + 2 * view.noise), 2.0) + np.maximum(concave_E - 0.15, 0.0)
+    flat_S = np.bincount(flat, background_HW.ravel(), num) / sizes > 0.5
+    strength_E = colour_E / 25.0 + np.minimum(step_E / (0.03 + 2 * view.noise), 2.0)
+    strength_E += np.where(flat_S[one] != flat_S[other], 0.6, np.maximum(concave_E - 0.15, 0.0))
     for edge, strength, count in zip(edges_E2.tolist(), strength_E.tolist(), counts_E.tolist(), strict=True):
         yield (edge[0], edge[1]), strength, count
 
@@ -243,13 +236,15 @@ class _Region:
 
     label: int
     mask_HW: np.ndarray
+    flat: bool  # lies in a plane of the room: a picture, a bag against a sofa's back, or part of the floor
+    lab: np.ndarray
     share: float  # of the image
     valid: float  # share of its pixels with a reading
     solidity: float  # share of its convex hull
     border: float  # share of its outline on the image's border
     fill: float  # share of its bounding box
     contrast: float  # towards what is around it
-    rgb: np.ndarray
+    colour: str
     extent: float  # metres, its longest side
     aspect: float  # height over width in the picture
     middle: tuple[float, float]  # x, y in [0, 1]
@@ -259,10 +254,11 @@ class _Region:
         return (
             0.005 < self.share < 0.3
             and self.valid > 0.45
-            and self.solidity > 0.62
+            and self.solidity > 0.66
             and self.fill > 0.25
             and self.border < 0.3
-            and self.contrast > 0.5
+            and self.contrast > (0.8 if self.flat else 0.5)
+            and not (self.flat and (self.share > 0.12 or self.border > 0.2))
         )
 
     @property
@@ -271,7 +267,7 @@ class _Region:
         return self.contrast * self.solidity * self.valid * min(self.share, 0.04) ** 0.25 * (1 - self.border)
 
 
-def _regions(view: _View, labels_HW: np.ndarray) -> list[_Region]:
+def _regions(view: _View, labels_HW: np.ndarray, background_HW: np.ndarray) -> list[_Region]:
     from scipy import ndimage
     from skimage.measure import label, regionprops
 
@@ -303,6 +299,8 @@ def _regions(view: _View, labels_HW: np.ndarray) -> list[_Region]:
         regions.append(
             _Region(
                 label=part.label,
+                flat=bool(background_HW[mask_HW].mean() > 0.6 or _goes_on(view, mask_HW, ring) > 0.6),
+                lab=colour,
                 mask_HW=mask_HW,
                 share=area / mask_HW.size,
                 valid=float(valid_HW.sum() / area),
@@ -310,13 +308,31 @@ def _regions(view: _View, labels_HW: np.ndarray) -> list[_Region]:
                 border=float((inner & frame).sum() / max(inner.sum(), 1)),
                 fill=float(area / (tall * wide)),
                 contrast=_contrast(view, colour, float(np.median(points[:, 2])), ring),
-                rgb=np.median(view.rgb_HW3[mask_HW], 0),
+                colour=main_colour(view.rgb_HW3[mask_HW]),
                 extent=float((high - low).max()),
                 aspect=float(tall / wide),
                 middle=(float((columns.mean() + 0.5) / width), float((rows.mean() + 0.5) / height)),
             )
         )
     return regions
+
+
+def _goes_on(view: _View, mask_HW: np.ndarray, ring_HW: np.ndarray) -> float:
+    """Share of the pixels around a region that lie in the plane through it."""
+    if not ring_HW.any():
+        return 1.0
+    normal, middle = _fit_plane(view.points_HW3[mask_HW])
+    around = view.points_HW3[ring_HW]
+    return float((np.abs((around - middle) @ normal) < 1.5 * _tolerance(view, around)).mean())
+
+
+def _drop_patterns(regions: list[_Region]) -> list[_Region]:
+    """Flat regions of one colour and about one size are tiles or stripes, not things."""
+
+    def alike(one: _Region, other: _Region) -> bool:
+        return bool(0.4 < one.share / other.share < 2.5 and np.linalg.norm(one.lab - other.lab) < 12)
+
+    return [r for r in regions if not (r.flat and any(o is not r and o.flat and alike(r, o) for o in regions))]
 
 
 def _contrast(view: _View, colour: np.ndarray, depth: float, ring_HW: np.ndarray) -> float:
@@ -335,10 +351,7 @@ def _contrast(view: _View, colour: np.ndarray, depth: float, ring_HW: np.ndarray
 
 def _describe(regions: Sequence[_Region]) -> list[tuple[str, _Region]]:
     """Colour, then as much of size and place as it takes; what is still not unique is left out, the fainter first."""
-    traits = [
-        {"colour": name_colour(region.rgb), "size": _size_word(region), "place": _place_word(region)}
-        for region in regions
-    ]
+    traits = [{"colour": region.colour, "size": _size_word(region), "place": _place_word(region)} for region in regions]
     named: list[tuple[str, _Region]] = []
     kept: list[dict[str, str]] = []
     for region, own in zip(regions, traits, strict=True):
@@ -351,7 +364,12 @@ def _describe(regions: Sequence[_Region]) -> list[tuple[str, _Region]]:
             if sum(all(other[key] == own[key] for key in used) for other in kept) == 1:
                 break
             used.append(extra)
-        words = [own["size"] if "size" in used else "", own["colour"], "object", own["place"] if "place" in used else ""]
+        words = [
+            own["size"] if "size" in used else "",
+            own["colour"],
+            "object",
+            own["place"] if "place" in used else "",
+        ]
         named[number] = (" ".join(word for word in words if word), named[number][1])
     return named
 
