@@ -57,7 +57,7 @@ def render_rays(
     facing_BN = -dot(normal, ray) / length_BN
     footprint_BN = t_BN * pixel_angle_B[:, None] / facing_BN.clamp_min(0.15)
     albedo_B3N = _albedo(batch, found_BFN, local, footprint_BN)
-    return t_BN, index_BN, _shade(batch, found_BFN, albedo_B3N, points_B3N, normal, ray, length_BN)
+    return t_BN, index_BN, _shade(batch, index_BN, found_BFN, albedo_B3N, points_B3N, normal, ray, length_BN)
 
 
 def _albedo(batch: Batch, found_BFN: Tensor, local: Vector, footprint_BN: Tensor) -> Tensor:
@@ -103,6 +103,7 @@ def _noise(lattice: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 def _shade(
     batch: Batch,
+    index_BN: Tensor,
     found_BFN: Tensor,
     albedo_B3N: Tensor,
     points_B3N: Tensor,
@@ -118,7 +119,7 @@ def _shade(
     b, n = glossy = gloss_BN.nonzero(as_tuple=True)
     glossy_normal = vector(torch.stack(normal)[:, b, n])
     glossy_view = vector((torch.stack(ray) / length_BN)[:, b, n])
-    dark_BSN = find_shadows(batch, points_B3N)
+    dark_BSN = find_shadows(batch, points_B3N, index_BN)
     for sample in range(dark_BSN.shape[1]):
         light_B6 = batch.lights_BS6[:, sample]
         beam_B3N = points_B3N - light_B6[:, :3, None]
