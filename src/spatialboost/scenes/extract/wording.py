@@ -65,7 +65,7 @@ def name_colour(pixels_P3: np.ndarray) -> str:
     lightness, a, b = np.median(rgb2lab(pixels_P3[None])[0], axis=0)
     chroma = float(np.hypot(a, b))
     if chroma < 11.0 or lightness < 10.0 or (chroma < 16.0 and lightness < 25.0):
-        return "black" if lightness < 25.0 else "white" if lightness > 66.0 else "grey"
+        return "black" if lightness < 25.0 else "white" if lightness > 72.0 else "grey"
     hue = float(np.degrees(np.arctan2(b, a))) % 360.0
     name = next(name for limit, name in _HUES if hue <= limit)
     if chroma < _DULL.get(name, 0.0):
