@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.vlm.places import word_code
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,10 @@ def load_llm(
             f'cannot load the language model "{name_or_path}": {reason} '
             'Expected "smollm2", "small", a folder or a Hub id'
         ) from error
+    if files:  # unpacked by now, so that it can be trained and saved like any other
+        llm.hf_quantizer = None
+        if hasattr(llm.config, "quantization_config"):
+            del llm.config.quantization_config
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return llm.to(dtype), tokenizer
@@ -90,6 +95,7 @@ def build_small_llm(
     heads: int = 6,
     max_length: int = 2048,
     pattern: str = NUMBERS_AND_WORDS,
+    places: bool = False,
     seed: int = 0,
 ) -> tuple[Any, Any]:
     """A new, untrained causal language model that knows just the words of some conversations.
@@ -107,6 +113,8 @@ def build_small_llm(
         heads: Attention heads of each block.
         max_length: Longest sequence, visual tokens counted.
         pattern: Regular expression of a token (Oniguruma's dialect).
+        places: Let the words for coordinates begin with the code of the places that they name, as visual tokens have it
+            in a `SpatialVLM` with a ``grid``, so that a new model need not learn which word means which patch.
         seed: Of the weights.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -119,13 +127,14 @@ def build_small_llm(
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": not places,  # the output head is to tell words apart, not places
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "gpt2":
             shape |= {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": max_length}
             shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-            return GPT2LMHeadModel(GPT2Config(**shape)), tokenizer
+            return _with_places(GPT2LMHeadModel(GPT2Config(**shape)), tokenizer, places), tokenizer
         if kind == "llama":
             shape |= {
                 "hidden_size": width,
@@ -134,8 +143,20 @@ def build_small_llm(
                 "num_attention_heads": heads,
                 "max_position_embeddings": max_length,
             }
-            return LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)), tokenizer
+            return _with_places(LlamaForCausalLM(LlamaConfig(**shape)), tokenizer, places), tokenizer
     raise SpatialBoostError(f'unknown kind "{kind}" of a small language model; expected "gpt2" or "llama"')
+
+
+@torch.no_grad()
+def _with_places(llm: Any, tokenizer: Any, places: bool) -> Any:
+    """Give the words for coordinates their code; ``(0.49, 0.60)`` is tokenised with a blank before y alone."""
+    if places:
+        weight = llm.get_input_embeddings().weight
+        for hundredths in range(101):
+            for axis, blank in enumerate(("", " ")):
+                word = f"{blank}{hundredths / 100:.2f}"
+                weight[tokenizer.convert_tokens_to_ids(word)] += word_code(hundredths / 100, axis, weight.shape[1])
+    return llm
 
 
 def build_tokenizer(conversations: Iterable[Conversation], *, pattern: str = NUMBERS_AND_WORDS) -> Any:

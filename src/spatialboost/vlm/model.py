@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from spatialboost.encoders import feature_dim, feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
+from spatialboost.vlm.places import grid_code
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
 # width, V vocabulary, A labelled tokens of the whole batch.
@@ -56,17 +57,32 @@ class SpatialVLM(nn.Module):
         llm: Any ``AutoModelForCausalLM``.
         layer: Block of the encoder whose output is read.
         projector: Takes ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer one of LLaVA-1.5.
+        grid: Rows and columns of patches. Given, each visual token gets a fixed code of its place, which matches the
+            words for coordinates of `spatialboost.vlm.llms.build_small_llm`: a language model numbers its tokens in
+            one dimension, and a small new one would be long in finding out the second. Not in the paper.
 
     Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
     """
 
-    def __init__(self, encoder: nn.Module, llm: nn.Module, *, layer: int = -1, projector: nn.Module | None = None):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        llm: nn.Module,
+        *,
+        layer: int = -1,
+        projector: nn.Module | None = None,
+        grid: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.layer = layer
         self.feature_layer = feature_layer(encoder, layer)
         self.encoder = encoder
         self.llm: Any = llm
         self.projector = build_projector(encoder, llm) if projector is None else projector
+        self.places_NE: Tensor | None
+        width = llm.get_input_embeddings().weight.shape[1]  # type: ignore[operator, union-attr]
+        places_NE = None if grid is None else grid_code(grid, width)
+        self.register_buffer("places_NE", places_NE, persistent=False)
         self._fast_head: bool | None = None
 
     def train(self, mode: bool = True) -> SpatialVLM:
@@ -100,6 +116,8 @@ class SpatialVLM(nn.Module):
             return embeds_BLE
         weight = next(self.projector.parameters(), embeds_BLE)
         visual_INE = self.projector(patch_features.to(weight.dtype))
+        if self.places_NE is not None:
+            visual_INE = visual_INE + self.places_NE
         return embeds_BLE.masked_scatter(visual_mask[..., None], visual_INE.to(embeds_BLE.dtype))
 
     def forward(
