@@ -124,10 +124,13 @@ class InstructConfig(StageConfig):
 
     Attributes:
         projector_lr: Highest rate of the projector; None is `lr`.
+        matrix_lr: Train the matrices of the language model's blocks by Muon with this highest rate, some 0.02, and only
+            the rest by AdamW: for a new language model. None is AdamW alone.
     """
 
     lr: float = Field(default=2e-5, gt=0)
     projector_lr: float | None = Field(default=None, gt=0)
+    matrix_lr: float | None = Field(default=None, gt=0)
 
 
 class BoostConfig(StageConfig):
@@ -160,6 +163,8 @@ class TrainConfig(_Strict):
         stage2: Instruction tuning; null leaves it out.
         stage3: The boost; null leaves it out.
         layer: Block of the encoder whose output the language model reads; only blocks up to it are boosted.
+        places: Give each visual token a code of its place in the image, see `SpatialVLM`; for a ``small`` language
+            model, with ``places: true`` among its kwargs too.
         seed: Of new weights and of the order of the data.
         evaluate: Held-out rows whose answers are scored after stages 2 and 3; 0 scores none.
         device: ``auto`` takes a GPU where there is one.
@@ -173,6 +178,7 @@ class TrainConfig(_Strict):
     stage2: InstructConfig | None = InstructConfig()
     stage3: BoostConfig | None = BoostConfig()
     layer: int = -1
+    places: bool = False
     seed: int = 0
     evaluate: int = Field(default=32, ge=0)
     device: Literal["auto", "cpu"] = "auto"

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.checks import MovementCheck, trainable_report
 from spatialboost.training.config import StageConfig
+from spatialboost.training.optimizers import build_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,12 @@ def fit(
         # Sharded parameters have no whole gradient to look at
         trainer.add_callback(_Movement(objective))
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is not None and _is_last(checkpoint):
+        # Cut off between the last step and the saving of the result: the Trainer would go one step beyond the end
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return Fit(
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - began,
@@ -127,6 +133,11 @@ def remove_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of a stage whose result is saved."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+
+
+def _is_last(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return state["global_step"] >= state["max_steps"] > 0
 
 
 def _step(checkpoint: Path) -> int:
@@ -172,10 +183,8 @@ class _Engine(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            betas = (0.9, self.stage.beta2)
-            self.optimizer = torch.optim.AdamW(
-                list(self.groups), betas=betas, fused=self.args.device.type in ("cpu", "cuda")
-            )
+            fused = self.args.device.type in ("cpu", "cuda")
+            self.optimizer = build_optimizer(self.groups, beta2=self.stage.beta2, fused=fused)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

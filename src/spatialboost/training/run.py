@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from spatialboost.encoders import read_tokens
+from spatialboost.encoders import patch_size, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder, build_llm
@@ -88,7 +88,9 @@ def train(config: TrainConfig) -> TrainResult:
         llm, tokenizer = build_llm(config.llm, (rows[i]["messages"] for i in training), config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vlm = SpatialVLM(encoder, llm, layer=config.layer).to(_device(config.device))
+        rows_columns = (images.size[0] // patch_size(encoder), images.size[1] // patch_size(encoder))
+        grid = rows_columns if config.places else None
+        vlm = SpatialVLM(encoder, llm, layer=config.layer, grid=grid).to(_device(config.device))
 
     def conversations(indices: range, **options: Any) -> ChatDataset:
         return ChatDataset(images, tokenizer, indices=indices, max_length=config.data.max_length, **options)

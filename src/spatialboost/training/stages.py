@@ -15,6 +15,7 @@ from spatialboost.objectives.language import LanguageObjective
 from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig, StageConfig
 from spatialboost.training.data import ChatDataset
 from spatialboost.training.engine import Fit, fit
+from spatialboost.training.optimizers import muon_groups
 from spatialboost.vlm.collate import Collator
 from spatialboost.vlm.model import SpatialVLM
 
@@ -61,7 +62,10 @@ def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None
     vlm.requires_grad_(True)
     vlm.encoder.requires_grad_(False)
     groups = decay_groups(vlm.projector, stage.projector_lr or stage.lr, stage.weight_decay)
-    groups += decay_groups(vlm.llm, stage.lr, stage.weight_decay)
+    if stage.matrix_lr is None:
+        groups += decay_groups(vlm.llm, stage.lr, stage.weight_decay)
+    else:
+        groups += muon_groups(vlm.llm, stage.matrix_lr, stage.lr, stage.weight_decay)
     return _teach(vlm, dataset, stage, groups, "stage 2", **options)
 
 

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from spatialboost.training.config import InstructConfig
+from spatialboost.training.optimizers import build_optimizer, muon_groups
+from spatialboost.training.stages import instruct
+
+
+def test_a_state_that_is_loaded_goes_on_as_if_never_saved():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 4)
+    twin = copy.deepcopy(layer)
+
+    def optimizer(module):
+        groups = [{"params": [module.weight], "lr": 0.02, "muon": True}, {"params": [module.bias], "lr": 1e-2}]
+        return build_optimizer(groups, beta2=0.95, fused=False)
+
+    def step(module, optimizer, x):
+        module(x).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    ours, theirs = optimizer(layer), optimizer(twin)
+    inputs = torch.randn(3, 2, 4)
+    for x in inputs[:2]:
+        step(layer, ours, x)
+        step(twin, theirs, x)
+    restored = optimizer(twin)
+    restored.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    step(layer, ours, inputs[2])
+    step(twin, restored, inputs[2])
+    assert torch.equal(layer.weight, twin.weight) and torch.equal(layer.bias, twin.bias)
+    restored.param_groups[0]["lr"] = 0.0  # a schedule reaches the part behind the group
+    before = twin.weight.clone()
+    step(twin, restored, inputs[0])
+    assert torch.equal(twin.weight, before)
+
+
+def test_no_parameter_is_left_out_or_taken_twice(parts):
+    vlm, _, _ = parts
+    groups = muon_groups(vlm.llm, 0.02, 1e-3, 0.1)
+    taken = [id(p) for group in groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in vlm.llm.parameters())
+
+
+def test_stage_2_trains_with_muon_and_resumes_its_checkpoint(parts, tmp_path):
+    vlm, _, dataset = parts
+    stage = InstructConfig(steps=4, batch_size=4, lr=1e-3, matrix_lr=0.02, save_every=2, log_every=1)
+    fitted = instruct(vlm, dataset, stage, folder=tmp_path / "stage2", device="cpu")
+    ended = [p.clone() for p in vlm.llm.parameters()]
+    again = instruct(vlm, dataset, stage, folder=tmp_path / "stage2", device="cpu")
+    # cut off after the last step: nothing is trained any further
+    assert fitted.steps == again.steps == 4 and again.resumed_from == 4 and again.history == fitted.history
+    assert all(torch.equal(a, b) for a, b in zip(ended, vlm.llm.parameters(), strict=True))
