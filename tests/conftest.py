@@ -10,5 +10,7 @@ ASSETS = Path(os.environ.get("SPATIALBOOST_ASSETS", Path(__file__).parents[2] / 
 def assets() -> Path:
     """Real weights and RGB-D frames, for the tests that are marked for them."""
     if not ASSETS.is_dir():
-        pytest.skip("real assets not found: set SPATIALBOOST_ASSETS to the folder with rgbd_room/ and vit_small_patch14/")
+        pytest.skip(
+            "real assets not found: set SPATIALBOOST_ASSETS to the folder with rgbd_room/ and vit_small_patch14/"
+        )
     return ASSETS

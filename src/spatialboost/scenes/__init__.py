@@ -1,0 +1,1 @@
+"""From images to 3D cues to conversations."""

@@ -70,7 +70,7 @@ class Cues:
     source: str
     objects: Sequence[SceneObject] = ()
     pose_44: np.ndarray | None = None
-    valid_HW: np.ndarray = field(default=None)  # type: ignore[assignment]  # filled in below
+    valid_HW: np.ndarray = field(default=None)  # type: ignore[arg-type]  # filled in below
     depth_noise: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -88,9 +88,13 @@ class Cues:
             raise CuesError(f"{self.source}: intrinsics are {np.shape(self.intrinsics_33)}, expected a 3x3 matrix")
         focal = np.diag(self.intrinsics_33)[:2]
         if not np.isfinite(self.intrinsics_33).all() or (focal <= 0).any():
-            raise CuesError(f"{self.source}: focal lengths are {focal.tolist()}, expected two positive numbers in pixels")
+            raise CuesError(
+                f"{self.source}: focal lengths are {focal.tolist()}, expected two positive numbers in pixels"
+            )
         if self.pose_44 is not None and (np.shape(self.pose_44) != (4, 4) or not np.isfinite(self.pose_44).all()):
-            raise CuesError(f"{self.source}: pose is {np.shape(self.pose_44)}, expected a finite 4x4 camera-to-world matrix")
+            raise CuesError(
+                f"{self.source}: pose is {np.shape(self.pose_44)}, expected a finite 4x4 camera-to-world matrix"
+            )
         readings = np.isfinite(depth) & (depth > 0)
         valid = readings if self.valid_HW is None else readings & self.valid_HW
         if not valid.any():
