@@ -1,0 +1,200 @@
+"""The whole path on real input: a pretrained ViT-S, RGB-D frames of one walk, SmolLM2; stages 1 to 3, then the probes.
+
+    python benchmarks/main_job.py --assets ASSETS --out runs/cpu       # 2 CPU cores: the better part of an hour
+    python benchmarks/main_job.py --assets ASSETS --out runs/gpu \\
+        --size 224 --steps 400 1500 800 --batch 16 --bf16 --turns all --rooms 4000
+
+ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. The first 70 % of the frames teach and fit the
+probe, the last 22 % are asked about and measured. In OUT: `result.json`, `losses.png`, the probes' pictures, and
+`table.md` for docs/benchmarks.md. With `--rooms N`, N procedural rooms join the frames that teach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from spatialboost.probes import depth_probe, knn_probe
+from spatialboost.scenes.build import build_dataset
+from spatialboost.scenes.extract.segments import propose_objects
+from spatialboost.scenes.questions import TurnPlan
+from spatialboost.scenes.readers import RGBDFolder
+from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from spatialboost.training.build import build_encoder
+from spatialboost.training.config import load_config
+from spatialboost.training.report import gates_per_layer
+from spatialboost.training.run import train
+
+POINTS = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
+TRAIN, TEST = 0.70, 0.22  # of the frames, as assets/README.md does
+
+
+def resize_position_grid(weights: Path, size: int, out: Path, patch: int = 14) -> Path:
+    """The encoder's weights with the position grid of another image size (bicubic, without antialias)."""
+    state = {name: value.float() for name, value in load_file(weights).items()}
+    table_1ND = state["pos_embed"]
+    side = int(table_1ND.shape[1] ** 0.5)
+    prefix, grid = table_1ND[:, : table_1ND.shape[1] - side**2], table_1ND[:, -(side**2) :]
+    grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(size // patch,) * 2, mode="bicubic", antialias=False)
+    state["pos_embed"] = torch.cat([prefix, grid.permute(0, 2, 3, 1).flatten(1, 2)], 1).contiguous()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, out)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--llm", default="smollm2")
+    parser.add_argument("--size", type=int, default=112, help="image size in pixels, a multiple of 14")
+    parser.add_argument("--steps", type=int, nargs=3, default=(25, 80, 40), help="of stages 1, 2 and 3")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--lr", type=float, nargs=3, default=(1e-3, 1e-4, 1e-4), help="of stages 1, 2 and 3")
+    parser.add_argument("--rooms", type=int, default=0, help="procedural rooms that teach besides the frames")
+    parser.add_argument("--turns", choices=("points", "all"), default="points")
+    parser.add_argument("--evaluate", type=int, default=16, help="held-out frames whose answers are scored")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("spatialboost").setLevel(logging.INFO)
+    began = time.perf_counter()
+
+    # Conversations
+    frames = RGBDFolder(args.assets / "rgbd_room")
+    everything = args.turns == "all"
+    steps = [lambda view: resize_cues(view, (240, 360))] + ([propose_objects] if everything else [])
+    plan = TurnPlan() if everything else POINTS
+    split = {
+        "train": range(round(TRAIN * len(frames))),
+        "test": range(len(frames) - round(TEST * len(frames)), len(frames)),
+    }
+    built = {}
+    for name, items in split.items():
+        source = Mapped(Part(frames, items), *steps, name=f"rgbd_room {name}")
+        built[name] = build_dataset(source, args.out / "data" / name, seed=args.seed, plan=plan)
+    if args.rooms:
+        source = Rooms(args.rooms, first=10_000, size=240)
+        built["rooms"] = build_dataset(source, args.out / "data" / "rooms", seed=args.seed, plan=plan)
+
+    # Stages
+    weights = resize_position_grid(
+        args.assets / "vit_small_patch14" / "model.safetensors", args.size, args.out / "encoder.safetensors"
+    )
+    common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": 0}
+    folders = [args.out / "data" / name for name in ("train", "rooms", "test") if name in built]
+    config = load_config(
+        {
+            "encoder": {
+                "name": "vit_small_patch14_dinov2",
+                "kwargs": {"img_size": args.size},
+                "weights": str(weights),
+            },
+            "llm": {"name": args.llm},
+            "data": {
+                "folders": [str(folder) for folder in folders],
+                "image_size": args.size,
+                "held_out": built["test"].written,
+            },
+            **{
+                f"stage{i + 1}": {**common, "steps": args.steps[i], "lr": args.lr[i]} for i in range(3) if args.steps[i]
+            },
+            "evaluate": args.evaluate,
+            "seed": args.seed,
+            "out": str(args.out / "run"),
+        }
+    )
+    result = train(config)
+    trained = time.perf_counter() - began
+
+    # Probes: base against boosted
+    encoder = result.vlm.encoder.eval()
+    probes = args.out / "probes"
+    options = {"image_size": args.size, "progress": True}
+    depth = depth_probe(encoder, Part(frames, split["train"]), Part(frames, split["test"]), **options)
+    depth.save(probes)
+    cifar = args.assets / "cifar10_subset"
+    knn = knn_probe(encoder, cifar / "train", cifar / "test", **options)
+    knn.save(probes)
+    base = knn_probe({"untouched": build_encoder(config.encoder)}, cifar / "train", cifar / "test", **options)
+
+    summary = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "arguments": {key: str(value) for key, value in vars(args).items() if key not in ("assets", "out")},
+        "seconds": {"data and stages": round(trained), "all": round(time.perf_counter() - began)},
+        "data": {name: {"written": report.written, "skipped": dict(report.skipped)} for name, report in built.items()},
+        "stages": {
+            name: {
+                "steps": record["fit"]["steps"],
+                "seconds": round(record["fit"]["seconds"]),
+                "loss": [entry["loss"] for entry in record["fit"]["history"]],
+                "scores": record.get("scores", []),
+            }
+            for name, record in result.stages.items()
+        },
+        "gates": gates_per_layer(encoder),
+        "depth": depth.to_dict()["summary"],
+        "depth views won": depth.views_won(),
+        "knn": {**knn.to_dict()["summary"], "untouched": base.to_dict()["summary"]["untouched"]},
+    }
+    (args.out / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
+    table = write_table(summary)
+    (args.out / "table.md").write_text(table)
+    print(table)
+
+
+class Part:
+    """Some frames of a folder."""
+
+    def __init__(self, source: RGBDFolder, items: range) -> None:
+        self.source, self.items = source, items
+        self.names = [source.names[item] for item in items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> object:
+        return self.source[self.items[index]]
+
+
+def write_table(summary: dict) -> str:
+    """The result in Markdown."""
+    lines = ["| stage | steps | seconds | loss, first -> last entries |", "|---|---|---|---|"]
+    for name, stage in summary["stages"].items():
+        lines.append(
+            f"| {name} | {stage['steps']} | {stage['seconds']} | {stage['loss'][0]:.3f} -> {stage['loss'][-1]:.3f} |"
+        )
+    lines += ["", "| after | question | answered from | right (lengths: within 25 %) | relative error | loss |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, stage in summary["stages"].items():
+        for score in stage["scores"]:
+            error, loss = ("" if score[key] is None else f"{score[key]:.3f}" for key in ("relative_error", "loss"))
+            lines.append(
+                f"| {name} | {score['kind']} | {score['answerer']} | {score['accuracy']:.1%} of {score['answers']} "
+                f"| {error} | {loss} |"
+            )
+    lines += ["", "| depth probe | RMSE, m | AbsRel | delta < 1.25 |", "|---|---|---|---|"]
+    for name, metrics in summary["depth"].items():
+        cells = (
+            f"{value['mean']:.3f}" + ("" if value["std"] is None else f" +- {value['std']:.3f}")
+            for value in metrics.values()
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| CIFAR-10 kNN | accuracy |", "|---|---|"]
+    lines += [f"| {name} | {metrics['accuracy']['mean']:.3f} |" for name, metrics in summary["knn"].items()]
+    gates = ", ".join(f"{gate['mean']:.4f}" for gate in summary["gates"])
+    lines += ["", f"Mean gate of each layer (0.5 at the start): {gates}.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
