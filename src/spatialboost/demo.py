@@ -310,6 +310,6 @@ def _say(result: DemoResult, facts: Mapping[str, Any]) -> None:
     console.print(result.probe.table())
     console.print(facts["verdict"])
     console.print(
-        f"A fresh encoder with the saved delta gives the same tokens: largest difference {result.reload_difference:.1g}."
+        f"A fresh encoder with the saved delta sees the same: tokens differ by at most {result.reload_difference:.1g}."
     )
     console.print(f"{sum(result.seconds.values()):.0f} s in all. Look at {result.out / 'report.html'}", soft_wrap=True)

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+import spatialboost as sb
+from spatialboost.demo import TINY, load_encoder, run, verdict
+from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
+
+
+def test_the_shipped_encoder_is_a_plain_vit_that_sees_more_than_a_new_one():
+    encoder = load_encoder()
+    assert type(encoder) is VisionTransformer and sum(p.numel() for p in encoder.parameters()) < 4e6
+    weights = [p for name, p in encoder.named_parameters() if name.endswith("qkv.weight")]
+    assert all(torch.isfinite(p).all() and 0.01 < p.std() < 1 for p in weights)
+
+
+def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
+    result = run(out=tmp_path / "demo", settings=TINY)
+    facts = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert facts["verdict"] == verdict(result.probe)
+    assert result.probe.names == ["base", "boosted", "shuffled answers", "constant depth"]
+    values = {name: result.probe.values(name, "rmse") for name in result.probe.names[:3]}
+    assert values["base"] != values["boosted"] != values["shuffled answers"]  # each has been trained, or not, by itself
+    assert result.reload_difference < 1e-4
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert facts["verdict"].split(" (")[0] in page and page.count("data:image/png;base64,") == 2
+    assert f"{result.probe.spread('boosted', 'rmse').mean:.3f}" in page and "depth probe" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "conversations.html").exists()
+    boosted = sb.load_pretrained(load_encoder(), tmp_path / "demo" / "delta")
+    assert len(sb.status(boosted).layers) == 8
+
+
+@pytest.mark.parametrize(
+    ("base", "shuffled", "begins"),
+    [
+        (0.5, 0.5, "Boosted beats base (RMSE 0.400"),
+        (0.5, 0.3, "Boosted beats base, but"),
+        (0.3, 0.5, "Boosted does not"),
+    ],
+)
+def test_the_verdict_says_what_the_figures_say(base, shuffled, begins):
+    rows = [
+        ProbeRow(name, seed, {"rmse": value})
+        for name, value in [("base", base), ("boosted", 0.4), ("shuffled answers", shuffled)]
+        for seed in (0, 1)
+    ]
+    assert verdict(ProbeResult("depth", {}, {"rmse": Metric("RMSE", "m")}, rows)).startswith(begins)
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SpatialBoostError, match="is not empty and holds no earlier demo"):
+        run(out=tmp_path, settings=TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
