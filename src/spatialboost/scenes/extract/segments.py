@@ -1,393 +1,169 @@
-"""Class-agnostic object proposals in RGB-D views: things that stand out in depth, shape and colour.
-
-Large planes with nothing behind them (floor, walls, ceiling) are taken away; the rest is cut into superpixels, which
-are merged where the surface goes on: no step in depth, no concave crease (locally convex parts make an object:
-Stein et al., "Object Partitioning using Local Convexity", CVPR 2014), no change of colour.
-"""
+"""Objects of RGB-D frames that come without masks: regions that stay themselves while their parts merge."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from skimage.color import rgb2lab
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.camera import unproject
-from spatialboost.scenes.colours import main_colour
 from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.scenes.extract.merging import Tree, make_superpixels, merge_superpixels
+from spatialboost.scenes.extract.surfaces import find_bounds, measure_creases, measure_surface
+from spatialboost.scenes.extract.wording import describe_objects
+from spatialboost.scenes.sources import resize_cues
 
-# Shape legend: H, W = image height and width in pixels at working size; S = superpixels; E = pairs of neighbours.
+# Shape legend: H, W = image height and width in pixels; S = superpixels; M = nodes of the merge tree.
 
-WORKING_EDGE = 240  # pixels; proposals need no more, and the walk over superpixels is then the same for all cameras
-SUPERPIXELS = 500
-COMPACTNESS = 0.06  # low: superpixels follow edges
-MERGE_BELOW = 0.75  # of the boundary strength, in which 1 is a clear edge
+_WORKING_EDGE = 180  # pixels of the shorter edge: finer detail only costs time
+_COLOUR_STEP = 14.0  # a clear difference of colour, CIELAB
+_CREASE_STEP = 0.02  # a clear crease, share of the depth
+_PENALTY = 1.5  # on edges between a thing and the floor or a wall
+
+_SHARES = (0.01, 0.42)  # of the image
+_MIN_VALID = 0.55  # of the region's pixels have a reading
+_MAX_BOUND = 0.35  # of the region's pixels lie on floor, walls or ceiling
+_MAX_CUT = 1.7  # pixels on the image's border over the square root of the area
+_MIN_SOLIDITY = 0.65  # area over that of the convex hull
+_MIN_SCORE = 0.15
+_FRAGMENT = 0.15  # of the larger part: merging with less does not make a region another one ...
+_OWN_LIFE = 1.0  # ... unless it had stayed itself over this range of costs
+_MAX_COST = 6.0  # above, everything is clearly apart
+_TRIED = 40
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    score: float
+    leaves: list[int]
+    mask_HW: np.ndarray
 
 
 def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
-    """The same view with things in it that nobody has named, described by colour, size and place.
+    """Find things in a view from colour and depth alone, and call each by its size, colour and place.
 
-    Example::
+    Example:
+        >>> from spatialboost.scenes.extract.segments import propose_objects
+        >>> from spatialboost.scenes.synthetic import render_rooms
+        >>> view = propose_objects(render_rooms([10], size=64)[0])
+        >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1
+        True
 
-        frames = RGBDFolder("office")
-        for thing in propose_objects(frames[0]).objects:
-            print(thing.description, thing.mask_HW.sum())  # "large beige object" 9120
-
-    The same view always gives the same proposals. A place ("on the left") is part of a description only where colour
-    and size are not enough to tell a thing from the others, since it would give away answers about the layout.
+    Superpixels are merged, the most alike first, by colour and by the concave creases and jumps of the depth between
+    them. What stays itself over a long range of costs is taken for a thing, unless it is part of the floor or a wall,
+    too small, too large, cut by the image's border, ragged, or mostly without depth. Masks are disjoint, descriptions
+    unique; the same view always gives the same objects, the clearest first.
 
     Args:
-        cues: a view with depth; objects that it has are replaced.
-        max_objects: keep this many, those that stand out most.
+        cues: the view; objects that it already has are replaced.
+        max_objects: the most to propose.
 
     Returns:
-        A copy of ``cues``; without objects where nothing stands out.
+        The same view with objects; there may be none.
     """
     if max_objects < 1:
-        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least 1")
-    view = _shrink(cues)
-    background_HW = _background(view)
-    labels_HW = _merge(view, _superpixels(view), background_HW)
-    candidates = _drop_patterns([region for region in _regions(view, labels_HW, background_HW) if region.is_thing()])
-    candidates.sort(key=lambda region: (-region.score, region.label))
-    named = _describe(candidates[:max_objects])
-    objects = [SceneObject(name, _enlarge(region.mask_HW, cues.size)) for name, region in named]
-    return replace(cues, objects=tuple(objects))
-
-
-@dataclass(frozen=True)
-class _View:
-    """A view at working size, its holes filled for looking at neighbours, never for measuring."""
-
-    rgb_HW3: np.ndarray  # [0, 1]
-    lab_HW3: np.ndarray
-    points_HW3: np.ndarray  # metres; holes filled from the nearest reading
-    normals_HW3: np.ndarray  # unit, towards the camera
-    valid_HW: np.ndarray
-    noise: float
-
-
-def _shrink(cues: Cues) -> _View:
-    from scipy import ndimage
-    from skimage.color import rgb2lab
-
-    from spatialboost.scenes.sources import resize_cues
-
-    scale = min(1.0, WORKING_EDGE / max(cues.size))
-    cues = resize_cues(cues, (max(1, round(cues.size[0] * scale)), max(1, round(cues.size[1] * scale))))
-    valid_HW = cues.valid_HW
-    rows, columns = ndimage.distance_transform_edt(~valid_HW, return_distances=False, return_indices=True)
-    depth_HW = ndimage.median_filter(np.where(valid_HW, cues.depth_HW, 0.0)[rows, columns], 3)
-    points_HW3 = unproject(depth_HW.astype(np.float64), cues.intrinsics_33)
-    smooth_HW3 = ndimage.gaussian_filter(points_HW3, (1.5, 1.5, 0))
-    across_HW3 = np.gradient(smooth_HW3, axis=1) if valid_HW.shape[1] > 1 else np.zeros_like(smooth_HW3)
-    down_HW3 = np.gradient(smooth_HW3, axis=0) if valid_HW.shape[0] > 1 else np.zeros_like(smooth_HW3)
-    normals_HW3 = np.cross(down_HW3, across_HW3)
-    normals_HW3 /= np.linalg.norm(normals_HW3, axis=-1, keepdims=True) + 1e-12
-    rgb_HW3 = cues.image_HW3 / 255.0
-    return _View(
-        rgb_HW3=rgb_HW3,
-        lab_HW3=ndimage.gaussian_filter(rgb2lab(rgb_HW3), (0.7, 0.7, 0)),
-        points_HW3=points_HW3,
-        normals_HW3=normals_HW3,
-        valid_HW=valid_HW,
-        noise=cues.depth_noise,
+        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
+    small = resize_cues(cues, _WORKING_EDGE) if min(cues.size) > _WORKING_EDGE else cues
+    chosen = _choose(_find_candidates(small), max_objects)
+    names = describe_objects(small, [candidate.mask_HW for candidate in chosen])
+    rows, columns = (np.arange(was) * now // was for was, now in zip(cues.size, small.size, strict=True))
+    return replace(
+        cues,
+        objects=tuple(
+            SceneObject(name, candidate.mask_HW[np.ix_(rows, columns)])
+            for name, candidate in zip(names, chosen, strict=True)
+            if name
+        ),
     )
 
 
-def _enlarge(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    rows = (np.arange(size[0]) + 0.5) * mask_HW.shape[0] / size[0]
-    columns = (np.arange(size[1]) + 0.5) * mask_HW.shape[1] / size[1]
-    return mask_HW[np.ix_(rows.astype(int), columns.astype(int))]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Planes
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def _background(view: _View, most: int = 5) -> np.ndarray:
-    """Pixels on large planes that have (nearly) nothing behind them: floor, walls, ceiling; not table tops."""
-    from scipy import ndimage
-
-    points, normals = view.points_HW3[view.valid_HW], view.normals_HW3[view.valid_HW]
-    sample = np.linspace(0, len(points) - 1, min(len(points), 4000)).astype(int)
-    points, normals = points[sample], normals[sample]
-    background_HW = np.zeros(view.valid_HW.shape, bool)
-    rng = np.random.default_rng(0)
-    free = np.ones(len(points), bool)
-    for _ in range(most):
-        if free.sum() < 0.08 * len(points):
+def _find_candidates(cues: Cues) -> list[_Candidate]:
+    edge = min(cues.size)
+    surface = measure_surface(cues, window=2 * max(1, round(edge / 60)) + 1)
+    colours_HW3 = rgb2lab(cues.image_HW3) * np.array([0.5, 1.0, 1.0]) / _COLOUR_STEP  # shading changes lightness
+    creases_HW = measure_creases(surface, reach=max(1, round(edge / 90)))
+    edges_HW = np.minimum(_colour_steps(colours_HW3), 2.5) + np.log2(1.0 + creases_HW / _CREASE_STEP)
+    labels_HW = make_superpixels(edges_HW, cell=max(4, round(edge / 20)))
+    bounds_S = find_bounds(surface, labels_HW)
+    tree = merge_superpixels(labels_HW, edges_HW, colours_HW3 / 2, bounds_S, _PENALTY)
+    scores_M = _score(tree, labels_HW, cues.valid_HW, bounds_S)
+    candidates = []
+    for node in np.argsort(-scores_M, kind="stable")[:_TRIED].tolist():
+        if scores_M[node] < _MIN_SCORE:
             break
-        # A point and its normal make a plane: one guess each, instead of three points that have to agree.
-        guesses = rng.choice(np.flatnonzero(free), min(300, int(free.sum())), replace=False)
-        offsets = np.abs((points[free] - points[guesses][:, None]) @ normals[guesses][:, :, None])[..., 0]
-        near = (offsets < _tolerance(view, points[free])) & (normals[guesses] @ normals[free].T > 0.8)
-        best = int(near.sum(1).argmax())
-        members = np.flatnonzero(free)[near[best]]
-        if len(members) < 0.08 * len(points):
-            break
-        normal, middle = _fit_plane(points[members])
-        free[members] = False
-        behind = (points - middle) @ normal < -4 * _tolerance(view, points)
-        if behind.mean() < 0.07:
-            heights = (view.points_HW3 - middle) @ normal
-            aligned = view.normals_HW3 @ normal > 0.5
-            background_HW |= (np.abs(heights) < 1.5 * _tolerance(view, view.points_HW3)) & aligned
-            free &= np.abs((points - middle) @ normal) > 1.5 * _tolerance(view, points)
-    return ndimage.binary_opening(ndimage.binary_closing(background_HW, iterations=2), iterations=1)
-
-
-def _tolerance(view: _View, points: np.ndarray) -> np.ndarray:
-    return 0.012 + (0.004 + view.noise) * points[..., 2]
-
-
-def _fit_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normal towards the camera, and the middle of the points."""
-    middle = points.mean(0)
-    normal = np.linalg.eigh((points - middle).T @ (points - middle))[1][:, 0]
-    return (normal if normal @ middle < 0 else -normal), middle
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Regions
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def _superpixels(view: _View) -> np.ndarray:
-    """Labels from 1 on, small pieces that follow edges of colour, depth and surface orientation."""
-    from skimage.segmentation import slic
-
-    features = np.concatenate(
-        [view.lab_HW3 * (0.6, 1.0, 1.0), 60 * np.log(view.points_HW3[..., 2:]), 12 * view.normals_HW3], -1
-    )
-    return slic(features, SUPERPIXELS, compactness=COMPACTNESS, channel_axis=-1, convert2lab=False, start_label=1)
-
-
-def _merge(view: _View, labels_HW: np.ndarray, background_HW: np.ndarray) -> np.ndarray:
-    """Join neighbours, weakest boundary first; a joint boundary is as strong as the mean of its parts."""
-    from skimage import graph
-
-    rag = graph.RAG()
-    rag.add_nodes_from((label, {"labels": [label]}) for label in range(1, int(labels_HW.max()) + 1))
-    for (one, other), strength, count in _boundaries(view, labels_HW, background_HW):
-        rag.add_edge(one, other, weight=strength, count=count)
-
-    def joint(rag: Any, source: int, target: int, neighbour: int) -> dict[str, float]:
-        parts = [rag[node].get(neighbour, {"weight": 0.0, "count": 0}) for node in (source, target)]
-        count = sum(part["count"] for part in parts)
-        return {"weight": sum(part["weight"] * part["count"] for part in parts) / count, "count": count}
-
-    return 1 + graph.merge_hierarchical(
-        labels_HW,
-        rag,
-        thresh=MERGE_BELOW,
-        rag_copy=False,
-        in_place_merge=True,
-        merge_func=lambda rag, source, target: None,
-        weight_func=joint,
-    )
-
-
-def _boundaries(
-    view: _View, labels_HW: np.ndarray, background_HW: np.ndarray
-) -> Iterable[tuple[tuple[int, int], float, int]]:
-    """Pairs of touching superpixels, how strong the boundary between them is, and how long."""
-    num = int(labels_HW.max()) + 1
-    flat = labels_HW.ravel()
-    sizes = np.maximum(np.bincount(flat, minlength=num), 1)
-
-    def mean(values_HW3: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(flat, values_HW3[..., k].ravel(), num) for k in range(3)], -1) / sizes[:, None]
-
-    colour_S3, middle_S3, normal_S3 = (
-        mean(view.lab_HW3 * (0.5, 1.0, 1.0)),
-        mean(view.points_HW3),
-        mean(view.normals_HW3),
-    )
-    normal_S3 /= np.linalg.norm(normal_S3, axis=-1, keepdims=True) + 1e-12
-    pairs, steps = [], []
-    for axis in (0, 1):
-        here, there = (np.take(labels_HW, range(k, labels_HW.shape[axis] - 1 + k), axis).ravel() for k in (0, 1))
-        z = view.points_HW3[..., 2]
-        z_here, z_there = (np.take(z, range(k, z.shape[axis] - 1 + k), axis).ravel() for k in (0, 1))
-        cut = here != there
-        pairs.append(np.sort(np.stack([here[cut], there[cut]], -1), -1))
-        steps.append(np.abs(z_here - z_there)[cut] / np.minimum(z_here, z_there)[cut])
-    edges_E2, which, counts_E = np.unique(np.concatenate(pairs), axis=0, return_inverse=True, return_counts=True)
-    step_E = np.bincount(which.ravel(), np.minimum(np.concatenate(steps), 0.2), len(edges_E2)) / counts_E
-    one, other = edges_E2.T
-    colour_E = np.linalg.norm(colour_S3[one] - colour_S3[other], axis=-1)
-    towards_E3 = middle_S3[one] - middle_S3[other]
-    towards_E3 /= np.linalg.norm(towards_E3, axis=-1, keepdims=True) + 1e-9
-    concave_E = np.maximum(0.0, -((normal_S3[one] - normal_S3[other]) * towards_E3).sum(-1))
-    flat_S = np.bincount(flat, background_HW.ravel(), num) / sizes > 0.5
-    strength_E = colour_E / 25.0 + np.minimum(step_E / (0.03 + 2 * view.noise), 2.0)
-    strength_E += np.where(flat_S[one] != flat_S[other], 0.6, np.maximum(concave_E - 0.15, 0.0))
-    for edge, strength, count in zip(edges_E2.tolist(), strength_E.tolist(), counts_E.tolist(), strict=True):
-        yield (edge[0], edge[1]), strength, count
-
-
-@dataclass(frozen=True)
-class _Region:
-    """A merged region and what decides whether it is a thing."""
-
-    label: int
-    mask_HW: np.ndarray
-    flat: bool  # lies in a plane of the room: a picture, a bag against a sofa's back, or part of the floor
-    lab: np.ndarray
-    share: float  # of the image
-    valid: float  # share of its pixels with a reading
-    solidity: float  # share of its convex hull
-    border: float  # share of its outline on the image's border
-    fill: float  # share of its bounding box
-    contrast: float  # towards what is around it
-    colour: str
-    extent: float  # metres, its longest side
-    aspect: float  # height over width in the picture
-    middle: tuple[float, float]  # x, y in [0, 1]
-
-    def is_thing(self) -> bool:
-        """Neither a scrap nor a wall, seen mostly whole, in one piece, with depth to measure."""
-        return (
-            0.005 < self.share < 0.3
-            and self.valid > 0.45
-            and self.solidity > 0.66
-            and self.fill > 0.25
-            and self.border < 0.3
-            and self.contrast > (0.8 if self.flat else 0.5)
-            and not (self.flat and (self.share > 0.12 or self.border > 0.2))
-        )
-
-    @property
-    def score(self) -> float:
-        """How much it stands out."""
-        return self.contrast * self.solidity * self.valid * min(self.share, 0.04) ** 0.25 * (1 - self.border)
-
-
-def _regions(view: _View, labels_HW: np.ndarray, background_HW: np.ndarray) -> list[_Region]:
-    from scipy import ndimage
-    from skimage.measure import label, regionprops
-
-    height, width = labels_HW.shape
-    # Opened and taken apart again: thin bridges and threads are not part of a thing.
-    pieces_HW = np.zeros_like(labels_HW)
-    for part in regionprops(labels_HW):
-        mask_HW = ndimage.binary_opening(np.pad(labels_HW == part.label, 2, mode="edge"), iterations=1)[2:-2, 2:-2]
-        connected = label(mask_HW, connectivity=1)
-        if connected.max():
-            largest = np.bincount(connected.ravel())[1:].argmax() + 1
-            pieces_HW[connected == largest] = part.label
-    regions = []
-    for part in regionprops(pieces_HW):
-        mask_HW = ndimage.binary_fill_holes(pieces_HW == part.label)
-        area = int(mask_HW.sum())
-        valid_HW = mask_HW & view.valid_HW
-        if area < 0.004 * mask_HW.size or valid_HW.sum() < 12:
+        leaves = tree.leaves(node)
+        in_S = np.zeros(len(bounds_S), bool)
+        in_S[leaves] = True
+        region_HW = in_S[labels_HW]
+        mask_HW = _tidy(region_HW)
+        if mask_HW.mean() < 0.8 * _SHARES[0] or mask_HW.sum() < 0.6 * region_HW.sum():
             continue
-        inner = mask_HW & ~ndimage.binary_erosion(mask_HW)
-        frame = np.zeros_like(mask_HW)
-        frame[[0, -1]] = frame[:, [0, -1]] = True
-        ring = ndimage.binary_dilation(mask_HW, iterations=4) & ~ndimage.binary_dilation(mask_HW, iterations=1)
-        colour = np.median(view.lab_HW3[mask_HW], 0)
-        points = view.points_HW3[valid_HW]
-        low, high = np.percentile(points, (3, 97), axis=0)
-        rows, columns = np.nonzero(mask_HW)
-        tall, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
-        regions.append(
-            _Region(
-                label=part.label,
-                flat=bool(background_HW[mask_HW].mean() > 0.6 or _goes_on(view, mask_HW, ring) > 0.6),
-                lab=colour,
-                mask_HW=mask_HW,
-                share=area / mask_HW.size,
-                valid=float(valid_HW.sum() / area),
-                solidity=float(area / max(part.area_convex, area)),
-                border=float((inner & frame).sum() / max(inner.sum(), 1)),
-                fill=float(area / (tall * wide)),
-                contrast=_contrast(view, colour, float(np.median(points[:, 2])), ring),
-                colour=main_colour(view.rgb_HW3[mask_HW]),
-                extent=float((high - low).max()),
-                aspect=float(tall / wide),
-                middle=(float((columns.mean() + 0.5) / width), float((rows.mean() + 0.5) / height)),
-            )
-        )
-    return regions
+        solidity = _solidity(mask_HW)
+        if solidity >= _MIN_SOLIDITY and (mask_HW & cues.valid_HW).sum() >= _MIN_VALID * mask_HW.sum():
+            candidates.append(_Candidate(float(scores_M[node] * solidity**2), leaves, mask_HW))
+    return candidates
 
 
-def _goes_on(view: _View, mask_HW: np.ndarray, ring_HW: np.ndarray) -> float:
-    """Share of the pixels around a region that lie in the plane through it."""
-    if not ring_HW.any():
-        return 1.0
-    normal, middle = _fit_plane(view.points_HW3[mask_HW])
-    around = view.points_HW3[ring_HW]
-    return float((np.abs((around - middle) @ normal) < 1.5 * _tolerance(view, around)).mean())
+def _choose(candidates: list[_Candidate], max_objects: int) -> list[_Candidate]:
+    """The best ones that share no superpixel."""
+    chosen: list[_Candidate] = []
+    taken: set[int] = set()
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
+        if len(chosen) < max_objects and candidate.score >= _MIN_SCORE and taken.isdisjoint(candidate.leaves):
+            chosen.append(candidate)
+            taken.update(candidate.leaves)
+    return chosen
 
 
-def _drop_patterns(regions: list[_Region]) -> list[_Region]:
-    """Flat regions of one colour and about one size are tiles or stripes, not things."""
-
-    def alike(one: _Region, other: _Region) -> bool:
-        return bool(0.4 < one.share / other.share < 2.5 and np.linalg.norm(one.lab - other.lab) < 12)
-
-    return [r for r in regions if not (r.flat and any(o is not r and o.flat and alike(r, o) for o in regions))]
-
-
-def _contrast(view: _View, colour: np.ndarray, depth: float, ring_HW: np.ndarray) -> float:
-    """Mean difference of colour and depth to the pixels around, each pixel counting at most as a clear edge."""
-    if not ring_HW.any():
-        return 0.0
-    colours = np.linalg.norm((view.lab_HW3[ring_HW] - colour) * (0.5, 1.0, 1.0), axis=-1) / 25.0
-    steps = np.abs(view.points_HW3[ring_HW][:, 2] - depth) / depth / (0.06 + 2 * view.noise)
-    return float(np.minimum(colours + np.minimum(steps, 0.6), 1.5).mean())
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Descriptions
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def _describe(regions: Sequence[_Region]) -> list[tuple[str, _Region]]:
-    """Colour, then as much of size and place as it takes; what is still not unique is left out, the fainter first."""
-    traits = [{"colour": region.colour, "size": _size_word(region), "place": _place_word(region)} for region in regions]
-    named: list[tuple[str, _Region]] = []
-    kept: list[dict[str, str]] = []
-    for region, own in zip(regions, traits, strict=True):
-        if own not in kept:
-            kept.append(own)
-            named.append(("", region))
-    for number, own in enumerate(kept):
-        used = ["colour"]
-        for extra in ("size", "place"):
-            if sum(all(other[key] == own[key] for key in used) for other in kept) == 1:
-                break
-            used.append(extra)
-        words = [
-            own["size"] if "size" in used else "",
-            own["colour"],
-            "object",
-            own["place"] if "place" in used else "",
-        ]
-        named[number] = (" ".join(word for word in words if word), named[number][1])
-    return named
+def _score(tree: Tree, labels_HW: np.ndarray, valid_HW: np.ndarray, bounds_S: np.ndarray) -> np.ndarray:
+    """Persistence of each node, for its size; 0 where it cannot be a thing."""
+    num = len(bounds_S)
+    labels = labels_HW.ravel()
+    area_S = np.bincount(labels, minlength=num)
+    border = np.concatenate([labels_HW[0], labels_HW[-1], labels_HW[1:-1, 0], labels_HW[1:-1, -1]])
+    valid_S, border_S = np.bincount(labels, valid_HW.ravel(), num), np.bincount(border, minlength=num)
+    totals_M4 = np.zeros((len(tree.parts), 4))
+    totals_M4[:num] = np.stack([area_S, valid_S, area_S * bounds_S, border_S], -1)
+    since_M = np.zeros(len(tree.parts))
+    for node, parts in enumerate(tree.parts):
+        if parts is None:
+            continue
+        totals_M4[node] = totals_M4[parts[0]] + totals_M4[parts[1]]
+        large, little = sorted(parts, key=lambda part: -totals_M4[part, 0])
+        area = totals_M4[little, 0]
+        lived = area >= 0.008 * labels.size and tree.birth_M[node] - since_M[little] >= _OWN_LIFE
+        fragment = area < _FRAGMENT * totals_M4[large, 0] and not lived
+        since_M[node] = since_M[large] if fragment else tree.birth_M[node]
+    area_M, valid_M, bounds_M, border_M = totals_M4.T
+    share_M, cut_M = area_M / labels.size, border_M / np.sqrt(area_M)
+    fits_M = (share_M > _SHARES[0]) & (share_M < _SHARES[1]) & (cut_M < _MAX_CUT)
+    fits_M &= (valid_M > _MIN_VALID * area_M) & (bounds_M < _MAX_BOUND * area_M)
+    life_M = np.minimum(tree.death_M, _MAX_COST) - np.maximum(since_M, 0.5)
+    return np.where(fits_M, life_M * share_M**0.25 * (1.0 - 0.35 * cut_M), 0.0)
 
 
-def _size_word(region: _Region) -> str:
-    if region.aspect > 2.0:
-        return "tall"
-    if region.aspect < 0.4:
-        return "wide"
-    return "small" if region.extent < 0.35 else "large" if region.extent > 0.8 else "medium-sized"
+def _colour_steps(colours_HW3: np.ndarray) -> np.ndarray:
+    """Differences of colour across each pixel, ``(H, W)``."""
+    smooth = ndimage.gaussian_filter(colours_HW3, (0.8, 0.8, 0.0))
+    padded = np.pad(smooth, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    down = np.linalg.norm(padded[2:, 1:-1] - padded[:-2, 1:-1], axis=-1)
+    across = np.linalg.norm(padded[1:-1, 2:] - padded[1:-1, :-2], axis=-1)
+    return np.maximum(down, across)
 
 
-def _place_word(region: _Region) -> str:
-    x, y = region.middle
-    across = "left" if x < 0.38 else "right" if x > 0.62 else ""
-    down = "top" if y < 0.33 else "bottom" if y > 0.67 else ""
-    if across and down:
-        return f"at the {down} {across}"
-    if across:
-        return f"on the {across}"
-    return f"at the {down}" if down else "in the middle"
+def _tidy(mask_HW: np.ndarray) -> np.ndarray:
+    """The largest connected part, without thin spurs."""
+    opened = ndimage.binary_opening(mask_HW, iterations=2 if min(mask_HW.shape) > 120 else 1)
+    parts, num = ndimage.label(opened)
+    return parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()) if num else opened
+
+
+def _solidity(mask_HW: np.ndarray) -> float:
+    rows = np.flatnonzero(mask_HW.any(1))
+    first = mask_HW[rows].argmax(1)
+    last = mask_HW.shape[1] - mask_HW[rows, ::-1].argmax(1)
+    corners = np.stack([np.concatenate([rows, rows, rows + 1, rows + 1]), np.concatenate([first, last, first, last])])
+    return float(mask_HW.sum() / ConvexHull(corners.T).volume)  # "volume" is the area in 2D

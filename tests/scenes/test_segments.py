@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues
-from spatialboost.scenes.extract.regions import propose_objects
+from spatialboost.scenes.extract.segments import propose_objects
 from spatialboost.scenes.extract.wording import describe_objects, name_colour
 from spatialboost.scenes.readers import RGBDFolder
 from spatialboost.scenes.synthetic import render_rooms
