@@ -64,12 +64,12 @@ def test_real_frames_are_built(tmp_path, assets):
 
 
 def test_objects_are_proposed_on_real_frames(tmp_path, assets):
-    words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 8, "--size", 240]
+    words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 24, "--size", 240]
     code, output, _ = run("build", "--out", tmp_path, *words)
     assert code == 0
     rows = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
-    assert len(rows) >= 3
-    assert f"{len(rows)} conversations in 1 files; {8 - len(rows)} views skipped" in output
+    assert len(rows) >= 4
+    assert f"{len(rows)} conversations in 1 files; {24 - len(rows)} views skipped" in output
     for row in rows:
         assert len(row["messages"]) == 24
         assert check_conversation(row["messages"], json.loads(row["meta"])) == []
