@@ -42,11 +42,11 @@ class Settings:
         llm: Options of the small language model.
     """
 
-    rooms: int = 1200
+    rooms: int = 1000
     held_out: int = 48
     depth_turns: int = 8
     closer_turns: int = 4
-    steps: tuple[int, int, int] = (40, 400, 120)
+    steps: tuple[int, int, int] = (40, 260, 80)
     lr: tuple[float, float, float] = (3e-3, 3e-3, 1e-3)
     batch_size: int = 16
     probe: tuple[int, int] = (300, 150)
