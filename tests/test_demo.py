@@ -36,9 +36,13 @@ def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("base", "shuffled", "begins"),
     [
-        (0.5, 0.5, "Boosted beats base (RMSE 0.400"),
-        (0.5, 0.3, "Boosted beats base, but"),
-        (0.3, 0.5, "Boosted does not"),
+        (0.5, 0.5, "Boosted beats base (RMSE 0.400 m against 0.500 m) and the control"),
+        (
+            0.5,
+            0.3,
+            "No effect is shown: boosted beats base in 2 of 2 draws of the probe, and the control with shuffled ",
+        ),
+        (0.3, 0.5, "No effect is shown: boosted beats base in 0 of 2 draws"),
     ],
 )
 def test_the_verdict_says_what_the_figures_say(base, shuffled, begins):
