@@ -18,7 +18,8 @@ def test_the_shipped_encoder_is_a_plain_vit_that_sees_more_than_a_new_one():
 
 
 def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
-    result = run(out=tmp_path / "demo", settings=TINY)
+    run(out=tmp_path / "demo", settings=TINY)
+    result = run(out=tmp_path / "demo", settings=TINY)  # over an earlier one
     facts = json.loads((tmp_path / "demo" / "result.json").read_text())
     assert facts["verdict"] == verdict(result.probe)
     assert result.probe.names == ["base", "boosted", "shuffled answers", "constant depth"]
@@ -55,7 +56,8 @@ def test_the_verdict_says_what_the_figures_say(base, shuffled, begins):
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "data").mkdir()  # a name that the demo uses too
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
     with pytest.raises(SpatialBoostError, match="is not empty and holds no earlier demo"):
         run(out=tmp_path, settings=TINY)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "thesis.tex"]

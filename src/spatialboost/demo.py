@@ -23,6 +23,7 @@ from spatialboost.weights import load_pretrained, save_pretrained
 logger = logging.getLogger(__name__)
 
 SIZE, GRID = 128, (8, 8)  # what the demo's encoder was pretrained at
+MARKER = ".spatialboost-demo"  # what says that a folder's content is ours to write over
 PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # first seeds: rooms that no stage has seen
 
 
@@ -264,12 +265,13 @@ def _prepare(out: Path) -> Path:
     """Make the folder, and take away what an earlier demo left; anything else in it is not ours to touch."""
     import shutil
 
-    if out.exists() and any(out.iterdir()) and not (out / "data").is_dir():
+    marker = out / MARKER
+    if out.exists() and any(out.iterdir()) and not marker.is_file():
         raise SpatialBoostError(f"{out} is not empty and holds no earlier demo; give an empty or new folder with --out")
     for name in ("data", "shown", "stage1", "stage2", "stage3", "control", "delta"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "data").mkdir()
+    marker.touch()
     return out
 
 
