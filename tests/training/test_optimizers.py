@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from spatialboost.training.config import InstructConfig
-from spatialboost.training.optimizers import build_optimizer, muon_groups
+from spatialboost.training.optimizers import Muon, build_optimizer, muon_groups
 from spatialboost.training.stages import instruct
 
 
@@ -38,6 +39,21 @@ def test_a_state_that_is_loaded_goes_on_as_if_never_saved():
     before = twin.weight.clone()
     step(twin, restored, inputs[0])
     assert torch.equal(twin.weight, before)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (12, 4), (4, 12)])
+def test_muon_steps_as_torchs_own_does_but_for_its_bfloat16(shape):
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(shape))
+    theirs = nn.Parameter(ours.detach().clone())
+    start = ours.detach().clone()
+    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours - start, theirs - start, rtol=0.05, atol=0.01)
 
 
 def test_no_parameter_is_left_out_or_taken_twice(parts):
