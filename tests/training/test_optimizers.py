@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from spatialboost.training.config import InstructConfig
+from spatialboost.boosting import status
+from spatialboost.training.config import BoostConfig, InstructConfig
 from spatialboost.training.optimizers import Muon, build_optimizer, muon_groups
-from spatialboost.training.stages import instruct
+from spatialboost.training.stages import boost_encoder, decay_groups, instruct
 
 
 def test_a_state_that_is_loaded_goes_on_as_if_never_saved():
@@ -58,8 +59,10 @@ def test_muon_steps_as_torchs_own_does_but_for_its_bfloat16(shape):
 
 def test_no_parameter_is_left_out_or_taken_twice(parts):
     vlm, _, _ = parts
-    groups = muon_groups(vlm.llm, 0.02, 1e-3, 0.1)
+    groups = muon_groups(decay_groups(vlm.llm, 1e-3, 0.1), 0.02, tables=vlm.llm)
     taken = [id(p) for group in groups for p in group["params"]]
+    by_muon = {id(p) for group in groups if group.get("muon") for p in group["params"]}
+    assert by_muon and id(vlm.llm.get_input_embeddings().weight) not in by_muon
     assert sorted(taken) == sorted(id(p) for p in vlm.llm.parameters())
 
 
@@ -72,3 +75,10 @@ def test_stage_2_trains_with_muon_and_resumes_its_checkpoint(parts, tmp_path):
     # cut off after the last step: nothing is trained any further
     assert fitted.steps == again.steps == 4 and again.resumed_from == 4 and again.history == fitted.history
     assert all(torch.equal(a, b) for a, b in zip(ended, vlm.llm.parameters(), strict=True))
+
+
+def test_stage_3_trains_by_muon_through_the_fused_kernel(parts, tmp_path):
+    vlm, _, dataset = parts
+    stage = BoostConfig(steps=3, batch_size=4, lr=1e-3, matrix_lr=0.01, kernel="sdpa", save_every=0, log_every=1)
+    boost_encoder(vlm, dataset, stage, folder=tmp_path / "stage3", device="cpu")  # its check sees that all moves
+    assert {layer.kernel for layer in status(vlm.encoder).layers} == {"sdpa"}

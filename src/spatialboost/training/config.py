@@ -137,13 +137,18 @@ class BoostConfig(StageConfig):
     """Stage 3: Attn+ and the gates. The paper does not tell its rate.
 
     Attributes:
+        matrix_lr: Train the matrices of Attn+ by Muon with this highest rate, some 0.01, and only the rest by AdamW.
+            None is AdamW alone.
         train_projector: Train the projector as well; the paper says both yes and no.
         gate: One gate for each channel, as in the paper, or one for each layer.
+        kernel: How the boosted layers are computed, see `spatialboost.boosting.set_kernel`.
     """
 
     lr: float = Field(default=1e-4, gt=0)
+    matrix_lr: float | None = Field(default=None, gt=0)
     train_projector: bool = False
     gate: Literal["channel", "scalar"] = "channel"
+    kernel: Literal["host", "auto", "xformers", "sdpa", "math"] = "host"
 
 
 class TrainConfig(_Strict):

@@ -1,8 +1,8 @@
-"""AdamW, and Muon for the matrices of a new language model."""
+"""AdamW, and Muon for matrices that begin far from where they have to go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,31 +26,31 @@ def build_optimizer(groups: Sequence[dict[str, Any]], *, beta2: float, fused: bo
     return MuonAdamW(Muon(matrices), adamw) if matrices else adamw
 
 
-def muon_groups(module: Any, matrix_lr: float, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of a language model: the matrices of its blocks for Muon, embeddings and vectors for AdamW.
+def muon_groups(groups: Sequence[dict[str, Any]], lr: float, *, tables: Any = None) -> list[dict[str, Any]]:
+    """Hand the matrices among some parameter groups over to Muon; what is left stays with AdamW.
 
     Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> llm = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        ...                                    num_attention_heads=2))
-        >>> [(len(group["params"]), group.get("muon", False)) for group in muon_groups(llm, 0.02, 1e-3, 0.0)]
-        [(7, True), (2, False), (3, False)]
+        >>> groups = [{"params": list(nn.Linear(2, 2).parameters()), "lr": 1e-3, "weight_decay": 0.0}]
+        >>> [(len(group["params"]), group["lr"], group.get("muon", False)) for group in muon_groups(groups, 0.02)]
+        [(1, 0.001, False), (1, 0.02, True)]
 
-    Source: Muon (Jordan et al., 2024): embeddings and the output head are not for it.
+    Args:
+        groups: Parameter groups for AdamW.
+        lr: Highest rate of the matrices.
+        tables: A language model, whose embeddings and output head are not for Muon.
+
+    Source: Muon (Jordan et al., 2024).
     """
-    head = module.get_output_embeddings()
-    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding) or part is head}
-    parameters: Iterable[nn.Parameter] = list(module.parameters())
-    matrices = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
-    embeddings = [p for p in parameters if id(p) in tables]
-    taken = {id(p) for p in (*matrices, *embeddings)}
-    rest = [p for p in parameters if id(p) not in taken]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "lr": matrix_lr, "weight_decay": weight_decay, "muon": True},
-        {"params": embeddings, "lr": lr, "weight_decay": weight_decay},
-        {"params": rest, "lr": lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    kept = set()
+    if tables is not None:
+        head = tables.get_output_embeddings()
+        kept = {id(part.weight) for part in tables.modules() if isinstance(part, nn.Embedding) or part is head}
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        matrices = [p for p in group["params"] if p.ndim == 2 and id(p) not in kept]
+        rest = [p for p in group["params"] if p.ndim != 2 or id(p) in kept]
+        split += [{**group, "params": rest}, {**group, "params": matrices, "lr": lr, "muon": True}]
+    return [group for group in split if group["params"]]
 
 
 class Muon(Optimizer):

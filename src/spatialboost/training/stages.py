@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spatialboost.boosting import boost, param_groups, status
+from spatialboost.boosting import boost, param_groups, set_kernel, status
 from spatialboost.channel import boosted_layers
 from spatialboost.errors import SpatialBoostError
 from spatialboost.objectives.language import LanguageObjective
@@ -61,11 +61,10 @@ def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None
     stage = stage or InstructConfig()
     vlm.requires_grad_(True)
     vlm.encoder.requires_grad_(False)
-    groups = decay_groups(vlm.projector, stage.projector_lr or stage.lr, stage.weight_decay)
-    if stage.matrix_lr is None:
-        groups += decay_groups(vlm.llm, stage.lr, stage.weight_decay)
-    else:
-        groups += muon_groups(vlm.llm, stage.matrix_lr, stage.lr, stage.weight_decay)
+    language = decay_groups(vlm.llm, stage.lr, stage.weight_decay)
+    if stage.matrix_lr is not None:
+        language = muon_groups(language, stage.matrix_lr, tables=vlm.llm)
+    groups = decay_groups(vlm.projector, stage.projector_lr or stage.lr, stage.weight_decay) + language
     return _teach(vlm, dataset, stage, groups, "stage 2", **options)
 
 
@@ -96,7 +95,10 @@ def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | No
             f"layers {beyond} are boosted, but the language model reads the output of layer {read}, so nothing would "
             f"teach them: unboost the encoder, or boost it with layers=range({read + 1})"
         )
+    set_kernel(vlm.encoder, stage.kernel)
     groups = param_groups(vlm.encoder, stage.lr, stage.weight_decay)
+    if stage.matrix_lr is not None:
+        groups = muon_groups(groups, stage.matrix_lr)
     if stage.train_projector:
         groups += decay_groups(vlm.projector, stage.lr, stage.weight_decay)
     for group in groups:
