@@ -1,4 +1,4 @@
-"""The fused forward against plain formulas, and the choice of kernel."""
+"""The fused forward against plain formulas and the reference: values, gradients, what is computed."""
 
 from __future__ import annotations
 
@@ -6,50 +6,97 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 import spatialboost as sb
 from hosts import HOSTS, WIDTH, images, output, perturb
-from spatialboost.attention import Call, PairedLinear, attend, choose_kernel, fold, interleave
+from spatialboost.attention import GatedOutput, Projections, attention_of, fold, fused_attention, project_input
 from spatialboost.boosting import set_kernel
 from spatialboost.channel import boosted_layers
+from spatialboost.kernels import Call
 
 
-def weights(rows: int = 4, columns: int = 3) -> list[torch.Tensor]:
-    return [torch.randn(rows, columns, dtype=torch.float64) for _ in range(6)]
+def channel(trains: bool = False, packed: bool = True, bias: bool = True, dtype=torch.float64) -> Projections:
+    """Width 3, inner width 4."""
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=dtype).requires_grad_(trains)
+
+    qkv = (draw(12, 3),) if packed else tuple(draw(4, 3) for _ in range(3))
+    qkv_bias = ((draw(12),) if packed else (draw(4), None, draw(4))) if bias else (None,)
+    return Projections(qkv, qkv_bias, draw(3, 4), draw(3) if bias else None)
 
 
-def test_paired_linear_is_two_linears():
-    x, parts = torch.randn(2, 5, 3, dtype=torch.float64), weights()
-    bias = torch.randn(24, dtype=torch.float64)
-    found = PairedLinear.apply(x, bias, *parts).unflatten(-1, (3, 2, 4))
-    for channel in range(2):
-        for part in range(3):
-            expected = x @ parts[3 * channel + part].T + bias.unflatten(0, (3, 2, 4))[part, channel]
-            torch.testing.assert_close(found[..., part, channel, :], expected)
+def thirds(tensors) -> tuple:
+    return tensors if len(tensors) == 3 else (None,) * 3 if tensors[0] is None else tensors[0].chunk(3)
 
 
-@pytest.mark.parametrize("trains", [(True,) * 6, (False, False, False, True, True, True)])
-def test_paired_linear_gradients(trains):
+KINDS = [(True, True), (False, True), (True, False), (False, False)]
+
+
+@pytest.mark.parametrize(("packed", "bias"), KINDS)
+@pytest.mark.parametrize("joined", [False, True])
+def test_input_projection_is_that_of_each_channel(packed, bias, joined):
+    x, channels = torch.randn(2, 5, 3, dtype=torch.float64), [channel(packed=p, bias=bias) for p in (True, packed)]
+    found = project_input(channels, x, packed=joined)
+    for part, out in enumerate(found.chunk(3, -1) if joined else found):
+        for own, columns in zip(channels, out.chunk(2, -1), strict=True):
+            expected = torch.nn.functional.linear(x, thirds(own.qkv)[part], thirds(own.qkv_bias)[part])
+            torch.testing.assert_close(columns, expected)
+
+
+@pytest.mark.parametrize("joint", [False, True], ids=["parts", "joint"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradients(monkeypatch, joint, packed, frozen):
+    """Both ways of computing: in parts (CPU), and as one multiplication (elsewhere, and in compiled graphs)."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: joint)
+    base, plus = channel(not frozen, packed), channel(True, packed)
     x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(24, dtype=torch.float64, requires_grad=True)
-    parts = [w.requires_grad_(t) for w, t in zip(weights(), trains, strict=True)]
-    assert gradcheck(lambda *a: PairedLinear.apply(*a), (x, bias, *parts))
+    g = torch.rand(3, dtype=torch.float64, requires_grad=True)
+
+    def run(x, g, *_):
+        q, k, v = project_input([base, plus], x)
+        return GatedOutput.apply(q * k.sigmoid() + v, g, base.out, base.out_bias, plus.out, plus.out_bias)
+
+    tensors = [t for side in (base, plus) for t in side.tensors()]
+    assert gradcheck(run, (x, g, *tensors))
+    assert gradcheck(lambda x, g: run(x, g), (x, g[:1].detach().requires_grad_()))
+
+
+def backward_flops(x_trains: bool, base_trains: bool, fused: bool) -> int:
+    """Of one layer of 2 x 3 tokens, width 3, inner width 4, one head."""
+    base, plus = channel(base_trains, dtype=torch.float32), channel(True, dtype=torch.float32)
+    x, gate = torch.randn(2, 3, 3, requires_grad=x_trains), torch.zeros(3, requires_grad=True)
+    call = Call(heads=1, scale=0.5, kernel="math")
+    if fused:
+        out = fused_attention(x, base, plus, gate, call)
+    else:
+        sides = [
+            torch.nn.functional.linear(attention_of([side], x, call, None), side.out, side.out_bias)
+            for side in (base, plus)
+        ]
+        out = torch.lerp(sides[1], sides[0], gate.sigmoid())
+    with FlopCounterMode(display=False) as flops:
+        out.sum().backward()
+    return flops.get_total_flops()
 
 
 def test_frozen_half_has_no_weight_gradient():
-    """Counted in GEMMs, not only by `grad is None`."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Counted in multiplications, not only by `grad is None`."""
+    weights = 2 * (2 * 3) * 4 * 3 * 4  # the gradient of one channel's four projections
+    assert backward_flops(True, True, True) - backward_flops(True, False, True) == weights
 
-    def backward_flops(trains: bool) -> int:
-        x = torch.randn(2, 3, 3)
-        parts = [w.float().requires_grad_(trains or i > 2) for i, w in enumerate(weights())]
-        out = PairedLinear.apply(x, None, *parts)
-        with FlopCounterMode(display=False) as flops:
-            out.sum().backward()
-        return flops.get_total_flops()
 
-    one_weight = 2 * (2 * 3) * 4 * 3
-    assert (backward_flops(False), backward_flops(True)) == (3 * one_weight, 6 * one_weight)
+@pytest.mark.parametrize("x_trains", [True, False])
+@pytest.mark.parametrize("base_trains", [True, False])
+def test_backward_computes_no_more_than_autograd_of_two_calls(x_trains, base_trains):
+    assert backward_flops(x_trains, base_trains, True) == backward_flops(x_trains, base_trains, False)
+
+
+def test_first_layer_spares_the_frozen_channel():
+    """Before the first boosted layer nothing trains: its frozen channel takes no part in backward."""
+    assert backward_flops(False, False, True) * 2 < backward_flops(True, False, True)
 
 
 def test_folded_output_projection_is_the_gated_sum():
@@ -60,41 +107,6 @@ def test_folded_output_projection_is_the_gated_sum():
     expected = g * (left @ base.T + base_bias) + (1 - g) * (right @ plus.T + plus_bias)
     torch.testing.assert_close(torch.cat([left, right], -1) @ weight.T + bias, expected)
     assert fold(base, None, plus, None, g)[1] is None
-
-
-@pytest.mark.parametrize("kernel", ["sdpa", "math"])
-@pytest.mark.parametrize("kind", ["none", "bool", "float", "per_head", "causal"])
-def test_kernels_agree(kernel, kind):
-    heads, n = 2, 5
-    q, k, v = torch.randn(3, 2, 2 * heads, n, 8, dtype=torch.float64)
-    mask, causal = None, kind == "causal"
-    if kind == "bool":
-        mask = torch.rand(2, 1, n, n) > 0.3
-        mask |= torch.eye(n, dtype=torch.bool)
-    elif kind == "float":
-        mask = torch.randn(1, 1, n, n, dtype=torch.float64)
-    elif kind == "per_head":
-        mask = torch.randn(2, heads, n, n, dtype=torch.float64)
-    found = attend(q, k, v, Call(heads=heads, scale=0.3, kernel=kernel, mask=mask, causal=causal))
-    scores = 0.3 * torch.einsum("bhqc,bhkc->bhqk", q, k)
-    if causal:
-        scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
-    elif mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    elif mask is not None:
-        scores = scores + (mask.repeat(1, 2, 1, 1) if kind == "per_head" else mask)
-    torch.testing.assert_close(found, scores.softmax(-1) @ v)
-
-
-def test_choice_of_kernel():
-    q = torch.randn(1, 4, 5, 8)
-    assert choose_kernel("auto", q) == "sdpa"  # xformers has no operator on CPU
-    assert choose_kernel("auto", q, fused=False) == "math"  # the host asks for the plain formula
-    assert choose_kernel("math", q) == "math"
-    with pytest.raises(
-        sb.SpatialBoostError, match=r"xformers has no operator for \(1, 4, 5, 8\) torch.float32 on cpu.*'auto'"
-    ):
-        choose_kernel("xformers", q)
 
 
 def test_set_kernel_refuses_before_it_changes_anything():
@@ -163,11 +175,6 @@ def test_fused_forward_under_autocast():
     assert (found - expected).abs().max() <= 2**-5 * expected.abs().max()
     found.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for _, p in sb.named_parameters(model))
-
-
-def test_interleave_puts_like_by_like():
-    rows = [torch.full((1, 1), float(i)) for i in range(6)]  # q k v q+ k+ v+
-    assert interleave(rows).flatten().tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_dropout_after_the_output_projection_is_the_hosts():

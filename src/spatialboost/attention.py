@@ -1,144 +1,276 @@
-"""The fused forward over both channels, and the choice of kernel.
+"""The fused forward: both channels as one attention with 2H heads.
 
-Two attentions with H heads and a gate equal one attention with 2H heads: q|k|v side by side, `[g*W_o | (1-g)*W_o+]` as
-one output projection. So one input GEMM, one attention call and, for inference, one output GEMM with the gate folded
-in. It equals the reference forward up to rounding, not bit for bit: `channel.SpatialChannel.kernel` says which of the
-two runs.
+q|k|v of both channels come from one pass over the input into one buffer each, one attention call runs over 2H heads,
+and one pass over its output gives the gated sum. Nothing is transposed or copied that a stride can spare, and the
+frozen half computes no weight gradient. It equals the reference forward up to rounding, not bit for bit:
+`spatialboost.boosting.set_kernel` says which of the two runs.
 
-Shapes: B batch, N tokens, D width, H heads of one channel, C features of a head, A = H * C.
+Shapes: B batch, T tokens, R = B * T rows, D width, H heads of one channel, C features of a head, A = H * C.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from .errors import SpatialBoostError
+from .kernels import Call, attend
 
-KERNELS = ("host", "auto", "xformers", "sdpa", "math")
+PerHead = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Projections:
-    """One channel's weights: q, k and v (A, D) each with bias (A) or None; output (D, A) with bias (D) or None."""
+    """One channel: its weights, and what it does between them.
 
-    qkv: tuple[Tensor, Tensor, Tensor]
-    qkv_bias: tuple[Tensor | None, Tensor | None, Tensor | None]
+    Attributes:
+        qkv: One (3A, D), q above k above v, or three of (A, D).
+        qkv_bias: One (3A) or three of (A), None for what has no bias.
+        out: (D, A).
+        out_bias: (D) or None.
+        q_norm: Over q (B, T, H, C), or None.
+        k_norm: Over k (B, T, H, C), or None.
+        inner: Over the heads' output (B, T, A) and the input (B, T, D), before the output projection, or None.
+    """
+
+    qkv: tuple[Tensor, ...]
+    qkv_bias: tuple[Tensor | None, ...]
     out: Tensor
     out_bias: Tensor | None
+    q_norm: PerHead | None = None
+    k_norm: PerHead | None = None
+    inner: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """The weights and biases that there are."""
+        return [t for t in (*self.qkv, *self.qkv_bias, self.out, self.out_bias) if t is not None]
+
+    def to(self, dtype: torch.dtype) -> Projections:
+        """The same in another dtype."""
+
+        def cast(t: Any) -> Any:
+            return tuple(map(cast, t)) if isinstance(t, tuple) else t.to(dtype) if isinstance(t, Tensor) else t
+
+        return replace(self, **{f.name: cast(getattr(self, f.name)) for f in fields(self)})
 
 
-@dataclass(frozen=True)
-class Call:
-    """What one call of the host's forward asks for, besides the weights."""
+def fused_attention(
+    x_BTD: Tensor, base: Projections, plus: Projections, gate: Tensor, call: Call, rotate: PerHead | None = None
+) -> Tensor:
+    """`g * Attn(x) + (1 - g) * Attn+(x)` for `g = sigmoid(gate)`, both channels at once.
 
-    heads: int
-    scale: float
-    kernel: str  # as set
-    host_fused: bool = True  # the host's own flag: False asks for the plain formula
-    mask: Tensor | None = None
-    causal: bool = False
-    dropout: float = 0.0
-    rotate: Callable[[Tensor], Tensor] | None = None  # position encoding of q and k (B, heads, N, C)
-    drop_out: Callable[[Tensor], Tensor] | None = None  # the host's dropout after the output projection
+    Args:
+        x_BTD: Input of both.
+        base: The frozen channel.
+        plus: Attn+.
+        gate: (D) or (1).
+        call: Masks and the like, and the kernel.
+        rotate: Position encoding of q and of k (B, heads, T, C), the same for every head.
+    """
+    if torch.is_autocast_enabled(x_BTD.device.type):
+        # here, for what follows computes its own gradients, outside of autocast
+        half = torch.get_autocast_dtype(x_BTD.device.type)
+        x_BTD, base, plus = x_BTD.to(half), base.to(half), plus.to(half)
+    plus = plus.to(base.out.dtype)
+    g = torch.sigmoid(gate).to(base.out.dtype)
+    if torch.is_grad_enabled() and not x_BTD.requires_grad and not any(t.requires_grad for t in base.tensors()):
+        # the first boosted layer over frozen ones: nothing before the frozen channel asks for a gradient
+        with torch.no_grad():
+            base_out = F.linear(attention_of([base], x_BTD, call, rotate), base.out, base.out_bias)
+        plus_out = F.linear(attention_of([plus], x_BTD, call, rotate), plus.out, plus.out_bias)
+        return torch.lerp(plus_out, base_out, g)
+    out_BTA = attention_of([base, plus], x_BTD, call, rotate)
+    return GatedOutput.apply(out_BTA, g, base.out, base.out_bias, plus.out, plus.out_bias)
 
 
-class PairedLinear(torch.autograd.Function):
-    """q, k and v of both channels in one GEMM: x (B, N, D) -> (B, N, 6A), columns q q+ k k+ v v+.
+def attention_of(channels: Sequence[Projections], x_BTD: Tensor, call: Call, rotate: PerHead | None) -> Tensor:
+    """Heads' outputs of the channels, side by side: (B, T, A) for each."""
+    heads = len(channels) * call.heads
+    q, k, v = (t.unflatten(-1, (heads, -1)) for t in project_input(channels, x_BTD))
+    if channels[0].q_norm is not None:
+        q = _each(q, [c.q_norm for c in channels], dim=-2)
+    if channels[0].k_norm is not None:
+        k = _each(k, [c.k_norm for c in channels], dim=-2)
+    q, k, v = (t.transpose(1, 2) for t in (q.to(v.dtype), k.to(v.dtype), v))
+    if rotate is not None:
+        q, k = rotate(q).to(v.dtype), rotate(k).to(v.dtype)
+    out = attend(q, k, v, call).transpose(1, 2).flatten(2)
+    if channels[0].inner is not None:
+        out = _each(out, [lambda o, c=c: c.inner(o, x_BTD) for c in channels], dim=-1)  # type: ignore[misc]
+    return out
 
-    Backward is one GEMM for x; weights that are frozen get no gradient, where autograd's own concatenation would
-    compute it.
+
+def _each(t: Tensor, functions: Sequence[Any], dim: int) -> Tensor:
+    """Each channel's function on its part of a tensor."""
+    parts = [f(part) for f, part in zip(functions, t.chunk(len(functions), dim), strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def project_input(channels: Sequence[Projections], x: Tensor, *, packed: bool = False) -> Any:
+    """q, k and v of each channel, side by side: x (..., D) -> three of (..., nA) for n channels.
+
+    Args:
+        channels: One or both.
+        x: Their input.
+        packed: Whether to return one (..., 3nA), q above k above v.
+    """
+    layout = tuple((len(c.qkv), len(c.qkv_bias)) for c in channels)
+    tensors = [t for c in channels for t in (*c.qkv, *c.qkv_bias)]
+    return PairedInput.apply(x, layout, packed, *tensors)
+
+
+class PairedInput(torch.autograd.Function):
+    """Input projections of both channels: see `project_input`.
+
+    On a CPU each projection is written to its columns of one buffer, for a matrix multiplication costs the same there
+    in parts, and a concatenation of the weights does not come free. Elsewhere, where launches count, and in a compiled
+    graph, it is one multiplication with the concatenated weights. Backward computes what trains and no more.
     """
 
     @staticmethod
-    def forward(x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
-        """`weights`: those of Attn (q, k, v), then those of Attn+."""
-        return F.linear(x, interleave(weights), bias)
+    def forward(ctx: Any, x: Tensor, layout: tuple[tuple[int, int], ...], packed: bool, *tensors: Any) -> Any:
+        """`tensors`: of each channel its weights and biases, as many as `layout` says."""
+        weights, biases = _by_part(layout, tensors)
+        ctx.layout, ctx.joint = layout, torch.compiler.is_compiling() or x.device.type != "cpu"
+        ctx.save_for_backward(x, *tensors)
+        rows = x.flatten(0, -2)
+        sizes = [sum(map(len, part)) for part in weights]
+        if ctx.joint:
+            out = F.linear(rows, torch.cat(_flat(weights)), _joint_bias(weights, biases))
+        else:
+            out = rows.new_empty(len(rows), sum(sizes))
+            pairs = list(zip(_flat(weights), _flat(biases), strict=True))
+            for columns, (w, b) in zip(out.split([len(w) for w, _ in pairs], 1), pairs, strict=True):
+                if b is None:
+                    torch.mm(rows, w.t(), out=columns)
+                else:
+                    torch.addmm(b, rows, w.t(), out=columns)
+        out = out.unflatten(0, x.shape[:-1])
+        return out if packed else out.split(sizes, -1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep x and the weights as they are; their concatenation is made again in backward."""
-        x, _, *weights = inputs
-        ctx.save_for_backward(x, *weights)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of x and of the weights and biases that train."""
+        x, *tensors = ctx.saved_tensors
+        rows = x.flatten(0, -2)
+        weights, _ = _by_part(ctx.layout, tensors)
+        flat = [grad.reshape(len(rows), -1) for grad in grads]
+        if len(flat) == 1:
+            flat = list(flat[0].split([sum(map(len, part)) for part in weights], 1))
+        parts = [grad.split([len(w) for w in part], 1) for grad, part in zip(flat, weights, strict=True)]
+        need_x, _, _, *need = ctx.needs_input_grad
+
+        grad_x = None
+        if need_x and ctx.joint:
+            grad_x = torch.cat(flat, 1) @ torch.cat(_flat(weights))
+        elif need_x:
+            pairs = list(zip(_flat(parts), _flat(weights), strict=True))
+            grad_x = pairs[0][0] @ pairs[0][1]
+            for part, w in pairs[1:]:
+                torch.addmm(grad_x, part, w, out=grad_x)
+
+        found: list[Tensor | None] = []
+        for (num_weights, num_biases), own in zip(ctx.layout, zip(*parts, strict=True), strict=True):
+            flags = need[len(found) : len(found) + num_weights + num_biases]
+            found += _weight_grads(own, rows, flags[:num_weights], ctx.joint)
+            found += _bias_grads(own, flags[num_weights:])
+        return (None if grad_x is None else grad_x.view_as(x), None, None, *found)
+
+
+def _by_part(layout: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Weights and biases by part (q, k, v), and there by channel."""
+    weights, biases, at = [], [], 0
+    for num_weights, num_biases in layout:
+        weights.append(_thirds(tensors[at : at + num_weights]))
+        biases.append(_thirds(tensors[at + num_weights : at + num_weights + num_biases]))
+        at += num_weights + num_biases
+    return list(zip(*weights, strict=True)), list(zip(*biases, strict=True))
+
+
+def _thirds(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """q, k and v of what is packed into one or given as three."""
+    if len(tensors) == 3:
+        return tensors
+    return (None,) * 3 if tensors[0] is None else tensors[0].chunk(3)
+
+
+def _flat(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """q q+ k k+ v v+: in that order heads of both channels lie side by side without a copy."""
+    return [t for part in parts for t in part]
+
+
+def _joint_bias(weights: Any, biases: Any) -> Tensor | None:
+    """All biases in one; a host without some (EVA has none for k) gets zeros there."""
+    pairs = list(zip(_flat(biases), _flat(weights), strict=True))
+    if all(b is None for b, _ in pairs):
+        return None
+    return torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs])
+
+
+def _weight_grads(parts: Sequence[Tensor], rows: Tensor, need: Sequence[bool], joint: bool) -> list[Tensor | None]:
+    if len(need) == 3:
+        return [part.t() @ rows if wanted else None for part, wanted in zip(parts, need, strict=True)]
+    if not need[0]:
+        return [None]
+    if joint:
+        return [torch.cat([part.t() @ rows for part in parts])]
+    grad = rows.new_empty(3 * parts[0].shape[1], rows.shape[1])
+    for part, out in zip(parts, grad.chunk(3), strict=True):
+        torch.mm(part.t(), rows, out=out)
+    return [grad]
+
+
+def _bias_grads(parts: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
+    if len(need) == 3:
+        return [part.sum(0) if wanted else None for part, wanted in zip(parts, need, strict=True)]
+    return [torch.cat([part.sum(0) for part in parts]) if need[0] else None]
+
+
+class GatedOutput(torch.autograd.Function):
+    """Output projections and gate: heads' outputs (B, T, 2A) -> `g * Attn + (1 - g) * Attn+` (B, T, D).
+
+    `plus + g * (base - plus)`, which is exact where both agree. Folding g into the weights would save a pass over the
+    output and cost one over the weights, and the gate's gradient would then need the frozen half's weight gradient. Of
+    the two outputs only their difference is kept for backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, g: Tensor, base: Tensor, base_bias: Any, plus: Tensor, plus_bias: Any) -> Tensor:
+        """`g`: (D) or (1); weights (D, A), biases (D) or None."""
+        left, right = out.flatten(0, -2).chunk(2, 1)
+        merged = F.linear(right, plus, plus_bias)
+        difference = F.linear(left, base, base_bias).sub_(merged)
+        ctx.save_for_backward(out, g, base, plus, difference)
+        return merged.addcmul_(difference, g).unflatten(0, out.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of x, the bias and those weights that train."""
-        x, *weights = ctx.saved_tensors
-        need_x, need_bias, *need_weights = ctx.needs_input_grad
-        rows, x_rows = grad.flatten(0, -2), x.flatten(0, -2)
-        parts = rows.chunk(6, dim=-1)
-        # the grad of weight i (q k v q+ k+ v+) lies in column block 2i of Attn, 2i + 1 of Attn+
-        columns = [parts[2 * (i % 3) + i // 3] for i in range(6)]
+        """Gradients of the heads' outputs, of the gate, and of the weights and biases that train."""
+        out, g, base, plus, difference = ctx.saved_tensors
+        need_out, need_g, need_base, need_base_bias, need_plus, need_plus_bias = ctx.needs_input_grad
+        grad = grad.reshape(-1, grad.shape[-1])
+        to_base = grad * g
+        to_plus = grad - to_base
+        left, right = out.flatten(0, -2).chunk(2, 1)
+        grad_out = None
+        if need_out and torch.compiler.is_compiling():
+            grad_out = torch.cat([to_base @ base, to_plus @ plus], 1)
+        elif need_out:
+            grad_out = grad.new_empty(len(grad), 2 * base.shape[1])
+            for columns, of_output, weight in zip(grad_out.chunk(2, 1), (to_base, to_plus), (base, plus), strict=True):
+                torch.mm(of_output, weight, out=columns)
         return (
-            grad @ interleave(weights) if need_x else None,
-            rows.sum(0) if need_bias else None,
-            *(c.t() @ x_rows if need else None for c, need in zip(columns, need_weights, strict=True)),
+            None if grad_out is None else grad_out.view_as(out),
+            (grad * difference).sum_to_size(g.shape) if need_g else None,
+            to_base.t() @ left if need_base else None,
+            to_base.sum(0) if need_base_bias else None,
+            to_plus.t() @ right if need_plus else None,
+            to_plus.sum(0) if need_plus_bias else None,
         )
-
-
-def interleave(weights: Any) -> Tensor:
-    """q k v q+ k+ v+ -> rows of q q+ k k+ v v+: heads of both channels then lie side by side without a copy."""
-    return torch.cat([weights[i] for i in (0, 3, 1, 4, 2, 5)])
-
-
-def paired_bias(base: Projections, plus: Projections) -> Tensor | None:
-    """Biases in the order of `interleave`; a host without some (EVA has none for k) gets zeros there."""
-    biases = (*base.qkv_bias, *plus.qkv_bias)
-    if all(b is None for b in biases):
-        return None
-    weights = (*base.qkv, *plus.qkv)
-    return interleave([w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)])
-
-
-def fused_attention(x_BND: Tensor, base: Projections, plus: Projections, gate: Tensor, call: Call) -> Tensor:
-    """Both channels at once: `g * Attn(x) + (1 - g) * Attn+(x)` for `g = sigmoid(gate)`."""
-    if torch.is_autocast_enabled(x_BND.device.type):
-        # here, for the backward of PairedLinear runs outside of autocast
-        half = torch.get_autocast_dtype(x_BND.device.type)
-        x_BND, base, plus = x_BND.to(half), _cast(base, half), _cast(plus, half)
-    plus = _cast(plus, base.out.dtype)
-    weights = (*base.qkv, *plus.qkv)
-    bias = paired_bias(base, plus)
-    trains = torch.is_grad_enabled() and any(t.requires_grad for t in (x_BND, gate, base.out, plus.out, *weights))
-    if trains:
-        qkv = PairedLinear.apply(x_BND, bias, *weights)
-    else:
-        qkv = F.linear(x_BND, interleave(weights), bias)
-    B, N, _ = x_BND.shape
-    q, k, v = qkv.view(B, N, 3, 2 * call.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, 2H, N, C), views
-    if call.rotate is not None:
-        q, k = call.rotate(q).to(v.dtype), call.rotate(k).to(v.dtype)
-    out_BNA = attend(q, k, v, call).transpose(1, 2).reshape(B, N, -1)
-    return merge_outputs(out_BNA, base, plus, gate, trains, call.drop_out)
-
-
-def merge_outputs(
-    out_BNA: Tensor,
-    base: Projections,
-    plus: Projections,
-    gate: Tensor,
-    trains: bool,
-    drop_out: Callable[[Tensor], Tensor] | None,
-) -> Tensor:
-    """Output projections and gate: two and a lerp to train, one with the gate folded in otherwise."""
-    g = torch.sigmoid(gate)
-    if trains:
-        # folded, the gate's gradient would need the frozen half's weight gradient: a GEMM for nothing
-        half = out_BNA.chunk(2, dim=-1)
-        outs = [F.linear(o, p.out, p.out_bias) for o, p in zip(half, (base, plus), strict=True)]
-        if drop_out is not None:
-            outs = [drop_out(o) for o in outs]
-        return torch.lerp(outs[1], outs[0], g.to(outs[0].dtype))
-    weight, bias = fold(base.out, base.out_bias, plus.out, plus.out_bias, g)
-    out = F.linear(out_BNA, weight.to(out_BNA.dtype), None if bias is None else bias.to(out_BNA.dtype))
-    return out if drop_out is None else drop_out(out)
 
 
 def fold(
@@ -149,84 +281,3 @@ def fold(
     if base_bias is None or plus_bias is None:
         return weight, None
     return weight, torch.lerp(plus_bias.to(weight.dtype), base_bias.to(weight.dtype), g.to(weight.dtype))
-
-
-def _cast(p: Projections, dtype: torch.dtype) -> Projections:
-    def cast(t: Tensor | None) -> Any:
-        return t if t is None or t.dtype == dtype else t.to(dtype)
-
-    q, k, v = p.qkv
-    qb, kb, vb = p.qkv_bias
-    return Projections((cast(q), cast(k), cast(v)), (cast(qb), cast(kb), cast(vb)), cast(p.out), cast(p.out_bias))
-
-
-# --- kernels
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-    """softmax(q k^T * scale + mask) v over (B, 2H, N, C), by the kernel that `choose_kernel` names."""
-    mask = call.mask
-    if mask is not None and mask.dim() == 4 and mask.shape[1] == call.heads > 1:
-        mask = torch.cat([mask, mask], dim=1)  # a bias per head holds for both channels' heads
-    kernel = choose_kernel(call.kernel, q, mask=mask, causal=call.causal, dropout=call.dropout, fused=call.host_fused)
-    if kernel == "xformers":
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, N, 2H, C)
-        return xformers_ops().memory_efficient_attention(q, k, v, p=call.dropout, scale=call.scale).transpose(1, 2)
-    if kernel == "sdpa":
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=call.dropout, is_causal=call.causal, scale=call.scale
-        )
-    scores = (q * call.scale) @ k.transpose(-2, -1)
-    if call.causal:
-        scores = scores + scores.new_full(scores.shape[-2:], float("-inf")).triu_(1)
-    elif mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return F.dropout(scores.softmax(dim=-1), call.dropout) @ v
-
-
-def choose_kernel(
-    kernel: str,
-    q: Tensor,
-    *,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    dropout: float = 0.0,
-    fused: bool = True,
-) -> str:
-    """ "xformers", "sdpa" or "math" for these tensors; `fused=False` is a host that asks for the plain formula.
-
-    Raises:
-        SpatialBoostError: xformers is forced and has no operator for them.
-    """
-    if kernel in ("sdpa", "math"):
-        return kernel
-    able = mask is None and not causal and xformers_runs(q, dropout)
-    if kernel == "xformers" and not able:
-        raise SpatialBoostError(
-            f"xformers has no operator for {tuple(q.shape)} {q.dtype} on {q.device.type}"
-            f"{', with a mask' if mask is not None or causal else ''}. Set the kernel to 'auto' or 'sdpa'."
-        )
-    if not fused:
-        return "math"
-    return "xformers" if able else "sdpa"
-
-
-@cache
-def xformers_ops() -> Any:
-    """`xformers.ops`, or None where it is not installed or does not load with this torch."""
-    try:
-        import xformers.ops
-    except (ImportError, OSError, RuntimeError):
-        return None
-    return xformers.ops
-
-
-def xformers_runs(q: Tensor, dropout: float) -> bool:
-    """Whether xformers has an operator for q (B, 2H, N, C), backward included where that is called for."""
-    if q.device.type != "cuda" or torch.compiler.is_compiling() or (ops := xformers_ops()) is None:
-        return False  # it has no CPU operator, and Dynamo does not trace through it
-    fmha = ops.fmha
-    sample = q.transpose(1, 2)
-    inputs = fmha.Inputs(query=sample, key=sample, value=sample, attn_bias=None, p=dropout)
-    forward = any(op.supports(inputs) for op in fmha.ALL_FW_OPS)
-    return forward and (not q.requires_grad or any(op.supports(inputs) for op in fmha.ALL_BW_OPS))

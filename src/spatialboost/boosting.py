@@ -11,11 +11,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .attention import KERNELS, choose_kernel, xformers_ops
 from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, switch, whole
 from .errors import SpatialBoostError
 from .families import family_named
 from .finding import Layers, check_host, find_attention, select, uncompiled
+from .kernels import KERNELS, choose_kernel, xformers_ops
 
 logger = logging.getLogger(__name__)
 

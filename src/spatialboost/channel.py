@@ -76,7 +76,7 @@ class SpatialChannel(nn.Module):
     Attributes:
         family: Name of the host's family.
         index: Index of the block in the tower.
-        kernel: How the pair is computed: see `spatialboost.attention.set_kernel`.
+        kernel: How the pair is computed: see `spatialboost.boosting.set_kernel`.
     """
 
     def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:

@@ -43,7 +43,7 @@ def kernels() -> list[str]:
     """The kernel that each device and dtype gets by default, for the shape of a boosted ViT-B/16 at 224 pixels."""
     import torch
 
-    from spatialboost.attention import choose_kernel, xformers_ops
+    from spatialboost.kernels import choose_kernel, xformers_ops
 
     found = []
     for device in ["cpu", "mps", "cuda"]:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from ..attention import Projections
 
-ROLES = tuple(f"{name}.{leaf}" for name in "qkvo" for leaf in ("weight", "bias"))
-
 
 @dataclass(frozen=True)
 class Slot:
@@ -125,14 +123,17 @@ def both_projections(family: Family, attention: Any, channel: Any) -> tuple[Proj
     """The weights of Attn and of Attn+, by role."""
     slots = family.slots(attention)
 
-    def read(parameters: Mapping[str, Tensor]) -> Projections:
-        found = {name: slots[name].read(parameters) if name in slots else None for name in ROLES}
-        weights, biases = (tuple(found[f"{n}.{leaf}"] for n in "qkv") for leaf in ("weight", "bias"))
-        return Projections(weights, biases, found["o.weight"], found["o.bias"])  # type: ignore[arg-type]
+    def read(parameter: Callable[[str], Tensor]) -> Projections:
+        def of(*roles: str) -> tuple[Tensor | None, ...]:
+            found = [slots.get(role) for role in roles]
+            if found[0] is not None and found[0].parts > 1:
+                return (parameter(found[0].parameter),)  # packed, in the order of the roles
+            return tuple(None if slot is None else parameter(slot.parameter) for slot in found)
 
-    names = {slot.parameter for slot in slots.values()}
-    base = {name: attention.get_parameter(name) for name in names}
-    return read(base), read({name: channel.plus(name) for name in names})
+        weights, biases = of("q.weight", "k.weight", "v.weight"), of("q.bias", "k.bias", "v.bias")
+        return Projections(weights, biases, *of("o.weight"), *of("o.bias"))  # type: ignore[arg-type]
+
+    return read(attention.get_parameter), read(channel.plus)
 
 
 def resize_linear(module: Any, name: str, *, rows: float = 1, columns: float = 1) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention import Call, fused_attention
+from ..attention import fused_attention
+from ..kernels import Call
 from .family import Family, Slot, both_projections, class_path, split_slots
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attention import Call, fused_attention
+from ..attention import Projections, fused_attention
+from ..kernels import Call
 from .family import (
     Family,
     Slot,
@@ -41,12 +43,15 @@ class TimmAttention(Family):
         return slots
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """See `Family.fused_forward`: none with norms or gates inside, or for a subclass (it may compute otherwise)."""
+        """See `Family.fused_forward`: none for a subclass (it may compute otherwise), or with dropout of the output.
+
+        Each channel draws its own dropout there, which one sum of both cannot have.
+        """
         own = class_path(attention.host_class) in self.classes
         inputs = ("qkv",) if attention.qkv is not None else ("q_proj", "k_proj", "v_proj")
-        bare = identities(attention, "q_norm", "k_norm", "norm", "gate") and plain(attention, *inputs, "proj")
         grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
-        return self._fused if own and bare and not grouped else None
+        dropped = attention.training and attention.proj_drop.p > 0
+        return self._fused if own and plain(attention, *inputs, "proj") and not grouped and not dropped else None
 
     def _fused(
         self, attention: Any, channel: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
@@ -62,10 +67,25 @@ class TimmAttention(Family):
             mask=mask,
             causal=causal,
             dropout=attention.attn_drop.p if attention.training else 0.0,
-            rotate=rotate,
-            drop_out=attention.proj_drop,
         )
-        return fused_attention(x, *both_projections(self, attention, channel), channel.gate, call)
+        return fused_attention(x, *self._sides(attention, channel), channel.gate, call, rotate)
+
+    def _sides(self, attention: Any, channel: Any) -> tuple[Projections, Projections]:
+        """Weights, q/k norms and what lies between attention and output projection, of each channel."""
+        view = attention.view_class(attention, channel)
+        has_norms = not identities(attention, "q_norm", "k_norm")
+        has_inner = not identities(attention, "norm", "gate")
+
+        def side(weights: Projections, owner: Any) -> Projections:
+            def inner(out: Tensor, x: Tensor) -> Tensor:
+                out = owner.norm(out)
+                return out if getattr(owner, "gate", None) is None else out * owner.gate(x).sigmoid()
+
+            norms = {"q_norm": owner.q_norm, "k_norm": owner.k_norm} if has_norms else {}
+            return replace(weights, **norms, inner=inner if has_inner else None)
+
+        base, plus = both_projections(self, attention, channel)
+        return side(base, attention), side(plus, view)
 
     def widen(self, attention: Any, heads: int) -> nn.Module | None:
         """See `Family.widen`."""

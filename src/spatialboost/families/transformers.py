@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attention import Call, fused_attention
+from ..attention import fused_attention
+from ..kernels import Call
 from .family import (
     Family,
     Slot,
@@ -94,9 +95,9 @@ class TransformersAttention(Family):
             kernel=channel.kernel,
             mask=attention_mask,
             dropout=first("dropout", "attention_dropout") if attention.training else 0.0,
-            rotate=rotate,
         )
-        return fused_attention(hidden_states, *both_projections(self, attention, channel), channel.gate, call), None
+        sides = both_projections(self, attention, channel)
+        return fused_attention(hidden_states, *sides, channel.gate, call, rotate), None
 
     def widen(self, attention: Any, heads: int) -> nn.Module | None:
         """See `Family.widen`: transformers views heads by `head_dim`, so that only the projections' sizes change."""
