@@ -122,6 +122,16 @@ def timm_model(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, **options)
 
 
+def timm_with_inner(**options: bool) -> nn.Module:
+    """A ViT whose attention norms or gates its heads' output."""
+    model = timm_model("vit_tiny_patch16_224")
+    from timm.layers import Attention
+
+    for block in model.blocks:
+        block.attn = Attention(WIDTH, HEADS, qkv_bias=True, norm_layer=nn.LayerNorm, **options)
+    return model
+
+
 def transformers_model(name: str, config: str, **options: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, name):
@@ -173,8 +183,10 @@ class Host:
 HOSTS = {
     "timm": Host(lambda: timm_model("vit_tiny_patch16_224"), "timm", linears=("qkv", "proj")),
     "timm_qk_norm": Host(
-        lambda: timm_model("vit_tiny_patch16_224", qk_norm=True), "timm", fuses=False, fused=False, linears=("qkv",)
+        lambda: timm_model("vit_tiny_patch16_224", qk_norm=True), "timm", fuses=False, linears=("qkv",)
     ),
+    "timm_scale_norm": Host(lambda: timm_with_inner(scale_norm=True), "timm", fuses=False, linears=("qkv",)),
+    "timm_gated": Host(lambda: timm_with_inner(gated=True), "timm", fuses=False, linears=("qkv",)),
     "timm_rope": Host(lambda: timm_model("vit_small_patch16_rope_224"), "timm_rope", linears=("qkv",)),
     "timm_dinov3": Host(lambda: timm_model("vit_small_patch16_dinov3"), "timm_eva", linears=("qkv",)),
     # its `qkv` is never called with a bias (`F.linear` on its weight), so that a LoRA on it does nothing, boosted or
