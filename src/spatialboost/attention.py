@@ -21,6 +21,7 @@ from torch import Tensor
 from .kernels import Call, attend
 
 PerHead = Callable[[Tensor], Tensor]
+Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Projections:
 
 
 def fused_attention(
-    x_BTD: Tensor, base: Projections, plus: Projections, gate: Tensor, call: Call, rotate: PerHead | None = None
+    x_BTD: Tensor, base: Projections, plus: Projections, gate: Tensor, call: Call, rotate: Rotate | None = None
 ) -> Tensor:
     """`g * Attn(x) + (1 - g) * Attn+(x)` for `g = sigmoid(gate)`, both channels at once.
 
@@ -69,16 +70,11 @@ def fused_attention(
         plus: Attn+.
         gate: (D) or (1).
         call: Masks and the like, and the kernel.
-        rotate: Position encoding of q and of k (B, heads, T, C), the same for every head.
+        rotate: Position encoding of q and k (B, heads, T, C), the same for every head, or None.
     """
-    if torch.is_autocast_enabled(x_BTD.device.type):
-        # here, for what follows computes its own gradients, outside of autocast
-        half = torch.get_autocast_dtype(x_BTD.device.type)
-        x_BTD, base, plus = x_BTD.to(half), base.to(half), plus.to(half)
-    plus = plus.to(base.out.dtype)
-    g = torch.sigmoid(gate).to(base.out.dtype)
-    if torch.is_grad_enabled() and not x_BTD.requires_grad and not any(t.requires_grad for t in base.tensors()):
-        # the first boosted layer over frozen ones: nothing before the frozen channel asks for a gradient
+    base, plus, g = match_dtypes(x_BTD, base, plus, gate)
+    x_BTD = x_BTD.to(base.out.dtype)
+    if spares_base(x_BTD, base):
         with torch.no_grad():
             base_out = F.linear(attention_of([base], x_BTD, call, rotate), base.out, base.out_bias)
         plus_out = F.linear(attention_of([plus], x_BTD, call, rotate), plus.out, plus.out_bias)
@@ -87,7 +83,27 @@ def fused_attention(
     return GatedOutput.apply(out_BTA, g, base.out, base.out_bias, plus.out, plus.out_bias)
 
 
-def attention_of(channels: Sequence[Projections], x_BTD: Tensor, call: Call, rotate: PerHead | None) -> Tensor:
+def match_dtypes(
+    x: Tensor, base: Projections, plus: Projections, gate: Tensor
+) -> tuple[Projections, Projections, Tensor]:
+    """Both channels and `sigmoid(gate)` in the dtype to compute in: the base's, or that of autocast.
+
+    Autocast has to end here, for what follows computes its own gradients, outside of it.
+    """
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.out.dtype
+    return base.to(dtype), plus.to(dtype), torch.sigmoid(gate).to(dtype)
+
+
+def spares_base(x: Tensor, base: Projections) -> bool:
+    """Whether nothing before or in the frozen channel asks for a gradient: in the first boosted layer, when training.
+
+    Then it runs alone, without a graph.
+    """
+    return torch.is_grad_enabled() and not x.requires_grad and not any(t.requires_grad for t in base.tensors())
+
+
+def attention_of(channels: Sequence[Projections], x_BTD: Tensor, call: Call, rotate: Rotate | None) -> Tensor:
     """Heads' outputs of the channels, side by side: (B, T, A) for each."""
     heads = len(channels) * call.heads
     q, k, v = (t.unflatten(-1, (heads, -1)) for t in project_input(channels, x_BTD))
@@ -97,7 +113,7 @@ def attention_of(channels: Sequence[Projections], x_BTD: Tensor, call: Call, rot
         k = _each(k, [c.k_norm for c in channels], dim=-2)
     q, k, v = (t.transpose(1, 2) for t in (q.to(v.dtype), k.to(v.dtype), v))
     if rotate is not None:
-        q, k = rotate(q).to(v.dtype), rotate(k).to(v.dtype)
+        q, k = (t.to(v.dtype) for t in rotate(q, k))
     out = attend(q, k, v, call).transpose(1, 2).flatten(2)
     if channels[0].inner is not None:
         out = _each(out, [lambda o, c=c: c.inner(o, x_BTD) for c in channels], dim=-1)  # type: ignore[misc]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from .family import Family, Slot, packed_slots, split_slots
+from torch import Tensor, nn
+
+from ..attention import fused_attention
+from ..kernels import Call
+from .family import Family, Slot, both_projections, class_path, has_hooks, packed_slots, split_slots
 
 
 class DinoHubAttention(Family):
@@ -20,6 +26,34 @@ class DinoHubAttention(Family):
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
         """See `Family.slots`."""
         return packed_slots(attention, "qkv") | split_slots(attention, o="proj")
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
+        """See `Family.fused_forward`; DINOv3's `qkv` is a linear layer that masks its bias."""
+        own = class_path(attention.host_class) in self.classes
+        linears = [attention._modules.get(name) for name in ("qkv", "proj")]
+        bare = all(isinstance(m, nn.Linear) and not has_hooks(m) for m in linears)
+        drops = [getattr(drop, "p", drop) for drop in (attention.attn_drop, attention.proj_drop)]
+        return self._fused if own and bare and not (attention.training and any(drops)) else None
+
+    def _fused(self, attention: Any, channel: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or set(kwargs) - {"attn_bias", "rope"} or x.dim() != 3:
+            return attention.reference(channel, x, *args, **kwargs)
+        rope, mask = kwargs.get("rope"), kwargs.get("attn_bias")
+        sides = both_projections(self, attention, channel)
+        if (bias_mask := attention.qkv._buffers.get("bias_mask")) is not None:
+            base, plus = (replace(s, qkv_bias=(s.qkv_bias[0] * bias_mask,)) for s in sides)  # type: ignore[operator]
+            sides = (base, plus)
+        call = Call(
+            heads=attention.num_heads,
+            scale=(sides[0].out.shape[1] // attention.num_heads) ** -0.5,
+            kernel=channel.kernel,
+            mask=mask,
+        )
+
+        def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            return attention.apply_rope(q, k, rope)
+
+        return fused_attention(x, *sides, channel.gate, call, None if rope is None else rotate)
 
 
 DINO_HUB = DinoHubAttention()

@@ -107,11 +107,13 @@ class Family:
 
 def plain(attention: Any, *paths: str) -> bool:
     """Whether the children at `paths` are bare `nn.Linear`s: no adapters, no hooks that a fused forward would skip."""
-    for path in paths:
-        child = attention._modules.get(path)
-        if type(child) is not nn.Linear or child._forward_hooks or child._forward_pre_hooks:
-            return False
-    return True
+    children = [attention._modules.get(path) for path in paths]
+    return all(type(child) is nn.Linear and not has_hooks(child) for child in children)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def identities(attention: Any, *paths: str) -> bool:

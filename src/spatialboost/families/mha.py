@@ -69,25 +69,52 @@ class MultiheadAttention(Family):
         return run
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`; a call with masks, or for attention maps, goes by the reference all the same."""
+        """See `Family.fused_forward`; a call for attention maps or of other keys goes by the reference even so."""
         own = class_path(attention.host_class) in self.classes
         return self._fused if own and attention.bias_k is None and not attention.add_zero_attn else None
 
     def _fused(
-        self, attention: Any, channel: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+        self,
+        attention: Any,
+        channel: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> Any:
-        masks = args or kwargs.get("attn_mask") is not None or kwargs.get("key_padding_mask") is not None
-        if masks or kwargs.get("need_weights", True) or key is not query or value is not query or query.dim() != 3:
-            return attention.reference(channel, query, key, value, *args, **kwargs)
+        same = key is query and value is query
+        unmasked_causal = is_causal and attn_mask is None  # the host refuses that
+        if need_weights or not same or query.is_nested or query.dim() != 3 or unmasked_causal:
+            said = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return attention.reference(channel, query, key, value, *said)
         call = Call(
             heads=attention.num_heads,
             scale=attention.head_dim**-0.5,
             kernel=channel.kernel,
+            mask=additive(attn_mask, key_padding_mask, attention.num_heads, query.dtype),
             dropout=attention.dropout if attention.training else 0.0,
         )
         x = query if attention.batch_first else query.transpose(0, 1)
         out = fused_attention(x, *both_projections(self, attention, channel), channel.gate, call)
         return (out if attention.batch_first else out.transpose(0, 1)), None
+
+
+def additive(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
+    """What a mask (T, T) or (B * H, T, T) and one of padding (B, T) add to the scores; where bool, True forbids."""
+    if mask is not None and mask.dim() == 3:
+        mask = mask.unflatten(0, (-1, heads))
+    if padding is not None:
+        padding = padding[:, None, None, :]
+    added = [
+        torch.zeros_like(m, dtype=dtype).masked_fill_(m, float("-inf")) if m.dtype == torch.bool else m
+        for m in (mask, padding)
+        if m is not None
+    ]
+    return added[0] + added[1] if len(added) == 2 else added[0] if added else None
 
 
 MHA = MultiheadAttention()

@@ -126,9 +126,12 @@ class TimmAttentionRope(TimmAttention):
 
         prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
 
-        def rotate(t: Tensor) -> Tensor:  # (B, heads, N, C); class and register tokens have no position
+        def turned(t: Tensor) -> Tensor:  # (B, heads, T, C); class and register tokens have no position
             assert rope is not None
             return torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=half)], dim=2)
+
+        def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            return turned(q), turned(k)
 
         return self._run(attention, channel, x, None if rope is None else rotate, attn_mask, is_causal)
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from ..attention import fused_attention
-from ..kernels import Call
+from ..wide import INTERFACE, PACKED_INTERFACE, WIDE, attention_interface, wide_forward
 from .family import (
     Family,
     Slot,
     both_projections,
-    class_path,
-    identities,
+    has_hooks,
     leaves,
-    plain,
     resize_linear,
     split_slots,
     submodule,
@@ -35,6 +32,25 @@ LAYOUTS = (
 def find_layout(attention: nn.Module) -> dict[str, str] | None:
     """The first layout whose projections the module has."""
     return next((paths for paths in LAYOUTS if all(leaves(attention, path) for path in paths.values())), None)
+
+
+def by_interface(classes: tuple[type[nn.Module], ...]) -> bool:
+    """Whether the host, by its class and those inside of it, attends through the interface of transformers.
+
+    And takes the width of its heads as it comes: what calls it `embed_dim` takes it for that of the input.
+    """
+    codes = [cls.forward.__code__ for cls in classes]
+    names = {name for code in codes for name in code.co_names}
+    return "ALL_ATTENTION_FUNCTIONS" in names and not any("embed_dim" in code.co_varnames for code in codes)
+
+
+@torch.compiler.assume_constant_result  # Dynamo runs it, and does not trace it
+def register_interface() -> None:
+    """Let hosts find our attention function."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    for name in (INTERFACE, PACKED_INTERFACE):
+        ALL_ATTENTION_FUNCTIONS.register(name, attention_interface)
 
 
 class TransformersAttention(Family):
@@ -63,58 +79,64 @@ class TransformersAttention(Family):
         return super().heads(attention) or super().heads(attention._modules.get("attention") or attention)
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`: none for the `eager` setting, which is there to return attention maps."""
-        own = class_path(attention.host_class) in self.classes
-        paths = find_layout(attention) or {}
-        bare = plain(attention, *paths.values()) and bool(paths) and identities(attention, "q_norm", "k_norm")
-        return self._fused if own and bare and attention.config._attn_implementation == "sdpa" else None
+        """See `Family.fused_forward`: the host's own forward over both channels, where all it asks of is known.
 
-    def _fused(
-        self,
-        attention: Any,
-        channel: Any,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
-        rotate = None
-        if position_embeddings is not None:
-            host = sys.modules[attention.host_class.__module__]
-            cos, sin = position_embeddings
+        None for the `eager` setting, which is there to return attention maps.
+        """
+        slots = self.slots(attention)
+        modules = [m for m in attention.modules() if m is not channel]
+        classes = (attention.host_class, *(type(m) for m in modules[1:]))
+        known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1
+        sdpa = {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}
+        if not (known and sdpa and "o.weight" in slots and by_interface(classes)):
+            return None
+        if any(has_hooks(m) or "base_layer" in m._modules for m in modules[1:]):
+            return None
+        if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
+            return None  # each channel draws its own dropout of its output, which one sum of both cannot have
+        return self._fused
 
-            def rotate(t: Tensor) -> Tensor:  # the host's function turns q and k together, each by itself
-                return host.apply_rotary_pos_emb(t, t, cos, sin)[0]
-
-        def first(*names: str) -> Any:
-            return next(getattr(attention, name) for name in names if hasattr(attention, name))
-
-        call = Call(
-            heads=first("num_heads", "num_attention_heads"),
-            scale=first("scaling", "scale"),
+    def _fused(self, attention: Any, channel: Any, *args: Any, **kwargs: Any) -> Any:
+        register_interface()
+        host, roles, norms = attention.host_class, {}, {}
+        view = attention.view_class(attention, channel)
+        for name, slot in self.slots(attention).items():
+            path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
+            if role in ("q_norm", "k_norm"):
+                norms[path] = (getattr(attention, path), getattr(view, path))
+            else:
+                roles[path] = "qkv" if slot.parts > 1 else role
+        return wide_forward(
+            attention,
+            host.forward,
+            both_projections(self, attention, channel),
+            channel.gate,
+            norms,
+            args,
+            kwargs,
+            roles=roles,
+            heads=self.heads(attention),
             kernel=channel.kernel,
-            mask=attention_mask,
-            dropout=first("dropout", "attention_dropout") if attention.training else 0.0,
+            interface=PACKED_INTERFACE if "cu_seqlens" in host.forward.__code__.co_varnames else INTERFACE,
         )
-        sides = both_projections(self, attention, channel)
-        return fused_attention(hidden_states, *sides, channel.gate, call, rotate), None
 
     def widen(self, attention: Any, heads: int) -> nn.Module | None:
         """See `Family.widen`: transformers views heads by `head_dim`, so that only the projections' sizes change."""
-        paths, own = find_layout(attention), self.heads(attention)
-        if paths is None or own is None:
-            return None
-        if "embed_dim" in type(attention).forward.__code__.co_varnames:
-            return None  # 4.57's CLIP and SigLIP give the heads' output the width of the input
+        slots, own = self.slots(attention), self.heads(attention)
+        if "o.weight" not in slots or own is None or not by_interface(tuple(map(type, attention.modules()))):
+            return None  # 4.57's CLIP and SigLIP, for one, give the heads' output the width of the input
+        norm = leaves(attention, "q_norm").get("weight")
+        if norm is not None and len(norm) != attention.head_dim:
+            return None  # a norm over all heads is not one over twice as many
         wide, times = copy.deepcopy(attention), heads / own
-        for name, path in paths.items():
+        for path, is_output in {(s.parameter.rpartition(".")[0], key[0] == "o") for key, s in slots.items()}:
             parent, _, leaf = path.rpartition(".")
             owner = submodule(wide, parent) if parent else wide
-            resize_linear(owner, leaf, columns=times) if name == "o" else resize_linear(owner, leaf, rows=times)
+            if isinstance(owner._modules[leaf], nn.Linear):  # type: ignore[union-attr]
+                resize_linear(owner, leaf, columns=times) if is_output else resize_linear(owner, leaf, rows=times)
         for module in wide.modules():
-            for attribute in ("num_heads", "num_attention_heads", "all_head_size"):
-                if attribute in vars(module):
-                    setattr(module, attribute, int(getattr(module, attribute) * times))
+            for attribute in set(WIDE) & set(vars(module)):
+                setattr(module, attribute, int(getattr(module, attribute) * times))
         return wide
 
 
