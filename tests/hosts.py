@@ -141,9 +141,9 @@ def transformers_model(name: str, config: str, **options: Any) -> nn.Module:
     return getattr(transformers, name)(getattr(transformers, config)(**(sizes | options)))
 
 
-def torchvision_vit() -> nn.Module:
+def torchvision_vit(mlp_ratio: int = 2) -> nn.Module:
     torchvision = pytest.importorskip("torchvision")
-    model = torchvision.models.VisionTransformer(SIZE, PATCH, DEPTH, HEADS, WIDTH, 2 * WIDTH)
+    model = torchvision.models.VisionTransformer(SIZE, PATCH, DEPTH, HEADS, WIDTH, mlp_ratio * WIDTH)
     model.heads = nn.Identity()
     return model
 

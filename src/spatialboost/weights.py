@@ -7,33 +7,28 @@ in that layout goes by the host's own names under `layers.{i}.generic.*`, and th
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from .base_model import build_base, describe_base, patch_size_of
+from .base_model import build_base
 from .boosting import boost, require_boosted
-from .canonical import base_tensors, fingerprint, plus_tensors, same_base
-from .card import model_card
-from .channel import boosted_layers, is_sharded, whole
-from .delta import CARD, CONFIG, CONFIG_LIMIT, FORMAT_VERSION, WEIGHTS, Delta, PathLike, read_delta
+from .canonical import plus_tensors
+from .channel import boosted_layers
+from .delta import CARD, CONFIG, INDEX, SHARD_PATTERN, WEIGHTS, Delta, PathLike, read_delta, read_folder, state_dtype
+from .description import Results, describe
 from .errors import SpatialBoostError
-from .finding import tower, uncompiled
+from .finding import uncompiled
+from .fitting import check_fits, host_device
+from .hub import HubOptions, upload
+from .saving import is_main, save_delta
+from .tensor_file import parse_size
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-# --- saving
 
 
 def save_pretrained(
@@ -42,12 +37,17 @@ def save_pretrained(
     *,
     base: str | None = None,
     training: Mapping[str, Any] | None = None,
+    results: Results | Sequence[Results] | None = None,
     license: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str = "5GB",
+    is_main_process: bool | None = None,
 ) -> Path:
     """Save Attn+ and the gates: `model.safetensors`, `config.json` and a model card. The base's weights are not in it.
 
-    Each file is replaced as a whole, so that a save which is killed leaves the one before it readable.
+    Each file is replaced as a whole, so that a save which is killed leaves the one before it readable. Tensors are cast
+    and written one by one; those of a model that FSDP2 has sharded are gathered layer by layer, so then every process
+    has to make this call, and the main one writes.
 
     Example:
         >>> import tempfile, timm, spatialboost as sb
@@ -59,102 +59,31 @@ def save_pretrained(
     Args:
         model: A boosted model.
         folder: Made if it is not there.
-        base: Name of the base model where the model itself does not tell: a name of timm or an id of the Hub.
+        base: Name of the base model where the model itself does not tell: a name of timm or an id of the Hub, whose
+            revision may follow (`"user/name@revision"`).
         training: Facts on how it was trained, for the config and the card; anything that JSON can hold.
+        results: What probes have found, base against boosted, for the config and the card: the JSON file of a probe,
+            its content, or several.
         license: Licence of the base model's weights, which holds for the delta as well; None takes what timm says of
             it.
-        dtype: Of the weights on disk; None keeps theirs. Gates stay float32.
+        dtype: Of the weights on disk, such as `torch.bfloat16`; None keeps theirs. Gates stay float32.
+        max_shard_size: Weights that are larger are split into files of at most this size, bytes or `"5GB"`.
+        is_main_process: Whether this process writes; None: the one of rank 0, where there are several.
 
     Raises:
         SpatialBoostError: The model is not boosted, has weights on the meta device or that are not finite, or
             `training` is no JSON.
     """
     root = uncompiled(model)
-    tensors: dict[str, Tensor] = {}
-    for name, attention, channel in require_boosted(root):
-        for key, tensor in plus_tensors(attention, channel).items():
-            if tensor.is_meta:
-                raise SpatialBoostError(
-                    f"{name} is on the meta device and has no values to save. Load weights into the model first."
-                )
-            if not torch.isfinite(tensor).all():
-                raise SpatialBoostError(
-                    f"{name}: Attn+ has values that are not finite ({key}); this is not saved. Lower the rate?"
-                )
-            stored = tensor if key == "gate" else tensor.to(dtype or tensor.dtype)
-            tensors[f"layers.{channel.index}.{key}"] = stored.clone().contiguous()
-    config = describe(root, base=base, training=training, license=license, dtype=dtype)
-    text = re.sub(
-        r"\[[-+.\de,\s]+\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(config, indent=2, allow_nan=False)
-    )
-    if len(text) > CONFIG_LIMIT:
-        raise SpatialBoostError(
-            f"config.json would have {len(text):,} bytes, of at most {CONFIG_LIMIT:,}: shorten `training`."
-        )
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # the config is in the weights' header as well: that file alone is whole, whatever happens between the three
-    # replacements
-    metadata = {"format": "pt", "spatialboost": text}
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=metadata))
-    _replace(folder / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    _replace(folder / CARD, lambda path: path.write_text(model_card(config), encoding="utf-8"))
-    return folder
-
-
-def describe(
-    model: nn.Module,
-    *,
-    base: str | None,
-    training: Mapping[str, Any] | None,
-    license: str | None,
-    dtype: torch.dtype | None,
-) -> dict[str, Any]:
-    """The config of a boosted model."""
-    try:
-        facts = json.loads(json.dumps(dict(training or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise SpatialBoostError(
-            f"`training` cannot be written as JSON: {error}. Give strings, finite numbers, lists and dicts."
-        ) from error
-    layers, boosted = tower(model), boosted_layers(model)
-    index = boosted[0][2].index
-    first = layers[index]
-    plus = next(p for name, p in boosted[0][2].named_parameters() if name != "gate")
-    return {
-        "format_version": FORMAT_VERSION,
-        "base_model": describe_base(model, name=base, license=license),
-        "width": first.family.width(first.module),
-        "num_heads": first.family.heads(first.module),
-        "depth": len(layers),
-        "patch_size": patch_size_of(model),
-        "layers": [channel.index for _, _, channel in boosted],
-        "generic_layers": [f.index for f in layers.values() if not f.family.slots(f.module)],
-        "gate": boosted[0][2].gate_kind,
-        "dtype": str(dtype or plus.dtype).removeprefix("torch."),
-        "parameters": sum(p.numel() for _, _, channel in boosted for p in channel.parameters()),
-        "mean_gates": [round(torch.sigmoid(whole(channel.gate)).mean().item(), 4) for _, _, channel in boosted],
-        "fingerprint": fingerprint(layers),
-        "training": facts,
-    }
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside `path`, flush it to disk, and only then put it in the place of `path`."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's are for the owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    stored, limit = state_dtype(dtype), parse_size(max_shard_size)
+    for name, _, channel in require_boosted(root):
+        if any(p.is_meta for p in channel.parameters()):
+            raise SpatialBoostError(
+                f"{name} is on the meta device and has no values to save. Load weights into the model first."
+            )
+    config = describe(root, base=base, training=training, results=results, license=license, dtype=stored)
+    writes = is_main() if is_main_process is None else is_main_process
+    return save_delta(root, Path(folder), config, dtype=stored, limit=limit, writes=writes)
 
 
 def push_to_hub(
@@ -164,7 +93,10 @@ def push_to_hub(
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
+    create_pr: bool = False,
     commit_message: str = "Upload the spatial channel",
+    commit_description: str | None = None,
+    subfolder: str = "",
     **saving: Any,
 ) -> str:
     """Save the delta to a repository on the Hub, made if it is not there; returns the address of the commit.
@@ -174,17 +106,30 @@ def push_to_hub(
         repo_id: `user/name`.
         private: Whether a new repository is private; None leaves it to the account's default.
         token: None takes the one that `hf auth login` or `HF_TOKEN` has set.
-        revision: Branch to write to; None for the main one.
+        revision: Branch to write to, made if it is not there; None for the main one.
+        create_pr: Open a pull request instead; its address is returned.
         commit_message: First line of the commit.
+        commit_description: What follows it.
+        subfolder: Folder in the repository.
         **saving: As for `save_pretrained`.
 
     Raises:
         SpatialBoostError: As for `save_pretrained`, or the Hub refuses; its answer is given.
     """
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, **saving)
+        saved = save_pretrained(model, folder, **saving)
+        if not (saved / CONFIG).exists():
+            return ""  # another process has written and pushes
         return push_folder(
-            folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
+            saved,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            subfolder=subfolder,
         )
 
 
@@ -195,31 +140,30 @@ def push_folder(
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
+    create_pr: bool = False,
     commit_message: str = "Upload the spatial channel",
+    commit_description: str | None = None,
+    subfolder: str = "",
 ) -> str:
-    """Upload a delta that is saved already; otherwise as `push_to_hub`."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    path = read_delta(Path(folder)).path.parent
-    api = HfApi(token=token, library_name="spatialboost")
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=path,
-            revision=revision,
-            commit_message=commit_message,
-            allow_patterns=[WEIGHTS, CONFIG, CARD],
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise SpatialBoostError(
-            f"could not push to {repo_id!r}: {error}. Check the name and `hf auth login`."
-        ) from error
-    return str(commit.commit_url)
-
-
-# --- loading
+    """Upload a delta that is saved already, which is read and checked first; otherwise as `push_to_hub`."""
+    delta = read_folder(Path(folder))
+    with delta.open() as file:
+        file.check()
+    weights = [path.name for path in delta.files]
+    index = [INDEX] if weights != [WEIGHTS] else []
+    return upload(
+        delta.folder,
+        repo_id,
+        [*weights, *index, CONFIG, CARD],
+        replaces=[WEIGHTS, INDEX, SHARD_PATTERN],
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+        commit_description=commit_description,
+        subfolder=subfolder,
+    )
 
 
 def load_pretrained(
@@ -228,14 +172,18 @@ def load_pretrained(
     *,
     freeze: bool = True,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
     revision: str | None = None,
+    subfolder: str = "",
     token: str | bool | None = None,
     cache_dir: PathLike | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Model:
     """Load a delta onto a model one has, boosting it if it is not. In place; returns the same object.
 
-    Everything is checked first: the model is as it was if anything is wrong.
+    Everything is checked first: the model is as it was if anything is wrong. A model that is boosted already takes the
+    values only, so that two deltas of one base can be swapped.
 
     Example:
         >>> import tempfile, timm, torch, spatialboost as sb
@@ -248,103 +196,50 @@ def load_pretrained(
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
         freeze: As for `boost`, where the model is not boosted yet.
         dtype: As for `boost`, where the model is not boosted yet.
+        device: For a model on the meta device: where Attn+ is to be. The base then has no values and cannot be
+            checked. Of any other model, Attn+ goes to where the attention is.
         revision: Branch, tag or commit on the Hub.
+        subfolder: Of the folder or repository.
         token: None takes the one that `hf auth login` or `HF_TOKEN` has set.
         cache_dir: Where downloads are kept; None for the Hub's usual place.
         local_files_only: Ask the cache only.
+        force_download: Download even what the cache holds.
 
     Raises:
-        SpatialBoostError: Missing, extra or misshaped weights, values that are not finite, another base, another
-            format.
+        SpatialBoostError: Missing, extra, damaged or misshaped weights, values that are not finite, another base,
+            another format.
     """
-    delta = read_delta(
-        repo_or_folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-    )
-    return load_delta(model, delta, freeze=freeze, dtype=dtype)
+    cache = None if cache_dir is None else Path(cache_dir)
+    options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)
+    return load_delta(model, read_delta(repo_or_folder, options), freeze=freeze, dtype=dtype, device=device)
 
 
-def load_delta(model: Model, delta: Delta, *, freeze: bool = True, dtype: torch.dtype | None = None) -> Model:
+def load_delta(
+    model: Model,
+    delta: Delta,
+    *,
+    freeze: bool = True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Model:
     """Check a delta against a model, then load it: see `load_pretrained`."""
     root = uncompiled(model)
-    check_fits(root, delta)
-    with safe_open(delta.path, framework="pt") as file:
-        for key in delta.shapes:
-            tensor = file.get_tensor(key)
-            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-                raise SpatialBoostError(
-                    f"{delta.path}: {key} has values that are not finite. Download or save the file again."
-                )
+    reorder = check_fits(root, delta, device)
+    with delta.open() as file:
+        file.check()
         if not boosted_layers(root):
             boost(root, layers=delta.layers, gate=delta.config["gate"], dtype=dtype, freeze=freeze)
         with torch.no_grad():
             for _, attention, channel in boosted_layers(root):
+                if channel.gate.is_meta:
+                    channel.to_empty(device=device or host_device(attention))
                 for name, target in plus_tensors(attention, channel).items():
-                    target.copy_(file.get_tensor(f"layers.{channel.index}.{name}"))
+                    if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
+                        target.zero_()  # a bias that other copies of the encoder leave out: see `check_fits`
+                        continue
+                    value = file.get(key)
+                    target.copy_(reorder(name, value) if reorder else value)
     return model
-
-
-def check_fits(model: nn.Module, delta: Delta) -> None:
-    """Raise unless the delta's layers, keys, shapes and base are those of the model."""
-    layers, config = tower(model), delta.config
-    if not layers:
-        boost(model)  # raises, and says what was found instead of attention
-    if any(next(found.module.parameters()).is_meta for found in layers.values()):
-        raise SpatialBoostError("the model is on the meta device: load the base's weights into it before the delta.")
-    if any(is_sharded(parameter) for parameter in model.parameters()):
-        raise SpatialBoostError("the model is sharded already: load the delta first, then shard it.")
-    if taken := boosted_layers(model):
-        own = ([channel.index for _, _, channel in taken], taken[0][2].gate_kind)
-        if own != (delta.layers, config["gate"]):
-            raise SpatialBoostError(
-                f"the model is boosted at layers {own[0]} with gate={own[1]!r}, the delta at {delta.layers} with "
-                f"gate={config['gate']!r}. Call unboost(model) first."
-            )
-    if len(layers) != config["depth"] or any(i not in layers for i in delta.layers):
-        raise SpatialBoostError(
-            f"the delta is of {_base_name(config)} with {config['depth']} attention layers; {type(model).__name__} "
-            f"has {len(layers)}."
-        )
-    expected: dict[str, tuple[int, ...]] = {}
-    for index in delta.layers:
-        found = layers[index]
-        width = found.family.width(found.module)
-        if width != config["width"] and index == delta.layers[0]:
-            raise SpatialBoostError(
-                f"the delta is of {_base_name(config)} of width {config['width']}; {type(model).__name__} has width "
-                f"{width}. "
-                "Load it onto the encoder that it was trained on."
-            )
-        expected |= {
-            f"layers.{index}.{name}": tuple(tensor.shape)
-            for name, tensor in base_tensors(found.module, found.family).items()
-        }
-        expected[f"layers.{index}.gate"] = (width if config["gate"] == "channel" else 1,)
-    problems = {
-        "missing": sorted(expected.keys() - delta.shapes.keys()),
-        "not expected": sorted(delta.shapes.keys() - expected.keys()),
-        "of another shape": [
-            f"{k} {delta.shapes[k]} for {expected[k]}"
-            for k in sorted(expected.keys() & delta.shapes)
-            if delta.shapes[k] != expected[k]
-        ],
-    }
-    if any(problems.values()):
-        said = "; ".join(
-            f"{what}: {', '.join(map(str, keys[:6]))} ({len(keys)})" for what, keys in problems.items() if keys
-        )
-        raise SpatialBoostError(
-            f"{delta.path} does not fit {type(model).__name__}: {said}. Its base is {_base_name(config)}."
-        )
-    if (name := same_base(config["fingerprint"], fingerprint(layers))) is not None:
-        raise SpatialBoostError(
-            f"the delta was trained on other weights than these: {name} differs. Its base is {_base_name(config)}; "
-            "load that one's weights "
-            "into the model first."
-        )
-
-
-def _base_name(config: Mapping[str, Any]) -> str:
-    return repr(config["base_model"].get("name"))
 
 
 def from_pretrained(
@@ -352,9 +247,11 @@ def from_pretrained(
     *,
     pretrained: bool = True,
     revision: str | None = None,
+    subfolder: str = "",
     token: str | bool | None = None,
     cache_dir: PathLike | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
     **model_kwargs: Any,
 ) -> nn.Module:
     """Build the base model that a delta names, by timm or transformers, and load the delta onto it; in eval mode.
@@ -364,16 +261,18 @@ def from_pretrained(
         pretrained: False builds the base without its weights, which only fits a delta of a base with those same
             weights.
         revision: Of the delta; the base's is the one that the delta has recorded.
-        token: None takes the one that `hf auth login` or `HF_TOKEN` has set.
-        cache_dir: Where downloads are kept; None for the Hub's usual place.
-        local_files_only: Ask the cache only.
+        subfolder: Of the delta.
+        token: None takes the one that `hf auth login` or `HF_TOKEN` has set. timm takes that one always.
+        cache_dir: Where downloads are kept, the base's too; None for the Hub's usual place.
+        local_files_only: Ask the cache only; where timm builds the base, set `HF_HUB_OFFLINE=1` instead.
+        force_download: Download even what the cache holds.
         **model_kwargs: For `timm.create_model` or the model's `from_pretrained`: `img_size=...`, `dtype=...`.
 
     Raises:
         SpatialBoostError: As for `load_pretrained`, or the base is of neither library.
     """
-    delta = read_delta(
-        repo_or_folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-    )
-    model = build_base(delta.config["base_model"], pretrained=pretrained, model_kwargs=model_kwargs)
+    cache = None if cache_dir is None else Path(cache_dir)
+    options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)
+    delta = read_delta(repo_or_folder, options)
+    model = build_base(delta.config["base_model"], pretrained=pretrained, options=options, model_kwargs=model_kwargs)
     return load_delta(model, delta).eval()
