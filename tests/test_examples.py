@@ -9,10 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-SAVED = {"wrap_timm": "wrapped_timm", "wrap_transformers": "wrapped_transformers", "three_stages": "three_stages/delta"}
+SAVED = {
+    "wrap_timm": "wrapped_timm",
+    "wrap_transformers": "wrapped_transformers",
+    "three_stages": "three_stages/delta",
+}
+SCRIPTS = [script for script in EXAMPLES if script.stem in SAVED]  # the callbacks are run by test_loops.py
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_runs_and_saves_a_delta(script: Path, tmp_path: Path) -> None:
     environment = {
         **os.environ,
