@@ -73,12 +73,14 @@ class DataConfig(_Strict):
 
 
 class StageConfig(_Strict):
-    """One stage of training. The optimiser is AdamW, the schedule a linear warm-up and a cosine.
+    """One stage of training. The optimiser is AdamW, or Muon beside it; the schedule a linear warm-up and a cosine.
 
     Attributes:
         steps: Optimiser steps; None goes by `epochs`.
         epochs: Passes over the conversations.
         lr: Highest learning rate.
+        matrix_lr: Train matrices by Muon with this highest rate, some 0.01, and only embeddings and vectors by AdamW,
+            for what has far to go in few steps, as a new projector or language model. None is AdamW alone.
         min_lr: Lowest at the end, as a share of `lr`.
         warmup: Share of the steps; the very first step has a rate above zero already.
         batch_size: Conversations of one device in one forward.
@@ -98,6 +100,7 @@ class StageConfig(_Strict):
     steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, gt=0)
     lr: float = Field(default=1e-4, gt=0)
+    matrix_lr: float | None = Field(default=None, gt=0)
     min_lr: float = Field(default=0.0, ge=0, le=1)
     warmup: float = Field(default=0.03, ge=0, le=1)
     batch_size: int = Field(default=16, ge=1)
@@ -124,28 +127,22 @@ class InstructConfig(StageConfig):
 
     Attributes:
         projector_lr: Highest rate of the projector; None is `lr`.
-        matrix_lr: Train the matrices of the language model's blocks by Muon with this highest rate, some 0.02, and only
-            the rest by AdamW: for a new language model. None is AdamW alone.
     """
 
     lr: float = Field(default=2e-5, gt=0)
     projector_lr: float | None = Field(default=None, gt=0)
-    matrix_lr: float | None = Field(default=None, gt=0)
 
 
 class BoostConfig(StageConfig):
     """Stage 3: Attn+ and the gates. The paper does not tell its rate.
 
     Attributes:
-        matrix_lr: Train the matrices of Attn+ by Muon with this highest rate, some 0.01, and only the rest by AdamW.
-            None is AdamW alone.
         train_projector: Train the projector as well; the paper says both yes and no.
         gate: One gate for each channel, as in the paper, or one for each layer.
         kernel: How the boosted layers are computed, see `spatialboost.boosting.set_kernel`.
     """
 
     lr: float = Field(default=1e-4, gt=0)
-    matrix_lr: float | None = Field(default=None, gt=0)
     train_projector: bool = False
     gate: Literal["channel", "scalar"] = "channel"
     kernel: Literal["host", "auto", "xformers", "sdpa", "math"] = "host"

@@ -26,7 +26,9 @@ def build_optimizer(groups: Sequence[dict[str, Any]], *, beta2: float, fused: bo
     return MuonAdamW(Muon(matrices), adamw) if matrices else adamw
 
 
-def muon_groups(groups: Sequence[dict[str, Any]], lr: float, *, tables: Any = None) -> list[dict[str, Any]]:
+def muon_groups(
+    groups: Sequence[dict[str, Any]], lr: float, *, tables: nn.Module | None = None
+) -> list[dict[str, Any]]:
     """Hand the matrices among some parameter groups over to Muon; what is left stays with AdamW.
 
     Example:
@@ -37,13 +39,13 @@ def muon_groups(groups: Sequence[dict[str, Any]], lr: float, *, tables: Any = No
     Args:
         groups: Parameter groups for AdamW.
         lr: Highest rate of the matrices.
-        tables: A language model, whose embeddings and output head are not for Muon.
+        tables: A language model of transformers, whose embeddings and output head are not for Muon.
 
     Source: Muon (Jordan et al., 2024).
     """
     kept = set()
     if tables is not None:
-        head = tables.get_output_embeddings()
+        head = tables.get_output_embeddings()  # type: ignore[operator]
         kept = {id(part.weight) for part in tables.modules() if isinstance(part, nn.Embedding) or part is head}
     split: list[dict[str, Any]] = []
     for group in groups:

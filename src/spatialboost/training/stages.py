@@ -61,10 +61,8 @@ def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None
     stage = stage or InstructConfig()
     vlm.requires_grad_(True)
     vlm.encoder.requires_grad_(False)
-    language = decay_groups(vlm.llm, stage.lr, stage.weight_decay)
-    if stage.matrix_lr is not None:
-        language = muon_groups(language, stage.matrix_lr, tables=vlm.llm)
-    groups = decay_groups(vlm.projector, stage.projector_lr or stage.lr, stage.weight_decay) + language
+    groups = decay_groups(vlm.projector, stage.projector_lr or stage.lr, stage.weight_decay)
+    groups += decay_groups(vlm.llm, stage.lr, stage.weight_decay)
     return _teach(vlm, dataset, stage, groups, "stage 2", **options)
 
 
@@ -97,8 +95,6 @@ def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | No
         )
     set_kernel(vlm.encoder, stage.kernel)
     groups = param_groups(vlm.encoder, stage.lr, stage.weight_decay)
-    if stage.matrix_lr is not None:
-        groups = muon_groups(groups, stage.matrix_lr)
     if stage.train_projector:
         groups += decay_groups(vlm.projector, stage.lr, stage.weight_decay)
     for group in groups:
@@ -137,6 +133,8 @@ def _teach(
 ) -> Fit:
     if features:
         dataset.images.cache_features(vlm.encoder, vlm.layer, file=folder.parent / "features.npy")
+    if stage.matrix_lr is not None:
+        groups = muon_groups(groups, stage.matrix_lr, tables=vlm.llm)
     if stage.checkpointing:
         _recompute_activations(vlm)
     return fit(
