@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+import spatialboost
 from spatialboost.probes import depth_probe, knn_probe
 from spatialboost.scenes.build import build_dataset
 from spatialboost.scenes.extract.segments import propose_objects
@@ -32,6 +33,7 @@ from spatialboost.training.report import gates_per_layer
 from spatialboost.training.run import train
 
 POINTS = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
+DEMO_LLM = Path(spatialboost.__file__).parent / "assets" / "llm"
 TRAIN, TEST = 0.70, 0.22  # of the frames, as assets/README.md does
 
 
@@ -53,11 +55,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--llm", default="smollm2")
+    parser.add_argument(
+        "--llm", default="smollm2", help="or `demo`: the demo's small one, which knows questions on points"
+    )
     parser.add_argument("--size", type=int, default=112, help="image size in pixels, a multiple of 14")
     parser.add_argument("--steps", type=int, nargs=3, default=(25, 80, 40), help="of stages 1, 2 and 3")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, nargs=3, default=(1e-3, 1e-4, 1e-4), help="of stages 1, 2 and 3")
+    parser.add_argument("--matrix-lr", type=float, nargs=3, help="of Muon, in each stage; AdamW alone without it")
+    parser.add_argument("--train-projector", action="store_true", help="in stage 3, too")
     parser.add_argument("--rooms", type=int, default=0, help="procedural rooms that teach besides the frames")
     parser.add_argument("--turns", choices=("points", "all"), default="points")
     parser.add_argument("--evaluate", type=int, default=16, help="held-out frames whose answers are scored")
@@ -89,6 +95,8 @@ def main() -> None:
     weights = resize_position_grid(
         args.assets / "vit_small_patch14" / "model.safetensors", args.size, args.out / "encoder.safetensors"
     )
+    own = [{"matrix_lr": rate} for rate in args.matrix_lr or (None, None, None)]
+    own[2] |= {"train_projector": args.train_projector, "kernel": "auto"}
     common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": 0}
     folders = [args.out / "data" / name for name in ("train", "rooms", "test") if name in built]
     config = load_config(
@@ -98,14 +106,17 @@ def main() -> None:
                 "kwargs": {"img_size": args.size},
                 "weights": str(weights),
             },
-            "llm": {"name": args.llm},
+            "llm": {"name": str(DEMO_LLM) if args.llm == "demo" else args.llm},
+            "places": args.llm == "demo",
             "data": {
                 "folders": [str(folder) for folder in folders],
                 "image_size": args.size,
                 "held_out": built["test"].written,
             },
             **{
-                f"stage{i + 1}": {**common, "steps": args.steps[i], "lr": args.lr[i]} for i in range(3) if args.steps[i]
+                f"stage{i + 1}": {**common, "steps": args.steps[i], "lr": args.lr[i], **own[i]}
+                for i in range(3)
+                if args.steps[i]
             },
             "evaluate": args.evaluate,
             "seed": args.seed,
