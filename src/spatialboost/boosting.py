@@ -11,16 +11,17 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from . import frozen
 from .channel import CHANNEL, GATES, SpatialChannel, attach, boosted_layers, detach, switch, whole
+from .checks import check_model
 from .errors import SpatialBoostError
 from .families import family_named
-from .finding import Layers, check_host, find_attention, select, uncompiled
+from .finding import Layers, find_attention, select, uncompiled
 from .kernels import KERNELS, choose_kernel, xformers_ops
 
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
-FROZEN_RECORD = "_spatialboost_trainable"  # on the root: names of the parameters that `freeze` has switched off
 
 
 def boost(
@@ -46,12 +47,14 @@ def boost(
 
     Args:
         model: Encoder of timm, transformers, torchvision, torch.hub or one's own; or a model that holds an image tower.
-        layers: None for every self-attention layer of the image tower; indices of blocks (negative ones count from the
-            end); or a predicate `(name, module) -> bool` over the self-attention layers.
+        layers: None for every self-attention layer of the image tower. Else an index of a block (negative ones count
+            from the end), a slice or a range of them, a name as `status` shows it or of what holds it (`"blocks.3"`), a
+            pattern (`"blocks.*.attn"`, or a compiled regular expression), a list of any of these, or a predicate
+            `(name, module) -> bool`.
         gate: "channel" for one gate a feature, as in the paper; "scalar" for one a layer.
         dtype: Of the new weights. None: the base's, but float32 for a half-precision base, cast at use. The gate is
             float32 always.
-        freeze: Leave only Attn+ and the gates trainable.
+        freeze: Leave only Attn+ and the gates trainable, and hold the statistics of batch normalisation.
 
     Raises:
         SpatialBoostError: The model is boosted already, has no such layer, or has one that cannot be boosted. It is
@@ -64,21 +67,19 @@ def boost(
         raise SpatialBoostError(f"gate={gate!r} is not known; expected one of {', '.join(map(repr, GATES))}.")
     if dtype is not None and not dtype.is_floating_point:
         raise SpatialBoostError(f"dtype={dtype} cannot be trained; expected a floating-point dtype.")
+    check_model(root)
     if taken := boosted_layers(root):
         raise SpatialBoostError(
             f"{type(root).__name__} is boosted already ({len(taken)} layers). Go on with it as it is, or call "
             "unboost(model) first."
         )
     chosen = select(find_attention(root), layers, root)
-    _check_checkpointing(root)
-    for found in chosen:
-        check_host(found.name, found.module)
 
+    frozen.clear_caches(root)
     if freeze:
-        trainable = [name for name, parameter in root.named_parameters() if parameter.requires_grad]
-        root.requires_grad_(False)
-        setattr(root, FROZEN_RECORD, trainable)
+        frozen.freeze(root)
     for found in chosen:
+        frozen.hold_statistics(found.module)  # shared by both channels, so they must not move
         attach(found.module, found.family, found.index, gate, dtype)
     logger.info("boosted %d attention layers of %s", len(chosen), type(root).__name__)
     return model
@@ -99,12 +100,7 @@ def unboost(model: Model) -> Model:
     root = uncompiled(model)
     for _, attention, _ in require_boosted(root):
         detach(attention)
-    for module in root.modules():
-        if FROZEN_RECORD in module.__dict__:
-            trainable = set(module.__dict__.pop(FROZEN_RECORD))
-            for name, parameter in module.named_parameters():
-                if name in trainable:
-                    parameter.requires_grad_(True)
+    frozen.thaw(root)
     return model
 
 
@@ -252,7 +248,12 @@ class Status:
             for row in [head, *rows]
         ]
         lines += [f"{len(rows)} layers boosted, {sum(s.trainable for s in self.layers):,} trainable parameters"]
-        lines += [f"passed over: {name} ({cls}): {reason}" for name, cls, reason in self.passed_over]
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name, cls, reason in self.passed_over:
+            alike.setdefault((cls, reason), []).append(name)
+        for (cls, reason), names in alike.items():
+            shown = ", ".join(names if len(names) < 4 else [names[0], "...", names[-1]])
+            lines += [f"passed over: {shown} ({len(names)} {cls}): {reason}"]
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -279,8 +280,10 @@ def status(model: nn.Module) -> Status:
         )
         for name, attention, channel in boosted_layers(root)
     )
-    passed = tuple((f.name, type(f.module).__name__, f.reason) for f in find_attention(root) if f.reason is not None)
-    return Status(layers, passed)
+    taken = {layer.name for layer in layers}
+    passed = [(f.name, type(f.module), f.reason) for f in find_attention(root) if f.name not in taken]
+    left = "not among `layers=`" if layers else "not boosted yet"
+    return Status(layers, tuple((name, cls.__name__, reason or left) for name, cls, reason in passed))
 
 
 def require_boosted(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChannel]]:
@@ -290,14 +293,3 @@ def require_boosted(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChann
             f"{type(model).__name__} is not boosted: call boost(model) or load_pretrained(model, ...) first."
         )
     return layers
-
-
-def _check_checkpointing(root: nn.Module) -> None:
-    for module in root.modules():
-        keywords = getattr(vars(module).get("_gradient_checkpointing_func"), "keywords", {})
-        if keywords.get("use_reentrant"):
-            raise SpatialBoostError(
-                f"{type(module).__name__} checkpoints with use_reentrant=True, under which a frozen encoder gives "
-                "Attn+ no gradient. Call "
-                'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False}) first.'
-            )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .channel import SpatialChannel, host_parameters, whole
+from .channel import SpatialChannel, channel_parameters, whole
 from .families import Family, family_named
 from .finding import Found
 
@@ -26,7 +26,10 @@ def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Ten
 
 def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
     """The host's own weights, canonical."""
-    own = {name: whole(owner.get_parameter(leaf)) for name, owner, leaf in host_parameters(attention)}
+    own = {}
+    for name, owner, leaf, row in channel_parameters(attention, family):
+        value = whole(owner.get_parameter(leaf))
+        own[name] = value[row:] if row else value
     return canonical(attention, family, own)
 
 
@@ -36,16 +39,18 @@ def outlines(attention: nn.Module, family: Family, channel: SpatialChannel | Non
     Nothing is gathered or copied for them.
     """
     own = {}
-    for name, owner, leaf in host_parameters(attention):
+    for name, owner, leaf, row in channel_parameters(attention, family):
         parameter = owner.get_parameter(leaf) if channel is None else channel.plus(name)
-        own[name] = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        outline = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        own[name] = outline[row:] if row and channel is None else outline
     return canonical(attention, family, own)
 
 
 def plus_tensors(attention: nn.Module, channel: SpatialChannel) -> dict[str, Tensor]:
     """Attn+ and the gate of a layer, canonical: views, so that reading saves and writing loads."""
-    own = {name: whole(channel.plus(name)) for name, _, _ in host_parameters(attention)}
-    return {"gate": whole(channel.gate)} | canonical(attention, family_named(channel.family), own)
+    family = family_named(channel.family)
+    own = {name: whole(channel.plus(name)) for name, *_ in channel_parameters(attention, family)}
+    return {"gate": whole(channel.gate)} | canonical(attention, family, own)
 
 
 def masked_biases(attention: nn.Module) -> list[str]:

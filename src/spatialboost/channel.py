@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from .errors import SpatialBoostError
 from .families import Family, family_named
+from .frozen import is_cache
 
 CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
 GATES = ("channel", "scalar")
@@ -49,6 +50,13 @@ def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]
                 yield from walk(unwrap_adapter(child), f"{prefix}{name}.")
 
     return walk(attention, "")
+
+
+def channel_parameters(attention: nn.Module, family: Family) -> Iterator[tuple[str, nn.Module, str, int]]:
+    """`(name, owner, leaf, first row)` of what Attn+ has of its own: all of the host, unless the family says less."""
+    for name, owner, leaf in host_parameters(attention):
+        if (row := family.first_row(attention, name)) is not None:
+            yield name, owner, leaf, row
 
 
 def whole(parameter: Tensor) -> Tensor:
@@ -76,6 +84,7 @@ class SpatialChannel(nn.Module):
     Attributes:
         family: Name of the host's family.
         index: Index of the block in the tower.
+        axis: Dimension of the output that the gate's values belong to: -1, or 1 for images (B, D, H, W).
         kernel: How the pair is computed: see `spatialboost.boosting.set_kernel`.
     """
 
@@ -85,9 +94,11 @@ class SpatialChannel(nn.Module):
         self.index = index
         self.gate_kind = gate
         self.kernel = "host"
+        self.axis = family.axis(attention)
         device = None
-        for name, owner, leaf in host_parameters(attention):
+        for name, owner, leaf, start in channel_parameters(attention, family):
             value = effective_weight(attention, name, owner, leaf)
+            value = value[start:] if start else value
             device = value.device
             # clones, never aliases: safetensors refuses tensors that share memory
             plus = value.to(dtype or torch.promote_types(value.dtype, torch.float32), copy=True)
@@ -104,7 +115,16 @@ class SpatialChannel(nn.Module):
         if base.is_nested:  # nn.TransformerEncoder packs padded batches in eval mode; nested tensors have no lerp
             pairs = zip(base.unbind(), plus.unbind(), strict=True)
             return torch.nested.as_nested_tensor([self.merge(b, p) for b, p in pairs])
-        return torch.lerp(plus, base, torch.sigmoid(self.gate).to(base.dtype))
+        g = torch.sigmoid(self.gate).to(base.dtype)
+        if self.axis >= 0:
+            g = g.view(-1, *[1] * (base.dim() - 1 - self.axis))
+        return torch.lerp(plus, base, g)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise SpatialBoostError(
+            "nn.DataParallel takes a replica's parameters out of its modules, so that Attn+ would not be found. Use "
+            "DistributedDataParallel."
+        )
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
@@ -145,8 +165,13 @@ class PlusView:
             own = host._parameters[name]
             if own is None:
                 return None
-            plus = self._channel.plus(self._prefix + name)
-            return plus if plus.dtype == own.dtype else plus.to(own.dtype)
+            plus: Tensor | None = self._channel._parameters.get(escape(self._prefix + name))
+            if plus is None:
+                return own
+            if plus.dtype != own.dtype:
+                plus = plus.to(own.dtype)
+            # where attention has only the last rows of a projection, the first ones are the base's
+            return plus if plus.shape == own.shape else torch.cat([own[: len(own) - len(plus)], plus])
         if name in host._modules:
             return self._child(name)
         attribute = getattr(type(host), name, None)
@@ -154,7 +179,11 @@ class PlusView:
             return attribute.fget(self)  # type: ignore[misc]
         if isinstance(attribute, FunctionType):
             return partial(attribute, self)  # a bound method, as Dynamo can trace it
-        return getattr(host, name)
+        value = getattr(host, name)
+        if is_cache(name, value):
+            # what the host has computed from its own weights is not for Attn+, which keeps its own for one forward
+            value = self.__dict__[name] = {}
+        return value
 
     def _child(self, name: str) -> PlusView | None:
         child = self._host._modules[name]
@@ -208,7 +237,7 @@ class BoostedAttention:
         base = run(self, *args, **kwargs)
         plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
         if isinstance(base, Tensor):
-            return channel.merge(base, plus)
+            return family_named(channel.family).finish(self, channel.merge(base, plus), *args)  # type: ignore[arg-type]
         if isinstance(base, tuple) and base and isinstance(base[0], Tensor):
             # attention maps, caches and the like are the base channel's
             return (channel.merge(base[0], plus[0]), *base[1:])
@@ -245,15 +274,29 @@ def boosted_class(host_class: type[nn.Module], family: Family) -> type[nn.Module
             "view_class": TypedPlusView if _calls_super(host_class) else PlusView,
             "run": staticmethod(family.runner(host_class)),
         }
+        if hasattr(host_class, "forward_list"):
+            members["forward_list"] = _forward_list
         _BOOSTED[key] = type(name, (BoostedAttention, host_class), members)
     return _BOOSTED[key]
+
+
+def _forward_list(self: Any, x_list: list[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
+    """DINOv3's second door: several batches of images of different sizes through one call of each projection."""
+    run, channel = type(self).host_class.forward_list, self._modules[CHANNEL]
+    base = run(self, x_list, *args, **kwargs)
+    plus = run(type(self).view_class(self, channel), x_list, *args, **kwargs)
+    return [channel.merge(b, p) for b, p in zip(base, plus, strict=True)]
 
 
 def _calls_super(host_class: type[nn.Module]) -> bool:
     """Whether a method of the class reads `__class__`, as `super()` without arguments does."""
     bases = host_class.__mro__[: host_class.__mro__.index(nn.Module)]
+    aside = {"train", "extra_repr", "reset_parameters", "_apply", "_load_from_state_dict"}  # no forward calls them
     methods = [
-        f for c in bases for name, f in vars(c).items() if isinstance(f, FunctionType) and not name.startswith("__")
+        f
+        for c in bases
+        for name, f in vars(c).items()
+        if isinstance(f, FunctionType) and not name.startswith("__") and name not in aside
     ]
     return any("__class__" in f.__code__.co_freevars for f in methods)
 

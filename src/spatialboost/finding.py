@@ -1,4 +1,4 @@
-"""Find the self-attention layers of an image tower, choose among them, refuse what cannot be run twice."""
+"""Find the self-attention layers of an image tower, and choose among them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
-import torch
 from torch import nn
 
-from .channel import SpatialChannel, host_parameters, is_sharded, restored_forward
+from .channel import SpatialChannel
+from .checks import check_host
 from .errors import SpatialBoostError
-from .families import Family, class_path, family_of
+from .families import Family, family_of
 
-Layers = Sequence[int] | Callable[[str, nn.Module], bool] | None
+Choice = int | slice | str | re.Pattern[str]
+Layers = Choice | Sequence[Choice] | Callable[[str, nn.Module], bool] | None
 
 IMAGE_TOWERS = {"vision_model", "visual", "vision_tower", "image_encoder", "vision_encoder", "vision_backbone"}
 TEXT_TOWERS = {"text_model", "text_encoder", "text", "language_model", "text_decoder", "decoder", "lm_head"}
+POOLING = re.compile(r"pooler|pooling_?head|att(entio)?n(al)?_?pool(?!first)|pool(2d|ing)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def _walk(module: nn.Module, name: str, parent: nn.Module, reason: str | None) -
     cls = type(module).__name__
     if leaf in TEXT_TOWERS:
         reason = reason or f"in `{leaf}`, which is no image tower"
-    if "pool" in cls.lower():
+    if POOLING.search(cls):
         reason = reason or f"in a pooling head ({cls})"
     if re.search("cross|multihead_attn|encoder_attn", leaf) or hasattr(
         parent, "ln_1_kv"
@@ -91,58 +95,79 @@ def select(found: Sequence[Found], layers: Layers, root: nn.Module) -> list[Foun
     """The layers that `layers` asks for, in order; raises where it asks for none or for one that is not there."""
     known = [f for f in found if f.reason is None]
     if not known:
-        seen = [f"{f.name} ({type(f.module).__name__}): {f.reason}" for f in found[:5]]
-        kinds = Counter(type(m).__name__ for m in root.modules() if m is not root and next(m.children(), None) is None)
-        what = "; ".join(seen) or f"its layers are {', '.join(f'{n} {k}' for k, n in kinds.most_common(6)) or 'none'}"
-        raise SpatialBoostError(
-            f"no self-attention layer found in {type(root).__name__}: {what}. Expected a vision transformer of timm, "
-            "transformers, "
-            "torchvision or torch.hub, or modules whose class is named ...Attention and that map tokens to tokens."
-        )
-    if layers is None:
-        return known
+        raise SpatialBoostError(_nothing_found(found, root))
+    chosen = known if layers is None else _chosen(layers, known, found)
+    for f in chosen:
+        check_host(f.name, f.module, f.family)
+    return chosen
+
+
+def _chosen(layers: Layers, known: list[Found], found: Sequence[Found]) -> list[Found]:
     if callable(layers):
         chosen = [f for f in known if layers(f.name, f.module)]
         if not chosen:
-            names = ", ".join(f.name for f in known[:4])
             raise SpatialBoostError(
-                f"`layers` selected none of the {len(known)} self-attention layers ({names}, ...). It is called with "
-                "each one's name "
-                "and module and has to return True for some."
+                f"`layers` selected none of {_names(known)}. It is called with each one's name and module and has to "
+                "return True for some."
             )
         return chosen
-    by_index = {f.index: f for f in known}
-    span = max(by_index) + 1
-    wanted = [i + span if i < 0 else i for i in layers]
-    if not wanted or (missing := [i for i in wanted if i not in by_index]):
-        what = f"block {missing[0]} has no self-attention layer" if wanted else "no index given"
-        raise SpatialBoostError(f"layers={list(layers)!r}: {what}; there are layers {sorted(by_index)}.")
-    return [by_index[i] for i in sorted(set(wanted))]
+    several = isinstance(layers, Sequence) and not isinstance(layers, str)
+    wanted: list[Any] = list(layers) if several else [layers]  # type: ignore[arg-type]
+    if not wanted:
+        raise SpatialBoostError(f"layers={layers!r}: no index given; there are layers {_indices(known)}.")
+    taken = {f.index for one in wanted for f in _asked_for(one, known, found, layers)}
+    return [f for f in known if f.index in taken]
 
 
-def check_host(name: str, attention: nn.Module) -> None:
-    """Raise where the host computes in a way that a second channel could not repeat exactly."""
-
-    def refuse(what: str, do: str) -> None:
-        raise SpatialBoostError(
-            f"{name} ({class_path(type(attention))}) {what}. {do}, or leave the layer out with `layers=`."
-        )
-
-    for parameter_name, owner, leaf in host_parameters(attention):
-        parameter = owner.get_parameter(leaf)
-        if not parameter.is_floating_point():
-            refuse(f"has quantised weights ({parameter_name})", "Boost the model before it is quantised")
-        if is_sharded(parameter):
-            refuse(f"is sharded already ({parameter_name})", "Boost the model before it is sharded")
-    for module in attention.modules():
-        if "forward" in vars(module) and not restored_forward(module):
-            refuse(
-                f"has a forward of its own on the instance of {type(module).__name__}",
-                "Boost before such hooks are put on",
+def _asked_for(one: Any, known: list[Found], found: Sequence[Found], layers: Layers) -> list[Found]:
+    """The layers that one index, slice, name or pattern means."""
+    span = max(f.index for f in known) + 1
+    if isinstance(one, int) and not isinstance(one, bool):
+        index = one + span if one < 0 else one
+        if not (chosen := [f for f in known if f.index == index]):
+            raise SpatialBoostError(
+                f"layers={layers!r}: block {index} has no self-attention layer; there are layers {_indices(known)}."
             )
-        if any(isinstance(value, torch.Tensor) for value in vars(module).values()):
-            refuse(f"computes weights in a hook ({type(module).__name__})", "Make them plain parameters first")
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            refuse("holds batch normalisation, whose statistics both channels would update", "Fold it first")
-    if not any(True for _ in host_parameters(attention)):
-        refuse("has no weights of its own", "Boost the module that holds them")
+        return chosen
+    if isinstance(one, slice):
+        inside = range(span)[one]
+        if not (chosen := [f for f in known if f.index in inside]):
+            raise SpatialBoostError(f"layers={layers!r} is empty; there are layers {_indices(known)}.")
+        return chosen
+    if isinstance(one, str | re.Pattern):
+        if chosen := [f for f in known if _matches(one, f.name)]:
+            return chosen
+        passed = next((f for f in found if f.reason is not None and _matches(one, f.name)), None)
+        why = f"{passed.name} is passed over: {passed.reason}" if passed else f"no name matches {one!r}"
+        raise SpatialBoostError(f"layers={layers!r}: {why}; there are {_names(known)}.")
+    raise SpatialBoostError(
+        f"layers={layers!r}: {type(one).__name__} is no way to choose layers; expected indices, a slice, names or "
+        "patterns, or a predicate `(name, module) -> bool`."
+    )
+
+
+def _matches(pattern: str | re.Pattern[str], name: str) -> bool:
+    if isinstance(pattern, re.Pattern):
+        return pattern.search(name) is not None
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+
+
+def _names(known: list[Found]) -> str:
+    return (
+        f"the {len(known)} self-attention layers ({', '.join(f.name for f in known[:4])}{', ...' * (len(known) > 4)})"
+    )
+
+
+def _indices(known: list[Found]) -> list[int]:
+    return sorted(f.index for f in known)
+
+
+def _nothing_found(found: Sequence[Found], root: nn.Module) -> str:
+    kinds = Counter(type(m).__name__ for m in root.modules() if m is not root and next(m.children(), None) is None)
+    seen = "; ".join(f"{f.name} ({type(f.module).__name__}): {f.reason}" for f in found[:5])
+    what = seen or f"its layers are {', '.join(f'{n} {k}' for k, n in kinds.most_common(6)) or 'none'}"
+    return (
+        f"no self-attention layer found in {type(root).__name__}: {what}. Expected a vision transformer of timm, "
+        "transformers, torchvision or torch.hub, or modules whose class is named ...Attention and that map tokens to "
+        "tokens."
+    )

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from .attention import fold
-from .boosting import FROZEN_RECORD, require_boosted
+from .boosting import require_boosted
 from .canonical import base_tensors, plus_tensors
 from .channel import SpatialChannel, detach
 from .errors import SpatialBoostError
 from .families import family_named, family_of
 from .finding import uncompiled
+from .frozen import RECORD, release_statistics
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,7 +44,8 @@ def fuse(model: Model) -> Model:
             raise SpatialBoostError("the model is itself one attention layer: fuse the model that holds it.")
         plain.get_submodule(parent)._modules[leaf] = fuse_layer(name, attention, channel)
     for module in plain.modules():
-        module.__dict__.pop(FROZEN_RECORD, None)
+        module.__dict__.pop(RECORD, None)
+    release_statistics(plain)
     return plain  # type: ignore[return-value]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,12 @@ class DinoHubAttention(Family):
         "dinov2.layers.attention.MemEffAttention",
         "dinov3.layers.attention.SelfAttention",
     )
+
+    def reads(self, module: nn.Module) -> bool:
+        """Whether a class under another path (a copy of the repository) is laid out and called like theirs."""
+        host_class = getattr(type(module), "host_class", type(module))
+        alike = isinstance(module._modules.get("qkv"), nn.Linear) and isinstance(module._modules.get("proj"), nn.Linear)
+        return alike and "attn_bias" in inspect.signature(host_class.forward).parameters
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
         """See `Family.slots`."""

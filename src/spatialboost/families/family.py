@@ -83,6 +83,10 @@ class Family:
         path, _, leaf = slot.parameter.rpartition(".")
         return leaves(attention, path)[leaf].shape[0]
 
+    def axis(self, attention: nn.Module) -> int:
+        """Dimension of the features in the output: -1 for tokens (B, N, D), 1 for images (B, D, H, W)."""
+        return -1
+
     def heads(self, attention: nn.Module) -> int | None:
         """Number of heads."""
         value = getattr(attention, "num_heads", None) or getattr(attention, "num_attention_heads", None)
@@ -91,6 +95,14 @@ class Family:
     def refusal(self, attention: nn.Module) -> str | None:
         """Why this module is not self-attention over tokens (and is passed over), or None."""
         return None
+
+    def first_row(self, attention: nn.Module, parameter: str) -> int | None:
+        """From which row on a parameter of the module is the attention's; None where it is not, and both share it."""
+        return 0
+
+    def finish(self, attention: Any, merged: Tensor, *args: Any) -> Tensor:
+        """What the module does to its merged output, if `runner` stops short of it."""
+        return merged
 
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
         """The host's forward as a function whose first argument may be the module or a view of it."""

@@ -4,27 +4,82 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd as _Conv
 
-from .family import Family, Slot, leaves, packed_slots, split_slots
+from .family import Family, Slot, class_path, leaves, packed_slots, split_slots, submodule
 from .transformers import find_layout
 
-IS_ATTENTION = re.compile(r"att(entio)?n", re.IGNORECASE)
+IS_ATTENTION = re.compile(r"att(entio)?n|mhsa|^(XCA|GPSA|SHSA|SHMA|LiteMLA|LambdaLayer)$", re.IGNORECASE)
 IS_OTHER = re.compile(
-    r"block|mask|bias|norm|mlp|rope|drop|embed|layer(?!scale)|encoder|decoder|processor", re.IGNORECASE
+    r"block|masking|bias|norm|mlp|rotary|drop|embed|layer(?!scale)|(en|de)coder$|processor|projection", re.IGNORECASE
 )
+IS_LINEAR = re.compile(r"^Linear|Linear$")
+INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)|^(sr|reduction)$")
+OUTPUTS = ("proj", "out_proj", "o_proj", "output.dense", "to_out", "out", "projection", "output.proj", "wo")
 SECOND_INPUTS = {"key", "kv", "context", "memory", "encoder_hidden_states", "key_value_states", "latents", "y"}
+
+# Where the width of the output is not that of a projection with a usual name: the path of the layer that has it, or
+# what the module itself says.
+WIDTHS: dict[str, str | Callable[[Any], int]] = {
+    "timm.layers.attention2d.MultiQueryAttentionV2": lambda a: a.out_proj.shape[0],
+    "timm.layers.bottleneck_attn.BottleneckAttn": lambda a: a.dim_out_v,
+    "timm.layers.halo_attn.HaloAttn": lambda a: a.dim_out_v,
+    "timm.layers.lambda_layer.LambdaLayer": lambda a: a.num_heads * a.dim_v,
+    "timm.layers.non_local_attn.NonLocalAttn": "z",
+    "timm.models.cpubone.ConvAttention": "conv_proj",
+    "timm.models.lowformer.ConvAttention": "conv_proj",
+    "timm.models.swiftformer.EfficientAdditiveAttention": "final",
+}
+# Attention whose output is an image (B, D, H, W) whatever its projection is.
+IMAGES = {"timm.models.fastvit.Attention", *WIDTHS}
+# Named attention, and none between tokens.
+REFUSED = {"timm.models.csatv2.SpatialAttention": "a gate of one channel over the pixels, no self-attention of tokens"}
+
+
+def known(table: Any, module: nn.Module) -> str | None:
+    """The name in `table` of the module's class or of a base of it."""
+    return next((path for cls in type(module).__mro__ if (path := class_path(cls)) in table), None)
 
 
 def looks_like_attention(module: nn.Module) -> bool:
-    """By its class name, and by owning an output projection."""
-    name = type(module).__name__
-    return bool(IS_ATTENTION.search(name)) and not IS_OTHER.search(name) and _last_linear(module) is not None
+    """By its class name, and by owning projections."""
+    if known(WIDTHS, module):
+        return True
+    name = getattr(type(module), "host_class", type(module)).__name__  # of a boosted one, what it was
+    return bool(IS_ATTENTION.search(name)) and not IS_OTHER.search(name) and _projection(module) is not None
 
 
-def _last_linear(module: nn.Module) -> nn.Linear | None:
-    return next((child for child in reversed(list(module.modules())) if isinstance(child, nn.Linear)), None)
+def is_complete(module: nn.Module) -> bool:
+    """Whether it is attention with an output projection, and not the first half of one in a module of its own."""
+    if not looks_like_attention(module):
+        return False
+    last = _projection(module)
+    path = next((name for name, child in module.named_modules() if child is last), "")
+    return bool(known(WIDTHS, module)) or not any(INPUTS.search(part) for part in path.split("."))
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A linear layer of torch, or of a library of quantised ones."""
+    return isinstance(module, nn.Linear) or (
+        IS_LINEAR.search(type(module).__name__) is not None and not module._modules
+    )
+
+
+def _projection(attention: nn.Module) -> nn.Module | None:
+    """The layer that makes the output: under one of the usual names, else the last linear one.
+
+    Convolutions are projections where others beside them make queries, keys or values; elsewhere they are gates.
+    """
+    within = next((child for path in OUTPUTS if (child := submodule(attention, path)) is not None), attention)
+    named = any(INPUTS.search(name) for name in attention._modules)
+    for module in reversed(list(within.modules())):
+        if is_linear(module) or (named and isinstance(module, _Conv)):
+            return module
+    return None if within is attention else next((m for m in reversed(list(attention.modules())) if is_linear(m)), None)
 
 
 class GenericAttention(Family):
@@ -40,11 +95,19 @@ class GenericAttention(Family):
         return {}
 
     def width(self, attention: nn.Module) -> int:
-        """See `Family.width`: of the output projection, or of the last linear layer where its name is unknown."""
-        for path in ("proj", "out_proj", "o_proj", "output.dense", "to_out", "to_out.0", "out"):
-            if "weight" in (found := leaves(attention, path)):
-                return found["weight"].shape[0]
-        return _last_linear(attention).out_features  # type: ignore[union-attr]
+        """See `Family.width`."""
+        width = WIDTHS[path] if (path := known(WIDTHS, attention)) else None
+        if callable(width):
+            return width(attention)
+        layers: list[Any] = [_projection(attention)]
+        if isinstance(width, str):
+            layers = [m for m in attention.get_submodule(width).modules() if isinstance(m, nn.Linear | _Conv)]
+        return layers[-1].out_features if hasattr(layers[-1], "out_features") else layers[-1].out_channels
+
+    def axis(self, attention: nn.Module) -> int:
+        """See `Family.axis`."""
+        is_image = known(IMAGES, attention) or isinstance(_projection(attention), _Conv)
+        return 1 if is_image else -1
 
     def heads(self, attention: nn.Module) -> int | None:
         """See `Family.heads`: of the module itself or of one inside it."""
@@ -53,7 +116,9 @@ class GenericAttention(Family):
 
     def refusal(self, attention: nn.Module) -> str | None:
         """See `Family.refusal`."""
-        if "cross" in type(attention).__name__.lower():
+        if (path := known(REFUSED, attention)) is not None:
+            return REFUSED[path]
+        if "cross" in type(attention).__name__.lower().replace("crosscov", ""):
             return "cross-attention, by its class name"
         parameters = list(inspect.signature(type(attention).forward).parameters.values())[2:]
         required = {

@@ -1,0 +1,69 @@
+"""timm blocks without an attention module: attention and MLP in parallel, behind one packed input projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .family import Family, Slot, leaves, split_slots
+
+
+class _WithoutDropPath:
+    """The block (or a view of it) as if it dropped no path."""
+
+    drop_path = staticmethod(lambda x: x)
+
+    def __init__(self, block: Any) -> None:
+        self._block = block
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._block, name)
+
+
+class ParallelScaling(Family):
+    """`ParallelScalingBlock` and `DiffParallelScalingBlock`, of ViT-22B.
+
+    The module is the whole block. Attn+ has the rows of q, k and v, their norms and the attention's output projection;
+    it shares the MLP, the input norm and LayerScale, which all add up or scale, so that merging the outputs of two
+    blocks merges their attention. Only the path is dropped after the merge, for both channels alike.
+    """
+
+    name = "parallel"
+    classes = (
+        "timm.models.vision_transformer.ParallelScalingBlock",
+        "timm.models.vision_transformer.DiffParallelScalingBlock",
+    )
+
+    def first_row(self, attention: Any, parameter: str) -> int | None:
+        """See `Family.first_row`."""
+        if parameter.startswith(("in_norm", "mlp", "ls")):
+            return None
+        return attention.in_split[0] if parameter.startswith("in_proj.") else 0
+
+    def slots(self, attention: nn.Module) -> dict[str, Slot]:
+        """See `Family.slots`: of the rows of `in_proj` that `first_row` leaves."""
+        packed = {
+            f"{name}.{leaf}": Slot(f"in_proj.{leaf}", part, 3)
+            for leaf in leaves(attention, "in_proj")
+            for part, name in enumerate("qkv")
+        }
+        return packed | split_slots(attention, o="attn_out_proj", q_norm="q_norm", k_norm="k_norm")
+
+    def refusal(self, attention: Any) -> str | None:
+        """See `Family.refusal`."""
+        return None if attention.out_proj is None else "its attention and MLP share one output projection"
+
+    def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
+        """See `Family.runner`."""
+        return lambda block, *args, **kwargs: host_class.forward(_WithoutDropPath(block), *args, **kwargs)  # type: ignore[arg-type]
+
+    def finish(self, attention: Any, merged: Tensor, *args: Any) -> Tensor:
+        """See `Family.finish`."""
+        if isinstance(attention.drop_path, nn.Identity) or not attention.training:
+            return merged
+        return args[0] + attention.drop_path(merged - args[0])
+
+
+PARALLEL = ParallelScaling()

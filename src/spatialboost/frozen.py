@@ -1,0 +1,106 @@
+"""Keep the base as it is while Attn+ trains: its parameters take no gradient, its batch statistics stand still.
+
+A frozen weight is not yet a frozen layer. Batch normalisation in training mode would normalise with the batch and write
+its running statistics; so such layers stay in eval mode, whatever `model.train()` says, until `unboost`. And LeViT and
+its kin keep in eval mode what they have computed from their parameters: those caches hold the graph of weights that
+were trainable a moment ago, so they are emptied and the host fills them again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+RECORD = "_spatialboost_trainable"  # on the root: names of the parameters that `freeze` has switched off
+_INTERNAL = frozenset(vars(nn.Module()))
+MODE = "_spatialboost_mode"  # on a held layer: the mode that it would be in
+
+
+def freeze(root: nn.Module) -> None:
+    """Switch every gradient of the model off, and hold its statistics."""
+    setattr(root, RECORD, [name for name, parameter in root.named_parameters() if parameter.requires_grad])
+    root.requires_grad_(False)
+    hold_statistics(root)
+
+
+def thaw(root: nn.Module) -> None:
+    """Undo `freeze`, wherever in the model it was called."""
+    for module in root.modules():
+        if RECORD in module.__dict__:
+            trainable = set(module.__dict__.pop(RECORD))
+            for name, parameter in module.named_parameters():
+                if name in trainable:
+                    parameter.requires_grad_(True)
+    release_statistics(root)
+
+
+def hold_statistics(root: nn.Module) -> None:
+    """Keep every layer that tracks batch statistics in eval mode."""
+    for module in root.modules():
+        tracks = any(module._buffers.get(name) is not None for name in ("running_mean", "running_var"))
+        if tracks and not isinstance(module, HeldStatistics):
+            setattr(module, MODE, module.training)
+            module.__class__ = held_class(type(module))
+            module.training = False
+
+
+def release_statistics(root: nn.Module) -> None:
+    """Undo `hold_statistics`."""
+    for module in root.modules():
+        if isinstance(module, HeldStatistics):
+            module.training = module.__dict__.pop(MODE)
+            module.__class__ = module.host_class  # type: ignore[assignment]
+
+
+def clear_caches(root: nn.Module) -> None:
+    """Empty what the modules have computed from their weights and kept."""
+    for module in root.modules():
+        for name, value in vars(module).items():
+            if is_cache(name, value):
+                value.clear()
+
+
+def is_cache(name: str, value: Any) -> bool:
+    """Whether an attribute of a module is a dictionary of tensors, or one that waits for them."""
+    return type(value) is dict and name not in _INTERNAL and all(isinstance(v, Tensor) for v in value.values())
+
+
+class HeldStatistics:
+    """What the class of a layer with held statistics adds to its own class: see `held_class`."""
+
+    host_class: ClassVar[type[nn.Module]]
+    training: bool
+
+    def train(self, mode: bool = True) -> HeldStatistics:
+        """Note the mode for the day of `unboost`, and stay in eval."""
+        super().train(mode)  # type: ignore[misc]
+        self.__dict__[MODE] = mode
+        self.training = False
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # by the host's class, as `BoostedAttention` does
+        return _rebuild, (type(self).host_class,), object.__reduce_ex__(self, 2)[2]
+
+
+def _rebuild(host_class: type[nn.Module]) -> nn.Module:
+    cls = held_class(host_class)
+    return cls.__new__(cls)
+
+
+_HELD: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def held_class(host_class: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of `host_class` whose `train` changes nothing; one per host class, for the life of the process."""
+    if host_class not in _HELD:
+        name = f"Held{host_class.__name__}"
+        members = {
+            "__module__": __name__,
+            "__qualname__": name,
+            "host_class": host_class,
+            "__doc__": held_class.__doc__,
+        }
+        _HELD[host_class] = type(name, (HeldStatistics, host_class), members)
+    return _HELD[host_class]
