@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hub_dino
+from hub_dino import Encoder, MemEffAttention
+
 WIDTH, HEADS, DEPTH, SIZE, PATCH = 32, 2, 2, 32, 16
 
 
@@ -26,6 +29,12 @@ def patches() -> dict[str, Any]:
         "pixel_attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
         "spatial_shapes": shapes,
     }
+
+
+def packed() -> dict[str, Any]:
+    """What Qwen's processors make: the patches of two images one below the other, and the images' grids."""
+    pixels = torch.randn(64, 3 * 4 * 4, generator=torch.Generator().manual_seed(1))
+    return {"hidden_states": pixels, "grid_thw": torch.tensor([[1, 4, 8], [1, 8, 4]])}
 
 
 def tokens() -> dict[str, Any]:
@@ -132,13 +141,33 @@ def timm_with_inner(**options: bool) -> nn.Module:
     return model
 
 
-def transformers_model(name: str, config: str, **options: Any) -> nn.Module:
+def transformers_model(name: str, config: str, bare: bool = False, **options: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, name):
         pytest.skip(f"transformers {transformers.__version__} has no {name}")
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "patch_size": PATCH}
-    sizes |= {"intermediate_size": 2 * WIDTH, "image_size": SIZE}
+    sizes |= {"intermediate_size": 2 * WIDTH}
+    sizes = {"image_size": SIZE} | ({} if bare else sizes)
     return getattr(transformers, name)(getattr(transformers, config)(**(sizes | options)))
+
+
+def timm_stage(name: str, **options: Any) -> nn.Module:
+    """A hierarchical model of one stage of two blocks."""
+    timm = pytest.importorskip("timm")
+    return timm.create_model(name, img_size=SIZE, num_classes=0, **options)
+
+
+def qwen_tower() -> nn.Module:
+    module = pytest.importorskip("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
+    sizes = {"depth": DEPTH, "hidden_size": WIDTH, "num_heads": HEADS, "intermediate_size": 2 * WIDTH}
+    sizes |= {"out_hidden_size": WIDTH, "patch_size": 4, "temporal_patch_size": 1, "window_size": 16}
+    config = module.Qwen2_5_VLVisionConfig(**sizes, fullatt_block_indexes=[1])
+    return module.Qwen2_5_VisionTransformerPretrainedModel(config)
+
+
+def swin_v2() -> nn.Module:
+    sizes = {"embed_dim": WIDTH, "depths": [DEPTH], "num_heads": [HEADS], "window_size": 4, "patch_size": 4}
+    return transformers_model("Swinv2Model", "Swinv2Config", bare=True, **sizes)
 
 
 def torchvision_vit(mlp_ratio: int = 2) -> nn.Module:
@@ -164,7 +193,10 @@ class Host:
     fused: bool = True  # both channels run at once
     canonical: bool = True
     linears: tuple[str, ...] = ("q_proj", "v_proj", "query", "value")  # what a LoRA would target
+    batch_norm: bool = False  # it tracks statistics, which are held while it is boosted
     compiles: bool = True  # False where Dynamo cannot follow `super()` through a stand-in for `self`
+    exports: bool = True  # False where the host itself branches on the values of a tensor; then no one graph either
+    exact_grad: bool = True  # False where SDPA takes another kernel for a learned bias that is frozen
     exact_half: bool = True  # False where torch itself rounds half precision differently once a weight is frozen
     exact_eval: bool = True  # False where the host's eval mode is a kernel of its own over the whole layer
 
@@ -179,6 +211,8 @@ class Host:
                 parameter.copy_(0.2 * noise if parameter.ndim > 1 else 0.5 + 0.2 * noise)
         return model.eval()
 
+
+REFERENCE: dict[str, Any] = {"fuses": False, "fused": False}
 
 HOSTS = {
     "timm": Host(lambda: timm_model("vit_tiny_patch16_224"), "timm", linears=("qkv", "proj")),
@@ -223,6 +257,71 @@ HOSTS = {
         exact_half=False,
         exact_eval=False,
     ),
+    "dino_hub": Host(
+        lambda: Encoder(MemEffAttention, WIDTH, HEADS, DEPTH, PATCH),
+        "dino_hub",
+        fuses=False,
+        fused=False,
+        linears=("qkv",),
+        compiles=False,
+    ),
+    "dino_hub_v3": Host(
+        lambda: Encoder(hub_dino.SelfAttention, WIDTH, HEADS, DEPTH, PATCH),
+        "dino_hub",
+        fuses=False,
+        fused=False,
+        linears=("qkv",),
+    ),
+    # from here on: one row a way of computing attention that runs on the generic route
+    "timm_swin": Host(
+        lambda: timm_stage(
+            "swin_tiny_patch4_window7_224", window_size=4, depths=(DEPTH,), num_heads=(HEADS,), embed_dim=WIDTH
+        ),
+        "generic",
+        linears=("qkv",),
+        **REFERENCE,
+    ),
+    "timm_beit": Host(
+        lambda: timm_model("beit_base_patch16_224"), "generic", linears=("proj",), exact_grad=False, **REFERENCE
+    ),
+    "timm_cait": Host(  # talking heads and class attention
+        lambda: timm_model("cait_xxs24_224", depth=1, depth_token_only=1), "generic", linears=("proj",), **REFERENCE
+    ),
+    "timm_levit": Host(  # batch norm inside, and a cache of position biases in eval mode
+        lambda: timm_stage(
+            "levit_128s",
+            embed_dim=(WIDTH,),
+            key_dim=16,
+            depth=(DEPTH,),
+            num_heads=(HEADS,),
+            attn_ratio=(2,),
+            mlp_ratio=2,
+        ),
+        "generic",
+        linears=("linear",),
+        batch_norm=True,
+        **REFERENCE,
+    ),
+    "timm_efficientvit": Host(  # the same on images (B, D, H, W)
+        lambda: timm_stage(
+            "efficientvit_m0",
+            embed_dim=(WIDTH,),
+            key_dim=(16,),
+            depth=(DEPTH,),
+            num_heads=(HEADS,),
+            window_size=(2,),
+            kernels=(3, 3),
+        ),
+        "generic",
+        linears=(),
+        batch_norm=True,
+        **REFERENCE,
+    ),
+    "timm_parallel": Host(  # no attention module
+        lambda: timm_model("vit_base_patch16_xp_224"), "parallel", linears=("attn_out_proj",), **REFERENCE
+    ),
+    "swinv2": Host(swin_v2, "generic", linears=("query", "q_proj"), **REFERENCE),
+    "qwen2_5_vl": Host(qwen_tower, "generic", packed, linears=("qkv",), compiles=False, exports=False, **REFERENCE),
     "generic": Host(
         lambda: Tower(PlainAttention), "generic", tokens, fuses=False, fused=False, canonical=False, linears=("to_qkv",)
     ),

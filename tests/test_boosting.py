@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -31,6 +32,14 @@ def untouched(model: nn.Module) -> bool:
         (range(1, 3), [1, 2]),
         ([-1], [3]),
         ([3, 1, 1], [1, 3]),
+        (-1, [3]),
+        (slice(-2, None), [2, 3]),
+        ([0, slice(2, 9)], [0, 2, 3]),
+        ("blocks.2.attn", [2]),
+        ("blocks.2", [2]),
+        ("blocks.[13].attn", [1, 3]),
+        (re.compile(r"\.[02]\."), [0, 2]),
+        (["blocks.0", -1], [0, 3]),
         (lambda name, module: name.startswith("blocks.2"), [2]),
     ],
 )
@@ -45,6 +54,11 @@ def test_layers(layers, indices):
         ([4], r"block 4 has no self-attention layer; there are layers \[0, 1, 2, 3\]"),
         ([-5], "block -1 has no"),
         ([], "no index given"),
+        (slice(4, None), r"is empty; there are layers \[0, 1, 2, 3\]"),
+        ("blocks.7", r"no name matches 'blocks.7'; there are the 4 self-attention layers \(blocks.0.attn"),
+        (["blocks.0", "head"], "no name matches 'head'"),
+        (1.5, "float is no way to choose layers; expected indices, a slice, names or patterns, or a predicate"),
+        (True, "bool is no way to choose layers"),
         (lambda name, module: False, "selected none of the 4 self-attention layers"),
     ],
 )
@@ -101,8 +115,36 @@ def with_computed_weight(attention: nn.Module) -> None:
     nn.utils.weight_norm(attention.proj)
 
 
-def with_batch_norm(attention: nn.Module) -> None:
-    attention.norm = nn.BatchNorm1d(WIDTH)
+def with_integers(attention: nn.Module) -> None:
+    attention.proj.weight = nn.Parameter(torch.zeros(WIDTH, WIDTH, dtype=torch.int8), requires_grad=False)
+
+
+def with_eight_bit_floats(attention: nn.Module) -> None:
+    attention.proj.weight = nn.Parameter(attention.proj.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+
+
+def with_torchao(attention: nn.Module) -> None:
+    torchao = pytest.importorskip("torchao.quantization")
+    torchao.quantize_(attention, torchao.Int8WeightOnlyConfig())
+
+
+def with_bitsandbytes(attention: nn.Module) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    linear = bitsandbytes.nn.Linear4bit(WIDTH, WIDTH)
+    linear.load_state_dict(attention.proj.state_dict())
+    attention.proj = linear.to("cpu")  # quantised by the move
+
+
+class QuantLinear(nn.Module):
+    """As GPTQ and its kin lay weights out: packed integers in buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("qweight", torch.zeros(4, WIDTH, dtype=torch.int32))
+
+
+def with_packed_buffers(attention: nn.Module) -> None:
+    attention.proj = QuantLinear()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +152,11 @@ def with_batch_norm(attention: nn.Module) -> None:
     [
         (with_instance_forward, "has a forward of its own on the instance"),
         (with_computed_weight, "computes weights in a hook"),
-        (with_batch_norm, "holds batch normalisation"),
+        (with_integers, r"quantised weights \(proj.weight: torch.int8\)"),
+        (with_eight_bit_floats, r"quantised weights \(proj.weight: torch.float8"),
+        (with_torchao, r"quantised weights \(qkv.weight: torchao"),
+        (with_bitsandbytes, r"quantised weights \(proj.weight: torch.uint8"),
+        (with_packed_buffers, r"projection without a weight of its own \(proj: .*QuantLinear"),
     ],
 )
 def test_hosts_that_cannot_run_twice_are_refused(spoil, message):
@@ -118,8 +164,45 @@ def test_hosts_that_cannot_run_twice_are_refused(spoil, message):
     spoil(model.blocks[1].attn)
     with pytest.raises(sb.SpatialBoostError, match=rf"blocks.1.attn .*{message}.*`layers="):
         sb.boost(model)
-    assert untouched(model)
+    assert not boosted_layers(model) and model.blocks[0].attn.qkv.weight.requires_grad
     assert boosted_names(sb.boost(model, layers=[0])) == ["blocks.0.attn"]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda m: nn.DataParallel(m), r"DataParallel is wrapped already.*before it is wrapped"),
+        (lambda m: torch.jit.trace(m, images()["x"]), "traced or scripted program"),
+        (lambda m: torch.export.export(m, (images()["x"],)).module(), "traced or scripted program"),
+    ],
+    ids=["data_parallel", "traced", "exported"],
+)
+def test_a_model_past_boosting_is_refused(wrap, message):
+    model = HOSTS["timm"].make()
+    with pytest.raises(sb.SpatialBoostError, match=message):
+        sb.boost(wrap(model))
+    assert untouched(model)
+
+
+def test_wrapped_by_torch_distributed_is_refused():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = HOSTS["timm"].make()
+        with pytest.raises(sb.SpatialBoostError, match=r"wrapped already \(DistributedDataParallel\)"):
+            sb.boost(nn.parallel.DistributedDataParallel(model))
+        assert untouched(model)
+        torch.distributed.fsdp.fully_shard(model)  # its blocks' weights are among those that the root shards
+        with pytest.raises(sb.SpatialBoostError, match=r"sharded already .*before it is sharded"):
+            sb.boost(model)
+        assert untouched(model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_data_parallel_around_a_boosted_model_says_so():
+    channel = boosted_layers(sb.boost(HOSTS["timm"].make()))[0][2]
+    with pytest.raises(sb.SpatialBoostError, match="Use DistributedDataParallel"):
+        channel._replicate_for_data_parallel()
 
 
 def test_reentrant_checkpointing_is_refused():
@@ -230,8 +313,19 @@ def test_status_prints_a_table():
     assert "encoder.layers.1.self_attn" in text and "passed over: head" in text and "1 layers boosted, 4,256" in text
 
 
+def test_status_says_what_was_not_chosen():
+    text = str(sb.status(sb.boost(timm_model("vit_tiny_patch16_224", depth=6), layers="blocks.3")))
+    assert "passed over: blocks.0.attn, ..., blocks.5.attn (5 Attention): not among `layers=`" in text
+
+
+def test_a_name_that_was_passed_over_is_explained():
+    model = timm_model("vit_base_patch16_siglip_224")
+    with pytest.raises(sb.SpatialBoostError, match=r"layers='attn_pool': attn_pool is passed over: in a pooling head"):
+        sb.boost(model, layers="attn_pool")
+
+
 def test_status_of_a_model_that_is_not_boosted():
-    assert str(sb.status(HOSTS["timm"].make())).endswith("0 layers boosted, 0 trainable parameters")
+    assert str(sb.status(HOSTS["timm"].make())).count("not boosted yet") == 1
 
 
 def test_disabled_gives_the_channel_back_after_an_error():

@@ -36,11 +36,12 @@ class DinoHubAttention(Family):
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
         """See `Family.fused_forward`; DINOv3's `qkv` is a linear layer that masks its bias."""
-        own = class_path(attention.host_class) in self.classes
+        if class_path(attention.host_class) not in self.classes:
+            return None
         linears = [attention._modules.get(name) for name in ("qkv", "proj")]
         bare = all(isinstance(m, nn.Linear) and not has_hooks(m) for m in linears)
         drops = [getattr(drop, "p", drop) for drop in (attention.attn_drop, attention.proj_drop)]
-        return self._fused if own and bare and not (attention.training and any(drops)) else None
+        return self._fused if bare and not (attention.training and any(drops)) else None
 
     def _fused(self, attention: Any, channel: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or set(kwargs) - {"attn_bias", "rope"} or x.dim() != 3:
