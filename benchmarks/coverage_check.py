@@ -1,0 +1,236 @@
+"""What `coverage.py` asks of one model: where its self-attention is, and whether boosting it keeps every promise."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+from torch.overrides import TorchFunctionMode
+
+import spatialboost as sb
+from spatialboost.finding import find_attention
+
+KERNELS = {
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+    "_native_multi_head_attention",
+    "_transformer_encoder_layer_fwd",
+}
+# A softmax over pairs that is no attention.
+OTHERS = {"HSMSSD": "a state-space mixer"}
+
+
+@dataclass
+class Built:
+    """A model with random weights, how to call it, and what was cut to make it small."""
+
+    model: nn.Module
+    call: Callable[[nn.Module], Any]
+    reduced: str = ""
+    tower: str = ""  # path of the part that was built, where it is not the whole model
+
+
+@dataclass
+class Record:
+    """The outcome for one model; `verdict` is boosted, refused, failed or no self-attention."""
+
+    library: str
+    name: str
+    verdict: str = ""
+    reason: str = ""
+    classes: list[str] = field(default_factory=list)  # of the attention layers that were boosted
+    layers: int = 0
+    passed_over: list[str] = field(default_factory=list)
+    reduced: str = ""
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# --- where the self-attention is: asked of the computation, not of the library that is being checked
+
+
+class Sites(TorchFunctionMode):
+    """Names of the modules in whose forward an attention kernel or a softmax over pairs of tokens runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.stack: list[nn.Module] = []
+        self.found: dict[str, str] = {}
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> Sites:
+        self.handles = [
+            modules.register_module_forward_pre_hook(lambda module, _: self.stack.append(module)),
+            modules.register_module_forward_hook(lambda *_: self.stack.pop() and None, always_call=True),
+        ]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self.handles:
+            handle.remove()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in KERNELS or (name == "softmax" and _over_pairs(*args, **kwargs)):
+            owner = self.stack[-1]
+            self.found[self.names.get(id(owner), "?")] = type(owner).__name__
+        return function(*args, **kwargs)
+
+
+def _over_pairs(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> bool:
+    """Whether a softmax weighs several keys for several queries: its matrices have more than one row."""
+    return dim is not None and input.dim() > 2 and dim % input.dim() == input.dim() - 1 and input.shape[-2] > 1
+
+
+def attention_sites(built: Built) -> dict[str, str]:
+    sites = Sites(built.model)
+    with torch.no_grad(), sites:
+        built.call(built.model)
+    return sites.found
+
+
+# --- the promises
+
+
+class BrokenPromiseError(Exception):
+    """A promise that does not hold."""
+
+
+def check(record: Record, built: Built) -> Record:
+    """Boost the model and hold it to the promises; fills the record in."""
+    model = built.model.eval()
+    record.reduced = built.reduced
+    randomise(model)
+    sites = attention_sites(built)
+    found = find_attention(model)
+    taken = [f.name for f in found if f.reason is None]
+    passed = {f.name: f.reason for f in found if f.reason is not None}
+    passed |= {name: OTHERS[cls] for name, cls in sites.items() if cls in OTHERS}
+    record.passed_over = sorted({f"{type(model.get_submodule(n)).__name__}: {why}" for n, why in passed.items()})
+    missed = {name: cls for name, cls in sites.items() if not _inside(name, [*taken, *passed])}
+    if not taken and not missed:
+        record.verdict = "no self-attention"
+        record.reason = "only " + "; ".join(record.passed_over) if passed else "nothing in its forward weighs tokens"
+        return record
+    try:
+        before = outputs(built)
+        sb.boost(model)
+    except sb.SpatialBoostError as error:
+        record.verdict, record.reason = "refused", str(error)
+        return record
+    layers = sb.status(model).layers
+    record.layers = len(layers)
+    record.classes = sorted({type(model.get_submodule(s.name)).host_class.__name__ for s in layers})
+    try:
+        for promise in promises(built, before):
+            promise()
+        if missed:
+            raise BrokenPromiseError(f"missed {len(missed)}: {next(iter(missed.items()))}")
+    except BrokenPromiseError as error:
+        record.verdict, record.reason = "failed", str(error)
+    else:
+        record.verdict = "boosted"
+    return record
+
+
+def promises(built: Built, before: list[Tensor]) -> Iterator[Callable[[], None]]:
+    model = built.model
+
+    def exact_at_start() -> None:
+        _require(_equal(outputs(built), before), "the output is not the same at start")
+
+    def gradients_only_in_the_channel() -> None:
+        base = {k: v.clone() for k, v in model.state_dict().items() if "spatial_channel" not in k}
+        with torch.no_grad():
+            for _, parameter in sb.named_parameters(model):
+                parameter.add_(0.05 * torch.randn_like(parameter) * parameter.std(correction=0).clamp(min=0.1))
+        model.train()
+        torch.manual_seed(0)
+        sum(t.float().square().mean() for t in _tensors(built.call(model)) if t.requires_grad).backward()
+        model.eval()
+        own = dict(sb.named_parameters(model))
+        stray = [n for n, p in model.named_parameters() if p.grad is not None and n not in own]
+        _require(not stray, f"gradients outside of the channel: {stray[:2]}")
+        idle = [
+            s.name
+            for s in sb.status(model).layers
+            if not any(p.grad is not None and p.grad.any() for n, p in own.items() if n.startswith(f"{s.name}."))
+        ]
+        _require(not idle, f"{len(idle)} of {len(sb.status(model).layers)} layers without a gradient: {idle[:2]}")
+        after = model.state_dict()
+        moved = [k for k, v in base.items() if not torch.equal(after[k], v)]
+        _require(not moved, f"a training step changed the base: {moved[:2]}")
+
+    def changed_by_training() -> None:
+        nonlocal moved
+        moved = outputs(built)
+        difference = max(
+            (a - b).abs().max() / b.abs().max().clamp(min=1e-6) for a, b in zip(moved, before, strict=True)
+        )
+        _require(bool(difference > 1e-5), f"moving Attn+ changed the output by {difference:.1e} only")
+
+    def delta_round_trip() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            sb.save_pretrained(model, folder)
+            sb.unboost(model)
+            _require(_equal(outputs(built), before), "unboost did not give back the original")
+            sb.load_pretrained(model, folder)
+        _require(_equal(outputs(built), moved), "the loaded delta gives another output")
+
+    moved: list[Tensor] = []
+    yield exact_at_start
+    yield gradients_only_in_the_channel
+    yield changed_by_training
+    yield delta_round_trip
+
+
+def randomise(model: nn.Module) -> None:
+    """Leave no branch at zero, as LayerScale and zero-initialised projections would."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def outputs(built: Built) -> list[Tensor]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = [t.clone() for t in _tensors(built.call(built.model))]
+    _require(bool(found), "the model gives no tensor")
+    _require(all(t.isfinite().all() for t in found), "the model's own output is not finite")
+    return found
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors of an output, which may be a tensor, a sequence, a mapping or a dataclass."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [t for one in value for t in _tensors(one)]
+
+
+def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _inside(name: str, outer: list[str]) -> bool:
+    return any(o == "" or name == o or name.startswith(f"{o}.") for o in outer)
+
+
+def _require(held: bool, message: str) -> None:
+    if not held:
+        raise BrokenPromiseError(message)

@@ -1,0 +1,202 @@
+"""Every vision entry of transformers' auto mappings, with random weights and few layers.
+
+Of a vision-language model the vision tower is built, by its own class and the configuration that the whole model gives
+it. What a model wants to be fed is read from the names of its forward's parameters.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import torch
+import transformers
+from coverage_check import Built
+from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
+
+MAPPINGS = (
+    "IMAGE",
+    "IMAGE_CLASSIFICATION",
+    "BACKBONE",
+    "ZERO_SHOT_IMAGE_CLASSIFICATION",
+    "IMAGE_TEXT_TO_TEXT",
+    "VIDEO_CLASSIFICATION",
+    "MASKED_IMAGE_MODELING",
+    "IMAGE_SEGMENTATION",
+    "SEMANTIC_SEGMENTATION",
+    "UNIVERSAL_SEGMENTATION",
+    "DEPTH_ESTIMATION",
+    "OBJECT_DETECTION",
+    "ZERO_SHOT_OBJECT_DETECTION",
+    "MASK_GENERATION",
+    "KEYPOINT_DETECTION",
+    "POSE_ESTIMATION",
+    "IMAGE_TO_IMAGE",
+)
+TOWERS = ["visual", "vision_tower", "vision_model", "vision_encoder", "vision_embed_tokens", "image_encoder"]
+TOWERS += ["image_tower", "encoder", "vqmodel"]
+DEPTHS = ["num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "depth", "num_encoder_layers"]
+DEPTHS += ["num_decoder_layers"]
+DERIVED = {"out_features", "out_indices", "stage_names", "model_type", "transformers_version"}
+PACKED = {"grid_thw", "image_grid_thw"}
+LAYERS = 2
+
+
+def names() -> list[str]:
+    """`type:Class`, once each."""
+    found: dict[str, None] = {}
+    for mapping in MAPPINGS:
+        for kind, classes in getattr(modeling_auto, f"MODEL_FOR_{mapping}_MAPPING_NAMES").items():
+            found |= dict.fromkeys(f"{kind}:{c}" for c in ([classes] if isinstance(classes, str) else classes))
+    return list(found)
+
+
+def build(name: str) -> Built:
+    """The model, or the vision tower of one that also has a language model."""
+    kind, _, class_name = name.partition(":")
+    cls, options = getattr(transformers, class_name), OPTIONS.get(kind, {}) | OPTIONS.get(class_name, {})
+    config, note = cls.config_class(), f"{LAYERS} layers"
+    if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        path, cls, config = _tower(cls, config)
+        note = f"{path}, {note}"
+    model = cls(small(config, options))
+    fed = feed(model.eval(), kind)
+    return Built(model, lambda m: m(**fed), note)
+
+
+def small(config: Any, options: dict[str, Any]) -> Any:
+    """The configuration anew with few layers, in it and in those that it holds."""
+    kept = {k: v for k, v in config.to_dict().items() if k not in DERIVED}
+    return type(config).from_dict(kept | _fewer(config) | options)
+
+
+def _fewer(config: Any) -> dict[str, Any]:
+    held = {k: small(v, {}) for k, v in vars(config).items() if isinstance(v, transformers.PretrainedConfig)}
+    if (depths := getattr(config, "depths", None)) is not None:
+        return held | {"depths": [min(1, d) for d in depths]}
+    depths = {key: getattr(config, key, None) for key in DEPTHS}
+    if any(isinstance(d, list | tuple) for d in depths.values()):
+        return held | {k: [min(1, n) for n in d] for k, d in depths.items() if isinstance(d, list | tuple)}
+    cut = {key: LAYERS for key, d in depths.items() if isinstance(d, int) and d > LAYERS}
+    before = {getattr(config, key) for key in cut}
+    lists = {k: v for k, v in vars(config).items() if isinstance(v, list) and before and k.lstrip("_") not in DERIVED}
+    for key, value in lists.items():
+        if len(value) in before:
+            cut[key] = value[:LAYERS]
+        elif key.endswith(("indexes", "indices", "blocks")):
+            cut[key] = [i for i in value if i < LAYERS] or [LAYERS - 1]
+    return held | cut
+
+
+def _tower(cls: Any, config: Any) -> tuple[str, Any, Any]:
+    """Path, class and configuration of the vision tower, as the whole model builds it."""
+    try:
+        with torch.device("meta"):
+            whole = cls(config)
+    except Exception:  # a default configuration of the language model that does not build
+        vision = config.vision_config
+        classes = [c for c in vars(sys.modules[cls.__module__]).values() if inspect.isclass(c)]
+        own = [
+            c
+            for c in classes
+            if getattr(c, "config_class", None) is type(vision) and c.forward is not nn.Module.forward
+        ]
+        own = [c for c in own if "forward" in vars(c)]
+        return "vision tower", own[-1] if own else transformers.AutoModel._model_mapping[type(vision)], vision
+    for name in TOWERS:
+        for path, module in whole.named_modules():
+            if path.rpartition(".")[2] == name and isinstance(
+                getattr(module, "config", None), transformers.PretrainedConfig
+            ):
+                return path, type(module), module.config
+    raise LookupError(f"{cls.__name__} has no vision tower of its own")
+
+
+# --- what to feed
+
+
+def feed(model: Any, kind: str) -> dict[str, Any]:
+    parameters = inspect.signature(type(model).forward).parameters
+    wanted = [n for n, p in parameters.items() if n in FEED and (n in ALWAYS or p.default is p.empty)]
+    return {n: FEED[n](model, kind) for n in wanted}
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def of(config: Any, *keys: str, default: Any = None) -> Any:
+    """The first of these settings that the configuration, or the vision configuration in it, has."""
+    for one in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
+        for key in keys:
+            if (value := getattr(one, key, None)) is not None:
+                return value
+    return default
+
+
+def side(config: Any) -> tuple[int, int]:
+    size = of(config, "image_size", "img_size", "size", default=224)
+    if isinstance(size, dict):
+        size = next(iter(size.values()))
+    return tuple(size[-2:]) if isinstance(size, list | tuple) else (size, size)
+
+
+def pixels(model: Any, kind: str) -> Tensor:
+    config, parameters = model.config, inspect.signature(type(model).forward).parameters
+    channels, patch = (
+        of(config, "num_channels", "in_channels", "in_chans", default=3),
+        of(config, "patch_size", default=14),
+    )
+    patch = patch[-1] if isinstance(patch, list | tuple) else patch
+    if PACKED & set(parameters):
+        return packed(model, kind)
+    if "spatial_shapes" in parameters:
+        return noise(1, 16, channels * patch * patch)
+    if "aspect_ratio_ids" in parameters:
+        return noise(1, 1, config.max_num_tiles, channels, *side(config))
+    if kind in VIDEO:
+        return noise(1, of(config, "num_frames", default=8), channels, *side(config))
+    return noise(1, channels, *side(config))
+
+
+def grid(model: Any, kind: str) -> Tensor:
+    return torch.tensor([[1, 4, 8], [1, 8, 4]])
+
+
+def packed(model: Any, kind: str) -> Tensor:
+    """Patches of two images one below the other."""
+    config = model.config
+    channels, patch = of(config, "in_channels", "in_chans", "num_channels", default=3), config.patch_size
+    return noise(64, channels * of(config, "temporal_patch_size", default=1) * patch * patch)
+
+
+def tokens(model: Any, kind: str) -> Tensor:
+    return torch.arange(2, 10)[None]
+
+
+ALWAYS = {"pixel_values", "input_ids", "image_sizes", "flattened_patches", "target_sizes", "bbox"} | PACKED
+FEED = {
+    "pixel_values": pixels,
+    "hidden_states": packed,
+    "grid_thw": grid,
+    "image_grid_thw": grid,
+    "merge_sizes": lambda m, k: torch.tensor([2, 2]),
+    "image_sizes": lambda m, k: torch.tensor([side(m.config)]),
+    "pixel_attention_mask": lambda m, k: torch.ones(1, 16, dtype=torch.long),
+    "spatial_shapes": lambda m, k: torch.tensor([[4, 4]]),
+    "aspect_ratio_ids": lambda m, k: torch.ones(1, 1, dtype=torch.long),
+    "aspect_ratio_mask": lambda m, k: torch.ones(1, 1, m.config.max_num_tiles, dtype=torch.long),
+    "flattened_patches": lambda m, k: noise(1, 16, 2 + 3 * m.config.patch_size**2).abs() * 3,
+    "input_ids": tokens,
+    "attention_mask": lambda m, k: torch.ones(1, 8, dtype=torch.long),
+}
+VIDEO = {"timesformer", "videomae", "vivit", "videoprism_vision_model", "videoprism", "vjepa2"}
+# Settings without which the default configuration does not build, or builds something huge.
+FOUR = {"num_hidden_layers": 4}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
+    "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
+    "dpt": FOUR | {"backbone_out_indices": [0, 1, 2, 3]},
+}
