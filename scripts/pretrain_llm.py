@@ -1,0 +1,132 @@
+"""Pretrain the demo's language model: a small Llama that learns to answer questions on points from depth maps.
+
+    python scripts/pretrain_llm.py --out src/spatialboost/assets/llm
+
+A language model that teaches an encoder has to know two things: the language of the questions, and that a point in a
+question means a place among the visual tokens. Large ones bring both along; this one learns them here, from
+conversations on procedural rooms where the visual tokens are histograms of the true depth, so that no encoder and no
+image takes part. Stage 1 of the demo then aligns an encoder's tokens with what it
+has learnt to read. The rooms come from seeds that neither the demo nor the tests use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from spatialboost.demo import GRID, SIZE, load_encoder
+from spatialboost.scenes.questions import TurnPlan, build_conversation
+from spatialboost.scenes.sources import Rooms
+from spatialboost.training.engine import cosine_schedule
+from spatialboost.training.optimizers import build_optimizer, muon_groups
+from spatialboost.training.stages import decay_groups
+from spatialboost.vlm.chat import encode_chat
+from spatialboost.vlm.collate import Collator
+from spatialboost.vlm.llms import load_llm
+from spatialboost.vlm.model import SpatialVLM
+
+# Shape legend: N patches, C bins of log depth.
+
+FIRST_SEED = 2_000_000  # far from the seeds of the demo, of its encoder and of the tests
+PLAN = TurnPlan(depth=8, closer=4, relations=(), distance=0, caption=False)
+BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
+HELD_OUT = 100
+
+
+def depth_tokens(depth_HW: np.ndarray) -> Tensor:
+    """A soft histogram of log depth for each patch ``(N, C)``."""
+    rows, columns = GRID
+    height, width = depth_HW.shape[0] // rows, depth_HW.shape[1] // columns
+    cells = torch.from_numpy(depth_HW).reshape(rows, height, columns, width).transpose(1, 2).reshape(rows * columns, -1)
+    away = (cells.log()[..., None] - BINS) / (BINS[1] - BINS[0])
+    return torch.exp(-0.5 * away**2).mean(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rooms", type=int, default=2500)
+    parser.add_argument("--conversations", type=int, default=4, help="for each room")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=3e-3, help="of AdamW: embeddings and vectors")
+    parser.add_argument("--matrix-lr", type=float, default=0.02, help="of Muon: the blocks' matrices")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    tokens, chats = [], []
+    rooms = Rooms(args.rooms, first=FIRST_SEED, size=SIZE)
+    for room in tqdm(range(args.rooms), desc="rooms"):
+        cues = rooms[room]
+        tokens.append(depth_tokens(cues.depth_HW))
+        chats.append([build_conversation(cues, seed=n, plan=PLAN).messages for n in range(args.conversations)])
+    llm, tokenizer = load_llm(
+        "small", conversations=[chat for room in chats for chat in room],
+        kind="llama", width=args.width, layers=args.layers, heads=args.width // 32, places=True, seed=args.seed,
+    )  # fmt: skip
+    num = GRID[0] * GRID[1]
+    encoded = [[encode_chat(chat, tokenizer, num_visual_tokens=num) for chat in room] for room in tqdm(chats)]
+
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    projector = nn.Linear(len(BINS), args.width)
+    vlm = SpatialVLM(load_encoder(), llm, projector=projector, grid=GRID)  # the encoder stands idle
+    collate = Collator(tokenizer.pad_token_id)
+
+    def batch(numbers: np.ndarray) -> dict[str, Tensor]:
+        rows = [{**encoded[i][rng.integers(args.conversations)], "patch_features": tokens[i][None]} for i in numbers]
+        return collate(rows)
+
+    groups = muon_groups(decay_groups(llm, args.lr, 0.0), args.matrix_lr, tables=llm)
+    groups += decay_groups(projector, args.lr, 0.0)
+    optimizer = build_optimizer(groups, beta2=0.95, fused=True)
+    schedule = LambdaLR(optimizer, cosine_schedule(args.steps, warmup=0.02, lowest=0.02))
+    parameters = [p for group in groups for p in group["params"]]
+    began, losses = time.perf_counter(), []
+    progress = tqdm(range(args.steps), desc="language model")
+    for step in progress:
+        loss = vlm(**batch(rng.integers(0, args.rooms - HELD_OUT, args.batch))).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
+        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+            held_out = measure(vlm, batch(np.arange(args.rooms - HELD_OUT, args.rooms)))
+            tqdm.write(f"step {step + 1}: {json.dumps(held_out)}")
+
+    llm.half().save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    facts = {
+        "objective": "questions on points of depth maps",
+        "arguments": {name: value for name, value in vars(args).items() if name != "out"},
+        "first_room_seed": FIRST_SEED,
+        "held-out loss": held_out,
+        "seconds": round(time.perf_counter() - began),
+    }
+    (args.out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+@torch.no_grad()
+def measure(vlm: SpatialVLM, batch: dict[str, Tensor]) -> dict[str, float]:
+    """Loss on answers, with each room's own depth and with the mean of all."""
+    own = vlm(**batch).loss
+    tokens = batch["patch_features"]
+    mean = vlm(**{**batch, "patch_features": tokens.mean(0, keepdim=True).expand_as(tokens)}).loss
+    return {"own depth map": round(own.item(), 4), "mean depth map": round(mean.item(), 4)}
+
+
+if __name__ == "__main__":
+    main()
