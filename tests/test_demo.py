@@ -5,9 +5,12 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
-from spatialboost.demo import TINY, load_encoder, run, verdict
+from spatialboost.demo import SIZE, TINY, load_encoder, load_language_model, run, verdict
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
+from spatialboost.scenes.questions import TurnPlan, build_conversation
+from spatialboost.scenes.synthetic import render_rooms
+from spatialboost.vlm.chat import encode_chat
 
 
 def test_the_shipped_encoder_is_a_plain_vit_that_sees_more_than_a_new_one():
@@ -15,6 +18,17 @@ def test_the_shipped_encoder_is_a_plain_vit_that_sees_more_than_a_new_one():
     assert type(encoder) is VisionTransformer and sum(p.numel() for p in encoder.parameters()) < 4e6
     weights = [p for name, p in encoder.named_parameters() if name.endswith("qkv.weight")]
     assert all(torch.isfinite(p).all() and 0.01 < p.std() < 1 for p in weights)
+
+
+def test_the_shipped_language_model_knows_the_words_and_shape_of_answers():
+    llm, tokenizer = load_language_model()
+    plan = TurnPlan(depth=8, closer=4, relations=(), distance=0, caption=False)
+    messages = build_conversation(render_rooms([7], size=SIZE)[0], seed=0, plan=plan).messages
+    encoded = encode_chat(messages, tokenizer)
+    assert tokenizer.unk_token_id not in encoded["input_ids"]
+    with torch.no_grad():
+        loss = llm(input_ids=encoded["input_ids"][None], labels=encoded["labels"][None]).loss
+    assert loss < 1.5  # a new model's is above 5; without an image the digits of a depth cannot be known
 
 
 def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):

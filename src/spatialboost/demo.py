@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -38,27 +39,33 @@ class Settings:
         closer_turns: Questions on which of two points is closer.
         steps: Of stages 1, 2 and 3.
         lr: Highest learning rates of stages 1, 2 and 3.
+        matrix_lr: Highest rate of Muon, which trains the matrices of stage 3.
+        train_projector: Whether stage 3 trains the projector too, as in one of the paper's two accounts.
         batch_size: Conversations a step.
         probe: Rooms that the depth probe is fitted on, and measured on.
-        llm: Options of the small language model.
     """
 
-    rooms: int = 1000
+    rooms: int = 2000
     held_out: int = 48
     depth_turns: int = 8
     closer_turns: int = 4
-    steps: tuple[int, int, int] = (40, 260, 80)
-    lr: tuple[float, float, float] = (3e-3, 3e-3, 1e-3)
+    steps: tuple[int, int, int] = (100, 30, 320)
+    lr: tuple[float, float, float] = (3e-3, 3e-4, 1e-3)
+    matrix_lr: float = 0.008
+    train_projector: bool = True
     batch_size: int = 16
     probe: tuple[int, int] = (300, 150)
-    llm: dict[str, Any] = field(
-        default_factory=lambda: {"kind": "llama", "width": 128, "layers": 2, "heads": 4, "places": True}
-    )
 
 
 # SmolLM2 has 300 times the parameters of the small model, so a CPU gets through fewer and shorter conversations.
 SMOLLM2 = Settings(
-    rooms=300, held_out=8, depth_turns=3, closer_turns=2, steps=(5, 10, 10), lr=(1e-3, 1e-4, 1e-3), batch_size=2, llm={}
+    rooms=300,
+    held_out=8,
+    depth_turns=3,
+    closer_turns=2,
+    steps=(5, 10, 10),
+    lr=(1e-3, 1e-4, 1e-3),
+    batch_size=2,
 )
 TINY = Settings(rooms=24, held_out=4, depth_turns=2, closer_turns=1, steps=(2, 4, 2), batch_size=4, probe=(8, 4))
 
@@ -108,6 +115,22 @@ def load_encoder() -> nn.Module:
         )
 
 
+def load_language_model() -> tuple[Any, Any]:
+    """The demo's language model and its tokenizer: a Llama of 0.5 M parameters, which has never seen an image.
+
+    Example:
+        >>> llm, tokenizer = load_language_model()
+        >>> llm.config.hidden_size, tokenizer.tokenize("at (0.49, 0.60)")
+        (128, ['at', ' (', '0.49', ',', ' 0.60', ')'])
+
+    Made by ``scripts/pretrain_llm.py`` on conversations about depth maps, shipped as float16.
+    """
+    from spatialboost.vlm.llms import load_llm
+
+    with as_file(files("spatialboost") / "assets" / "llm") as folder:
+        return load_llm(folder)
+
+
 def run(
     *, out: Path | str = "demo", llm: str = "default", seed: int = 0, settings: Settings | None = None
 ) -> DemoResult:
@@ -122,8 +145,8 @@ def run(
 
     Args:
         out: Folder for all that is made; one of an earlier demo is written over.
-        llm: "default" is a small language model that stage 2 teaches from nothing; "smollm2", a folder or a Hub id
-            teaches a pretrained one, which is slow on a CPU.
+        llm: "default" is a small language model that knows questions on points; "smollm2", a folder or a Hub id is a
+            larger one, which is slow on a CPU.
         seed: Of rooms, batches and new weights.
         settings: How much to do; None goes by `llm`.
     """
@@ -158,7 +181,7 @@ def run(
 
     torch.manual_seed(seed)
     encoder = load_encoder()
-    model, tokenizer = load_llm("small" if small else llm, conversations=rows["messages"], **settings.llm)
+    model, tokenizer = load_language_model() if small else load_llm(llm)
     vlm = SpatialVLM(encoder, model, grid=GRID if small else None)
     images = ImageStore(rows, encoder, SIZE)
     teaching = ChatDataset(images, tokenizer, indices=range(cut))
@@ -171,15 +194,21 @@ def run(
     with clock("stage 1"):
         fits["stage 1"] = align(vlm, teaching, AlignConfig(**stages[0]), folder=out / "stage1", seed=seed)
     with clock("stage 2"):
-        instruction = InstructConfig(**stages[1], matrix_lr=0.02 if small else None)
+        instruction = InstructConfig(**stages[1])
         fits["stage 2"] = instruct(vlm, teaching, instruction, folder=out / "stage2", seed=seed)
-    with clock("answers"):
-        scores = answer_accuracy(vlm, tokenizer, held_out, rows=settings.held_out)
+    scores = {}
+    with clock("answers after stage 2"):
+        scores["stage 2"] = answer_accuracy(vlm, tokenizer, held_out, rows=settings.held_out)
+    projector = copy.deepcopy(vlm.projector)  # both start stage 3 from the same one
     with clock("stage 3"):
-        boosting = BoostConfig(**stages[2])
+        boosting = BoostConfig(
+            **stages[2], matrix_lr=settings.matrix_lr, train_projector=settings.train_projector, kernel="auto"
+        )
         fits["stage 3"] = boost_encoder(vlm, teaching, boosting, folder=out / "stage3", seed=seed)
+    with clock("answers after stage 3"):
+        scores["stage 3"] = answer_accuracy(vlm, tokenizer, held_out, rows=settings.held_out)
     with clock("control"):
-        control = SpatialVLM(load_encoder(), vlm.llm, projector=vlm.projector, grid=GRID if small else None)
+        control = SpatialVLM(load_encoder(), vlm.llm, projector=projector, grid=GRID if small else None)
         fits["control"] = boost_encoder(control, shuffled, boosting, folder=out / "control", seed=seed)
 
     with clock("depth probe"):
@@ -199,7 +228,7 @@ def run(
     facts = {
         "verdict": verdict(probe),
         "depth": probe.to_dict(),
-        "scores": [score.to_json() for score in scores],
+        "scores": {stage: [score.to_json() for score in found] for stage, found in scores.items()},
         "gates": gates_per_layer(encoder),
         "reload_difference": difference,
         "seconds": clock.seconds,
@@ -302,12 +331,14 @@ def _say(result: DemoResult, facts: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    answers = Table(title="answers on held-out rooms, before stage 3", title_justify="left")
-    for column in ("question", "answered from", "right (lengths: within 25 %)", "relative error"):
+    answers = Table(title="answers on held-out rooms", title_justify="left")
+    for column in ("after", "question", "answered from", "right (lengths: within 25 %)", "relative error"):
         answers.add_column(column)
-    for score in facts["scores"]:
-        error = "" if score["relative_error"] is None else f"{score['relative_error']:.3f}"
-        answers.add_row(score["kind"], score["answerer"], f"{score['accuracy']:.1%} of {score['answers']}", error)
+    for stage, scores in facts["scores"].items():
+        for score in scores:
+            error = "" if score["relative_error"] is None else f"{score['relative_error']:.3f}"
+            right = f"{score['accuracy']:.1%} of {score['answers']}"
+            answers.add_row(stage, score["kind"], score["answerer"], right, error)
     console.print(answers)
     console.print(result.probe.table())
     console.print(facts["verdict"])
