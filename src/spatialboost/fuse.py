@@ -73,7 +73,10 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
     if host is None:
         raise _inexpressible(name, attention, "its class has no other width inside than outside")
     own = dict(host.named_parameters())
-    for key, slot in family_of(host).slots(host).items():  # type: ignore[union-attr]
+    slots = family_of(host).slots(host)  # type: ignore[union-attr]
+    if lost := sorted(set(tensors) - set(slots)):
+        raise _inexpressible(name, attention, f"{type(host).__name__} has no place for {', '.join(lost)}")
+    for key, slot in slots.items():
         target = slot.read(own)
         # EVA's host has no bias for k, the class that takes its place has one for all three
         target.copy_(tensors[key]) if key in tensors else target.zero_()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd as _Conv
 
 from .family import Family, Slot, class_path, leaves, packed_slots, split_slots, submodule
-from .transformers import find_layout
+from .transformers import find_layout, hosts_own_forward, widened
 
 IS_ATTENTION = re.compile(r"att(entio)?n|mhsa|^(XCA|GPSA|SHSA|SHMA|LiteMLA|LambdaLayer)$", re.IGNORECASE)
 IS_OTHER = re.compile(
@@ -89,8 +89,8 @@ class GenericAttention(Family):
         """See `Family.slots`."""
         if (paths := find_layout(attention)) is not None:
             return split_slots(attention, **paths, q_norm="q_norm", k_norm="k_norm")
-        qkv = leaves(attention, "qkv").get("weight")
-        if qkv is not None and leaves(attention, "proj") and qkv.shape[0] == 3 * qkv.shape[1]:
+        qkv, proj = (leaves(attention, path).get("weight") for path in ("qkv", "proj"))
+        if qkv is not None and proj is not None and qkv.shape[0] == 3 * proj.shape[1]:
             return packed_slots(attention, "qkv") | split_slots(attention, o="proj", q_norm="q_norm", k_norm="k_norm")
         return {}
 
@@ -129,6 +129,14 @@ class GenericAttention(Family):
         if found := sorted(required & SECOND_INPUTS):
             return f"cross-attention: its forward asks for `{found[0]}`"
         return None
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
+        """See `Family.fused_forward`: those that attend through the interface of transformers."""
+        return hosts_own_forward(self, attention, channel)
+
+    def widen(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.widen`."""
+        return widened(self, attention, heads)
 
 
 GENERIC = GenericAttention()

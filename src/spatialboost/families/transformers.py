@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ LAYOUTS = (
     {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
     # 4.57: `DINOv2Attention(attention=SelfAttention(query, key, value), output=SelfOutput(dense))`
     {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"},
+    {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "projection_layer"},  # InternVL
+    {"q": "q", "k": "k", "v": "v", "o": "proj"},  # Qwen2.5-Omni
+    {"q": "query", "k": "key", "v": "value", "o": "proj"},  # V-JEPA 2
 )
 
 
@@ -51,6 +55,73 @@ def register_interface() -> None:
 
     for name in (INTERFACE, PACKED_INTERFACE):
         ALL_ATTENTION_FUNCTIONS.register(name, attention_interface)
+
+
+def hosts_own_forward(family: Family, attention: Any, channel: Any) -> Callable[..., Any] | None:
+    """The host's own forward over both channels, where all that it asks of them is known; else None.
+
+    None too for the `eager` setting, which is there to return attention maps.
+    """
+    slots = family.slots(attention)
+    modules = [m for m in attention.modules() if m is not channel]
+    known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1
+    sdpa = {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}
+    if not (known and sdpa and "o.weight" in slots):
+        return None
+    if not by_interface((attention.host_class, *(type(m) for m in modules[1:]))):
+        return None
+    if any(has_hooks(m) or "base_layer" in m._modules for m in modules[1:]):
+        return None
+    if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
+        return None  # each channel draws its own dropout of its output, which one sum of both cannot have
+    return partial(_run, family)
+
+
+def _run(family: Family, attention: Any, channel: Any, *args: Any, **kwargs: Any) -> Any:
+    register_interface()
+    host, roles, norms = attention.host_class, {}, {}
+    view = attention.view_class(attention, channel)
+    for name, slot in family.slots(attention).items():
+        path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
+        if role in ("q_norm", "k_norm"):
+            norms[path] = (getattr(attention, path), getattr(view, path))
+        else:
+            roles[path] = "qkv" if slot.parts > 1 else role
+    return wide_forward(
+        attention,
+        host.forward,
+        both_projections(family, attention, channel),
+        channel.gate,
+        norms,
+        args,
+        kwargs,
+        roles=roles,
+        heads=family.heads(attention),
+        kernel=channel.kernel,
+        interface=PACKED_INTERFACE if "cu_seqlens" in host.forward.__code__.co_varnames else INTERFACE,
+    )
+
+
+def widened(family: Family, attention: Any, heads: int) -> nn.Module | None:
+    """A copy with so many heads: transformers views them by `head_dim`, so that only the projections' sizes change."""
+    slots, own = family.slots(attention), family.heads(attention)
+    if "o.weight" not in slots or own is None or not by_interface(tuple(map(type, attention.modules()))):
+        return None  # 4.57's CLIP and SigLIP, for one, give the heads' output the width of the input
+    norm = leaves(attention, "q_norm").get("weight")
+    if norm is not None and len(norm) != attention.head_dim:
+        return None  # a norm over all heads is not one over twice as many
+    wide, times = copy.deepcopy(attention), heads / own
+    for path, role in {(slot.parameter.rpartition(".")[0], name.partition(".")[0]) for name, slot in slots.items()}:
+        parent, _, leaf = path.rpartition(".")
+        owner = submodule(wide, parent) if parent else wide
+        if role == "o":
+            resize_linear(owner, leaf, columns=times)
+        elif role in "qkv" and slots[f"{role}.weight"].part == 0:
+            resize_linear(owner, leaf, rows=times)
+    for module in wide.modules():
+        for attribute in set(WIDE) & set(vars(module)):
+            setattr(module, attribute, int(getattr(module, attribute) * times))
+    return wide
 
 
 class TransformersAttention(Family):
@@ -79,65 +150,12 @@ class TransformersAttention(Family):
         return super().heads(attention) or super().heads(attention._modules.get("attention") or attention)
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`: the host's own forward over both channels, where all it asks of is known.
-
-        None for the `eager` setting, which is there to return attention maps.
-        """
-        slots = self.slots(attention)
-        modules = [m for m in attention.modules() if m is not channel]
-        classes = (attention.host_class, *(type(m) for m in modules[1:]))
-        known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1
-        sdpa = {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}
-        if not (known and sdpa and "o.weight" in slots and by_interface(classes)):
-            return None
-        if any(has_hooks(m) or "base_layer" in m._modules for m in modules[1:]):
-            return None
-        if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
-            return None  # each channel draws its own dropout of its output, which one sum of both cannot have
-        return self._fused
-
-    def _fused(self, attention: Any, channel: Any, *args: Any, **kwargs: Any) -> Any:
-        register_interface()
-        host, roles, norms = attention.host_class, {}, {}
-        view = attention.view_class(attention, channel)
-        for name, slot in self.slots(attention).items():
-            path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
-            if role in ("q_norm", "k_norm"):
-                norms[path] = (getattr(attention, path), getattr(view, path))
-            else:
-                roles[path] = "qkv" if slot.parts > 1 else role
-        return wide_forward(
-            attention,
-            host.forward,
-            both_projections(self, attention, channel),
-            channel.gate,
-            norms,
-            args,
-            kwargs,
-            roles=roles,
-            heads=self.heads(attention),
-            kernel=channel.kernel,
-            interface=PACKED_INTERFACE if "cu_seqlens" in host.forward.__code__.co_varnames else INTERFACE,
-        )
+        """See `Family.fused_forward`."""
+        return hosts_own_forward(self, attention, channel)
 
     def widen(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.widen`: transformers views heads by `head_dim`, so that only the projections' sizes change."""
-        slots, own = self.slots(attention), self.heads(attention)
-        if "o.weight" not in slots or own is None or not by_interface(tuple(map(type, attention.modules()))):
-            return None  # 4.57's CLIP and SigLIP, for one, give the heads' output the width of the input
-        norm = leaves(attention, "q_norm").get("weight")
-        if norm is not None and len(norm) != attention.head_dim:
-            return None  # a norm over all heads is not one over twice as many
-        wide, times = copy.deepcopy(attention), heads / own
-        for path, is_output in {(s.parameter.rpartition(".")[0], key[0] == "o") for key, s in slots.items()}:
-            parent, _, leaf = path.rpartition(".")
-            owner = submodule(wide, parent) if parent else wide
-            if isinstance(owner._modules[leaf], nn.Linear):  # type: ignore[union-attr]
-                resize_linear(owner, leaf, columns=times) if is_output else resize_linear(owner, leaf, rows=times)
-        for module in wide.modules():
-            for attribute in set(WIDE) & set(vars(module)):
-                setattr(module, attribute, int(getattr(module, attribute) * times))
-        return wide
+        """See `Family.widen`."""
+        return widened(self, attention, heads)
 
 
 TRANSFORMERS = TransformersAttention()
