@@ -52,6 +52,8 @@ class Projections:
 
     def to(self, dtype: torch.dtype) -> Projections:
         """The same in another dtype."""
+        if all(t.dtype == dtype for t in self.tensors()):
+            return self
 
         def cast(t: Any) -> Any:
             return tuple(map(cast, t)) if isinstance(t, tuple) else t.to(dtype) if isinstance(t, Tensor) else t

@@ -86,6 +86,7 @@ class SpatialChannel(nn.Module):
         index: Index of the block in the tower.
         axis: Dimension of the output that the gate's values belong to: -1, or 1 for images (B, D, H, W).
         kernel: How the pair is computed: see `spatialboost.boosting.set_kernel`.
+        slots: Of the host: see `Family.slots`.
     """
 
     def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:
@@ -105,6 +106,7 @@ class SpatialChannel(nn.Module):
             self.register_parameter(escape(name), nn.Parameter(plus.contiguous()))
         size = family.width(attention) if gate == "channel" else 1  # never 0-d: FSDP refuses such parameters
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
+        self.slots = family.slots(attention)  # read in each fused forward
 
     def plus(self, name: str) -> nn.Parameter:
         """The parameter of Attn+ that stands for the host's parameter `name`."""

@@ -47,7 +47,7 @@ class DinoHubAttention(Family):
         if args or set(kwargs) - {"attn_bias", "rope"} or x.dim() != 3:
             return attention.reference(channel, x, *args, **kwargs)
         rope, mask = kwargs.get("rope"), kwargs.get("attn_bias")
-        sides = both_projections(self, attention, channel)
+        sides = both_projections(attention, channel)
         if (bias_mask := attention.qkv._buffers.get("bias_mask")) is not None:
             base, plus = (replace(s, qkv_bias=(s.qkv_bias[0] * bias_mask,)) for s in sides)  # type: ignore[operator]
             sides = (base, plus)

@@ -133,9 +133,9 @@ def identities(attention: Any, *paths: str) -> bool:
     return all(isinstance(attention._modules.get(path), nn.Identity | None) for path in paths)
 
 
-def both_projections(family: Family, attention: Any, channel: Any) -> tuple[Projections, Projections]:
+def both_projections(attention: Any, channel: Any) -> tuple[Projections, Projections]:
     """The weights of Attn and of Attn+, by role."""
-    slots = family.slots(attention)
+    slots: Mapping[str, Slot] = channel.slots
 
     def read(parameter: Callable[[str], Tensor]) -> Projections:
         def of(*roles: str) -> tuple[Tensor | None, ...]:

@@ -99,7 +99,7 @@ class MultiheadAttention(Family):
             dropout=attention.dropout if attention.training else 0.0,
         )
         x = query if attention.batch_first else query.transpose(0, 1)
-        out = fused_attention(x, *both_projections(self, attention, channel), channel.gate, call)
+        out = fused_attention(x, *both_projections(attention, channel), channel.gate, call)
         return (out if attention.batch_first else out.transpose(0, 1)), None
 
 

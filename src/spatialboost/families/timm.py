@@ -84,7 +84,7 @@ class TimmAttention(Family):
             norms = {"q_norm": owner.q_norm, "k_norm": owner.k_norm} if has_norms else {}
             return replace(weights, **norms, inner=inner if has_inner else None)
 
-        base, plus = both_projections(self, attention, channel)
+        base, plus = both_projections(attention, channel)
         return side(base, attention), side(plus, view)
 
     def widen(self, attention: Any, heads: int) -> nn.Module | None:

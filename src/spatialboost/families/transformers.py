@@ -62,7 +62,7 @@ def hosts_own_forward(family: Family, attention: Any, channel: Any) -> Callable[
 
     None too for the `eager` setting, which is there to return attention maps.
     """
-    slots = family.slots(attention)
+    slots = channel.slots
     modules = [m for m in attention.modules() if m is not channel]
     known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1
     sdpa = {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}
@@ -81,7 +81,7 @@ def _run(family: Family, attention: Any, channel: Any, *args: Any, **kwargs: Any
     register_interface()
     host, roles, norms = attention.host_class, {}, {}
     view = attention.view_class(attention, channel)
-    for name, slot in family.slots(attention).items():
+    for name, slot in channel.slots.items():
         path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
         if role in ("q_norm", "k_norm"):
             norms[path] = (getattr(attention, path), getattr(view, path))
@@ -90,7 +90,7 @@ def _run(family: Family, attention: Any, channel: Any, *args: Any, **kwargs: Any
     return wide_forward(
         attention,
         host.forward,
-        both_projections(family, attention, channel),
+        both_projections(attention, channel),
         channel.gate,
         norms,
         args,

@@ -1,0 +1,290 @@
+"""What a second channel costs: time, FLOPs and memory of a boosted ViT beside its base and the usual alternatives.
+
+    python benchmarks/overhead.py --out runs/overhead --page docs/overhead.md            # CPU: about ten minutes
+    python benchmarks/overhead.py --out runs/h100 --device cuda --dtype bfloat16 --models small base large \\
+        --sizes 224 518 --batches 1 32 --compile
+
+All variants of a model run in one process, in turns, so that whatever else the machine does slows all of them; time is
+the least of the repetitions: of the process's CPU time with one thread on a CPU, which waiting for a turn does not
+count to, else of the clock. A step is forward and backward without the optimiser, whose work no count of FLOPs holds.
+In OUT: `overhead.json` and `overhead.md`; with `--page`, the table is put between that page's markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import timm
+import torch
+from overhead_memory import PeakMemory
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import spatialboost as sb
+from spatialboost.boosting import set_kernel
+
+WIDTHS = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # and depth
+CPU_GRID = [("small", 224, 1), ("small", 224, 8), ("small", 518, 1), ("base", 224, 1), ("base", 224, 8)]
+MARKERS = ("<!-- overhead: begin -->", "<!-- overhead: end -->")
+
+
+@dataclass
+class Row:
+    """One variant in one mode; ratios are to the base's forward, or to full fine-tuning for a step."""
+
+    model: str
+    size: int
+    batch: int
+    mode: str
+    variant: str
+    milliseconds: float
+    ratio: float
+    bound: float
+    megabytes: float | None
+    trainable: int
+
+    @property
+    def over_bound(self) -> float:
+        return self.ratio / self.bound
+
+
+class NaiveBranches(nn.Module):
+    """Two attention modules and the sum of equation 1 as it is written."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.base, self.plus = attention.requires_grad_(False), copy.deepcopy(attention).requires_grad_(True)
+        self.gate = nn.Parameter(torch.zeros(attention.proj.out_features))
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        g = self.gate.sigmoid().to(x.dtype)
+        return g * self.base(x) + (1 - g) * self.plus(x)
+
+
+def naive(model: nn.Module) -> nn.Module:
+    model.requires_grad_(False)
+    for block in model.blocks:
+        block.attn = NaiveBranches(block.attn)
+    return model
+
+
+def lora(model: nn.Module) -> nn.Module:
+    import peft
+
+    peft.inject_adapter_in_model(peft.LoraConfig(r=32, target_modules=["qkv", "proj"]), model)
+    return model
+
+
+def boosted(kernel: str) -> Callable[[nn.Module], nn.Module]:
+    return lambda model: set_kernel(sb.boost(model), kernel)
+
+
+def variants(device: str, compiled: bool) -> dict[str, tuple[Callable[[nn.Module], nn.Module], tuple[str, ...]]]:
+    """Name -> how it is made of the base, and the modes it is measured in. All are compared to the first one."""
+    both = ("forward", "step")
+    found = {
+        "base, full fine-tuning": (lambda model: model, both),
+        "boosted, host (default)": (boosted("host"), both),
+        "boosted, sdpa": (boosted("sdpa"), both),
+        "boosted, math": (boosted("math"), both),
+        "fused": (lambda model: sb.fuse(sb.boost(model)), ("forward",)),
+        "two naive branches": (naive, both),
+        "LoRA r=32": (lora, both),
+    }
+    if device == "cuda":
+        found["boosted, xformers"] = (boosted("xformers"), both)
+    if compiled:
+        # reduce-overhead records CUDA graphs on a GPU
+        mode = "reduce-overhead" if device == "cuda" else "default"
+        for name in ("base, full fine-tuning", "boosted, host (default)", "boosted, sdpa", "fused"):
+            make, modes = found[name]
+            found[f"{name}, compiled"] = (lambda model, make=make: torch.compile(make(model), mode=mode), modes)
+    return found
+
+
+def run(model: nn.Module, images: Tensor, mode: str) -> None:
+    if mode == "forward":
+        with torch.no_grad():
+            model(images)
+    else:
+        model(images).float().square().mean().backward()
+
+
+def flops(model: nn.Module, images: Tensor, mode: str) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run(model, images, mode)
+    model.zero_grad()
+    return counter.get_total_flops()
+
+
+def forward_flops(name: str, size: int, batch: int, channels: int) -> int:
+    """By hand: patches of 16 pixels, a class token, MLPs of four times the width."""
+    width, depth = WIDTHS[name]
+    patches = (size // 16) ** 2
+    tokens = patches + 1
+    attention = 2 * tokens * 4 * width**2 + 4 * tokens**2 * width
+    return batch * (2 * patches * 3 * 16**2 * width + depth * (channels * attention + 2 * tokens * 8 * width**2))
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def stopwatch(device: str) -> Callable[[], float]:
+    return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def time_in_turns(models: dict[str, nn.Module], images: Tensor, mode: str, seconds: float) -> dict[str, float]:
+    """Least milliseconds of each, over as many rounds as take `seconds` for each, three at least."""
+    device = images.device.type
+    clock = stopwatch(device)
+    took: dict[str, list[float]] = {name: [] for name in models}
+    rounds, began = 0, clock()
+    while rounds < 4 or clock() - began < seconds * len(models):
+        for name, model in models.items():
+            synchronize(device)
+            start = clock()
+            run(model, images, mode)
+            synchronize(device)
+            if rounds:  # the first is for warming up
+                took[name].append(1e3 * (clock() - start))
+            for parameter in model.parameters():
+                parameter.grad = None
+        rounds += 1
+    return {name: min(times) for name, times in took.items()}
+
+
+def step_megabytes(model: nn.Module, images: Tensor) -> float:
+    """Weights, AdamW's two moments, and the most that a step holds besides: activations, gradients, temporaries."""
+    parameters = list(model.parameters())
+    held = sum(p.nbytes for p in parameters) + sum(2 * p.nbytes for p in parameters if p.requires_grad)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run(model, images, "step")
+        held += torch.cuda.max_memory_allocated() - before
+    else:
+        with PeakMemory() as memory:
+            run(model, images, "step")
+        held += memory.peak
+    model.zero_grad()
+    return held / 1e6
+
+
+def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Iterator[Row]:
+    torch.manual_seed(0)
+    dtype = getattr(torch, args.dtype)
+    base = timm.create_model(f"vit_{name}_patch16_224", img_size=size, num_classes=0).to(args.device, dtype)
+    images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
+    makers = variants(args.device, args.compile)
+    chosen = {v: m for v, m in makers.items() if not args.variants or any(part in v for part in args.variants)}
+    for mode in ("forward", "step"):
+        models = {}
+        for variant, (make, modes) in chosen.items():
+            if mode in modes:
+                try:
+                    models[variant] = make(copy.deepcopy(base))
+                except sb.SpatialBoostError as error:
+                    print(f"{variant}: {error}")
+        of_boosted = flops(boosted("host")(copy.deepcopy(base)), images, mode)
+        first = next(iter(models))
+        of_base = flops(models[first], images, mode)
+        if mode == "forward":
+            for channels, found in ((1, of_base), (2, of_boosted)):
+                by_hand = forward_flops(name, size, batch, channels)
+                assert abs(found / by_hand - 1) < 0.01, (found, by_hand)
+        took = time_in_turns(models, images, mode, args.seconds)
+        for variant, model in models.items():
+            if variant.startswith(("boosted", "fused")):
+                bound = of_boosted / of_base
+            else:
+                bound = 1.0 if variant.startswith("base") else flops(model, images, mode) / of_base
+            yield Row(
+                model=f"ViT-{name[0].upper()}/16",
+                size=size,
+                batch=batch,
+                mode=mode,
+                variant=variant,
+                milliseconds=took[variant],
+                ratio=took[variant] / took[first],
+                bound=bound,
+                megabytes=None if mode == "forward" or "compiled" in variant else step_megabytes(model, images),
+                trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            )
+        del models
+        gc.collect()
+
+
+def machine(args: argparse.Namespace) -> str:
+    what = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
+    threads = "" if args.device == "cuda" else f", {torch.get_num_threads()} thread(s), {stopwatch('cpu').__name__}"
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "timm", "peft", "xformers"))
+    return f"{what}{threads}, {args.dtype}, {packages}, Python {platform.python_version()}"
+
+
+def table(rows: list[Row], where: str) -> str:
+    lines = [f"Machine: {where}.", ""]
+    head = "| variant | ms | ratio | FLOPs bound | ratio / bound | peak MB | trains, M |\n|---|---|---|---|---|---|---|"
+    for mode, compared in (("forward", "the base's forward"), ("step", "full fine-tuning")):
+        for key in dict.fromkeys((r.model, r.size, r.batch) for r in rows):
+            own = [r for r in rows if r.mode == mode and (r.model, r.size, r.batch) == key]
+            lines += [f"**{key[0]}, {key[1]} px, batch {key[2]}: {mode}**, against {compared}", "", head]
+            for r in own:
+                memory = "" if r.megabytes is None else f"{r.megabytes:,.0f}"
+                trains = "" if mode == "forward" else f"{r.trainable / 1e6:.1f}"
+                lines.append(
+                    f"| {r.variant} | {r.milliseconds:.1f} | {r.ratio:.3f} | {r.bound:.3f} | {r.over_bound:.3f} "
+                    f"| {memory} | {trains} |"
+                )
+            lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--page", type=Path, help="page whose markers take the table")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--models", nargs="+", choices=WIDTHS, help="all of these with all sizes and batches")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1])
+    parser.add_argument("--variants", nargs="+", help="parts of names; the base is always there")
+    parser.add_argument("--compile", action="store_true", help="compiled variants as well, with CUDA graphs on a GPU")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of measuring, for each variant and mode")
+    args = parser.parse_args()
+    if args.variants:
+        args.variants.insert(0, "base, full")
+
+    grid = CPU_GRID
+    if args.models:
+        grid = [(m, s, b) for m in args.models for s in args.sizes for b in args.batches]
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for point in grid:
+        print(*point, flush=True)
+        rows += measure(*point, args)
+        result = {"machine": machine(args), "rows": [asdict(r) | {"over_bound": r.over_bound} for r in rows]}
+        (args.out / "overhead.json").write_text(json.dumps(result, indent=1))
+        (args.out / "overhead.md").write_text(table(rows, machine(args)))
+    text = table(rows, machine(args))
+    print(text)
+    if args.page:
+        page = args.page.read_text()
+        before, after = page.split(MARKERS[0])[0], page.split(MARKERS[1])[1]
+        args.page.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
