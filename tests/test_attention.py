@@ -185,3 +185,29 @@ def test_dropout_after_the_output_projection_is_the_hosts():
     with torch.no_grad():
         assert attention(torch.randn(1, 4, WIDTH)).abs().max() == 0
     assert attention(torch.randn(1, 4, WIDTH)).abs().max() == 0
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mask", ["padding", "bool", "float", "per_head", "both"])
+def test_masks_of_multihead_attention(batch_first, mask):
+    """In a bool mask of this host True forbids."""
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(WIDTH, 2, batch_first=batch_first).eval()
+    model = perturb(sb.boost(nn.Sequential(layer), layers=lambda *_: True))
+    x = torch.randn(3, 5, WIDTH) if batch_first else torch.randn(5, 3, WIDTH)
+    padding = torch.arange(5) >= torch.tensor([[5], [3], [4]])
+    square = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    masks = {
+        "padding": {"key_padding_mask": padding},
+        "bool": {"attn_mask": square},
+        "float": {"attn_mask": torch.randn(5, 5)},
+        "per_head": {"attn_mask": torch.randn(3 * 2, 5, 5)},
+        "both": {"attn_mask": square, "key_padding_mask": padding},
+    }[mask]
+    with torch.no_grad():
+        expected = layer(x, x, x, need_weights=False, **masks)[0]
+        for kernel in ("sdpa", "math"):
+            set_kernel(model, kernel)
+            found, maps = layer(x, x, x, need_weights=False, **masks)
+            assert maps is None and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+            assert layer(x, x, x, need_weights=True, **masks)[1] is not None  # by the reference
