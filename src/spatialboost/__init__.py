@@ -1,6 +1,6 @@
 """Give a pretrained vision encoder a sense of 3D space without making it forget."""
 
-from .boosting import Status, boost, disabled, named_parameters, param_groups, status, unboost
+from .boosting import Status, boost, disabled, named_parameters, param_groups, set_kernel, status, unboost
 from .errors import SpatialBoostError
 from .fuse import fuse
 from .weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
@@ -17,6 +17,7 @@ __all__ = [
     "param_groups",
     "push_to_hub",
     "save_pretrained",
+    "set_kernel",
     "status",
     "unboost",
 ]

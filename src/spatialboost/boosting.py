@@ -171,6 +171,12 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list
 def set_kernel(model: Model, kernel: str) -> Model:
     """Choose how the boosted layers are computed, in place; returns the same object.
 
+    Example:
+        >>> import timm, spatialboost as sb
+        >>> encoder = sb.boost(timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0))
+        >>> print(sb.status(sb.set_kernel(encoder, "auto")).layers[0].kernel)
+        sdpa
+
     Args:
         model: A boosted model.
         kernel: "host" (the default): the host's own forward for each channel, exact at start. "auto": both channels at

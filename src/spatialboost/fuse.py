@@ -86,6 +86,5 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
 def _inexpressible(name: str, attention: nn.Module, why: str) -> SpatialBoostError:
     return SpatialBoostError(
         f"{name} ({type(attention).__name__}) cannot be one attention with twice the heads: {why}. Export the boosted "
-        "model as it "
-        "is instead."
+        "model as it is instead: the program of torch.export runs without spatialboost too."
     )
