@@ -5,8 +5,8 @@
 A language model that teaches an encoder has to know two things: the language of the questions, and that a point in a
 question means a place among the visual tokens. Large ones bring both along; this one learns them here, from
 conversations on procedural rooms where the visual tokens are histograms of the true depth, so that no encoder and no
-image takes part. Stage 1 of the demo then aligns an encoder's tokens with what it
-has learnt to read. The rooms come from seeds that neither the demo nor the tests use.
+image takes part. Stage 1 of the demo then aligns an encoder's tokens with what it has learnt to read. The rooms come
+from seeds that neither the demo nor the tests use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from spatialboost.vlm.model import SpatialVLM
 # Shape legend: N patches, C bins of log depth.
 
 FIRST_SEED = 2_000_000  # far from the seeds of the demo, of its encoder and of the tests
-PLAN = TurnPlan(depth=8, closer=4, relations=(), distance=0, caption=False)
+PLAN = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)
 BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
 HELD_OUT = 100
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rooms", type=int, default=2500)
     parser.add_argument("--conversations", type=int, default=4, help="for each room")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3, help="of AdamW: embeddings and vectors")
     parser.add_argument("--matrix-lr", type=float, default=0.02, help="of Muon: the blocks' matrices")

@@ -47,14 +47,14 @@ class Settings:
 
     rooms: int = 2000
     held_out: int = 48
-    depth_turns: int = 8
-    closer_turns: int = 4
-    steps: tuple[int, int, int] = (100, 30, 320)
+    depth_turns: int = 12
+    closer_turns: int = 0
+    steps: tuple[int, int, int] = (100, 30, 300)
     lr: tuple[float, float, float] = (3e-3, 3e-4, 1e-3)
-    matrix_lr: float = 0.008
+    matrix_lr: float = 0.006
     train_projector: bool = True
     batch_size: int = 16
-    probe: tuple[int, int] = (300, 150)
+    probe: tuple[int, int] = (500, 300)
 
 
 # SmolLM2 has 300 times the parameters of the small model, so a CPU gets through fewer and shorter conversations.
@@ -67,7 +67,7 @@ SMOLLM2 = Settings(
     lr=(1e-3, 1e-4, 1e-3),
     batch_size=2,
 )
-TINY = Settings(rooms=24, held_out=4, depth_turns=2, closer_turns=1, steps=(2, 4, 2), batch_size=4, probe=(8, 4))
+TINY = Settings(rooms=24, held_out=4, depth_turns=2, steps=(2, 4, 2), batch_size=4, probe=(8, 4))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def load_encoder() -> nn.Module:
 
 
 def load_language_model() -> tuple[Any, Any]:
-    """The demo's language model and its tokenizer: a Llama of 0.5 M parameters, which has never seen an image.
+    """The demo's language model and its tokenizer: a Llama of 0.5 M parameters that has never seen an image.
 
     Example:
         >>> llm, tokenizer = load_language_model()
@@ -173,7 +173,7 @@ def run(
         )
         views = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
         report = build_dataset(views, out / "data", seed=seed, plan=plan, overwrite=True)
-        # The paper's twelve turns, to be looked at: the stages keep to questions on points, which a small model learns
+        # The paper's twelve turns, to be looked at: the stages keep to the depth of points, which a small model learns
         build_dataset(Rooms(16, first=PROBE_ROOMS, size=SIZE), out / "shown", with_depth=True, overwrite=True)
         write_page(out / "shown", out / "conversations.html", limit=8)
         rows = open_rows([out / "data"])
