@@ -16,6 +16,8 @@ How a host attention module is given a second channel:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, ClassVar
@@ -78,6 +80,19 @@ def escape(name: str) -> str:
     return "plus_" + name.replace(".", "__")
 
 
+_WITHOUT_VALUES: ContextVar[bool] = ContextVar("without_values", default=False)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Within this context new channels are left empty, for weights that are about to be loaded: nothing is cloned."""
+    token = _WITHOUT_VALUES.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_VALUES.reset(token)
+
+
 class SpatialChannel(nn.Module):
     """Attn+ and its gate, as parameters only: `plus_*` (clones of the host's own) and `gate` (`a`, float32, zeros).
 
@@ -98,12 +113,15 @@ class SpatialChannel(nn.Module):
         self.axis = family.axis(attention)
         device = None
         for name, owner, leaf, start in channel_parameters(attention, family):
-            value = effective_weight(attention, name, owner, leaf)
+            value: Tensor = owner.get_parameter(leaf)
             value = value[start:] if start else value
-            device = value.device
-            # clones, never aliases: safetensors refuses tensors that share memory
-            plus = value.to(dtype or torch.promote_types(value.dtype, torch.float32), copy=True)
-            self.register_parameter(escape(name), nn.Parameter(plus.contiguous()))
+            device, own = value.device, dtype or torch.promote_types(value.dtype, torch.float32)
+            if _WITHOUT_VALUES.get():
+                plus = torch.empty_like(value, dtype=own, memory_format=torch.contiguous_format)
+            else:  # clones, never aliases: safetensors refuses tensors that share memory
+                value = effective_weight(attention, name, owner, leaf)
+                plus = (value[start:] if start else value).to(own, copy=True).contiguous()
+            self.register_parameter(escape(name), nn.Parameter(plus))
         size = family.width(attention) if gate == "channel" else 1  # never 0-d: FSDP refuses such parameters
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
         self.slots = family.slots(attention)  # read in each fused forward

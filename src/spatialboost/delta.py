@@ -95,19 +95,24 @@ class OpenDelta:
             raise SpatialBoostError(f"{self._path(key)} has changed while it was read ({error}).") from error
 
     def check(self) -> None:
-        """Raise where a tensor is not what was saved, is not of floating point, or holds values that are not finite."""
+        """Raise where any tensor is not as `verified` wants it."""
         for key in self._delta.shapes:
-            tensor = self.get(key)
-            saved = self._delta.checksums.get(key)
-            if saved is not None and checksum(tensor) != saved:
-                raise SpatialBoostError(
-                    f"{self._path(key)} is damaged: the checksum of {key} is not the one that was saved. Download or "
-                    "save it again."
-                )
-            if not tensor.is_floating_point() or not is_finite(tensor):
-                raise SpatialBoostError(
-                    f"{self._path(key)}: {key} has values that are not finite. Download or save the file again."
-                )
+            self.verified(key)
+
+    def verified(self, key: str) -> Tensor:
+        """A tensor, not copied; raises where it is not what was saved, or holds values that are not finite."""
+        tensor = self.get(key)
+        saved = self._delta.checksums.get(key)
+        if saved is not None and checksum(tensor) != saved:
+            raise SpatialBoostError(
+                f"{self._path(key)} is damaged: the checksum of {key} is not the one that was saved. Download or save "
+                "it again."
+            )
+        if not tensor.is_floating_point() or not is_finite(tensor):
+            raise SpatialBoostError(
+                f"{self._path(key)}: {key} has values that are not finite. Download or save the file again."
+            )
+        return tensor
 
     def _path(self, key: str) -> Path:
         return self._delta.files[self._delta.where[key]]

@@ -43,7 +43,7 @@ def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None
             f"device={str(device)!r} is for a model on the meta device; of this one Attn+ goes to where the attention "
             "is. Leave `device` out, and move the model with model.to(...)."
         )
-    _check_state(model, delta)
+    _check_state(model, layers, delta)
     _check_sizes(model, layers, delta)
     if blank:
         logger.warning("the model is on the meta device: whether the delta is of this base cannot be checked")
@@ -57,8 +57,8 @@ def host_device(attention: nn.Module) -> torch.device:
     return owner.get_parameter(leaf).device
 
 
-def _check_state(model: nn.Module, delta: Delta) -> None:
-    if any(is_sharded(parameter) for parameter in model.parameters()):
+def _check_state(model: nn.Module, layers: Mapping[int, Found], delta: Delta) -> None:
+    if any(is_sharded(parameter) for found in layers.values() for parameter in found.module.parameters()):
         raise SpatialBoostError("the model is sharded already: load the delta first, then shard it.")
     if taken := boosted_layers(model):
         own = ([channel.index for _, _, channel in taken], taken[0][2].gate_kind)
@@ -101,7 +101,7 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
     if any(problems.values()):
         said = "; ".join(f"{what}: {', '.join(keys[:6])} ({len(keys)})" for what, keys in problems.items() if keys)
         advice = f"Its base is {delta.base_name}."
-        if not problems["missing"] and all(key.endswith(".bias") for key in problems["not expected"]):
+        if all(key.endswith(".bias") for keys in problems.values() for key in keys):
             advice += (
                 " The copy of the encoder that it was trained on has biases where this one has none: build the variant "
                 "with them (of timm's DINOv3, the one whose name ends in _qkvb)."

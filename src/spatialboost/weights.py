@@ -8,17 +8,17 @@ in that layout goes by the host's own names under `layers.{i}.generic.*`, and th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .base_model import build_base
-from .boosting import boost, require_boosted
-from .canonical import plus_tensors
-from .channel import boosted_layers
+from .boosting import boost, require_boosted, unboost
+from .canonical import Reorder, plus_tensors
+from .channel import boosted_layers, without_values
 from .delta import CARD, CONFIG, INDEX, SHARD_PATTERN, WEIGHTS, Delta, PathLike, read_delta, read_folder, state_dtype
 from .description import Results, describe
 from .errors import SpatialBoostError
@@ -226,20 +226,42 @@ def load_delta(
     root = uncompiled(model)
     reorder = check_fits(root, delta, device)
     with delta.open() as file:
-        file.check()
-        if not boosted_layers(root):
+        if boosted_layers(root):
+            file.check()  # all of it, before the first value is overwritten
+            _fill(root, file.get, delta, reorder, device)
+            return model
+        with without_values():
             boost(root, layers=delta.layers, gate=delta.config["gate"], dtype=dtype, freeze=freeze)
-        with torch.no_grad():
-            for _, attention, channel in boosted_layers(root):
-                if channel.gate.is_meta:
-                    channel.to_empty(device=device or host_device(attention))
-                for name, target in plus_tensors(attention, channel).items():
-                    if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
-                        target.zero_()  # a bias that other copies of the encoder leave out: see `check_fits`
-                        continue
-                    value = file.get(key)
-                    target.copy_(reorder(name, value) if reorder else value)
+        try:  # there is nothing to be lost but the new channel: each weight is checked and copied at one go
+            _fill(root, file.verified, delta, reorder, device)
+        except BaseException:
+            unboost(root)
+            raise
     return model
+
+
+@torch.no_grad()
+def _fill(
+    model: nn.Module,
+    read: Callable[[str], Tensor],
+    delta: Delta,
+    reorder: Reorder | None,
+    device: torch.device | str | None,
+) -> None:
+    """Copy each weight to its place, in the dtype and on the device of that."""
+    left = set(delta.shapes)
+    for _, attention, channel in boosted_layers(model):
+        if channel.gate.is_meta:
+            channel.to_empty(device=device or host_device(attention))
+        for name, target in plus_tensors(attention, channel).items():
+            if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
+                target.zero_()  # a bias that other copies of the encoder leave out: see `check_fits`
+                continue
+            value = read(key)
+            target.copy_(reorder(name, value) if reorder else value)
+            left.remove(key)
+    for key in left:  # biases of zeros that this copy has no place for; if they are that
+        read(key)
 
 
 def from_pretrained(
