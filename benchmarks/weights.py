@@ -1,0 +1,284 @@
+"""What a delta costs and what it withstands: size, time and memory, the libraries that share one, the damage it finds.
+
+    python benchmarks/weights.py                        # ViT-B/16, on one thread; some two minutes
+    python benchmarks/weights.py --depth 2 --repeats 3  # a quick look
+
+Times are those of the processor (one thread, files in the page cache), taken in turn, so that the ratios hold on a
+machine that is not idle, with fresh memory for every tensor (`MALLOC_MMAP_THRESHOLD_`), for reused one is faster by
+chance; memory is that of fresh processes. Weights are random: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+
+import spatialboost as sb
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from deltas import CONFIG, WEIGHTS, rewrite, save_tiny
+from hosts import HOSTS, perturb
+from libraries import ENCODERS, REFUSED, build, features
+
+MB = 1e6
+
+
+def make_base(depth: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("vit_base_patch16_224", num_classes=0, depth=depth).eval()
+
+
+# --- time
+
+
+def load_times(depth: int, folder: Path, repeats: int) -> dict[str, float]:
+    """Seconds of the processor for each way to load, the least of some repeats taken in turn."""
+    path, plain, boosted = folder / WEIGHTS, make_base(depth), sb.load_pretrained(make_base(depth), folder)
+    there = {key: torch.zeros(tensor.shape) for key, tensor in load_file(path).items()}
+
+    def into_new_memory() -> None:
+        kept = {key: tensor.to(torch.float32, copy=True) for key, tensor in load_file(path).items()}
+        assert kept
+
+    def into_memory_that_is_there() -> None:
+        for key, tensor in load_file(path).items():
+            there[key].copy_(tensor)
+
+    ways: dict[str, Callable[[], object]] = {
+        "safetensors alone, into new memory": into_new_memory,
+        "load_pretrained, onto a plain model": lambda: sb.load_pretrained(plain, folder),
+        "safetensors alone, into memory that is there": into_memory_that_is_there,
+        "load_pretrained, onto a boosted model": lambda: sb.load_pretrained(boosted, folder),
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, act in ways.items():
+            start = time.process_time()
+            act()
+            found[way].append(time.process_time() - start)
+            if "plain" in way:
+                sb.unboost(plain)
+    return {way: min(seconds) for way, seconds in found.items()}
+
+
+# --- memory
+
+
+def private_bytes() -> int:
+    """Memory of this process that is no view of a file."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+@contextmanager
+def peak() -> Iterator[list[int]]:
+    """The most private memory that is seen while the context lasts, looked at every half millisecond."""
+    seen, done = [private_bytes()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.0005):
+            seen[0] = max(seen[0], private_bytes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+        seen[0] = max(seen[0], private_bytes())
+
+
+def measure(what: str, depth: int, folder: str, repeats: int) -> None:
+    """In a process of its own: times of loading, or private memory before, after and at the most; as JSON."""
+    torch.set_num_threads(1)
+    if what == "times":
+        print(json.dumps(load_times(depth, Path(folder), repeats)))
+        return
+    sb.load_pretrained(make_base(1), sb.save_pretrained(sb.boost(make_base(1)), folder + ".warm"))  # imports, pools
+    model = make_base(depth)
+    if what != "load onto a plain model":
+        perturb(sb.boost(model))
+    before = private_bytes()
+    with peak() as seen:
+        if what == "save":
+            sb.save_pretrained(model, folder + ".again")
+        elif what == "save in bfloat16":
+            sb.save_pretrained(model, folder + ".again", dtype=torch.bfloat16)
+        else:
+            sb.load_pretrained(model, folder)
+    print(json.dumps({"before": before, "after": private_bytes(), "peak": seen[0]}))
+
+
+def in_process(what: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """What `measure` finds."""
+    line = [sys.executable, __file__, "--measure", what, "--folder", str(folder)]
+    line += ["--depth", str(args.depth), "--repeats", str(args.repeats)]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- libraries
+
+
+def matrix(folder: Path) -> list[str]:
+    """A table for each encoder: rows saved, columns loaded, cells the largest difference of any feature."""
+    lines = []
+    for encoder, copies in ENCODERS.items():
+        names = list(copies)
+        lines += ["", f"| {encoder}: saved by, loaded by | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+        for saved_by in names:
+            trained = perturb(sb.boost(build(encoder, saved_by)))
+            expected = features(encoder, saved_by, trained)
+            sb.save_pretrained(trained, folder)
+            cells = []
+            for loaded_by in names:
+                model = build(encoder, loaded_by)
+                if (encoder, saved_by, loaded_by) in REFUSED:
+                    cells.append(said(lambda model=model: sb.load_pretrained(model, folder)) and "refused")
+                    continue
+                found = features(encoder, loaded_by, sb.load_pretrained(model, folder))
+                cells.append(f"{(found - expected).abs().max().item():.1e}")
+            lines.append(f"| {saved_by} | {' | '.join(cells)} |")
+    return lines
+
+
+# --- damage
+
+
+def said(act: Callable[[], object]) -> str:
+    """What the error says; raises where there is none."""
+    try:
+        act()
+    except sb.SpatialBoostError as error:
+        return str(error)
+    raise AssertionError("this was not refused")
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def leave(folder: Path) -> None:
+    index = folder / f"{WEIGHTS}.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["layers.0.gate"] = "../../../etc/passwd"
+    index.write_text(json.dumps(content))
+
+
+def lose(folder: Path) -> None:
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def huge(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(1 << 30)
+
+
+def nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return tensors | {"layers.0.v.bias": torch.full_like(tensors["layers.0.v.bias"], float("nan"))}
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "the last 100 bytes are missing": lambda f: cut(f / WEIGHTS),
+    "a flipped bit in a weight": lambda f: flip(f / WEIGHTS, -7),
+    "a flipped bit in the header": lambda f: flip(f / WEIGHTS, (f / WEIGHTS).read_bytes().index(b"num_heads")),
+    "a pickle under the name of safetensors": lambda f: (f / WEIGHTS).write_bytes(pickle.dumps({"a": 1})),
+    "a tensor is missing": lambda f: rewrite(f, lambda t: {k: v for k, v in t.items() if k != "layers.1.q.weight"}),
+    "a tensor too many": lambda f: rewrite(f, lambda t: t | {"layers.7.gate": torch.zeros(32)}),
+    "a tensor of another shape": lambda f: rewrite(f, lambda t: t | {"layers.0.gate": torch.zeros(1)}),
+    "NaN": lambda f: rewrite(f, nan),
+    "a newer format": lambda f: rewrite(f, format_version=3),
+    "a config of 1 GB": lambda f: huge(f / CONFIG),
+    "a config that is no JSON": lambda f: (f / CONFIG).write_text("["),
+    "a shard is missing": lose,
+    "a shard that leads out of the folder": leave,
+    "another base of the same width": lambda f: None,
+}
+
+
+def damage(folder: Path) -> list[str]:
+    """What each damaged file says; the model is compared bit for bit after each."""
+    lines = ["| what | what was said |", "|---|---|"]
+    for what, harm in DAMAGE.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        save_tiny(folder, max_shard_size="10KB" if "shard" in what else "5GB")
+        harm(folder)
+        model = HOSTS["timm"].make(seed=5 if "another base" in what else 0)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        message = said(lambda model=model: sb.load_pretrained(model, folder)).replace(f"{folder}/", "")
+        after = model.state_dict()
+        assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
+        lines.append(f"| {what} | {message.replace('|', ' ').replace(str(folder), 'the folder')} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--depth", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--measure")
+    parser.add_argument("--folder")
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure, args.depth, args.folder, args.repeats)
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        base = make_base(args.depth)
+        own = sum(p.numel() for p in base.parameters())
+        model = perturb(sb.boost(base), 0.01)
+        folder = sb.save_pretrained(model, place / "bf16", dtype=torch.bfloat16)
+        whole = sb.save_pretrained(model, place / "fp32")
+        layer = sum(p.numel() for _, p in sb.named_parameters(model)) * 4 / args.depth
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread; torch {torch.__version__}"
+        print(f"vit_base_patch16_224, depth {args.depth}; {machine}\n")
+        print("| file | MB |\n|---|---|")
+        print(f"| base model, bfloat16 | {own * 2 / MB:.1f} |")
+        print(f"| delta, bfloat16 | {(folder / WEIGHTS).stat().st_size / MB:.1f} |")
+        print(f"| delta, float32 | {(whole / WEIGHTS).stat().st_size / MB:.1f} |")
+
+        print("\n| load the bfloat16 delta into float32 | ms, least of", args.repeats, "| ratio |\n|---|---|---|")
+        seconds = list(in_process("times", args, folder).items())
+        for (alone, least), (ours, taken) in zip(seconds[::2], seconds[1::2], strict=True):
+            print(f"| {alone} | {least * 1e3:.1f} | |\n| {ours} | {taken * 1e3:.1f} | {taken / least:.2f} |")
+
+        print(f"\nOne boosted layer has {layer / MB:.1f} MB in float32.\n")
+        print("| private memory, MB | before | after | most | above what it needs |\n|---|---|---|---|---|")
+        for what in ("save", "save in bfloat16", "load onto a plain model", "load onto a boosted model"):
+            seen = in_process(what, args, folder)
+            above = seen["peak"] - max(seen["before"], seen["after"])
+            numbers = (seen["before"], seen["after"], seen["peak"], above)
+            print(f"| {what} | {' | '.join(f'{n / MB:.1f}' for n in numbers)} |")
+        print("\n".join(matrix(place / "matrix")))
+        print("\n" + "\n".join(damage(place / "damage")))
+
+
+if __name__ == "__main__":
+    main()
