@@ -120,8 +120,8 @@ def load_language_model() -> tuple[Any, Any]:
 
     Example:
         >>> llm, tokenizer = load_language_model()
-        >>> llm.config.hidden_size, tokenizer.tokenize("at (0.49, 0.60)")
-        (128, ['at', ' (', '0.49', ',', ' 0.60', ')'])
+        >>> llm.config.hidden_size, tokenizer.tokenize("What is (0.49, 0.60)")
+        (128, ['What', ' is', ' (', '0.49', ',', ' 0.60', ')'])
 
     Made by ``scripts/pretrain_llm.py`` on conversations about depth maps, shipped as float16.
     """
