@@ -153,8 +153,11 @@ def promises(built: Built, before: list[Tensor]) -> Iterator[Callable[[], None]]
         base = {k: v.clone() for k, v in model.state_dict().items() if "spatial_channel" not in k}
         with torch.no_grad():
             for _, parameter in sb.named_parameters(model):
-                parameter.add_(0.05 * torch.randn_like(parameter) * parameter.std(correction=0).clamp(min=0.1))
+                parameter.add_(0.3 * torch.randn_like(parameter) * parameter.std(correction=0).clamp(min=0.1))
         model.train()
+        for module in model.modules():
+            if "drop" in type(module).__name__.lower():
+                module.eval()  # a dropped path would take the gradient of a whole layer
         torch.manual_seed(0)
         sum(t.float().square().mean() for t in _tensors(built.call(model)) if t.requires_grad).backward()
         model.eval()

@@ -58,7 +58,7 @@ def build(name: str) -> Built:
     kind, _, class_name = name.partition(":")
     cls, options = getattr(transformers, class_name), OPTIONS.get(kind, {}) | OPTIONS.get(class_name, {})
     config, note = cls.config_class(), f"{LAYERS} layers"
-    if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    if modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind) == class_name:
         path, cls, config = _tower(cls, config)
         note = f"{path}, {note}"
     model = cls(small(config, options))

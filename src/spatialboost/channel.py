@@ -135,6 +135,11 @@ class SpatialChannel(nn.Module):
         if base.is_nested:  # nn.TransformerEncoder packs padded batches in eval mode; nested tensors have no lerp
             pairs = zip(base.unbind(), plus.unbind(), strict=True)
             return torch.nested.as_nested_tensor([self.merge(b, p) for b, p in pairs])
+        if len(self.gate) not in (1, base.shape[self.axis]):
+            raise SpatialBoostError(
+                f"layer {self.index} gives {tuple(base.shape)}, where its projection promised {len(self.gate)} features "
+                f"in dimension {self.axis}. Leave it out with `layers=`, or boost with gate='scalar'."
+            )
         g = torch.sigmoid(self.gate).to(base.dtype)
         if self.axis >= 0:
             g = g.view(-1, *[1] * (base.dim() - 1 - self.axis))

@@ -18,7 +18,7 @@ IS_OTHER = re.compile(
     r"block|masking|bias|norm|mlp|rotary|drop|embed|layer(?!scale)|(en|de)coder$|processor|projection", re.IGNORECASE
 )
 IS_LINEAR = re.compile(r"^Linear|Linear$")
-INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)|^(sr|reduction)$")
+INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)")
 OUTPUTS = ("proj", "out_proj", "o_proj", "output.dense", "to_out", "out", "projection", "output.proj", "wo")
 SECOND_INPUTS = {"key", "kv", "context", "memory", "encoder_hidden_states", "key_value_states", "latents", "y"}
 
@@ -72,12 +72,14 @@ def is_linear(module: nn.Module) -> bool:
 def _projection(attention: nn.Module) -> nn.Module | None:
     """The layer that makes the output: under one of the usual names, else the last linear one.
 
-    Convolutions are projections where others beside them make queries, keys or values; elsewhere they are gates.
+    Convolutions are projections where queries, keys or values are made by one; elsewhere they are gates, or make a grid
+    of keys coarser.
     """
     within = next((child for path in OUTPUTS if (child := submodule(attention, path)) is not None), attention)
-    named = any(INPUTS.search(name) for name in attention._modules)
+    inputs = [m for name, child in attention._modules.items() if INPUTS.search(name) and child for m in child.modules()]
+    of_images = any(isinstance(m, _Conv) for m in inputs) and not any(is_linear(m) for m in inputs)
     for module in reversed(list(within.modules())):
-        if is_linear(module) or (named and isinstance(module, _Conv)):
+        if is_linear(module) or (of_images and isinstance(module, _Conv)):
             return module
     return None if within is attention else next((m for m in reversed(list(attention.modules())) if is_linear(m)), None)
 
