@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--library", choices=("timm", "transformers"), action="append")
-    parser.add_argument("--match", default="*", help="a pattern of model names")
+    parser.add_argument("--match", nargs="+", default=["*"], help="patterns of model names")
     parser.add_argument("--seconds", type=float, default=120, help="at most, for one model")
     parser.add_argument("--gigabytes", type=float, default=6, help="at most, for one model")
     parser.add_argument("--again", action="append", choices=VERDICTS, default=[], help="repeat what ended like this")
@@ -144,7 +144,7 @@ def main() -> None:
     worker = Worker(arguments.gigabytes)
     jobs = [(n, m) for n in arguments.library or ("timm", "transformers") for m in library(n).names()]
     with path.open("a") as log:
-        for job in (j for j in jobs if fnmatch.fnmatch(j[1], arguments.match)):
+        for job in (j for j in jobs if any(fnmatch.fnmatch(j[1], pattern) for pattern in arguments.match)):
             if job in records and records[job]["verdict"] not in arguments.again:
                 continue
             records[job] = record = worker.examine(job, arguments.seconds)

@@ -196,6 +196,14 @@ VIDEO = {"timesformer", "videomae", "vivit", "videoprism_vision_model", "videopr
 # Settings without which the default configuration does not build, or builds something huge.
 FOUR = {"num_hidden_layers": 4}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "depth_pro": {
+        "patch_size": 96,
+        **{
+            f"{part}_model_config": {"model_type": "dinov2", "image_size": 96, "patch_size": 16, "num_hidden_layers": 4}
+            for part in ("image", "patch", "fov")
+        },
+        "intermediate_hook_ids": [2, 1],
+    },
     "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "dpt": FOUR | {"backbone_out_indices": [0, 1, 2, 3]},

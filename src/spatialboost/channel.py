@@ -137,8 +137,8 @@ class SpatialChannel(nn.Module):
             return torch.nested.as_nested_tensor([self.merge(b, p) for b, p in pairs])
         if len(self.gate) not in (1, base.shape[self.axis]):
             raise SpatialBoostError(
-                f"layer {self.index} gives {tuple(base.shape)}, where its projection promised {len(self.gate)} features "
-                f"in dimension {self.axis}. Leave it out with `layers=`, or boost with gate='scalar'."
+                f"layer {self.index} gives {tuple(base.shape)}, where its projection promised {len(self.gate)} "
+                f"features in dimension {self.axis}. Leave it out with `layers=`, or boost with gate='scalar'."
             )
         g = torch.sigmoid(self.gate).to(base.dtype)
         if self.axis >= 0:
