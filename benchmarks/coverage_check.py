@@ -82,8 +82,8 @@ class Sites(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         if name in KERNELS or (name == "softmax" and _over_pairs(*args, **kwargs)):
-            owner = self.stack[-1]
-            self.found[self.names.get(id(owner), "?")] = type(owner).__name__
+            owner = next(module for module in reversed(self.stack) if id(module) in self.names)
+            self.found[self.names[id(owner)]] = type(owner).__name__
         return function(*args, **kwargs)
 
 

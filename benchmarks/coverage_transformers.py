@@ -57,17 +57,21 @@ def build(name: str) -> Built:
     """The model, or the vision tower of one that also has a language model."""
     kind, _, class_name = name.partition(":")
     cls, options = getattr(transformers, class_name), OPTIONS.get(kind, {}) | OPTIONS.get(class_name, {})
-    config, note = cls.config_class(), f"{LAYERS} layers"
+    config, note = cls.config_class(**WHOLE.get(kind, {})), f"{LAYERS} layers"
     if modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind) == class_name:
         path, cls, config = _tower(cls, config)
         note = f"{path}, {note}"
     model = cls(small(config, options))
     fed = feed(model.eval(), kind)
+    if cls.forward is nn.Module.forward:  # a tokenizer of images
+        return Built(model, lambda m: m.encode(pixels(m, kind)), note)
     return Built(model, lambda m: m(**fed), note)
 
 
 def small(config: Any, options: dict[str, Any]) -> Any:
     """The configuration anew with few layers, in it and in those that it holds."""
+    if config.model_type == "timm_backbone":
+        return config
     kept = {k: v for k, v in config.to_dict().items() if k not in DERIVED}
     return type(config).from_dict(kept | _fewer(config) | options)
 
@@ -119,6 +123,12 @@ def _tower(cls: Any, config: Any) -> tuple[str, Any, Any]:
 
 def feed(model: Any, kind: str) -> dict[str, Any]:
     parameters = inspect.signature(type(model).forward).parameters
+    if "use_cache" in parameters:
+        return _feed(model, kind, parameters) | {"use_cache": False}
+    return _feed(model, kind, parameters)
+
+
+def _feed(model: Any, kind: str, parameters: Any) -> dict[str, Any]:
     wanted = [n for n, p in parameters.items() if n in FEED and (n in ALWAYS or p.default is p.empty)]
     return {n: FEED[n](model, kind) for n in wanted}
 
@@ -196,15 +206,19 @@ VIDEO = {"timesformer", "videomae", "vivit", "videoprism_vision_model", "videopr
 # Settings without which the default configuration does not build, or builds something huge.
 FOUR = {"num_hidden_layers": 4}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "cvt": {"depth": [1, 2, 3]},  # stage i indexes its own blocks by i
     "depth_pro": {
-        "patch_size": 96,
+        "patch_size": 48,
         **{
-            f"{part}_model_config": {"model_type": "dinov2", "image_size": 96, "patch_size": 16, "num_hidden_layers": 4}
+            f"{part}_model_config": {"model_type": "dinov2", "image_size": 48, "patch_size": 16, "num_hidden_layers": 4}
             for part in ("image", "patch", "fov")
         },
         "intermediate_hook_ids": [2, 1],
     },
     "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
+    "llama4": {"intermediate_size": 3072},  # the default does not fit the default width
     "dpt": FOUR | {"backbone_out_indices": [0, 1, 2, 3]},
 }
+# The same for the whole of a model of which the vision tower is taken.
+WHOLE: dict[str, dict[str, Any]] = {k: {"vocabulary_map": {"<image>": 1}} for k in ("chameleon", "emu3")}

@@ -232,3 +232,37 @@ def test_encoder_packs_padded_batches_in_eval_mode():
         packed = perturb(model)(x, src_key_padding_mask=padding)
         torch.testing.assert_close(packed[1:, :3], model(x[1:, :3]))
     assert (packed - before).abs().max() > 1e-3
+
+
+def test_a_cache_of_keys_and_values_is_refused():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_embd": WIDTH, "n_layer": 1, "n_head": HEADS, "n_positions": 9, "vocab_size": 16}
+    model = transformers.ImageGPTModel(transformers.ImageGPTConfig(**sizes)).eval()
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).last_hidden_state
+        sb.boost(model)
+        assert torch.equal(model(input_ids=ids, use_cache=False).last_hidden_state, before)
+        with pytest.raises(sb.SpatialBoostError, match="use_cache=False"):
+            model(input_ids=ids, use_cache=True)
+
+
+class Grid(nn.Module):
+    """Looks like attention over tokens and gives an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.proj(x).transpose(1, 2)
+
+
+class GridAttention(Grid):
+    pass
+
+
+def test_an_output_of_another_layout_is_refused_and_not_mixed_up():
+    model = sb.boost(nn.Sequential(GridAttention()))
+    with pytest.raises(sb.SpatialBoostError, match=r"gives \(1, 32, 5\), .* 32 features in dimension -1"):
+        model(torch.rand(1, 5, WIDTH))

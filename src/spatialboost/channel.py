@@ -258,6 +258,11 @@ class BoostedAttention:
 
     def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
         """The host's own forward once for each channel, and their merge: exact where both channels agree."""
+        if any(type(value).__name__.endswith("Cache") for value in (*args, *kwargs.values())):
+            raise SpatialBoostError(
+                f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
+                "Call the model with use_cache=False."
+            )
         run = type(self).run
         base = run(self, *args, **kwargs)
         plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]

@@ -15,9 +15,11 @@ from .transformers import find_layout, hosts_own_forward, widened
 
 IS_ATTENTION = re.compile(r"att(entio)?n|mhsa|^(XCA|GPSA|SHSA|SHMA|LiteMLA|LambdaLayer)$", re.IGNORECASE)
 IS_OTHER = re.compile(
-    r"block|masking|bias|norm|mlp|rotary|drop|embed|layer(?!scale)|(en|de)coder$|processor|projection", re.IGNORECASE
+    r"(?<!attn)(?<!attention)block|masking|bias|norm|mlp|rotary|drop|embed|layer(?!scale)|(en|de)coder$|processor|projection|map$",
+    re.IGNORECASE,
 )
-IS_LINEAR = re.compile(r"^Linear|Linear$")
+IS_LINEAR = re.compile(r"^Linear|Linear$|^Conv1D$")  # the last is the linear layer of GPT-2 and its kin
+IS_MLP = re.compile(r"^(mlp|ffn|feed_?forward)$", re.IGNORECASE)  # beside which it is a whole block, not attention
 INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)")
 OUTPUTS = ("proj", "out_proj", "o_proj", "output.dense", "to_out", "out", "projection", "output.proj", "wo")
 SECOND_INPUTS = {"key", "kv", "context", "memory", "encoder_hidden_states", "key_value_states", "latents", "y"}
@@ -50,7 +52,10 @@ def looks_like_attention(module: nn.Module) -> bool:
     if known(WIDTHS, module):
         return True
     name = getattr(type(module), "host_class", type(module)).__name__  # of a boosted one, what it was
-    return bool(IS_ATTENTION.search(name)) and not IS_OTHER.search(name) and _projection(module) is not None
+    if not IS_ATTENTION.search(name) or IS_OTHER.search(name):
+        return False
+    is_block = "block" in name.lower() and any(map(IS_MLP.search, module._modules))
+    return not is_block and _projection(module) is not None
 
 
 def is_complete(module: nn.Module) -> bool:
@@ -104,7 +109,7 @@ class GenericAttention(Family):
         layers: list[Any] = [_projection(attention)]
         if isinstance(width, str):
             layers = [m for m in attention.get_submodule(width).modules() if isinstance(m, nn.Linear | _Conv)]
-        return layers[-1].out_features if hasattr(layers[-1], "out_features") else layers[-1].out_channels
+        return next(getattr(layers[-1], n) for n in ("out_features", "out_channels", "nf") if hasattr(layers[-1], n))
 
     def axis(self, attention: nn.Module) -> int:
         """See `Family.axis`."""
