@@ -320,6 +320,9 @@ HOSTS = {
     "timm_parallel": Host(  # no attention module
         lambda: timm_model("vit_base_patch16_xp_224"), "parallel", linears=("attn_out_proj",), **REFERENCE
     ),
+    "timm_parallel_diff": Host(  # and one output projection for attention and MLP
+        lambda: timm_model("vit_dpwee_patch16_reg1_gap_256"), "parallel", linears=(), **REFERENCE
+    ),
     "swinv2": Host(swin_v2, "generic", linears=("query", "q_proj"), **REFERENCE),
     "qwen2_5_vl": Host(qwen_tower, "generic", packed, linears=("qkv",), compiles=False, exports=False, **REFERENCE),
     "generic": Host(

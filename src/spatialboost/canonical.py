@@ -26,10 +26,8 @@ def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Ten
 
 def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
     """The host's own weights, canonical."""
-    own = {}
-    for name, owner, leaf, row in channel_parameters(attention, family):
-        value = whole(owner.get_parameter(leaf))
-        own[name] = value[row:] if row else value
+    parameters = channel_parameters(attention, family)
+    own = {name: part.of(whole(owner.get_parameter(leaf))) for name, owner, leaf, part in parameters}
     return canonical(attention, family, own)
 
 
@@ -39,10 +37,10 @@ def outlines(attention: nn.Module, family: Family, channel: SpatialChannel | Non
     Nothing is gathered or copied for them.
     """
     own = {}
-    for name, owner, leaf, row in channel_parameters(attention, family):
+    for name, owner, leaf, part in channel_parameters(attention, family):
         parameter = owner.get_parameter(leaf) if channel is None else channel.plus(name)
         outline = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-        own[name] = outline[row:] if row and channel is None else outline
+        own[name] = part.of(outline) if channel is None else outline
     return canonical(attention, family, own)
 
 

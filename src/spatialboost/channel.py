@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SpatialBoostError
-from .families import Family, family_named
+from .families import Family, Part, family_named
 from .frozen import is_cache
 
 CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
@@ -54,11 +54,11 @@ def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]
     return walk(attention, "")
 
 
-def channel_parameters(attention: nn.Module, family: Family) -> Iterator[tuple[str, nn.Module, str, int]]:
-    """`(name, owner, leaf, first row)` of what Attn+ has of its own: all of the host, unless the family says less."""
+def channel_parameters(attention: nn.Module, family: Family) -> Iterator[tuple[str, nn.Module, str, Part]]:
+    """`(name, owner, leaf, part)` of what Attn+ has of its own: all of the host, unless the family says less."""
     for name, owner, leaf in host_parameters(attention):
-        if (row := family.first_row(attention, name)) is not None:
-            yield name, owner, leaf, row
+        if (part := family.part(attention, name)) is not None:
+            yield name, owner, leaf, part
 
 
 def whole(parameter: Tensor) -> Tensor:
@@ -112,15 +112,14 @@ class SpatialChannel(nn.Module):
         self.kernel = "host"
         self.axis = family.axis(attention)
         device = None
-        for name, owner, leaf, start in channel_parameters(attention, family):
-            value: Tensor = owner.get_parameter(leaf)
-            value = value[start:] if start else value
+        for name, owner, leaf, part in channel_parameters(attention, family):
+            value = part.of(owner.get_parameter(leaf))
             device, own = value.device, dtype or torch.promote_types(value.dtype, torch.float32)
             if _WITHOUT_VALUES.get():
                 plus = torch.empty_like(value, dtype=own, memory_format=torch.contiguous_format)
             else:  # clones, never aliases: safetensors refuses tensors that share memory
                 value = effective_weight(attention, name, owner, leaf)
-                plus = (value[start:] if start else value).to(own, copy=True).contiguous()
+                plus = part.of(value).to(own, copy=True).contiguous()
             self.register_parameter(escape(name), nn.Parameter(plus))
         size = family.width(attention) if gate == "channel" else 1  # never 0-d: FSDP refuses such parameters
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
@@ -179,8 +178,11 @@ class PlusView:
     their hooks, which belong to the base channel.
     """
 
-    def __init__(self, host: nn.Module, channel: SpatialChannel, prefix: str = "") -> None:
+    def __init__(
+        self, host: nn.Module, channel: SpatialChannel, prefix: str = "", root: nn.Module | None = None
+    ) -> None:
         self._host = host
+        self._root = root or host
         self._channel = channel
         self._prefix = prefix
 
@@ -195,8 +197,10 @@ class PlusView:
                 return own
             if plus.dtype != own.dtype:
                 plus = plus.to(own.dtype)
-            # where attention has only the last rows of a projection, the first ones are the base's
-            return plus if plus.shape == own.shape else torch.cat([own[: len(own) - len(plus)], plus])
+            if plus.shape == own.shape:
+                return plus
+            path = self._prefix + name  # attention has a part of this projection; the rest is the base's for both
+            return family_named(self._channel.family).part(self._root, path).put(own, plus)  # type: ignore[union-attr]
         if name in host._modules:
             return self._child(name)
         attribute = getattr(type(host), name, None)
@@ -214,7 +218,7 @@ class PlusView:
         child = self._host._modules[name]
         if child is None:
             return None
-        return type(self)(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.")
+        return type(self)(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.", self._root)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return type(self._host).forward(self, *args, **kwargs)

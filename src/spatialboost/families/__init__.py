@@ -8,14 +8,14 @@ from __future__ import annotations
 from torch import nn
 
 from .dino import DINO_HUB
-from .family import Family, Slot, class_path
+from .family import Family, Part, Slot, class_path
 from .generic import GENERIC, is_complete, looks_like_attention
 from .mha import MHA
 from .parallel import PARALLEL
 from .timm import TIMM, TIMM_EVA, TIMM_ROPE
 from .transformers import TRANSFORMERS
 
-__all__ = ["FAMILIES", "Family", "Slot", "class_path", "family_named", "family_of"]
+__all__ = ["FAMILIES", "Family", "Part", "Slot", "class_path", "family_named", "family_of"]
 
 FAMILIES: tuple[Family, ...] = (TIMM, TIMM_ROPE, TIMM_EVA, TRANSFORMERS, MHA, DINO_HUB, PARALLEL, GENERIC)
 _BY_NAME = {family.name: family for family in FAMILIES}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..attention import Projections
@@ -22,6 +23,27 @@ class Slot:
     def read(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """A view of this slot's rows."""
         return parameters[self.parameter].chunk(self.parts)[self.part]
+
+
+class Part(NamedTuple):
+    """The slice of a parameter that is the attention's, where the module is more than attention."""
+
+    dim: int = 0
+    start: int = 0
+    stop: int | None = None
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """A view of the slice, or the parameter where the slice is all of it."""
+        if self.start == 0 and self.stop is None:
+            return parameter
+        return parameter.narrow(self.dim, self.start, (self.stop or parameter.shape[self.dim]) - self.start)
+
+    def put(self, parameter: Tensor, value: Tensor) -> Tensor:
+        """The parameter with `value` in the place of the slice, as a new tensor."""
+        pieces = [parameter.narrow(self.dim, 0, self.start), value]
+        if self.stop is not None:
+            pieces.append(parameter.narrow(self.dim, self.stop, parameter.shape[self.dim] - self.stop))
+        return torch.cat(pieces, self.dim)
 
 
 def class_path(cls: type) -> str:
@@ -96,9 +118,9 @@ class Family:
         """Why this module is not self-attention over tokens (and is passed over), or None."""
         return None
 
-    def first_row(self, attention: nn.Module, parameter: str) -> int | None:
-        """From which row on a parameter of the module is the attention's; None where it is not, and both share it."""
-        return 0
+    def part(self, attention: nn.Module, parameter: str) -> Part | None:
+        """What of a parameter of the module is the attention's; None where nothing is, and both channels share it."""
+        return Part()
 
     def finish(self, attention: Any, merged: Tensor, *args: Any) -> Tensor:
         """What the module does to its merged output, if `runner` stops short of it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .family import Family, Slot, leaves, split_slots
+from .family import Family, Part, Slot, leaves, split_slots
 
 
 class _WithoutDropPath:
@@ -36,24 +36,23 @@ class ParallelScaling(Family):
         "timm.models.vision_transformer.DiffParallelScalingBlock",
     )
 
-    def first_row(self, attention: Any, parameter: str) -> int | None:
-        """See `Family.first_row`."""
+    def part(self, attention: Any, parameter: str) -> Part | None:
+        """See `Family.part`."""
         if parameter.startswith(("in_norm", "mlp", "ls")):
             return None
-        return attention.in_split[0] if parameter.startswith("in_proj.") else 0
+        if parameter.startswith("in_proj."):
+            return Part(0, attention.in_split[0])
+        return Part(1, 0, attention.in_split[1]) if parameter == "out_proj.weight" else Part()
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`: of the rows of `in_proj` that `first_row` leaves."""
+        """See `Family.slots`: of the rows of `in_proj` that `part` leaves."""
+        output = "attn_out_proj" if attention._modules.get("out_proj") is None else "out_proj"
         packed = {
             f"{name}.{leaf}": Slot(f"in_proj.{leaf}", part, 3)
             for leaf in leaves(attention, "in_proj")
             for part, name in enumerate("qkv")
         }
-        return packed | split_slots(attention, o="attn_out_proj", q_norm="q_norm", k_norm="k_norm")
-
-    def refusal(self, attention: Any) -> str | None:
-        """See `Family.refusal`."""
-        return None if attention.out_proj is None else "its attention and MLP share one output projection"
+        return packed | split_slots(attention, o=output, q_norm="q_norm", k_norm="k_norm")
 
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
         """See `Family.runner`."""
