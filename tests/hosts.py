@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import hub_dino
 from hub_dino import Encoder, MemEffAttention
 
 WIDTH, HEADS, DEPTH, SIZE, PATCH = 32, 2, 2, 32, 16
+OLD_TRANSFORMERS = version("transformers").startswith("4.")
 
 
 def images(batch: int = 2) -> dict[str, Any]:

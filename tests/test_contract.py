@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 
 import pytest
 import torch
 from torch import nn
 
 import spatialboost as sb
-from hosts import DEPTH, HOSTS, Host, output, perturb
+from hosts import DEPTH, HOSTS, OLD_TRANSFORMERS, Host, output, perturb
 from spatialboost.boosting import set_kernel
 from spatialboost.channel import CHANNEL, boosted_layers
 
-OLD_TRANSFORMERS = version("transformers").startswith("4.")
 ROWS = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
 
 
@@ -221,6 +219,8 @@ def test_gradient_checkpointing(host: Host):
     "host", [h for h in HOSTS.values() if h.compiles], ids=[k for k, h in HOSTS.items() if h.compiles]
 )
 def test_compiles_in_one_graph(host: Host):
+    if OLD_TRANSFORMERS and host is HOSTS["siglip2"]:
+        pytest.skip("SigLIP 2 of transformers 4.57 loops over the values of a tensor, on which a graph breaks")
     model, inputs = perturb(sb.boost(host.make())), host.inputs()
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

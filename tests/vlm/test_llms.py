@@ -16,9 +16,11 @@ from spatialboost.vlm.model import SpatialVLM
 
 def test_numbers_split_sensibly(chat):
     tokenizer = build_tokenizer([chat])
-    assert tokenizer.tokenize(" (0.49, 1.00) 2.341 12.34 0.05") == [
+    assert tokenizer.tokenize(" (0.49, 1.00) 2.341 12.345 25.341 12.34 0.05") == [
         *(" (", "0.49", ",", " 1.00", ")"),
-        *(" 2", ".", "3", "4", "1"),
+        *(" 2.3", "4", "1"),
+        *(" 12.3", "4", "5"),
+        *(" 2", "5", ".", "3", "4", "1"),
         *(" 1", "2", ".", "3", "4"),
         " 0.05",
     ]
