@@ -69,7 +69,7 @@ class Sites(TorchFunctionMode):
     def __enter__(self) -> Sites:
         self.handles = [
             modules.register_module_forward_pre_hook(lambda module, _: self.stack.append(module)),
-            modules.register_module_forward_hook(lambda *_: self.stack.pop() and None, always_call=True),
+            modules.register_module_forward_hook(self._leave, always_call=True),
         ]
         return super().__enter__()
 
@@ -77,6 +77,9 @@ class Sites(TorchFunctionMode):
         super().__exit__(*error)
         for handle in self.handles:
             handle.remove()
+
+    def _leave(self, *_: Any) -> None:
+        self.stack.pop()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
