@@ -218,6 +218,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "llama4": {"intermediate_size": 3072},  # the default does not fit the default width
+    "mllama": {"image_size": 112, "num_global_layers": 2, "intermediate_layers_indices": [0, 1]},
     "dpt": FOUR | {"backbone_out_indices": [0, 1, 2, 3]},
 }
 # The same for the whole of a model of which the vision tower is taken.
