@@ -58,7 +58,7 @@ def build(name: str) -> Built:
     kind, _, class_name = name.partition(":")
     cls, options = getattr(transformers, class_name), OPTIONS.get(kind, {}) | OPTIONS.get(class_name, {})
     config, note = cls.config_class(**WHOLE.get(kind, {})), f"{LAYERS} layers"
-    if modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind) == class_name:
+    if modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind) == class_name or kind == "shieldgemma2":
         path, cls, config = _tower(cls, config)
         note = f"{path}, {note}"
     model = cls(small(config, options))
@@ -186,8 +186,19 @@ def tokens(model: Any, kind: str) -> Tensor:
     return torch.arange(2, 10)[None]
 
 
-ALWAYS = {"pixel_values", "input_ids", "image_sizes", "flattened_patches", "target_sizes", "bbox"} | PACKED
+ALWAYS = {
+    "pixel_values",
+    "pixel_values_videos",
+    "spatial_shapes",
+    "pixel_attention_mask",
+    "input_ids",
+    "image_sizes",
+    "flattened_patches",
+    "target_sizes",
+    "bbox",
+} | PACKED
 FEED = {
+    "pixel_values_videos": pixels,
     "pixel_values": pixels,
     "hidden_states": packed,
     "grid_thw": grid,
@@ -222,4 +233,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dpt": FOUR | {"backbone_out_indices": [0, 1, 2, 3]},
 }
 # The same for the whole of a model of which the vision tower is taken.
-WHOLE: dict[str, dict[str, Any]] = {k: {"vocabulary_map": {"<image>": 1}} for k in ("chameleon", "emu3")}
+WHOLE: dict[str, dict[str, Any]] = {
+    "timm_backbone": {"backbone": "vit_tiny_patch16_224"},
+    "timm_wrapper": {"architecture": "vit_tiny_patch16_224"},
+} | {k: {"vocabulary_map": {"<image>": 1}} for k in ("chameleon", "emu3")}
