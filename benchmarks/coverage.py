@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import gc
 import json
 import multiprocessing
 import platform
@@ -28,7 +29,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-VERDICTS = ("boosted", "refused", "failed", "no self-attention")
+VERDICTS = ("boosted", "refused", "failed", "no self-attention", "not examined")
 
 
 def library(name: str) -> Any:
@@ -41,18 +42,20 @@ def library(name: str) -> Any:
 
 def examine(library_name: str, name: str) -> dict[str, Any]:
     """The record of one model; whatever goes wrong on the way is its verdict."""
-    from coverage_check import Record, attention_sites, check
+    from coverage_check import NotExaminedError, Record, attention_sites, check
 
     from spatialboost.finding import find_attention
 
     record, host, start = Record(library_name, name), library(library_name), time.perf_counter()
     try:
-        if library_name == "timm":
-            whole = host.build_on_meta(name)
-            if not attention_sites(whole) and not find_attention(whole.model):
-                record.verdict, record.reason = "no self-attention", "nothing in its forward weighs tokens"
-        if not record.verdict:
+        if library_name == "transformers":
             check(record, host.build(name))
+        elif attention_sites(whole := host.build_on_meta(name)) or find_attention(whole.model):
+            check(record, host.build(name, whole.model))
+        else:
+            record.verdict, record.reason = "no self-attention", "nothing in its forward weighs tokens"
+    except NotExaminedError as error:
+        record.verdict, record.reason = "not examined", str(error)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         record.verdict = "failed"
@@ -74,6 +77,7 @@ def serve(connection: Any, gigabytes: float) -> None:
     logging.disable(logging.WARNING)
     while (job := connection.recv()) is not None:
         connection.send(examine(*job))
+        gc.collect()  # models hold cycles, and the next one needs the room
 
 
 class Worker:

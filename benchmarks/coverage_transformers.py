@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
-from coverage_check import Built
+from coverage_check import Built, NotExaminedError
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
@@ -38,7 +39,7 @@ MAPPINGS = (
 TOWERS = ["visual", "vision_tower", "vision_model", "vision_encoder", "vision_embed_tokens", "image_encoder"]
 TOWERS += ["image_tower", "encoder", "vqmodel"]
 DEPTHS = ["num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "depth", "num_encoder_layers"]
-DEPTHS += ["num_decoder_layers"]
+DEPTHS += ["num_decoder_layers", "num_self_attends_per_block"]
 DERIVED = {"out_features", "out_indices", "stage_names", "model_type", "transformers_version"}
 PACKED = {"grid_thw", "image_grid_thw"}
 LAYERS = 2
@@ -56,15 +57,21 @@ def names() -> list[str]:
 def build(name: str) -> Built:
     """The model, or the vision tower of one that also has a language model."""
     kind, _, class_name = name.partition(":")
+    if (why := NO_ENCODER.get(kind)) is not None:
+        raise NotExaminedError(why)
     cls, options = getattr(transformers, class_name), OPTIONS.get(kind, {}) | OPTIONS.get(class_name, {})
-    config, note = cls.config_class(**WHOLE.get(kind, {})), f"{LAYERS} layers"
-    if modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind) == class_name or kind == "shieldgemma2":
+    config, note = cls.config_class(**WHOLE.get(kind, {})), "few layers"
+    if modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind) == class_name or kind in LANGUAGE:
         path, cls, config = _tower(cls, config)
         note = f"{path}, {note}"
-    model = cls(small(config, options))
-    fed = feed(model.eval(), kind)
+    try:
+        model = cls(small(config, options)).eval()
+    except ImportError as error:
+        raise NotExaminedError(" ".join(str(error).split())) from error
     if cls.forward is nn.Module.forward:  # a tokenizer of images
-        return Built(model, lambda m: m.encode(pixels(m, kind)), note)
+        encoded = feed(model, kind, cls.encode)
+        return Built(model, lambda m: m.encode(**encoded), note)
+    fed = feed(model, kind, cls.forward)
     return Built(model, lambda m: m(**fed), note)
 
 
@@ -88,10 +95,14 @@ def _fewer(config: Any) -> dict[str, Any]:
     lists = {k: v for k, v in vars(config).items() if isinstance(v, list) and before and k.lstrip("_") not in DERIVED}
     for key, value in lists.items():
         if len(value) in before:
-            cut[key] = value[:LAYERS]
+            cut[key] = [*_kinds(value), *value][:LAYERS]  # one layer of each kind first
         elif key.endswith(("indexes", "indices", "blocks")):
             cut[key] = [i for i in value if i < LAYERS] or [LAYERS - 1]
     return held | cut
+
+
+def _kinds(values: list[Any]) -> list[Any]:
+    return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
 def _tower(cls: Any, config: Any) -> tuple[str, Any, Any]:
@@ -115,22 +126,17 @@ def _tower(cls: Any, config: Any) -> tuple[str, Any, Any]:
                 getattr(module, "config", None), transformers.PretrainedConfig
             ):
                 return path, type(module), module.config
-    raise LookupError(f"{cls.__name__} has no vision tower of its own")
+    raise LookupError(f"{cls.__name__} has no vision tower under a known name")
 
 
 # --- what to feed
 
 
-def feed(model: Any, kind: str) -> dict[str, Any]:
-    parameters = inspect.signature(type(model).forward).parameters
-    if "use_cache" in parameters:
-        return _feed(model, kind, parameters) | {"use_cache": False}
-    return _feed(model, kind, parameters)
-
-
-def _feed(model: Any, kind: str, parameters: Any) -> dict[str, Any]:
+def feed(model: Any, kind: str, method: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters
     wanted = [n for n, p in parameters.items() if n in FEED and (n in ALWAYS or p.default is p.empty)]
-    return {n: FEED[n](model, kind) for n in wanted}
+    cache = {"use_cache": False} if "use_cache" in parameters else {}
+    return {n: FEED[n](model, kind) for n in wanted} | cache
 
 
 def noise(*shape: int) -> Tensor:
@@ -155,17 +161,19 @@ def side(config: Any) -> tuple[int, int]:
 
 def pixels(model: Any, kind: str) -> Tensor:
     config, parameters = model.config, inspect.signature(type(model).forward).parameters
-    channels, patch = (
-        of(config, "num_channels", "in_channels", "in_chans", default=3),
-        of(config, "patch_size", default=14),
-    )
+    channels = of(config, "num_channels", "in_channels", "in_chans", default=3)
+    patch = of(config, "patch_size", default=14)
     patch = patch[-1] if isinstance(patch, list | tuple) else patch
+    if kind in SHAPES:
+        return noise(*SHAPES[kind])
     if PACKED & set(parameters):
         return packed(model, kind)
     if "spatial_shapes" in parameters:
         return noise(1, 16, channels * patch * patch)
     if "aspect_ratio_ids" in parameters:
         return noise(1, 1, config.max_num_tiles, channels, *side(config))
+    if "pixel_position_ids" in parameters:
+        return noise(1, 36, channels * patch * patch)
     if kind in VIDEO:
         return noise(1, of(config, "num_frames", default=8), channels, *side(config))
     return noise(1, channels, *side(config))
@@ -200,22 +208,46 @@ ALWAYS = {
 FEED = {
     "pixel_values_videos": pixels,
     "pixel_values": pixels,
-    "hidden_states": packed,
+    "hidden_states": pixels,
     "grid_thw": grid,
     "image_grid_thw": grid,
+    "pixel_position_ids": lambda m, k: torch.cartesian_prod(torch.arange(6), torch.arange(6))[None],
     "merge_sizes": lambda m, k: torch.tensor([2, 2]),
+    "target_sizes": lambda m, k: torch.tensor([[8, 8]]),
     "image_sizes": lambda m, k: torch.tensor([side(m.config)]),
     "pixel_attention_mask": lambda m, k: torch.ones(1, 16, dtype=torch.long),
     "spatial_shapes": lambda m, k: torch.tensor([[4, 4]]),
     "aspect_ratio_ids": lambda m, k: torch.ones(1, 1, dtype=torch.long),
     "aspect_ratio_mask": lambda m, k: torch.ones(1, 1, m.config.max_num_tiles, dtype=torch.long),
-    "flattened_patches": lambda m, k: noise(1, 16, 2 + 3 * m.config.patch_size**2).abs() * 3,
+    "flattened_patches": lambda m, k: noise(1, 16, 2 + 3 * of(m.config, "patch_size", default=16) ** 2).abs() * 3,
     "input_ids": tokens,
     "attention_mask": lambda m, k: torch.ones(1, 8, dtype=torch.long),
 }
 VIDEO = {"timesformer", "videomae", "vivit", "videoprism_vision_model", "videoprism", "vjepa2"}
+# Of pixel values, where neither an image nor `packed` fits: patches as images, with the channels last, of two frames.
+SHAPES = {
+    "inkling_mm_model": (4, 2, 40, 40, 3),
+    "inkling2": (16, 40, 40, 3),
+    "kimi_k25": (64, 3, 14, 14),
+    "minicpm_ocr": (1, 3, 14, 64 * 14),
+    "minicpmv4_6": (1, 3, 14, 64 * 14),
+    "minicpmv4_7": (1, 3, 14, 64 * 14),
+    "molmo2": (1, 27 * 27, 3 * 14 * 14),
+    "muse_glimmer": (64, 2 * 3 * 14 * 14),
+    "muse_spark": (64, 2 * 3 * 14 * 14),
+    "paddleocr_vl": (1, 64, 3, 14, 14),
+}
+# Entries with a language model whose class is not the one that answers in text.
+LANGUAGE = {"cohere2_vision", "shieldgemma2"}
+NO_ENCODER = {
+    "evolla": "reads proteins, no images",
+    "fuyu": "has no image encoder: patches go straight into the language model",
+    "gemma4_unified": "has no image encoder: patches go straight into the language model",
+    "mistral4": "has no image encoder: a language model alone",
+}
 # Settings without which the default configuration does not build, or builds something huge.
 FOUR = {"num_hidden_layers": 4}
+SHORT = {"num_frames": 2, "image_size": 72, "num_spatial_layers": 2, "num_temporal_layers": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
     "cvt": {"depth": [1, 2, 3]},  # stage i indexes its own blocks by i
     "depth_pro": {
@@ -229,11 +261,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
     "llama4": {"intermediate_size": 3072},  # the default does not fit the default width
+    "inkling_mm_model": {"num_hidden_layers": 24},  # fewer fold each patch at once, into a projection of gigabytes
+    **{kind: {"image_size": 224} for kind in ("lighton_ocr", "mistral3", "mistral_large4")},
+    "dots3_note": {"per_layer_config": {1: {"num_local_experts": 4, "num_experts_per_tok": 2}}},
+    "emu3": {"base_channels": 32},
+    "step3p7": {"image_size": 224},
+    "videoprism_vision_model": SHORT,
+    "vivit": {"num_frames": 4},
     "mllama": {"image_size": 112, "num_global_layers": 2, "intermediate_layers_indices": [0, 1]},
     "dpt": FOUR | {"backbone_out_indices": [0, 1, 2, 3]},
+} | {
+    f"PerceiverForImageClassification{kind}": {"num_cross_attention_heads": 1} for kind in ("Fourier", "ConvProcessing")
 }
 # The same for the whole of a model of which the vision tower is taken.
 WHOLE: dict[str, dict[str, Any]] = {
     "timm_backbone": {"backbone": "vit_tiny_patch16_224"},
     "timm_wrapper": {"architecture": "vit_tiny_patch16_224"},
+    "aya_vision": {"vision_config": {"model_type": "siglip_vision_model"}},
+    "blip-2": {"qformer_config": {"use_qformer_text_input": True}},
+    "deepseek_ocr2": {
+        "vision_config": {
+            "encoder_config": {"hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2},
+        }
+    },
+    "gemma4": {"vision_config": {}},
+    "videoprism": {"vision_config": SHORT},
+    "perception_lm": {
+        "vision_config": {
+            "model_type": "timm_wrapper",
+            "architecture": "vit_pe_lang_large_patch14_448",
+            "model_args": {"depth": 2},
+        }
+    },
 } | {k: {"vocabulary_map": {"<image>": 1}} for k in ("chameleon", "emu3")}
