@@ -258,8 +258,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         },
         "intermediate_hook_ids": [2, 1],
     },
-    "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
-    "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
+    # counted from the embeddings on, so that the last layer is not the fourth
+    "BeitForSemanticSegmentation": FOUR | {"out_indices": [2, 3, 4, 5]},
+    "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [2, 3, 4, 5]},
     "llama4": {"intermediate_size": 3072},  # the default does not fit the default width
     "inkling_mm_model": {"num_hidden_layers": 24},  # fewer fold each patch at once, into a projection of gigabytes
     **{kind: {"image_size": 224} for kind in ("lighton_ocr", "mistral3", "mistral_large4")},

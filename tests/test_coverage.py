@@ -70,7 +70,9 @@ def test_no_attention_is_set_apart():
 
 
 def test_the_table_counts_what_has_attention():
-    verdicts = ["boosted"] * 3 + ["failed", "no self-attention", "no self-attention"]
+    verdicts = ["boosted"] * 3 + ["failed", "no self-attention", "no self-attention", "not examined"]
     rows = [Record("timm", f"m{i}", v, "a|b", ["Attention"]).as_json() for i, v in enumerate(verdicts)]
     text = table(rows, {"torch": "2"})
-    assert "| timm | 6 | 2 | 4 | 3 | 0 | 1 | 75.0% |" in text and "| timm | m3 | failed | a\\|b |" in text
+    assert "| timm | 7 | 1 | 2 | 4 | 3 | 0 | 1 | 75.0% |" in text
+    assert "| timm | m3 | failed | a\\|b |" in text and "| timm | m6 | not examined | a\\|b |" in text
+    assert "* timm: `Attention` 3." in text
