@@ -22,7 +22,11 @@ KERNELS = {
     "_transformer_encoder_layer_fwd",
 }
 # A softmax over pairs that is no attention.
-OTHERS = {"HSMSSD": "a state-space mixer", "Ovis2VisionModel": "a choice of visual words"}
+OTHERS = {
+    "HSMSSD": "a state-space mixer",
+    "Ovis2VisionModel": "a choice of visual words",
+    "DetrMHAttentionMap": "a map of the objects' attention to the image, without values",
+}
 
 
 @dataclass

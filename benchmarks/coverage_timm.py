@@ -16,7 +16,7 @@ from torch import nn
 
 # What architectures call their numbers of blocks, and their widths.
 DEPTHS = re.compile(r"depths?$|^(num_)?(layers|blocks|stages)$")
-WIDTHS = {"embed_dim", "embed_dims", "dims", "num_heads", "heads", "channels", "widths"}
+WIDTHS = {"embed_dim", "embed_dims", "dims", "num_heads", "num_kv_heads", "heads", "channels", "widths"}
 SIZES = (224, 256, 192, 288, 384)
 
 
@@ -74,10 +74,14 @@ def _building(cls: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _smaller(name: str, whole: Any, given: dict[str, Any]) -> dict[str, Any]:
     """What makes this architecture smaller and keeps every class of layer: first depth, then width, then images."""
     depths = {k: v for k, v in given.items() if DEPTHS.search(k) and v}
+    per_block = {k: v for k, v in given.items() if isinstance(v, list | tuple) and len(v) == given.get("depth")}
     widths = {k: v for k, v in given.items() if k in WIDTHS and isinstance(v, int | list | tuple) and v}
     large = _input_size(whole)[-1] > 256 and "img_size" in given
     ways: list[list[dict[str, Any]]] = [
-        [{k: _cut(v, count) for k, v in depths.items()} for count in (1, 2)],
+        [
+            {k: _cut(v, count) for k, v in depths.items()} | {k: v[: 2 * count] for k, v in per_block.items()}
+            for count in (1, 2)
+        ],
         [{k: _divided(v, n) for k, v in widths.items() if _divisible(v, n)} for n in (8, 6, 4, 3, 2)],
         [{"img_size": size} for size in SIZES if large],
     ]

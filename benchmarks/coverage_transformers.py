@@ -85,23 +85,26 @@ def small(config: Any, options: dict[str, Any]) -> Any:
 
 def _fewer(config: Any) -> dict[str, Any]:
     held = {k: small(v, {}) for k, v in vars(config).items() if isinstance(v, transformers.PretrainedConfig)}
+    stages = getattr(config, "out_indices", None) or []
     if (depths := getattr(config, "depths", None)) is not None:
-        return held | {"depths": [min(1, d) for d in depths]}
+        return held | {"depths": [min(1, d) for d in depths]} | ({"out_indices": stages} if stages else {})
     depths = {key: getattr(config, key, None) for key in DEPTHS}
     if any(isinstance(d, list | tuple) for d in depths.values()):
         return held | {k: [min(1, n) for n in d] for k, d in depths.items() if isinstance(d, list | tuple)}
-    cut = {key: LAYERS for key, d in depths.items() if isinstance(d, int) and d > LAYERS}
+    count = max(LAYERS, len(stages))
+    cut: dict[str, Any] = {key: count for key, d in depths.items() if isinstance(d, int) and d > count}
     before = {getattr(config, key) for key in cut}
     lists = {k: v for k, v in vars(config).items() if isinstance(v, list) and before and k.lstrip("_") not in DERIVED}
     for key, value in lists.items():
         if len(value) in before:
-            cut[key] = [*_kinds(value), *value][:LAYERS]  # one layer of each kind first
+            cut[key] = [*_kinds(value), *value][:count]
         elif key.endswith(("indexes", "indices", "blocks")):
-            cut[key] = [i for i in value if i < LAYERS] or [LAYERS - 1]
-    return held | cut
+            cut[key] = [i for i in value if i < count] or [count - 1]
+    return held | cut | ({"out_indices": [i + 1 for i in range(count)]} if len(stages) > 1 else {})
 
 
 def _kinds(values: list[Any]) -> list[Any]:
+    """Each value once: of layers of several kinds, one of each goes first."""
     return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
@@ -265,7 +268,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "inkling_mm_model": {"num_hidden_layers": 24},  # fewer fold each patch at once, into a projection of gigabytes
     **{kind: {"image_size": 224} for kind in ("lighton_ocr", "mistral3", "mistral_large4")},
     "dots3_note": {"per_layer_config": {1: {"num_local_experts": 4, "num_experts_per_tok": 2}}},
-    "emu3": {"base_channels": 32},
+    **{kind: {"num_blocks": 1} for kind in ("eomt", "eomt_dinov3", "videomt")},  # the last ones, which see the queries
+    "emu3": {"base_channels": 32, "hidden_size": 128},
     "step3p7": {"image_size": 224},
     "videoprism_vision_model": SHORT,
     "vivit": {"num_frames": 4},
