@@ -224,17 +224,18 @@ FEED = {
     "aspect_ratio_mask": lambda m, k: torch.ones(1, 1, m.config.max_num_tiles, dtype=torch.long),
     "flattened_patches": lambda m, k: noise(1, 16, 2 + 3 * of(m.config, "patch_size", default=16) ** 2).abs() * 3,
     "input_ids": tokens,
+    "bbox": lambda m, k: torch.linspace(0, 0.9, 32).view(1, 8, 4),
     "attention_mask": lambda m, k: torch.ones(1, 8, dtype=torch.long),
 }
 VIDEO = {"timesformer", "videomae", "vivit", "videoprism_vision_model", "videoprism", "vjepa2"}
 # Of pixel values, where neither an image nor `packed` fits: patches as images, with the channels last, of two frames.
 SHAPES = {
     "inkling_mm_model": (4, 2, 40, 40, 3),
-    "inkling2": (16, 40, 40, 3),
+    "inkling2": (64, 40, 40, 3),
     "kimi_k25": (64, 3, 14, 14),
-    "minicpm_ocr": (1, 3, 14, 64 * 14),
-    "minicpmv4_6": (1, 3, 14, 64 * 14),
-    "minicpmv4_7": (1, 3, 14, 64 * 14),
+    "minicpm_ocr": (1, 3, 16, 64 * 16),
+    "minicpmv4_6": (1, 3, 16, 64 * 16),
+    "minicpmv4_7": (1, 3, 16, 64 * 16),
     "molmo2": (1, 27 * 27, 3 * 14 * 14),
     "muse_glimmer": (64, 2 * 3 * 14 * 14),
     "muse_spark": (64, 2 * 3 * 14 * 14),
@@ -261,11 +262,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         },
         "intermediate_hook_ids": [2, 1],
     },
-    # counted from the embeddings on, so that the last layer is not the fourth
-    "BeitForSemanticSegmentation": FOUR | {"out_indices": [2, 3, 4, 5]},
-    "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [2, 3, 4, 5]},
     "llama4": {"intermediate_size": 3072},  # the default does not fit the default width
-    "inkling_mm_model": {"num_hidden_layers": 24},  # fewer fold each patch at once, into a projection of gigabytes
+    "inkling_mm_model": {"n_layers": 4},  # fewer fold a whole patch at once, into a projection of gigabytes
     **{kind: {"image_size": 224} for kind in ("lighton_ocr", "mistral3", "mistral_large4")},
     "dots3_note": {"per_layer_config": {1: {"num_local_experts": 4, "num_experts_per_tok": 2}}},
     **{kind: {"num_blocks": 1} for kind in ("eomt", "eomt_dinov3", "videomt")},  # the last ones, which see the queries

@@ -51,6 +51,20 @@ def test_a_layer_that_is_missed_is_a_failure():
     assert record.verdict == "failed" and record.reason == "missed 2: ('unknown.blocks.0.attn', 'Mixer')"
 
 
+def test_a_layer_that_nobody_reads_needs_no_gradient():
+    class Unread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.spare = Tower(InheritedAttention), Tower(InheritedAttention)
+
+        def forward(self, x):
+            self.spare(x)
+            return self.tower(x)
+
+    record = examined(Unread(), tokens())
+    assert (record.verdict, record.reason, record.layers) == ("boosted", "", 4)
+
+
 def test_a_broken_promise_is_a_failure():
     class Once(nn.Module):
         def __init__(self) -> None:
