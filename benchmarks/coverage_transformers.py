@@ -224,10 +224,11 @@ FEED = {
     "aspect_ratio_mask": lambda m, k: torch.ones(1, 1, m.config.max_num_tiles, dtype=torch.long),
     "flattened_patches": lambda m, k: noise(1, 16, 2 + 3 * of(m.config, "patch_size", default=16) ** 2).abs() * 3,
     "input_ids": tokens,
+    "task_inputs": lambda m, k: torch.ones(1, m.config.task_seq_len, dtype=torch.long),
     "bbox": lambda m, k: torch.linspace(0, 0.9, 32).view(1, 8, 4),
     "attention_mask": lambda m, k: torch.ones(1, 8, dtype=torch.long),
 }
-VIDEO = {"timesformer", "videomae", "vivit", "videoprism_vision_model", "videoprism", "vjepa2"}
+VIDEO = {"videomt", "timesformer", "videomae", "vivit", "videoprism_vision_model", "videoprism", "vjepa2"}
 # Of pixel values, where neither an image nor `packed` fits: patches as images, with the channels last, of two frames.
 SHAPES = {
     "inkling_mm_model": (4, 2, 40, 40, 3),
@@ -266,7 +267,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "inkling_mm_model": {"n_layers": 4},  # fewer fold a whole patch at once, into a projection of gigabytes
     **{kind: {"image_size": 224} for kind in ("lighton_ocr", "mistral3", "mistral_large4")},
     "dots3_note": {"per_layer_config": {1: {"num_local_experts": 4, "num_experts_per_tok": 2}}},
-    **{kind: {"num_blocks": 1} for kind in ("eomt", "eomt_dinov3", "videomt")},  # the last ones, which see the queries
+    **{
+        kind: {"num_blocks": 1, "image_size": 160} for kind in ("eomt", "eomt_dinov3", "videomt")
+    },  # the last ones, which see the queries
     "emu3": {"base_channels": 32, "hidden_size": 128},
     "step3p7": {"image_size": 224},
     "videoprism_vision_model": SHORT,
@@ -288,7 +291,12 @@ WHOLE: dict[str, dict[str, Any]] = {
         }
     },
     "gemma4": {"vision_config": {}},
+    "sapiens2": {"head_config": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]}},
     "videoprism": {"vision_config": SHORT},
+    **{
+        kind: {"vision_config": {"image_size": 256}, "prompt_encoder_config": {"image_size": 256}}
+        for kind in ("sam", "sam_hq")
+    },
     "perception_lm": {
         "vision_config": {
             "model_type": "timm_wrapper",
