@@ -67,7 +67,7 @@ def build(name: str) -> Built:
     try:
         model = cls(small(config, options)).eval()
     except ImportError as error:
-        raise NotExaminedError(" ".join(str(error).split())) from error
+        raise NotExaminedError(str(error).strip().partition(". ")[0]) from error
     if cls.forward is nn.Module.forward:  # a tokenizer of images
         encoded = feed(model, kind, cls.encode)
         return Built(model, lambda m: m.encode(**encoded), note)
