@@ -17,6 +17,7 @@ from torch import nn
 # What architectures call their numbers of blocks, and their widths.
 DEPTHS = re.compile(r"depths?$|^(num_)?(layers|blocks|stages)$")
 WIDTHS = {"embed_dim", "embed_dims", "dims", "num_heads", "num_kv_heads", "heads", "channels", "widths"}
+FED = "images fed"  # their size, where a model takes any
 SIZES = (224, 256, 192, 288, 384)
 
 
@@ -58,6 +59,8 @@ def _building(cls: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
             given.update(vars(cfg))
             bound.arguments["cfg"] = replace(cfg, **{k: v for k, v in options.items() if hasattr(cfg, k)})
         for key, value in options.items():
+            if key == FED:
+                continue
             if key in bound.arguments:
                 bound.arguments[key] = value
             elif not hasattr(cfg, key):
@@ -76,14 +79,15 @@ def _smaller(name: str, whole: Any, given: dict[str, Any]) -> dict[str, Any]:
     depths = {k: v for k, v in given.items() if DEPTHS.search(k) and v}
     per_block = {k: v for k, v in given.items() if isinstance(v, list | tuple) and len(v) == given.get("depth")}
     widths = {k: v for k, v in given.items() if k in WIDTHS and isinstance(v, int | list | tuple) and v}
-    large = _input_size(whole)[-1] > 256 and "img_size" in given
+    image = "img_size" if "img_size" in given else FED
+    large = _input_size(whole)[-1] > 256
     ways: list[list[dict[str, Any]]] = [
         [
             {k: _cut(v, count) for k, v in depths.items()} | {k: v[: 2 * count] for k, v in per_block.items()}
             for count in (1, 2)
         ],
         [{k: _divided(v, n) for k, v in widths.items() if _divisible(v, n)} for n in (8, 6, 4, 3, 2)],
-        [{"img_size": size} for size in SIZES if large],
+        [{image: size} for size in SIZES if large],
     ]
     options: dict[str, Any] = {}
     for way in ways:
@@ -122,7 +126,7 @@ def _input_size(model: Any) -> tuple[int, ...]:
 
 
 def _built(model: Any, device: str, options: dict[str, Any]) -> Built:
-    size, img_size = _input_size(model), options.get("img_size")
+    size, img_size = _input_size(model), options.get("img_size", options.get(FED))
     if (own := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:
         size = (size[0], *own) if isinstance(own, tuple) else (size[0], own, own)
     elif img_size is not None:

@@ -57,7 +57,7 @@ def names() -> list[str]:
 def build(name: str) -> Built:
     """The model, or the vision tower of one that also has a language model."""
     kind, _, class_name = name.partition(":")
-    if (why := NO_ENCODER.get(kind)) is not None:
+    if (why := EXCLUDED.get(kind)) is not None:
         raise NotExaminedError(why)
     cls, options = getattr(transformers, class_name), OPTIONS.get(kind, {}) | OPTIONS.get(class_name, {})
     config, note = cls.config_class(**WHOLE.get(kind, {})), "few layers"
@@ -224,6 +224,11 @@ FEED = {
     "aspect_ratio_mask": lambda m, k: torch.ones(1, 1, m.config.max_num_tiles, dtype=torch.long),
     "flattened_patches": lambda m, k: noise(1, 16, 2 + 3 * of(m.config, "patch_size", default=16) ** 2).abs() * 3,
     "input_ids": tokens,
+    **dict.fromkeys(("classes_input_ids", "tasks_input_ids"), tokens),
+    **dict.fromkeys(
+        ("classes_attention_mask", "tasks_attention_mask"), lambda m, k: torch.ones(1, 8, dtype=torch.long)
+    ),
+    "classes_structure": lambda m, k: torch.ones(1, dtype=torch.long),
     "task_inputs": lambda m, k: torch.ones(1, m.config.task_seq_len, dtype=torch.long),
     "bbox": lambda m, k: torch.linspace(0, 0.9, 32).view(1, 8, 4),
     "attention_mask": lambda m, k: torch.ones(1, 8, dtype=torch.long),
@@ -241,14 +246,19 @@ SHAPES = {
     "muse_glimmer": (64, 2 * 3 * 14 * 14),
     "muse_spark": (64, 2 * 3 * 14 * 14),
     "paddleocr_vl": (1, 64, 3, 14, 14),
+    "rf_detr": (1, 3, 448, 448),
 }
 # Entries with a language model whose class is not the one that answers in text.
 LANGUAGE = {"cohere2_vision", "shieldgemma2"}
-NO_ENCODER = {
+EXCLUDED = {
     "evolla": "reads proteins, no images",
     "fuyu": "has no image encoder: patches go straight into the language model",
     "gemma4_unified": "has no image encoder: patches go straight into the language model",
     "mistral4": "has no image encoder: a language model alone",
+    **dict.fromkeys(
+        ("pp_ocrv5_server_det", "pp_ocrv6_medium_det", "pp_ocrv6_small_det"),
+        "a detector of text with a convolutional backbone, whose default configuration does not run",
+    ),
 }
 # Settings without which the default configuration does not build, or builds something huge.
 FOUR = {"num_hidden_layers": 4}
@@ -263,6 +273,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         },
         "intermediate_hook_ids": [2, 1],
     },
+    "BeitForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
+    "Data2VecVisionForSemanticSegmentation": FOUR | {"out_indices": [1, 2, 3, 4]},
+    "pp_doclayout_v2": {"class_thresholds": [0.5] * 25, "class_order": list(range(25))},
     "llama4": {"intermediate_size": 3072},  # the default does not fit the default width
     "inkling_mm_model": {"n_layers": 4},  # fewer fold a whole patch at once, into a projection of gigabytes
     **{kind: {"image_size": 224} for kind in ("lighton_ocr", "mistral3", "mistral_large4")},
@@ -291,6 +304,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         }
     },
     "gemma4": {"vision_config": {}},
+    "lw_detr": {"projector_scale_factors": [1.0]},
     "sapiens2": {"head_config": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]}},
     "videoprism": {"vision_config": SHORT},
     **{
