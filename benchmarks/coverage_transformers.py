@@ -77,7 +77,7 @@ def build(name: str) -> Built:
 
 def small(config: Any, options: dict[str, Any]) -> Any:
     """The configuration anew with few layers, in it and in those that it holds."""
-    if config.model_type == "timm_backbone":
+    if config.model_type.startswith("timm_"):
         return config
     kept = {k: v for k, v in config.to_dict().items() if k not in DERIVED}
     return type(config).from_dict(kept | _fewer(config) | options)
@@ -247,6 +247,7 @@ SHAPES = {
     "muse_spark": (64, 2 * 3 * 14 * 14),
     "paddleocr_vl": (1, 64, 3, 14, 14),
     "rf_detr": (1, 3, 448, 448),
+    **dict.fromkeys(("sam2", "sam2_video", "edgetam", "edgetam_video"), (1, 3, 1024, 1024)),
 }
 # Entries with a language model whose class is not the one that answers in text.
 LANGUAGE = {"cohere2_vision", "shieldgemma2"}
