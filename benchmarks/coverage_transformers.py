@@ -263,6 +263,11 @@ EXCLUDED = {
 }
 # Settings without which the default configuration does not build, or builds something huge.
 FOUR = {"num_hidden_layers": 4}
+REPVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "repvit_m1",
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}
 SHORT = {"num_frames": 2, "image_size": 72, "num_spatial_layers": 2, "num_temporal_layers": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
     "cvt": {"depth": [1, 2, 3]},  # stage i indexes its own blocks by i
@@ -305,6 +310,8 @@ WHOLE: dict[str, dict[str, Any]] = {
         }
     },
     "gemma4": {"vision_config": {}},
+    # the default names its architecture under a misspelt key
+    **{kind: {"vision_config": {"backbone_config": REPVIT}} for kind in ("edgetam", "edgetam_video")},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "sapiens2": {"head_config": {"upsample_out_channels": [32, 32], "conv_out_channels": [32]}},
     "videoprism": {"vision_config": SHORT},
