@@ -1,6 +1,6 @@
 """How much of timm and of transformers `boost` covers: each model is boosted and held to what boosting promises.
 
-    python benchmarks/coverage.py --out runs/coverage                          # everything, about two hours on a core
+    python benchmarks/coverage.py --out runs/coverage --page docs/coverage.md  # everything, about an hour on a core
     python benchmarks/coverage.py --out runs/coverage --library timm --match "swin*"
 
 Weights are random; a large model is cut to a few blocks that keep every class of layer it has. Per model: where its
@@ -9,13 +9,15 @@ forward weighs tokens (asked of the computation: attention kernels, softmax over
 moving Attn+ changes the output, `unboost`, and the delta's round trip.
 
 `records.jsonl` in OUT holds a line a model; a second run goes on where the first stopped (`--again VERDICT` repeats
-those of that verdict). `coverage.md` and `coverage.json` are written at the end.
+those of that verdict). `coverage.md` and `coverage.json` are written at the end; with `--page`, the tables are put
+between that page's markers.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import gc
 import json
 import multiprocessing
 import platform
@@ -28,7 +30,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-VERDICTS = ("boosted", "refused", "failed", "no self-attention")
+from coverage_table import VERDICTS, table
+
+MARKERS = ("<!-- coverage: begin -->", "<!-- coverage: end -->")
 
 
 def library(name: str) -> Any:
@@ -41,18 +45,20 @@ def library(name: str) -> Any:
 
 def examine(library_name: str, name: str) -> dict[str, Any]:
     """The record of one model; whatever goes wrong on the way is its verdict."""
-    from coverage_check import Record, attention_sites, check
+    from coverage_check import NotExaminedError, Record, attention_sites, check
 
     from spatialboost.finding import find_attention
 
     record, host, start = Record(library_name, name), library(library_name), time.perf_counter()
     try:
-        if library_name == "timm":
-            whole = host.build_on_meta(name)
-            if not attention_sites(whole) and not find_attention(whole.model):
-                record.verdict, record.reason = "no self-attention", "nothing in its forward weighs tokens"
-        if not record.verdict:
+        if library_name == "transformers":
             check(record, host.build(name))
+        elif find_attention((whole := host.build_on_meta(name)).model) or attention_sites(whole):
+            check(record, host.build(name, whole.model))
+        else:
+            record.verdict, record.reason = "no self-attention", "nothing in its forward weighs tokens"
+    except NotExaminedError as error:
+        record.verdict, record.reason = "not examined", str(error)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         record.verdict = "failed"
@@ -74,6 +80,8 @@ def serve(connection: Any, gigabytes: float) -> None:
     logging.disable(logging.WARNING)
     while (job := connection.recv()) is not None:
         connection.send(examine(*job))
+        gc.collect()  # models hold cycles, and the next one needs the room
+        gc.freeze()  # what is left belongs to the libraries
 
 
 class Worker:
@@ -105,21 +113,21 @@ class Worker:
         self.process = None
 
 
-def write_table(records: Iterable[dict[str, Any]], out: Path) -> str:
-    from coverage_table import table
-
+def write_table(records: Iterable[dict[str, Any]], out: Path, page: Path | None) -> None:
     rows = sorted(records, key=lambda r: (r["library"], r["name"]))
     (out / "coverage.json").write_text(json.dumps({"machine": machine(), "models": rows}, indent=1) + "\n")
     text = table(rows, machine())
     (out / "coverage.md").write_text(text)
-    return text
+    if page is not None:
+        before, after = page.read_text().split(MARKERS[0])[0], page.read_text().split(MARKERS[1])[1]
+        page.write_text(f"{before}{MARKERS[0]}\n{text}{MARKERS[1]}{after}")
 
 
 def machine() -> dict[str, str]:
     from importlib.metadata import version
 
     names = ("torch", "timm", "transformers")
-    return {"processor": platform.processor() or platform.machine(), "python": platform.python_version()} | {
+    return {"Python": f"{platform.python_version()} ({platform.machine()} CPU, one thread)"} | {
         n: version(n) for n in names
     }
 
@@ -131,6 +139,7 @@ def main() -> None:
     parser.add_argument("--match", nargs="+", default=["*"], help="patterns of model names")
     parser.add_argument("--seconds", type=float, default=120, help="at most, for one model")
     parser.add_argument("--gigabytes", type=float, default=6, help="at most, for one model")
+    parser.add_argument("--page", type=Path, help="page whose markers take the tables")
     parser.add_argument("--again", action="append", choices=VERDICTS, default=[], help="repeat what ended like this")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +162,7 @@ def main() -> None:
             print(*job, record["verdict"], record["reason"][:150], sep="\t", flush=True)
     worker.close()
     print(Counter(r["verdict"] for r in records.values()))
-    print(write_table(records.values(), arguments.out))
+    write_table(records.values(), arguments.out, arguments.page)
 
 
 if __name__ == "__main__":

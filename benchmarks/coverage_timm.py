@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
-from itertools import product
 from typing import Any
 
 import timm
@@ -14,8 +14,10 @@ import torch
 from coverage_check import Built
 from torch import nn
 
-LARGE = 6e6  # parameters
-DEPTHS = {"depths", "layers", "num_layers", "stages"}  # what architectures call their blocks a stage
+# What architectures call their numbers of blocks, and their widths.
+DEPTHS = re.compile(r"depths?$|^(num_)?(layers|blocks|stages)$")
+WIDTHS = {"embed_dim", "embed_dims", "dims", "num_heads", "num_kv_heads", "heads", "channels", "widths"}
+FED = "images fed"  # their size, where a model takes any
 SIZES = (224, 256, 192, 288, 384)
 
 
@@ -29,79 +31,89 @@ def build_on_meta(name: str) -> Built:
         return _built(timm.create_model(name).eval(), "meta", {})
 
 
-def build(name: str) -> Built:
-    """The model with weights: whole, or with few blocks and small images and still every class of layer that it has."""
-    with torch.device("meta"):
-        whole = timm.create_model(name)
-    options = _smaller(name, whole)
-    with _overriding(type(whole), options):
+def build(name: str, whole: Any) -> Built:
+    """The model with weights: with few blocks, narrow, on small images, and every class of layer that it has."""
+    with torch.device("meta"), _building(type(whole), {}) as given:
+        timm.create_model(name)
+    options = _smaller(name, whole, given)
+    with _building(type(whole), options):
         model = timm.create_model(name)
     return _built(model, "cpu", options)
 
 
 @contextmanager
-def _overriding(cls: Any, options: dict[str, Any]) -> Iterator[None]:
-    """Within it `cls` is built with these arguments, or with a `cfg` that has them, whatever its entry point says."""
+def _building(cls: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Within it `cls` is built with these arguments, or with a `cfg` that has them, whatever its entry point says.
+
+    Gives what the entry point said.
+    """
     original = cls.__init__
+    given: dict[str, Any] = {}
 
     def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(original).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        own = bound.arguments | bound.arguments.get("kwargs", {})
+        given.update(own)
+        if is_dataclass(cfg := own.get("cfg")):
+            given.update(vars(cfg))
+            bound.arguments["cfg"] = replace(cfg, **{k: v for k, v in options.items() if hasattr(cfg, k)})
         for key, value in options.items():
-            for where in (args[0] if args else None, kwargs.get("cfg")):
-                if is_dataclass(where) and hasattr(where, key):
-                    args = (replace(where, **{key: value}), *args[1:]) if args else ()
-                    kwargs |= {} if args else {"cfg": replace(where, **{key: value})}
-                    break
-            else:
-                kwargs[key] = value
-        original(self, *args, **kwargs)
+            if key == FED:
+                continue
+            if key in bound.arguments:
+                bound.arguments[key] = value
+            elif not hasattr(cfg, key):
+                bound.arguments.setdefault("kwargs", {})[key] = value
+        original(*bound.args, **bound.kwargs)
 
     cls.__init__ = build
     try:
-        yield
+        yield given
     finally:
         cls.__init__ = original
 
 
-def _smaller(name: str, whole: Any) -> dict[str, Any]:
-    """The first smaller way to build this architecture that keeps every class of layer."""
-    accepted = _arguments(type(whole)) | (DEPTHS if "cfg" in _arguments(type(whole)) else set())
-    depths: list[dict[str, Any]] = [{}]
-    if sum(p.numel() for p in whole.parameters()) > LARGE:
-        depths = [{key: value} for key, value in _depths() if key in accepted] + depths
-    widths: list[dict[str, Any]] = [{}]
-    width, heads = getattr(whole, "embed_dim", None), _heads(whole)
-    if isinstance(width, int) and heads and heads > 4 and {"embed_dim", "num_heads"} <= accepted:
-        widths = [{"embed_dim": 4 * (width // heads), "num_heads": 4}, *widths]
-    sizes: list[dict[str, Any]] = [{}]
-    if _input_size(whole)[-1] > 256 and "img_size" in accepted:
-        sizes = [{"img_size": size} for size in SIZES] + sizes
-    for depth, width_, size in product(depths, widths, sizes):
-        if (options := depth | width_ | size) and _keeps(name, whole, options):
-            return options
-    return {}
+def _smaller(name: str, whole: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What makes this architecture smaller and keeps every class of layer: first depth, then width, then images."""
+    depths = {k: v for k, v in given.items() if DEPTHS.search(k) and v}
+    per_block = {k: v for k, v in given.items() if isinstance(v, list | tuple) and len(v) == given.get("depth")}
+    widths = {k: v for k, v in given.items() if k in WIDTHS and isinstance(v, int | list | tuple) and v}
+    image = "img_size" if "img_size" in given else FED
+    large = _input_size(whole)[-1] > 256
+    ways: list[list[dict[str, Any]]] = [
+        [
+            {k: _cut(v, count) for k, v in depths.items()} | {k: v[: 2 * count] for k, v in per_block.items()}
+            for count in (1, 2)
+        ],
+        [{k: _divided(v, n) for k, v in widths.items() if _divisible(v, n)} for n in (8, 6, 4, 3, 2)],
+        [{image: size} for size in SIZES if large],
+    ]
+    options: dict[str, Any] = {}
+    for way in ways:
+        options |= next((o for o in way if o and _keeps(name, whole, options | o)), {})
+    return options
 
 
-def _heads(model: nn.Module) -> int | None:
-    found = {m.num_heads for m in model.modules() if isinstance(getattr(m, "num_heads", None), int)}
-    return found.pop() if len(found) == 1 else None
+def _cut(value: Any, count: int) -> Any:
+    """At most so many blocks in a stage; twice as many where all are in one."""
+    if isinstance(value, list | tuple):
+        return type(value)(min(v, count) if isinstance(v, int) else _cut(v, count) for v in value)
+    return min(value, 2 * count) if isinstance(value, int) else value
 
 
-def _depths() -> Iterator[tuple[str, Any]]:
-    for count in (1, 2):
-        yield "depth", 2 * count
-        for key in sorted(DEPTHS):
-            for stages in (4, 3, 5):
-                yield key, (count,) * stages
+def _divisible(value: Any, factor: int) -> bool:
+    return all(_divisible(v, factor) for v in value) if isinstance(value, list | tuple) else value % factor == 0
 
 
-def _arguments(cls: type) -> set[str]:
-    return {name for base in cls.__mro__ if base is not nn.Module for name in inspect.signature(base).parameters}
+def _divided(value: Any, factor: int) -> Any:
+    return type(value)(_divided(v, factor) for v in value) if isinstance(value, list | tuple) else value // factor
 
 
 def _keeps(name: str, whole: nn.Module, options: dict[str, Any]) -> bool:
     """Whether the smaller model runs and has every class of layer of the whole one."""
     try:
-        with torch.device("meta"), torch.no_grad(), _overriding(type(whole), options):
+        with torch.device("meta"), torch.no_grad(), _building(type(whole), options):
             built = _built(timm.create_model(name).eval(), "meta", options)
             built.call(built.model)
     except Exception:  # whatever it is that this architecture cannot do
@@ -114,7 +126,7 @@ def _input_size(model: Any) -> tuple[int, ...]:
 
 
 def _built(model: Any, device: str, options: dict[str, Any]) -> Built:
-    size, img_size = _input_size(model), options.get("img_size")
+    size, img_size = _input_size(model), options.get("img_size", options.get(FED))
     if (own := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:
         size = (size[0], *own) if isinstance(own, tuple) else (size[0], own, own)
     elif img_size is not None:

@@ -236,6 +236,19 @@ def test_text_tower_and_pooling_head_are_left_alone():
     assert any("pooling head" in reason for reason in reasons.values())
 
 
+def test_attention_to_text_and_of_text_is_left_alone_in_a_detector():
+    class TextToImageAttention(PlainAttention):
+        def forward(self, vision_features, text_features):
+            return super().forward(vision_features), super().forward(text_features)
+
+    model = nn.Module()
+    model.layers = nn.ModuleList([PlainAttention()])
+    model.fusion, model.text_enhancer_layer = TextToImageAttention(), PlainAttention()
+    assert boosted_names(sb.boost(model)) == ["layers.0"]
+    reasons = {name: reason for name, _, reason in sb.status(model).passed_over}
+    assert "asks for `text_features`" in reasons["fusion"] and "no image tower" in reasons["text_enhancer_layer"]
+
+
 def test_timm_attention_pool_is_left_alone():
     model = timm_model("vit_base_patch16_siglip_224")
     assert {f.name for f in find_attention(model) if f.reason} == {"attn_pool"}

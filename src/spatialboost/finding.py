@@ -21,6 +21,7 @@ Layers = Choice | Sequence[Choice] | Callable[[str, nn.Module], bool] | None
 
 IMAGE_TOWERS = {"vision_model", "visual", "vision_tower", "image_encoder", "vision_encoder", "vision_backbone"}
 TEXT_TOWERS = {"text_model", "text_encoder", "text", "language_model", "text_decoder", "decoder", "lm_head"}
+TEXT_TOWERS |= {"text_backbone", "language_backbone", "text_enhancer_layer"}  # of Grounding DINO and OmDet
 POOLING = re.compile(r"pooler|pooling_?head|att(entio)?n(al)?_?pool(?!first)|pool(2d|ing)?$", re.IGNORECASE)
 
 

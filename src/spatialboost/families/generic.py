@@ -23,6 +23,7 @@ IS_MLP = re.compile(r"^(mlp|ffn|feed_?forward)$", re.IGNORECASE)  # beside which
 INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)")
 OUTPUTS = ("proj", "out_proj", "o_proj", "output.dense", "to_out", "out", "projection", "output.proj", "wo")
 SECOND_INPUTS = {"key", "kv", "context", "memory", "encoder_hidden_states", "key_value_states", "latents", "y"}
+SECOND_INPUTS |= {"text_features"}  # Grounding DINO's attention between image and text, in both directions
 
 # Where the width of the output is not that of a projection with a usual name: the path of the layer that has it, or
 # what the module itself says.
