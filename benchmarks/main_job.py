@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from spatialboost.training.report import gates_per_layer
 from spatialboost.training.run import train
 
 POINTS = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
+DEPTHS = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)  # what the demo's language model knows
 DEMO_LLM = Path(spatialboost.__file__).parent / "assets" / "llm"
 TRAIN, TEST = 0.70, 0.22  # of the frames, as assets/README.md does
 
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs=3, default=(1e-3, 1e-4, 1e-4), help="of stages 1, 2 and 3")
     parser.add_argument("--matrix-lr", type=float, nargs=3, help="of Muon, in each stage; AdamW alone without it")
     parser.add_argument("--train-projector", action="store_true", help="in stage 3, too")
+    parser.add_argument("--repeat", type=int, default=1, help="conversations on each frame that teaches")
     parser.add_argument("--rooms", type=int, default=0, help="procedural rooms that teach besides the frames")
     parser.add_argument("--turns", choices=("points", "all"), default="points")
     parser.add_argument("--evaluate", type=int, default=16, help="held-out frames whose answers are scored")
@@ -78,13 +81,14 @@ def main() -> None:
     frames = RGBDFolder(args.assets / "rgbd_room")
     everything = args.turns == "all"
     steps = [lambda view: resize_cues(view, (240, 360))] + ([propose_objects] if everything else [])
-    plan = TurnPlan() if everything else POINTS
+    plan = TurnPlan() if everything else DEPTHS if args.llm == "demo" else POINTS
     split = {
         "train": range(round(TRAIN * len(frames))),
         "test": range(len(frames) - round(TEST * len(frames)), len(frames)),
     }
     built = {}
     for name, items in split.items():
+        items = list(items) * (args.repeat if name == "train" else 1)
         source = Mapped(Part(frames, items), *steps, name=f"rgbd_room {name}")
         built[name] = build_dataset(source, args.out / "data" / name, seed=args.seed, plan=plan)
     if args.rooms:
@@ -166,7 +170,7 @@ def main() -> None:
 class Part:
     """Some frames of a folder."""
 
-    def __init__(self, source: RGBDFolder, items: range) -> None:
+    def __init__(self, source: RGBDFolder, items: Sequence[int]) -> None:
         self.source, self.items = source, items
         self.names = [source.names[item] for item in items]
 
