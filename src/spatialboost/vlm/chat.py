@@ -36,7 +36,7 @@ def encode_chat(
         >>> messages = [{"role": "user", "content": "<image>\\nHow deep?"}, {"role": "assistant", "content": "2.341 m"}]
         >>> encoded = encode_chat(messages, build_tokenizer([messages]), num_visual_tokens=4)
         >>> encoded["visual_mask"].sum().item(), (encoded["labels"] >= 0).sum().item()
-        (4, 7)
+        (4, 5)
 
     An answer is the assistant's words and the token that ends its turn, if the chat template has one. The spans are
     taken from the text that the template makes and carried over by the tokenizer's character offsets, so they are right

@@ -11,15 +11,19 @@ from typing import Any, Literal
 import torch
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.vlm.places import word_code
+from spatialboost.vlm.places import word_codes, words_for_places
 
 logger = logging.getLogger(__name__)
 
 Conversation = Sequence[Mapping[str, Any]]
 
-# Coordinates such as 0.49 are one token each, so that a point can be looked up; other numbers are spelt digit by digit,
-# so that near depths share tokens. A token carries the blank before it, as in byte-level tokenizers.
-NUMBERS_AND_WORDS = r"(?: |(?<!\d))[01]\.\d\d(?!\d)| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+# Coordinates such as 0.49 are one token each. A length such as 2.341 begins with a token to the decimetre: what an
+# image tells of it is said at once, and the digits after it are next to chance. Other numbers are spelt digit by digit.
+# A token carries the blank before it, as in byte-level tokenizers.
+NUMBERS_AND_WORDS = (
+    r"(?: |(?<!\d))[01]\.\d\d(?!\d)|(?: |(?<!\d))1?\d\.\d(?=\d\d(?!\d))| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+)
+PLACES = r" \((?:0\.\d\d|1\.00), (?:0\.\d\d|1\.00)\)"  # such as (0.49, 0.60), as one token
 
 USER, ASSISTANT, SYSTEM, END = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -113,15 +117,16 @@ def build_small_llm(
         heads: Attention heads of each block.
         max_length: Longest sequence, visual tokens counted.
         pattern: Regular expression of a token (Oniguruma's dialect).
-        places: Let the words for coordinates begin with the code of the places that they name, as visual tokens have it
-            in a `SpatialVLM` with a ``grid``, so that a new model need not learn which word means which patch.
+        places: Let each of the 10,201 places that questions name, such as ``(0.49, 0.60)``, be one word, which begins
+            with the code that visual tokens have in a `SpatialVLM` with a ``grid``. Or else a new model has to find out
+            at once how to join x and y, which patch that is, and what its token says; of no use one without the other.
         seed: Of the weights.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     if width % heads:
         raise SpatialBoostError(f"width {width} does not divide into {heads} heads")
-    tokenizer = build_tokenizer(conversations, pattern=pattern)
+    tokenizer = build_tokenizer(conversations, pattern=pattern, places=places)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": None,
@@ -149,25 +154,25 @@ def build_small_llm(
 
 @torch.no_grad()
 def _with_places(llm: Any, tokenizer: Any, places: bool) -> Any:
-    """Give the words for coordinates their code; ``(0.49, 0.60)`` is tokenised with a blank before y alone."""
+    """Give the words for places their code."""
     if places:
         weight = llm.get_input_embeddings().weight
-        for hundredths in range(101):
-            for axis, blank in enumerate(("", " ")):
-                word = f"{blank}{hundredths / 100:.2f}"
-                weight[tokenizer.convert_tokens_to_ids(word)] += word_code(hundredths / 100, axis, weight.shape[1])
+        weight[tokenizer.convert_tokens_to_ids(words_for_places())] += word_codes(weight.shape[1])
     return llm
 
 
-def build_tokenizer(conversations: Iterable[Conversation], *, pattern: str = NUMBERS_AND_WORDS) -> Any:
+def build_tokenizer(
+    conversations: Iterable[Conversation], *, pattern: str = NUMBERS_AND_WORDS, places: bool = False
+) -> Any:
     """A word-level tokenizer with a chat template, its vocabulary taken from conversations.
 
     Example:
         >>> tokenizer = build_tokenizer([[{"role": "user", "content": "At (0.49, 0.60): 2. meters"}]])
         >>> tokenizer.tokenize("At (0.12, 0.90): 2.341 meters")
-        ['At', ' (', '0.12', ',', ' 0.90', ')', ':', ' 2', '.', '3', '4', '1', ' meters']
+        ['At', ' (', '0.12', ',', ' 0.90', ')', ':', ' 2.3', '4', '1', ' meters']
 
-    Digits and the coordinates 0.00 to 1.00 are always in the vocabulary, seen or not.
+    With `places`, ``" (0.12, 0.90)"`` is one token. Digits, the coordinates 0.00 to 1.00 and the decimetres of lengths
+    below 20 m are always in the vocabulary, seen or not.
     """
     from tokenizers import Regex, Tokenizer
     from tokenizers.decoders import Fuse
@@ -175,9 +180,10 @@ def build_tokenizer(conversations: Iterable[Conversation], *, pattern: str = NUM
     from tokenizers.pre_tokenizers import Split
     from transformers import PreTrainedTokenizerFast
 
-    split = Split(Regex(pattern), behavior="isolated")
+    split = Split(Regex(f"{PLACES}|{pattern}" if places else pattern), behavior="isolated")
     numbers = [str(digit) for digit in range(10)] + [f"{hundredths / 100:.2f}" for hundredths in range(101)]
-    words = {blank + number for number in numbers for blank in ("", " ")}
+    numbers += [f"{tenths / 10:.1f}" for tenths in range(200)]
+    words = {blank + number for number in numbers for blank in ("", " ")} | set(words_for_places() if places else ())
     for messages in conversations:
         for message in messages:
             text = message["content"] if isinstance(message["content"], str) else ""

@@ -34,22 +34,34 @@ def grid_code(grid: tuple[int, int], width: int) -> Tensor:
     The first quarter of the width codes x, the second y, the rest is zero, so that a language model can compare x and y
     with the words for them one by one. Root mean square 0.5 over the whole width.
     """
-    rows, columns = grid
-    part = width // 4
-    code = torch.zeros(rows, columns, width)
-    code[..., :part] = code_places((torch.arange(columns) + 0.5) / columns, part)
-    code[..., part : 2 * part] = code_places((torch.arange(rows) + 0.5) / rows, part)[:, None]
-    return code.flatten(0, 1)
+    rows, columns = ((torch.arange(count) + 0.5) / count for count in grid)
+    return _code(columns, rows, width)
 
 
-def word_code(value: float, axis: int, width: int) -> Tensor:
-    """Code of the word for a coordinate ``(width,)``: axis 0 is x, axis 1 is y; it matches that of `grid_code`.
+def word_codes(width: int) -> Tensor:
+    """Codes of the words for places, from (0.00, 0.00) by x, then y, to (1.00, 1.00): ``(101 * 101, width)``.
 
     Example:
-        >>> bool((word_code(0.25, 0, 16)[:4] == grid_code((1, 2), 16)[0, :4]).all())
-        True
+        >>> word_codes(16).shape, bool(word_codes(16)[50 * 101 + 25].allclose(grid_code((1, 2), 16)[0]))
+        (torch.Size([10201, 16]), True)
     """
+    hundredths = torch.arange(101) / 100
+    return _code(hundredths, hundredths, width)
+
+
+def words_for_places() -> list[str]:
+    """The words for all places that questions name, in the order of `word_codes`.
+
+    Example:
+        >>> words_for_places()[:2]
+        [' (0.00, 0.00)', ' (0.01, 0.00)']
+    """
+    return [f" ({x / 100:.2f}, {y / 100:.2f})" for y in range(101) for x in range(101)]
+
+
+def _code(columns: Tensor, rows: Tensor, width: int) -> Tensor:
     part = width // 4
-    code = torch.zeros(width)
-    code[axis * part : (axis + 1) * part] = code_places(torch.tensor(value), part)
-    return code
+    code = torch.zeros(len(rows), len(columns), width)
+    code[..., :part] = code_places(columns, part)
+    code[..., part : 2 * part] = code_places(rows, part)[:, None]
+    return code.flatten(0, 1)
