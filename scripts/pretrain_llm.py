@@ -5,8 +5,10 @@
 A language model that teaches an encoder has to know two things: the language of the questions, and that a point in a
 question means a place among the visual tokens. Large ones bring both along; this one learns them here, from
 conversations on procedural rooms where the visual tokens are histograms of the true depth, so that no encoder and no
-image takes part. Stage 1 of the demo then aligns an encoder's tokens with what it has learnt to read. The rooms come
-from seeds that neither the demo nor the tests use.
+image takes part. Stage 1 of the demo then aligns an encoder's tokens with what it has learnt to read. An encoder's
+tokens are vague where true depth is not, and a model that takes all it reads for certain is misled by them. So tokens
+say how a room differs from the mean of all rooms, zeros say nothing, and after a while each map is mixed with that of
+another room and faded, by amounts of its own. The rooms come from seeds that neither the demo nor the tests use.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +56,10 @@ def depth_tokens(depth_HW: np.ndarray) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rooms", type=int, default=2500)
+    parser.add_argument("--rooms", type=int, default=3000)
     parser.add_argument("--conversations", type=int, default=4, help="for each room")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--sharp", type=int, default=400, help="steps before the maps are mixed and faded")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3, help="of AdamW: embeddings and vectors")
     parser.add_argument("--matrix-lr", type=float, default=0.02, help="of Muon: the blocks' matrices")
@@ -69,7 +73,9 @@ def main() -> None:
     for room in tqdm(range(args.rooms), desc="rooms"):
         cues = rooms[room]
         tokens.append(depth_tokens(cues.depth_HW))
-        chats.append([build_conversation(cues, seed=n, plan=PLAN).messages for n in range(args.conversations)])
+        # the seed chooses the points: were it the same in all rooms, just those points would be learnt
+        seeds = range(room * args.conversations, (room + 1) * args.conversations)
+        chats.append([build_conversation(cues, seed=seed, plan=PLAN).messages for seed in seeds])
     llm, tokenizer = load_llm(
         "small", conversations=[chat for room in chats for chat in room],
         kind="llama", width=args.width, layers=args.layers, heads=args.width // 32, places=True, seed=args.seed,
@@ -77,15 +83,21 @@ def main() -> None:
     num = GRID[0] * GRID[1]
     encoded = [[encode_chat(chat, tokenizer, num_visual_tokens=num) for chat in room] for room in tqdm(chats)]
 
+    maps = torch.stack(tokens)
+    maps -= maps.mean(0)
+
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    projector = nn.Linear(len(BINS), args.width)
+    projector = nn.Linear(len(BINS), args.width, bias=False)
     vlm = SpatialVLM(load_encoder(), llm, projector=projector, grid=GRID)  # the encoder stands idle
     collate = Collator(tokenizer.pad_token_id)
 
-    def batch(numbers: np.ndarray) -> dict[str, Tensor]:
-        rows = [{**encoded[i][rng.integers(args.conversations)], "patch_features": tokens[i][None]} for i in numbers]
-        return collate(rows)
+    def batch(numbers: np.ndarray, own: np.ndarray, other: np.ndarray) -> dict[str, Tensor]:
+        """Conversations on some rooms; in the tokens a share of their own maps, and one of other rooms' maps."""
+        shares = [torch.from_numpy(share).float()[:, None, None] for share in (own, other)]
+        mixed = shares[0] * maps[numbers] + shares[1] * maps[rng.integers(0, args.rooms - HELD_OUT, len(numbers))]
+        chosen = [encoded[i][rng.integers(args.conversations)] for i in numbers]
+        return collate([{**chat, "patch_features": map_NC[None]} for chat, map_NC in zip(chosen, mixed, strict=True)])
 
     groups = muon_groups(decay_groups(llm, args.lr, 0.0), args.matrix_lr, tables=llm)
     groups += decay_groups(projector, args.lr, 0.0)
@@ -95,7 +107,8 @@ def main() -> None:
     began, losses = time.perf_counter(), []
     progress = tqdm(range(args.steps), desc="language model")
     for step in progress:
-        loss = vlm(**batch(rng.integers(0, args.rooms - HELD_OUT, args.batch))).loss
+        loud, own = rng.random((2, args.batch)) if step >= args.sharp else np.ones((2, args.batch))
+        loss = vlm(**batch(rng.integers(0, args.rooms - HELD_OUT, args.batch), loud * own, loud * (1 - own))).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -104,7 +117,9 @@ def main() -> None:
         losses.append(loss.item())
         progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
         if (step + 1) % 200 == 0 or step + 1 == args.steps:
-            held_out = measure(vlm, batch(np.arange(args.rooms - HELD_OUT, args.rooms)))
+            held_out = measure(
+                vlm, lambda *shares: batch(np.arange(-HELD_OUT, 0), *np.full((2, HELD_OUT), [[s] for s in shares]))
+            )
             tqdm.write(f"step {step + 1}: {json.dumps(held_out)}")
 
     llm.half().save_pretrained(args.out)
@@ -120,12 +135,10 @@ def main() -> None:
 
 
 @torch.no_grad()
-def measure(vlm: SpatialVLM, batch: dict[str, Tensor]) -> dict[str, float]:
-    """Loss on answers, with each room's own depth and with the mean of all."""
-    own = vlm(**batch).loss
-    tokens = batch["patch_features"]
-    mean = vlm(**{**batch, "patch_features": tokens.mean(0, keepdim=True).expand_as(tokens)}).loss
-    return {"own depth map": round(own.item(), 4), "mean depth map": round(mean.item(), 4)}
+def measure(vlm: SpatialVLM, batch: Callable[[float, float], dict[str, Tensor]]) -> dict[str, float]:
+    """Loss on answers: from each room's own depth, whole or a fifth of it; from nothing; from a fifth of another's."""
+    shares = {"own": (1.0, 0.0), "a fifth": (0.2, 0.0), "nothing": (0.0, 0.0), "a fifth of another": (0.0, 0.2)}
+    return {name: round(vlm(**batch(*share)).loss.item(), 4) for name, share in shares.items()}
 
 
 if __name__ == "__main__":
