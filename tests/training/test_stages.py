@@ -108,4 +108,4 @@ def test_the_stages_learn(tmp_path):
     assert taught.history[-1]["loss"] < 0.06 < 1 < taught.history[0]["loss"]
     dataset.images.pixels = [255 - pixels for pixels in dataset.images.pixels]
     boosted = boost_encoder(vlm, dataset, BoostConfig(**common, steps=80, lr=3e-3), folder=tmp_path / "3")
-    assert boosted.history[-1]["loss"] < 0.06 < 0.3 < boosted.history[0]["loss"]
+    assert boosted.history[-1]["loss"] < 0.06 < 0.2 < boosted.history[0]["loss"]
