@@ -160,7 +160,7 @@ def run(
     from spatialboost.training.data import open_rows
     from spatialboost.training.report import gates_per_layer, plot_losses
     from spatialboost.vlm.llms import load_llm
-    from spatialboost.vlm.model import SpatialVLM
+    from spatialboost.vlm.model import SpatialVLM, build_projector
 
     small = llm == "default"
     settings = settings or (Settings() if small else SMOLLM2)
@@ -182,9 +182,10 @@ def run(
     torch.manual_seed(seed)
     encoder = load_encoder()
     model, tokenizer = load_language_model() if small else load_llm(llm)
-    vlm = SpatialVLM(encoder, model, grid=GRID if small else None)
+    first = build_projector(encoder, model)
     if small:
-        nn.init.zeros_(vlm.projector[-1].weight)  # it has been taught that visual tokens of zeros say nothing
+        nn.init.zeros_(first[-1].get_parameter("weight"))  # it has been taught that visual tokens of zeros say nothing
+    vlm = SpatialVLM(encoder, model, projector=first, grid=GRID if small else None)
     images = ImageStore(rows, encoder, SIZE)
     teaching = ChatDataset(images, tokenizer, indices=range(cut))
     shuffled = ChatDataset(images, tokenizer, indices=range(cut), shuffle_answers=True, seed=seed)
