@@ -45,13 +45,13 @@ class Settings:
         probe: Rooms that the depth probe is fitted on, and measured on.
     """
 
-    rooms: int = 2000
+    rooms: int = 3000
     held_out: int = 48
     depth_turns: int = 12
     closer_turns: int = 0
     steps: tuple[int, int, int] = (100, 30, 250)
     lr: tuple[float, float, float] = (1e-3, 3e-4, 1e-3)
-    matrix_lr: float = 0.01
+    matrix_lr: float = 0.006
     train_projector: bool = True
     batch_size: int = 16
     probe: tuple[int, int] = (500, 300)
