@@ -264,7 +264,8 @@ def test_threads_share_a_model(host: Host):
 
     def run(_: int) -> bool:
         with torch.no_grad():
-            return torch.equal(output(model, inputs), expected)
+            # not bit for bit: where threads compete, a matrix product may be shared out among fewer of them
+            return torch.allclose(output(model, inputs), expected, rtol=1e-5, atol=1e-5)
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(run, range(8)))
