@@ -23,7 +23,7 @@ Conversation = Sequence[Mapping[str, Any]]
 NUMBERS_AND_WORDS = (
     r"(?: |(?<!\d))[01]\.\d\d(?!\d)|(?: |(?<!\d))1?\d\.\d(?=\d\d(?!\d))| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
 )
-PLACES = r" \((?:0\.\d\d|1\.00), (?:0\.\d\d|1\.00)\)"  # such as (0.49, 0.60), as one token
+PLACES = r" \((?:0\.\d\d|1\.00), (?:0\.\d\d|1\.00)\)"  # such as (0.49, 0.60), as one token; the dialect is Oniguruma's
 
 USER, ASSISTANT, SYSTEM, END = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -98,7 +98,6 @@ def build_small_llm(
     layers: int = 3,
     heads: int = 6,
     max_length: int = 2048,
-    pattern: str = NUMBERS_AND_WORDS,
     places: bool = False,
     seed: int = 0,
 ) -> tuple[Any, Any]:
@@ -116,7 +115,6 @@ def build_small_llm(
         layers: Blocks.
         heads: Attention heads of each block.
         max_length: Longest sequence, visual tokens counted.
-        pattern: Regular expression of a token (Oniguruma's dialect).
         places: Let each of the 10,201 places that questions name, such as ``(0.49, 0.60)``, be one word, which begins
             with the code that visual tokens have in a `SpatialVLM` with a ``grid``. Or else a new model has to find out
             at once how to join x and y, which patch that is, and what its token says; of no use one without the other.
@@ -126,7 +124,7 @@ def build_small_llm(
 
     if width % heads:
         raise SpatialBoostError(f"width {width} does not divide into {heads} heads")
-    tokenizer = build_tokenizer(conversations, pattern=pattern, places=places)
+    tokenizer = build_tokenizer(conversations, places=places)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": None,
@@ -161,9 +159,7 @@ def _with_places(llm: Any, tokenizer: Any, places: bool) -> Any:
     return llm
 
 
-def build_tokenizer(
-    conversations: Iterable[Conversation], *, pattern: str = NUMBERS_AND_WORDS, places: bool = False
-) -> Any:
+def build_tokenizer(conversations: Iterable[Conversation], *, places: bool = False) -> Any:
     """A word-level tokenizer with a chat template, its vocabulary taken from conversations.
 
     Example:
@@ -180,7 +176,7 @@ def build_tokenizer(
     from tokenizers.pre_tokenizers import Split
     from transformers import PreTrainedTokenizerFast
 
-    split = Split(Regex(f"{PLACES}|{pattern}" if places else pattern), behavior="isolated")
+    split = Split(Regex(f"{PLACES}|{NUMBERS_AND_WORDS}" if places else NUMBERS_AND_WORDS), behavior="isolated")
     numbers = [str(digit) for digit in range(10)] + [f"{hundredths / 100:.2f}" for hundredths in range(101)]
     numbers += [f"{tenths / 10:.1f}" for tenths in range(200)]
     words = {blank + number for number in numbers for blank in ("", " ")} | set(words_for_places() if places else ())
