@@ -266,6 +266,7 @@ FOUR = {"num_hidden_layers": 4}
 REPVIT = {
     "model_type": "timm_wrapper",
     "architecture": "repvit_m1",
+    "num_classes": 2,
     "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
 }
 SHORT = {"num_frames": 2, "image_size": 72, "num_spatial_layers": 2, "num_temporal_layers": 2}
