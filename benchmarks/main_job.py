@@ -6,7 +6,8 @@
 
 ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. The first 70 % of the frames teach and fit the
 probe, the last 22 % are asked about and measured. In OUT: `result.json`, `losses.png`, the probes' pictures, and
-`table.md` for docs/benchmarks.md. With `--rooms N`, N procedural rooms join the frames that teach.
+`table.md` for docs/benchmarks.md. With `--rooms N`, N procedural rooms join the frames that teach, and depth is also
+probed on rooms that have not taught.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from spatialboost.training.run import train
 POINTS = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
 DEPTHS = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)  # what the demo's language model knows
 DEMO_LLM = Path(spatialboost.__file__).parent / "assets" / "llm"
+PROBE_ROOMS = 300, 200  # to fit on, to measure on
 TRAIN, TEST = 0.70, 0.22  # of the frames, as assets/README.md does
 
 
@@ -92,7 +94,7 @@ def main() -> None:
         source = Mapped(Part(frames, items), *steps, name=f"rgbd_room {name}")
         built[name] = build_dataset(source, args.out / "data" / name, seed=args.seed, plan=plan)
     if args.rooms:
-        source = Rooms(args.rooms, first=10_000, size=240)
+        source = Rooms(args.rooms, size=args.size)
         built["rooms"] = build_dataset(source, args.out / "data" / "rooms", seed=args.seed, plan=plan)
 
     # Stages
@@ -136,6 +138,14 @@ def main() -> None:
     options = {"image_size": args.size, "progress": True}
     depth = depth_probe(encoder, Part(frames, split["train"]), Part(frames, split["test"]), **options)
     depth.save(probes)
+    probed = {"frames": depth}
+    if args.rooms:
+        unseen = (
+            Rooms(PROBE_ROOMS[0], first=500_000, size=args.size),
+            Rooms(PROBE_ROOMS[1], first=600_000, size=args.size),
+        )
+        probed["rooms"] = depth_probe(encoder, *unseen, **options)
+        probed["rooms"].save(args.out / "probes_rooms")
     cifar = args.assets / "cifar10_subset"
     knn = knn_probe(encoder, cifar / "train", cifar / "test", **options)
     knn.save(probes)
@@ -157,8 +167,8 @@ def main() -> None:
             for name, record in result.stages.items()
         },
         "gates": gates_per_layer(encoder),
-        "depth": depth.to_dict()["summary"],
-        "depth views won": depth.views_won(),
+        "depth": {views: probe.to_dict()["summary"] for views, probe in probed.items()},
+        "depth views won": {views: probe.views_won() for views, probe in probed.items()},
         "knn": {**knn.to_dict()["summary"], "untouched": base.to_dict()["summary"]["untouched"]},
     }
     (args.out / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -197,13 +207,14 @@ def write_table(summary: dict) -> str:
                 f"| {name} | {score['kind']} | {score['answerer']} | {score['accuracy']:.1%} of {score['answers']} "
                 f"| {error} | {loss} |"
             )
-    lines += ["", "| depth probe | RMSE, m | AbsRel | delta < 1.25 |", "|---|---|---|---|"]
-    for name, metrics in summary["depth"].items():
-        cells = (
-            f"{value['mean']:.3f}" + ("" if value["std"] is None else f" +- {value['std']:.3f}")
-            for value in metrics.values()
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for views, probe in summary["depth"].items():
+        lines += ["", f"| depth probe, {views} | RMSE, m | AbsRel | delta < 1.25 |", "|---|---|---|---|"]
+        for name, metrics in probe.items():
+            cells = (
+                f"{value['mean']:.3f}" + ("" if value["std"] is None else f" +- {value['std']:.3f}")
+                for value in metrics.values()
+            )
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| CIFAR-10 kNN | accuracy |", "|---|---|"]
     lines += [f"| {name} | {metrics['accuracy']['mean']:.3f} |" for name, metrics in summary["knn"].items()]
     gates = ", ".join(f"{gate['mean']:.4f}" for gate in summary["gates"])

@@ -1,13 +1,14 @@
 """What a second channel costs: time, FLOPs and memory of a boosted ViT beside its base and the usual alternatives.
 
-    python benchmarks/overhead.py --out runs/overhead --page docs/overhead.md            # CPU: about ten minutes
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py --out runs/overhead --page docs/overhead.md    # CPU: half an hour
     python benchmarks/overhead.py --out runs/h100 --device cuda --dtype bfloat16 --models small base large \\
         --sizes 224 518 --batches 1 32 --compile
 
 All variants of a model run in one process, in turns, so that whatever else the machine does slows all of them; time is
 the least of the repetitions: of the process's CPU time with one thread on a CPU, which waiting for a turn does not
 count to, else of the clock. A step is forward and backward without the optimiser, whose work no count of FLOPs holds.
-In OUT: `overhead.json` and `overhead.md`; with `--page`, the table is put between that page's markers.
+In OUT: `overhead.json` and `overhead.md`; a second run with the same OUT keeps the points that it holds and adds its
+own. With `--page`, the table is put between that page's markers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,16 @@ import spatialboost as sb
 from spatialboost.boosting import set_kernel
 
 WIDTHS = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # and depth
-CPU_GRID = [("small", 224, 1), ("small", 224, 8), ("small", 518, 1), ("base", 224, 1), ("base", 224, 8)]
+CPU_GRID = [
+    ("small", 224, 1),
+    ("small", 224, 8),
+    ("small", 224, 32),
+    ("small", 518, 1),
+    ("base", 224, 1),
+    ("base", 224, 8),
+    ("base", 518, 1),
+    ("large", 224, 1),
+]
 MARKERS = ("<!-- overhead: begin -->", "<!-- overhead: end -->")
 
 
@@ -44,6 +54,7 @@ class Row:
     model: str
     size: int
     batch: int
+    dtype: str
     mode: str
     variant: str
     milliseconds: float
@@ -51,6 +62,10 @@ class Row:
     bound: float
     megabytes: float | None
     trainable: int
+
+    @property
+    def point(self) -> tuple[str, int, int, str]:
+        return self.model, self.size, self.batch, self.dtype
 
     @property
     def over_bound(self) -> float:
@@ -182,6 +197,10 @@ def step_megabytes(model: nn.Module, images: Tensor) -> float:
     return held / 1e6
 
 
+def title(name: str) -> str:
+    return f"ViT-{name[0].upper()}/16"
+
+
 def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Iterator[Row]:
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
@@ -211,9 +230,10 @@ def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Itera
             else:
                 bound = 1.0 if variant.startswith("base") else flops(model, images, mode) / of_base
             yield Row(
-                model=f"ViT-{name[0].upper()}/16",
+                model=title(name),
                 size=size,
                 batch=batch,
+                dtype=args.dtype,
                 mode=mode,
                 variant=variant,
                 milliseconds=took[variant],
@@ -226,20 +246,43 @@ def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Itera
         gc.collect()
 
 
-def machine(args: argparse.Namespace) -> str:
-    what = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
-    threads = "" if args.device == "cuda" else f", {torch.get_num_threads()} thread(s), {stopwatch('cpu').__name__}"
+def machine(device: str) -> str:
+    what = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
+    threads = "" if device == "cuda" else f", {torch.get_num_threads()} thread(s), {stopwatch('cpu').__name__}"
     packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "timm", "peft", "xformers"))
-    return f"{what}{threads}, {args.dtype}, {packages}, Python {platform.python_version()}"
+    return f"{what}{threads}, {packages}, Python {platform.python_version()}"
+
+
+def measured_before(folder: Path, where: str) -> list[Row]:
+    """The rows that an earlier run left in the folder; those of another machine are not to be mixed with ours."""
+    if not (file := folder / "overhead.json").is_file():
+        return []
+    found = json.loads(file.read_text())
+    if found["machine"] != where:
+        raise SystemExit(f"{file} was measured on another machine ({found['machine']}); give a new folder with --out")
+    return [Row(**{key: value for key, value in row.items() if key != "over_bound"}) for row in found["rows"]]
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """Time over the FLOPs bound of what boosting makes, a line a point and mode."""
+    variants = list(dict.fromkeys(r.variant for r in rows if r.variant.startswith(("boosted", "fused"))))
+    lines = [f"| time / FLOPs bound | mode | {' | '.join(variants)} |", "|---" * (len(variants) + 2) + "|"]
+    for mode in ("forward", "step"):
+        for point in dict.fromkeys(r.point for r in rows):
+            found = {r.variant: f"{r.over_bound:.3f}" for r in rows if (r.point, r.mode) == (point, mode)}
+            cells = [found.get(variant, "") for variant in variants]
+            lines.append(f"| {point[0]}, {point[1]} px, batch {point[2]}, {point[3]} | {mode} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def table(rows: list[Row], where: str) -> str:
-    lines = [f"Machine: {where}.", ""]
+    lines = [f"Machine: {where}.", "", *summary(rows)]
     head = "| variant | ms | ratio | FLOPs bound | ratio / bound | peak MB | trains, M |\n|---|---|---|---|---|---|---|"
     for mode, compared in (("forward", "the base's forward"), ("step", "full fine-tuning")):
-        for key in dict.fromkeys((r.model, r.size, r.batch) for r in rows):
-            own = [r for r in rows if r.mode == mode and (r.model, r.size, r.batch) == key]
-            lines += [f"**{key[0]}, {key[1]} px, batch {key[2]}: {mode}**, against {compared}", "", head]
+        for point in dict.fromkeys(r.point for r in rows):
+            own = [r for r in rows if r.mode == mode and r.point == point]
+            model, size, batch, dtype = point
+            lines += [f"**{model}, {size} px, batch {batch}, {dtype}: {mode}**, against {compared}", "", head]
             for r in own:
                 memory = "" if r.megabytes is None else f"{r.megabytes:,.0f}"
                 trains = "" if mode == "forward" else f"{r.trainable / 1e6:.1f}"
@@ -271,14 +314,18 @@ def main() -> None:
     if args.models:
         grid = [(m, s, b) for m in args.models for s in args.sizes for b in args.batches]
     args.out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
-    for point in grid:
-        print(*point, flush=True)
-        rows += measure(*point, args)
-        result = {"machine": machine(args), "rows": [asdict(r) | {"over_bound": r.over_bound} for r in rows]}
+    where = machine(args.device)
+    rows = measured_before(args.out, where)
+    known = {row.point for row in rows}
+    for name, size, batch in grid:
+        if (title(name), size, batch, args.dtype) in known:
+            continue
+        print(name, size, batch, args.dtype, flush=True)
+        rows += measure(name, size, batch, args)
+        result = {"machine": where, "rows": [asdict(r) | {"over_bound": r.over_bound} for r in rows]}
         (args.out / "overhead.json").write_text(json.dumps(result, indent=1))
-        (args.out / "overhead.md").write_text(table(rows, machine(args)))
-    text = table(rows, machine(args))
+        (args.out / "overhead.md").write_text(table(rows, where))
+    text = table(rows, where)
     print(text)
     if args.page:
         page = args.page.read_text()
