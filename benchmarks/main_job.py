@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=3, default=(25, 80, 40), help="of stages 1, 2 and 3")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, nargs=3, default=(1e-3, 1e-4, 1e-4), help="of stages 1, 2 and 3")
-    parser.add_argument("--matrix-lr", type=float, nargs=3, help="of Muon, in each stage; AdamW alone without it")
+    parser.add_argument(
+        "--matrix-lr", type=float, nargs=3, default=(0, 0, 0), help="of Muon, in each stage; 0: AdamW alone"
+    )
     parser.add_argument("--train-projector", action="store_true", help="in stage 3, too")
     parser.add_argument("--repeat", type=int, default=1, help="conversations on each frame that teaches")
     parser.add_argument("--rooms", type=int, default=0, help="procedural rooms that teach besides the frames")
@@ -101,7 +103,7 @@ def main() -> None:
     weights = resize_position_grid(
         args.assets / "vit_small_patch14" / "model.safetensors", args.size, args.out / "encoder.safetensors"
     )
-    own = [{"matrix_lr": rate} for rate in args.matrix_lr or (None, None, None)]
+    own = [{"matrix_lr": rate or None} for rate in args.matrix_lr]
     own[2] |= {"train_projector": args.train_projector, "kernel": "auto"}
     common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": 0}
     folders = [args.out / "data" / name for name in ("train", "rooms", "test") if name in built]
