@@ -324,7 +324,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         "vision_config": {
             "model_type": "timm_wrapper",
             "architecture": "vit_pe_lang_large_patch14_448",
-            "model_args": {"depth": 2},
+            "model_args": {"depth": 2, "img_size": 224},
         }
     },
 } | {k: {"vocabulary_map": {"<image>": 1}} for k in ("chameleon", "emu3")}
