@@ -1,6 +1,6 @@
 """How much of timm and of transformers `boost` covers: each model is boosted and held to what boosting promises.
 
-    python benchmarks/coverage.py --out runs/coverage --page docs/coverage.md  # everything, a few hours on a core
+    python benchmarks/coverage.py --out runs/coverage --page docs/coverage.md  # everything, an hour on a core
     python benchmarks/coverage.py --out runs/coverage --library timm --match "swin*"
 
 Weights are random; a large model is cut to a few blocks that keep every class of layer it has. Per model: where its
