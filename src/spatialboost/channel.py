@@ -229,6 +229,9 @@ class PlusView:
     def __len__(self) -> int:
         return len(self._host._modules)
 
+    def __bool__(self) -> bool:
+        return True  # else `__len__` is asked, by Dynamo of torch 2.10 of a view that has no host yet
+
     def __getitem__(self, index: int | str) -> PlusView | None:
         return self._child(index if isinstance(index, str) else list(self._host._modules)[index])
 
@@ -262,11 +265,12 @@ class BoostedAttention:
 
     def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
         """The host's own forward once for each channel, and their merge: exact where both channels agree."""
-        if any(type(value).__name__.endswith("Cache") for value in (*args, *kwargs.values())):
-            raise SpatialBoostError(
-                f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
-                "Call the model with use_cache=False."
-            )
+        for value in (*args, *kwargs.values()):  # no `any` over a generator, which Dynamo of torch 2.10 cannot inline
+            if hasattr(value, "get_seq_length"):
+                raise SpatialBoostError(
+                    f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
+                    "Call the model with use_cache=False."
+                )
         run = type(self).run
         base = run(self, *args, **kwargs)
         plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
