@@ -15,7 +15,9 @@ from spatialboost.boosting import set_kernel
 from spatialboost.wide import Wide, attention_interface
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.skipif(OLD_TRANSFORMERS, reason="in transformers 4.57 each class has a layout of its own")
+pytestmark = pytest.mark.skipif(
+    OLD_TRANSFORMERS, reason="in transformers before 5.18 each class has a layout of its own"
+)
 
 WIDTH, HEADS, LENGTHS = 32, 2, (3, 4, 4)
 SIZES = {

@@ -91,7 +91,7 @@ class TimmAttention(Family):
         """See `Family.widen`."""
         grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
         if not hasattr(attention, "attn_dim") or grouped or not identities(attention, "norm", "gate"):
-            return None  # timm before 1.0.20 has no other width inside than outside
+            return None  # timm before 1.0.23 has no other width inside than outside
         wide = copy.deepcopy(attention)
         wide.num_heads, wide.attn_dim = heads, heads * attention.head_dim
         if hasattr(attention, "num_kv_heads"):
