@@ -5,9 +5,10 @@
         --size 224 --steps 400 1500 800 --batch 16 --bf16 --turns all --rooms 4000
 
 ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. The first 70 % of the frames teach and fit the
-probe, the last 22 % are asked about and measured. In OUT: `result.json`, `losses.png`, the probes' pictures, and
-`table.md` for docs/benchmarks.md. With `--rooms N`, N procedural rooms join the frames that teach, and depth is also
-probed on rooms that have not taught.
+probe, the last 22 % are asked about and measured. With `--rooms N`, N procedural rooms join the frames that teach, and
+others are asked about and probed. With `--control`, stage 3 is run again from the same stage 2, with the answers of
+other images. In OUT: `result.json`, the probes' pictures, and `table.md` for docs/benchmarks.md; a second run with the
+same OUT goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,15 +31,16 @@ from spatialboost.scenes.extract.segments import propose_objects
 from spatialboost.scenes.questions import TurnPlan
 from spatialboost.scenes.readers import RGBDFolder
 from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder
 from spatialboost.training.config import load_config
+from spatialboost.training.data import ChatDataset, ImageStore, open_rows
 from spatialboost.training.report import gates_per_layer
 from spatialboost.training.run import train
 
 POINTS = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
 DEPTHS = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)  # what the demo's language model knows
 DEMO_LLM = Path(spatialboost.__file__).parent / "assets" / "llm"
-PROBE_ROOMS = 300, 200  # to fit on, to measure on
 TRAIN, TEST = 0.70, 0.22  # of the frames, as assets/README.md does
 
 
@@ -72,6 +75,7 @@ def main() -> None:
     parser.add_argument("--train-projector", action="store_true", help="in stage 3, too")
     parser.add_argument("--repeat", type=int, default=1, help="conversations on each frame that teaches")
     parser.add_argument("--rooms", type=int, default=0, help="procedural rooms that teach besides the frames")
+    parser.add_argument("--control", action="store_true", help="a second stage 3 whose answers belong to other images")
     parser.add_argument("--turns", choices=("points", "all"), default="points")
     parser.add_argument("--evaluate", type=int, default=16, help="held-out frames whose answers are scored")
     parser.add_argument("--seed", type=int, default=0)
@@ -96,8 +100,8 @@ def main() -> None:
         source = Mapped(Part(frames, items), *steps, name=f"rgbd_room {name}")
         built[name] = build_dataset(source, args.out / "data" / name, seed=args.seed, plan=plan)
     if args.rooms:
-        source = Rooms(args.rooms, size=args.size)
-        built["rooms"] = build_dataset(source, args.out / "data" / "rooms", seed=args.seed, plan=plan)
+        for name, rooms in (("rooms", Rooms(args.rooms, size=args.size)), ("unseen rooms", unseen(32, 700_000, args))):
+            built[name] = build_dataset(rooms, args.out / "data" / name, seed=args.seed, plan=plan)
 
     # Stages
     weights = resize_position_grid(
@@ -107,51 +111,56 @@ def main() -> None:
     own[2] |= {"train_projector": args.train_projector, "kernel": "auto"}
     common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": 0}
     folders = [args.out / "data" / name for name in ("train", "rooms", "test") if name in built]
-    config = load_config(
-        {
-            "encoder": {
-                "name": "vit_small_patch14_dinov2",
-                "kwargs": {"img_size": args.size},
-                "weights": str(weights),
-            },
-            "llm": {"name": str(DEMO_LLM) if args.llm == "demo" else args.llm},
-            "places": args.llm == "demo",
-            "data": {
-                "folders": [str(folder) for folder in folders],
-                "image_size": args.size,
-                "held_out": built["test"].written,
-            },
-            **{
-                f"stage{i + 1}": {**common, "steps": args.steps[i], "lr": args.lr[i], **own[i]}
-                for i in range(3)
-                if args.steps[i]
-            },
-            "evaluate": args.evaluate,
-            "seed": args.seed,
-            "out": str(args.out / "run"),
-        }
-    )
+    options: dict = {
+        "encoder": {
+            "name": "vit_small_patch14_dinov2",
+            "kwargs": {"img_size": args.size},
+            "weights": str(weights),
+        },
+        "llm": {"name": str(DEMO_LLM) if args.llm == "demo" else args.llm},
+        "places": args.llm == "demo",
+        "data": {
+            "folders": [str(folder) for folder in folders],
+            "image_size": args.size,
+            "held_out": built["test"].written,
+        },
+        **{
+            f"stage{i + 1}": {**common, "steps": args.steps[i], "lr": args.lr[i], **own[i]}
+            for i in range(3)
+            if args.steps[i]
+        },
+        "evaluate": args.evaluate,
+        "seed": args.seed,
+        "out": str(args.out / "run"),
+    }
+    config = load_config(options)
     result = train(config)
+    encoders = {"base": build_encoder(config.encoder), "boosted": result.vlm.encoder.eval()}
+    scores = []
+    if args.rooms:
+        chats = ChatDataset(
+            ImageStore(open_rows([args.out / "data" / "unseen rooms"]), encoders["base"], args.size), result.tokenizer
+        )
+        scores = [score.to_json() for score in answer_accuracy(result.vlm, result.tokenizer, chats)]
+    if args.control:
+        for name in ("stage1", "stage2"):
+            shutil.copytree(args.out / "run" / name, args.out / "control" / name, dirs_exist_ok=True)
+        options["stage3"]["shuffle_answers"] = True
+        control = train(load_config(options | {"out": str(args.out / "control")}))
+        encoders["shuffled answers"] = control.vlm.encoder.eval()
     trained = time.perf_counter() - began
 
-    # Probes: base against boosted
-    encoder = result.vlm.encoder.eval()
-    probes = args.out / "probes"
-    options = {"image_size": args.size, "progress": True}
-    depth = depth_probe(encoder, Part(frames, split["train"]), Part(frames, split["test"]), **options)
-    depth.save(probes)
-    probed = {"frames": depth}
+    # Probes
+    shared = {"image_size": args.size, "progress": True}
+    views = {"frames": (Part(frames, split["train"]), Part(frames, split["test"]))}
     if args.rooms:
-        unseen = (
-            Rooms(PROBE_ROOMS[0], first=500_000, size=args.size),
-            Rooms(PROBE_ROOMS[1], first=600_000, size=args.size),
-        )
-        probed["rooms"] = depth_probe(encoder, *unseen, **options)
-        probed["rooms"].save(args.out / "probes_rooms")
+        views["rooms"] = unseen(300, 500_000, args), unseen(200, 600_000, args)
+    depth = {name: depth_probe(encoders, fit_on, test_on, **shared) for name, (fit_on, test_on) in views.items()}
+    for name, probe in depth.items():
+        probe.save(args.out / "probes" / name)
     cifar = args.assets / "cifar10_subset"
-    knn = knn_probe(encoder, cifar / "train", cifar / "test", **options)
-    knn.save(probes)
-    base = knn_probe({"untouched": build_encoder(config.encoder)}, cifar / "train", cifar / "test", **options)
+    knn = knn_probe(encoders, cifar / "train", cifar / "test", **shared)
+    knn.save(args.out / "probes")
 
     summary = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -168,15 +177,21 @@ def main() -> None:
             }
             for name, record in result.stages.items()
         },
-        "gates": gates_per_layer(encoder),
-        "depth": {views: probe.to_dict()["summary"] for views, probe in probed.items()},
-        "depth views won": {views: probe.views_won() for views, probe in probed.items()},
-        "knn": {**knn.to_dict()["summary"], "untouched": base.to_dict()["summary"]["untouched"]},
+        "unseen rooms": scores,
+        "gates": gates_per_layer(result.vlm.encoder),
+        "depth": {views: probe.to_dict()["summary"] for views, probe in depth.items()},
+        "depth views won": {views: probe.views_won() for views, probe in depth.items()},
+        "knn": knn.to_dict()["summary"],
     }
     (args.out / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
     table = write_table(summary)
     (args.out / "table.md").write_text(table)
     print(table)
+
+
+def unseen(count: int, first: int, args: argparse.Namespace) -> Rooms:
+    assert first >= args.rooms
+    return Rooms(count, first=first, size=args.size)
 
 
 class Part:
@@ -202,8 +217,9 @@ def write_table(summary: dict) -> str:
         )
     lines += ["", "| after | question | answered from | right (lengths: within 25 %) | relative error | loss |"]
     lines += ["|---|---|---|---|---|---|"]
-    for name, stage in summary["stages"].items():
-        for score in stage["scores"]:
+    scored = {name: stage["scores"] for name, stage in summary["stages"].items()}
+    for name, scores in (scored | {"stage3, on unseen rooms": summary["unseen rooms"]}).items():
+        for score in scores:
             error, loss = ("" if score[key] is None else f"{score[key]:.3f}" for key in ("relative_error", "loss"))
             lines.append(
                 f"| {name} | {score['kind']} | {score['answerer']} | {score['accuracy']:.1%} of {score['answers']} "
