@@ -150,8 +150,12 @@ class PairedInput(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: tuple[tuple[int, int], ...], packed: bool, *tensors: Any) -> Any:
-        """`tensors`: of each channel its weights and biases, as many as `layout` says."""
+    def forward(ctx: Any, *args: Any) -> Any:
+        """`args`: x, layout, packed, and of each channel its weights and biases, as many as `layout` says.
+
+        They have no names of their own, for Dynamo of torch 2.10 leaves `ctx` out where as many tensors come as names.
+        """
+        x, layout, packed, *tensors = args
         weights, biases = _by_part(layout, tensors)
         ctx.layout, ctx.joint = layout, torch.compiler.is_compiling() or x.device.type != "cpu"
         ctx.save_for_backward(x, *tensors)

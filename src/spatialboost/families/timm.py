@@ -111,7 +111,7 @@ class TimmAttentionRope(TimmAttention):
 
     def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
         """See `Family.fused_forward`."""
-        return super().fused_forward(attention, channel) and self._fused_rope
+        return self._fused_rope if super().fused_forward(attention, channel) is not None else None
 
     def _fused_rope(
         self,
