@@ -323,7 +323,7 @@ def test_status_prints_a_table():
     assert (layer.index, layer.family, layer.kernel, layer.mean_gate) == (1, "transformers", "host", 0.5)
     assert layer.trainable == sum(p.numel() for _, p in sb.named_parameters(model)) == 4 * (WIDTH**2 + WIDTH) + WIDTH
     text = str(status)
-    assert "encoder.layers.1.self_attn" in text and "passed over: head" in text and "1 layers boosted, 4,256" in text
+    assert "encoder.layers.1.self_attn" in text and "head.attention" in text and "1 layers boosted, 4,256" in text
 
 
 def test_status_says_what_was_not_chosen():
