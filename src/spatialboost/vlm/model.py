@@ -232,7 +232,9 @@ def _head_is_linear(llm: Any) -> bool:
     llm.eval()
     embeddings = llm.get_input_embeddings().weight
     probe = embeddings[:2][None]
-    whole = llm(inputs_embeds=probe, use_cache=False).logits
-    parts = head(body(inputs_embeds=probe, use_cache=False).last_hidden_state)
+    # without autocast, whose cache would keep weights that were cast without a graph (torch 2.10)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        whole = llm(inputs_embeds=probe, use_cache=False).logits
+        parts = head(body(inputs_embeds=probe, use_cache=False).last_hidden_state)
     llm.train(was_training)
     return whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
