@@ -81,6 +81,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
+    if args.control and not args.steps[2]:
+        parser.error("--control repeats stage 3, which --steps leaves out")
+    if args.rooms > 500_000:
+        parser.error("--rooms goes up to 500000: those from there on are kept for the probe")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("spatialboost").setLevel(logging.INFO)
     began = time.perf_counter()
@@ -100,7 +104,10 @@ def main() -> None:
         source = Mapped(Part(frames, items), *steps, name=f"rgbd_room {name}")
         built[name] = build_dataset(source, args.out / "data" / name, seed=args.seed, plan=plan)
     if args.rooms:
-        for name, rooms in (("rooms", Rooms(args.rooms, size=args.size)), ("unseen rooms", unseen(32, 700_000, args))):
+        for name, rooms in (
+            ("rooms", Rooms(args.rooms, size=args.size)),
+            ("unseen rooms", Rooms(32, first=700_000, size=args.size)),
+        ):
             built[name] = build_dataset(rooms, args.out / "data" / name, seed=args.seed, plan=plan)
 
     # Stages
@@ -154,7 +161,10 @@ def main() -> None:
     shared = {"image_size": args.size, "progress": True}
     views = {"frames": (Part(frames, split["train"]), Part(frames, split["test"]))}
     if args.rooms:
-        views["rooms"] = unseen(300, 500_000, args), unseen(200, 600_000, args)
+        views["rooms"] = (
+            Rooms(300, first=500_000, size=args.size),
+            Rooms(200, first=600_000, size=args.size),
+        )
     depth = {name: depth_probe(encoders, fit_on, test_on, **shared) for name, (fit_on, test_on) in views.items()}
     for name, probe in depth.items():
         probe.save(args.out / "probes" / name)
@@ -187,11 +197,6 @@ def main() -> None:
     table = write_table(summary)
     (args.out / "table.md").write_text(table)
     print(table)
-
-
-def unseen(count: int, first: int, args: argparse.Namespace) -> Rooms:
-    assert first >= args.rooms
-    return Rooms(count, first=first, size=args.size)
 
 
 class Part:
