@@ -47,7 +47,7 @@ def examine(library_name: str, name: str) -> dict[str, Any]:
     """The record of one model; whatever goes wrong on the way is its verdict."""
     from coverage_check import NotExaminedError, Record, attention_sites, check
 
-    from spatialboost.finding import find_attention
+    from spatialboost.boosting.find import find_attention
 
     record, host, start = Record(library_name, name), library(library_name), time.perf_counter()
     try:

@@ -26,10 +26,10 @@ from safetensors.torch import load_file, save_file
 
 import spatialboost
 from spatialboost.probes import depth_probe, knn_probe
-from spatialboost.scenes.build import build_dataset
+from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.extract.segments import propose_objects
-from spatialboost.scenes.questions import TurnPlan
-from spatialboost.scenes.readers import RGBDFolder
+from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
 from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder

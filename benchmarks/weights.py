@@ -33,7 +33,7 @@ import spatialboost as sb
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from deltas import CONFIG, WEIGHTS, rewrite, save_tiny
-from hosts import HOSTS, perturb
+from host_models import HOSTS, perturb
 from libraries import ENCODERS, REFUSED, build, features
 
 MB = 1e6

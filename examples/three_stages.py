@@ -13,7 +13,7 @@ import torch
 
 import spatialboost as sb
 from spatialboost.probes import depth_probe
-from spatialboost.scenes.build import build_dataset
+from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.sources import Rooms
 from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
 from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig

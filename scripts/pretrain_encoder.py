@@ -22,7 +22,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spatialboost.scenes.synthetic import render_rooms
+from spatialboost.scenes.rooms.render import render_rooms
 
 # Shape legend: B batch, N patches, K kept patches, D encoder width, E decoder width, P pixels of a patch.
 

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from spatialboost.demo import GRID, SIZE, load_encoder
-from spatialboost.scenes.questions import TurnPlan, build_conversation
+from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
 from spatialboost.scenes.sources import Rooms
 from spatialboost.training.engine import cosine_schedule
 from spatialboost.training.optimizers import build_optimizer, muon_groups

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import spatialboost as sb
-from hosts import HOSTS, perturb
-from spatialboost.tensor_file import checksum, combined
+from host_models import HOSTS, perturb
+from spatialboost.weights.tensor_file import checksum, combined
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"

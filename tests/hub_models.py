@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hosts import DEPTH, HEADS, PATCH, SIZE, WIDTH
+from host_models import DEPTH, HEADS, PATCH, SIZE, WIDTH
 
 REGISTERS = 4
 

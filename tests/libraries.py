@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hosts import DEPTH, PATCH, SIZE, Host, images, patches, timm_model, torchvision_vit, transformers_model
+from host_models import DEPTH, PATCH, SIZE, Host, images, patches, timm_model, torchvision_vit, transformers_model
 from hub_models import REGISTERS, ClipVisionTransformer, DinoVisionTransformer
 
 State = dict[str, Tensor]

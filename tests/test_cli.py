@@ -143,7 +143,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch) -> None:
     def broken(*_: object) -> None:
         raise missing
 
-    monkeypatch.setattr("spatialboost.info.machine_table", broken)
+    monkeypatch.setattr("spatialboost.weights.info.machine_table", broken)
     monkeypatch.setattr(sys, "argv", ["spatialboost", "info"])
     with pytest.raises(ModuleNotFoundError):
         cli.main()
@@ -200,7 +200,7 @@ def test_probe_depth_on_an_rgbd_folder_with_a_delta(command, walk: Path, tmp_pat
 
 
 def test_probe_depth_on_a_built_dataset(command, tmp_path: Path) -> None:
-    from spatialboost.scenes.build import build_dataset
+    from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.sources import Rooms
 
     for name, with_depth in (("with", True), ("without", False)):

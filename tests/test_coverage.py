@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from coverage_check import Built, Record, attention_sites, check
 from coverage_table import table
+from torch import nn
 
-from hosts import HOSTS, WIDTH, InheritedAttention, PlainAttention, Tower, images, tokens
+from host_models import HOSTS, WIDTH, InheritedAttention, PlainAttention, Tower, images, tokens
 
 
 def examined(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Record:

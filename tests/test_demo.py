@@ -8,8 +8,8 @@ import spatialboost as sb
 from spatialboost.demo import SIZE, TINY, load_encoder, load_language_model, run, verdict
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
-from spatialboost.scenes.questions import TurnPlan, build_conversation
-from spatialboost.scenes.synthetic import render_rooms
+from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
+from spatialboost.scenes.rooms.render import render_rooms
 from spatialboost.vlm.chat import encode_chat
 
 

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import spatialboost as sb
-from hosts import HOSTS, images, output, perturb
+from host_models import HOSTS, images, output, perturb
 
 STEPS, KINDS = 2, ("ddp", "fsdp2")
 

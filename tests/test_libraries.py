@@ -8,10 +8,10 @@ from torch import nn
 
 import spatialboost as sb
 from deltas import refused
-from hosts import HOSTS, OLD_TRANSFORMERS, perturb
+from host_models import HOSTS, OLD_TRANSFORMERS, perturb
 from libraries import ENCODERS, REFUSED, build, features
-from spatialboost.canonical import rotary_orders
-from spatialboost.channel import boosted_layers
+from spatialboost.boosting.channel import boosted_layers
+from spatialboost.weights.layout import rotary_orders
 
 pytestmark = pytest.mark.skipif(OLD_TRANSFORMERS, reason="libraries.py knows the keys of transformers 5.18 and later")
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import spatialboost as sb
-from hosts import HOSTS, images, output, perturb
-from spatialboost.delta import read_delta
+from host_models import HOSTS, images, output, perturb
+from spatialboost.weights.read import read_delta
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

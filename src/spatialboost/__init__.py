@@ -1,9 +1,18 @@
 """Give a pretrained vision encoder a sense of 3D space without making it forget."""
 
-from .boosting import Status, boost, disabled, named_parameters, param_groups, set_kernel, status, unboost
-from .errors import SpatialBoostError
-from .fuse import fuse
-from .weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
+from spatialboost.boosting import (
+    Status,
+    boost,
+    disabled,
+    fuse,
+    named_parameters,
+    param_groups,
+    set_kernel,
+    status,
+    unboost,
+)
+from spatialboost.errors import SpatialBoostError
+from spatialboost.weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
 
 __all__ = [
     "SpatialBoostError",

@@ -75,8 +75,8 @@ def info(
     """Say what is in a delta; or, without one, which versions, devices and kernels are here."""
     from rich.console import Console
 
-    from spatialboost.hub import HubOptions
-    from spatialboost.info import delta_table, machine_table
+    from spatialboost.weights.hub import HubOptions
+    from spatialboost.weights.info import delta_table, machine_table
 
     options = HubOptions(revision=revision, subfolder=subfolder)
     Console().print(machine_table() if folder is None else delta_table(folder, options))
@@ -93,7 +93,7 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of a commit.")] = False,
 ) -> None:
     """Upload a delta to the Hub (log in with `hf auth login`, or set HF_TOKEN)."""
-    from spatialboost.weights import push_folder
+    from spatialboost.weights.pretrained import push_folder
 
     url = push_folder(
         folder,

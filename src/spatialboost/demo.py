@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from spatialboost.boosting import status
+from spatialboost.boosting.boost import status
 from spatialboost.encoders import read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.weights import load_pretrained, save_pretrained
+from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -151,10 +151,10 @@ def run(
         settings: How much to do; None goes by `llm`.
     """
     from spatialboost.probes import depth_probe
-    from spatialboost.scenes.build import build_dataset
-    from spatialboost.scenes.questions import TurnPlan
+    from spatialboost.scenes.dataset.viewer import write_page
+    from spatialboost.scenes.dataset.writer import build_dataset
+    from spatialboost.scenes.questions.conversation import TurnPlan
     from spatialboost.scenes.sources import Rooms
-    from spatialboost.scenes.viewer import write_page
     from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
     from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
     from spatialboost.training.data import open_rows

@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 import spatialboost as sb
-from spatialboost.channel import boosted_layers
+from spatialboost.boosting.channel import boosted_layers
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.commands import BuiltViews, open_encoder, open_views, split_views
-from spatialboost.scenes.build import build_dataset
+from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.sources import Rooms
 
 TINY = "vit_tiny_patch16_224"

@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.build import dataset_files
-from spatialboost.scenes.checker import check_conversation
 from spatialboost.scenes.commands import app, parse_size
+from spatialboost.scenes.dataset.writer import dataset_files
+from spatialboost.scenes.questions.checker import check_conversation
 
 pq = pytest.importorskip("pyarrow.parquet")
 

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from training_rows import build, make_rows, write_parquet
-
 from spatialboost.training.data import ChatDataset
 from spatialboost.vlm import SpatialVLM
+from training_rows import build, make_rows, write_parquet
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_rows import build, make_rows
 
 from spatialboost.training.accuracy import answer_accuracy, best_guess, read_length, read_verdict, score_answers
 from spatialboost.training.config import InstructConfig
 from spatialboost.training.data import ChatDataset
 from spatialboost.training.stages import instruct
+from training_rows import build, make_rows
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from training_rows import SHAPE
 
 from spatialboost.encoders import normalisation, num_layers
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.build import build_encoder, build_llm
 from spatialboost.training.config import EncoderConfig, LLMConfig
+from training_rows import SHAPE
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from training_rows import SHAPE, build, make_rows
 
 from spatialboost.encoders import prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.data import ChatDataset, ImageStore, deal_answers, open_image, open_rows, read_chat
 from spatialboost.vlm import Collator
+from training_rows import SHAPE, build, make_rows
 
 
 def test_rows_come_back_from_parquet(rows, parquet):

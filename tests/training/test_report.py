@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
-from training_rows import SHAPE
 
 import spatialboost as sb
 from spatialboost.training.report import gates_per_layer, plot_losses, report_lines
+from training_rows import SHAPE
 
 STAGES = {
     "stage2": {

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_rows import SHAPE, make_rows, write_parquet
 
 import spatialboost as sb
 from spatialboost.encoders import read_tokens
@@ -19,6 +18,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.training.build import build_encoder
 from spatialboost.training.config import TrainConfig, load_config
 from spatialboost.training.run import train
+from training_rows import SHAPE, make_rows, write_parquet
 
 
 def settings(folder: Path, weights: Path, out: Path) -> dict[str, Any]:

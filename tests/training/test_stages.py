@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_rows import build, make_rows
 
 import spatialboost as sb
 from spatialboost.encoders import read_tokens
@@ -10,6 +9,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
 from spatialboost.training.stages import align, boost_encoder, instruct
 from spatialboost.vlm import SpatialVLM
+from training_rows import build, make_rows
 
 QUICK = {"steps": 3, "batch_size": 4, "save_every": 0, "log_every": 1, "lr": 1e-3}
 

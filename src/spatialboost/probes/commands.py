@@ -110,7 +110,7 @@ def open_encoder(
     Raises:
         SpatialBoostError: there is no such encoder, or its weights cannot be had.
     """
-    from spatialboost.weights import from_pretrained, load_pretrained
+    from spatialboost.weights.pretrained import from_pretrained, load_pretrained
 
     library, colon, name = spec.partition(":")
     if colon and library not in ("timm", "hf"):
@@ -161,7 +161,7 @@ def open_views(spec: str) -> Source:
             f"{spec} is not a folder; expected one with rgb/ and depth/, a dataset built with depth, or rooms:NUM"
         )
     if (folder / "depth").is_dir():
-        from spatialboost.scenes.readers import RGBDFolder
+        from spatialboost.scenes.readers.rgbd import RGBDFolder
 
         return RGBDFolder(folder)
     return BuiltViews(folder)
@@ -207,7 +207,7 @@ class BuiltViews:
     def __init__(self, folder: Path) -> None:
         import pyarrow.parquet as pq
 
-        from spatialboost.scenes.build import dataset_files
+        from spatialboost.scenes.dataset.writer import dataset_files
 
         tables = []
         for path in dataset_files(folder):
@@ -278,7 +278,7 @@ def _open_transformers(name: str, random: bool) -> nn.Module:
 def _measured(model: nn.Module, device: str) -> nn.Module | Mapping[str, nn.Module]:
     import torch
 
-    from spatialboost.channel import boosted_layers
+    from spatialboost.boosting.channel import boosted_layers
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

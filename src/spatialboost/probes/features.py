@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from spatialboost.encoders import feature_layer, num_layers, prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.build import BAD_ITEM
 from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.dataset.writer import BAD_ITEM
 from spatialboost.scenes.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def each_encoder(
     One boosted model counts twice, as itself and, within `spatialboost.disabled`, as its base.
     """
     if isinstance(encoders, nn.Module):
-        from spatialboost.boosting import disabled
+        from spatialboost.boosting.boost import disabled
 
         return [("base", encoders, lambda: disabled(encoders)), ("boosted", encoders, nullcontext)]
     if not encoders or reserved in encoders:

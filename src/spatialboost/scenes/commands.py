@@ -43,8 +43,8 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
     """Write conversations about rooms or RGB-D frames. The same command goes on with a build that was cut off."""
-    from spatialboost.scenes.build import build_dataset
-    from spatialboost.scenes.questions import TurnPlan
+    from spatialboost.scenes.dataset.writer import build_dataset
+    from spatialboost.scenes.questions.conversation import TurnPlan
 
     objects = {"relations": (), "distance": 0, "caption": False} if points_only else {}
     plan = TurnPlan(depth=depth_turns, closer=closer_turns, **objects)  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def show(
     limit: Annotated[int, typer.Option(help="The most conversations to show.")] = 24,
 ) -> None:
     """Write one HTML page: images, depth, objects, conversations, and what the checker says of them."""
-    from spatialboost.scenes.viewer import write_page
+    from spatialboost.scenes.dataset.viewer import write_page
 
     try:
         page = write_page(folder, out or folder / "index.html", limit=limit)
@@ -118,7 +118,7 @@ def _open_source(
         return Rooms(num or 1000, first=first_room, size=pixels or 224)
     if path is None:
         raise SpatialBoostError("--source rgbd needs --path FOLDER, with rgb/, depth/, intrinsics.txt and poses.txt")
-    from spatialboost.scenes.readers import RGBDFolder
+    from spatialboost.scenes.readers.rgbd import RGBDFolder
 
     frames = RGBDFolder(path)
     steps = [] if pixels is None else [lambda view: resize_cues(view, pixels)]

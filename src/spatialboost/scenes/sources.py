@@ -60,7 +60,7 @@ class Rooms:
             raise IndexError(f"room {index} of {self.num}")
         batch, place = divmod(index, _ROOMS_AT_ONCE)
         if self._views[0] != batch:
-            from spatialboost.scenes.synthetic import render_rooms
+            from spatialboost.scenes.rooms.render import render_rooms
 
             start = self.first + batch * _ROOMS_AT_ONCE
             seeds = range(start, min(start + _ROOMS_AT_ONCE, self.first + self.num))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spatialboost.channel import boosted_layers
+from spatialboost.boosting.channel import boosted_layers
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from spatialboost.training.report import write_report
 from spatialboost.training.stages import align, boost_encoder, instruct
 from spatialboost.vlm.llms import load_llm
 from spatialboost.vlm.model import SpatialVLM
-from spatialboost.weights import load_pretrained, save_pretrained
+from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from spatialboost.boosting import boost, param_groups, set_kernel, status
-from spatialboost.channel import boosted_layers
+from spatialboost.boosting.boost import boost, param_groups, set_kernel, status
+from spatialboost.boosting.channel import boosted_layers
 from spatialboost.errors import SpatialBoostError
-from spatialboost.objectives.language import LanguageObjective
+from spatialboost.teachers.language import LanguageObjective
 from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig, StageConfig
 from spatialboost.training.data import ChatDataset
 from spatialboost.training.engine import Fit, fit

@@ -53,7 +53,7 @@ class SpatialVLM(nn.Module):
     language model, in the places that ``visual_mask`` names. The vocabulary is left as it is.
 
     Args:
-        encoder: Anything that `spatialboost.encoders.read_tokens` reads; boosted or not.
+        encoder: Anything that `spatialboost.encoders.tokens.read_tokens` reads; boosted or not.
         llm: Any ``AutoModelForCausalLM``.
         layer: Block of the encoder whose output is read.
         projector: Takes ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer one of LLaVA-1.5.

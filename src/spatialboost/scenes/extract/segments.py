@@ -47,7 +47,7 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
 
     Example:
         >>> from spatialboost.scenes.extract.segments import propose_objects
-        >>> from spatialboost.scenes.synthetic import render_rooms
+        >>> from spatialboost.scenes.rooms.render import render_rooms
         >>> view = propose_objects(render_rooms([10], size=64)[0])
         >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1
         True

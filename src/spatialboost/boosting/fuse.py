@@ -1,0 +1,90 @@
+"""Fold both channels into one plain attention with twice the heads."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from spatialboost.boosting.boost import require_boosted
+from spatialboost.boosting.channel import SpatialChannel, detach
+from spatialboost.boosting.find import uncompiled
+from spatialboost.boosting.freeze import RECORD, release_statistics
+from spatialboost.boosting.fused import fold
+from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts import family_named, family_of
+from spatialboost.weights.layout import base_tensors, plus_tensors
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fuse(model: Model) -> Model:
+    """A copy whose boosted layers are plain attention of the host's library with 2H heads: for export and serving.
+
+    Nothing of this library is in it. It equals the boosted model up to rounding and is not for training: the frozen
+    channel is no longer apart.
+
+    Example:
+        >>> import timm, spatialboost as sb
+        >>> encoder = sb.boost(timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0))
+        >>> sb.fuse(encoder).blocks[0].attn.num_heads
+        6
+
+    Raises:
+        SpatialBoostError: Not boosted, or a layer that one attention cannot express: `nn.MultiheadAttention` (its
+            heads fill its width), q/k norms that training has made to differ, the generic route, adapters that are not
+            merged.
+    """
+    plain = copy.deepcopy(uncompiled(model))
+    for name, attention, channel in require_boosted(plain):
+        parent, _, leaf = name.rpartition(".")
+        if not name:
+            raise SpatialBoostError("the model is itself one attention layer: fuse the model that holds it.")
+        plain.get_submodule(parent)._modules[leaf] = fuse_layer(name, attention, channel)
+    for module in plain.modules():
+        module.__dict__.pop(RECORD, None)
+    release_statistics(plain)
+    return plain  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.Module:
+    """A plain host module that computes what the boosted `attention` does (which is unboosted on the way)."""
+    family = family_named(channel.family)
+    if any("base_layer" in module._modules for module in attention.modules()):
+        raise SpatialBoostError(f"{name} carries adapters that are not merged. Merge or remove them first.")
+    base = base_tensors(attention, family)
+    plus = {key: value.to(base[key].dtype) for key, value in plus_tensors(attention, channel).items() if key in base}
+    tensors = {key: torch.cat([base[key], plus[key]]) for key in base if key.partition(".")[0] in ("q", "k", "v")}
+    shared = [key for key in base if key not in tensors and not key.startswith("o.")]
+    if differing := [
+        key for key in sorted(shared) if key.startswith("generic.") or not torch.equal(base[key], plus[key])
+    ]:
+        raise _inexpressible(name, attention, f"its channels differ in {', '.join(differing)}")
+    gate = torch.sigmoid(channel.gate)
+    weight, bias = fold(base["o.weight"], base.get("o.bias"), plus["o.weight"], plus.get("o.bias"), gate)
+    tensors |= {key: base[key] for key in shared} | {"o.weight": weight} | ({} if bias is None else {"o.bias": bias})
+
+    heads = family.heads(attention)
+    detach(attention)
+    host = None if heads is None else family.widen(attention, 2 * heads)
+    if host is None:
+        raise _inexpressible(name, attention, "its class has no other width inside than outside")
+    own = dict(host.named_parameters())
+    slots = family_of(host).slots(host)  # type: ignore[union-attr]
+    if lost := sorted(set(tensors) - set(slots)):
+        raise _inexpressible(name, attention, f"{type(host).__name__} has no place for {', '.join(lost)}")
+    for key, slot in slots.items():
+        target = slot.read(own)
+        # EVA's host has no bias for k, the class that takes its place has one for all three
+        target.copy_(tensors[key]) if key in tensors else target.zero_()
+    return host
+
+
+def _inexpressible(name: str, attention: nn.Module, why: str) -> SpatialBoostError:
+    return SpatialBoostError(
+        f"{name} ({type(attention).__name__}) cannot be one attention with twice the heads: {why}. Export the boosted "
+        "model as it is instead: the program of torch.export runs without spatialboost too."
+    )

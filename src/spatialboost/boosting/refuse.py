@@ -1,0 +1,90 @@
+"""Refuse, before anything is changed, what cannot be given a second channel: with the reason and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from spatialboost.boosting.channel import channel_parameters, is_sharded, restored_forward
+from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts import Family, class_path
+from spatialboost.hosts.generic import is_linear
+
+WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "DeepSpeedEngine"}
+PLAIN = (torch.Tensor, nn.Parameter)
+
+
+def check_model(root: nn.Module) -> None:
+    """Raise where the model as a whole is past the point at which it can be boosted."""
+    for name, module in root.named_modules():
+        where = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+            raise SpatialBoostError(
+                f"{where} is a traced or scripted program, which has no attention layers any more. Boost the eager "
+                "model, then trace or export it."
+            )
+        names = {cls.__name__ for cls in type(module).__mro__}
+        if found := sorted(names & WRAPPERS):
+            raise SpatialBoostError(
+                f"{where} is wrapped already ({found[0]}), and would not synchronise new weights. Boost the model "
+                "before it is wrapped."
+            )
+        if "FSDPModule" in names:
+            raise SpatialBoostError(
+                f"{where} is sharded already (fully_shard), and would not shard new weights. Boost the model before "
+                "it is sharded."
+            )
+        keywords = getattr(vars(module).get("_gradient_checkpointing_func"), "keywords", {})
+        if keywords.get("use_reentrant"):
+            raise SpatialBoostError(
+                f"{type(module).__name__} checkpoints with use_reentrant=True, under which a frozen encoder gives "
+                "Attn+ no gradient. Call "
+                'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False}) first.'
+            )
+
+
+def check_host(name: str, attention: nn.Module, family: Family) -> None:
+    """Raise where the host computes in a way that a second channel could not repeat exactly."""
+    for what, do in _objections(attention, family):
+        raise SpatialBoostError(
+            f"{name} ({class_path(type(attention))}) {what}. {do}, or leave the layer out with `layers=`."
+        )
+
+
+def _objections(attention: nn.Module, family: Family) -> Iterator[tuple[str, str]]:
+    own = list(channel_parameters(attention, family))
+    for parameter_name, owner, leaf, _ in own:
+        parameter = owner.get_parameter(leaf)
+        if is_sharded(parameter) or hasattr(parameter, "ds_id"):
+            yield f"is sharded already ({parameter_name})", "Boost the model before it is sharded"
+        elif kind := quantised(parameter):
+            yield f"has quantised weights ({parameter_name}: {kind})", "Boost the model before it is quantised"
+    for path, module in attention.named_modules():
+        if "forward" in vars(module) and not restored_forward(module):
+            yield (
+                f"has a forward of its own on the instance of {type(module).__name__}",
+                "Boost before such hooks are put on",
+            )
+        if any(isinstance(value, torch.Tensor) for value in vars(module).values()):
+            yield f"computes weights in a hook ({type(module).__name__})", "Make them plain parameters first"
+        if is_linear(module) and module._parameters.get("weight") is None and not hasattr(module, "parametrizations"):
+            yield (
+                f"has a projection without a weight of its own ({path}: {class_path(type(module))})",
+                "Boost the model before it is quantised",
+            )
+    if not own:
+        yield "has no weights of its own", "Boost the module that holds them"
+
+
+def quantised(parameter: Any) -> str | None:
+    """What a parameter is quantised as, or None: integers, 8-bit floats, tensor classes of torchao and others."""
+    if not parameter.is_floating_point() or parameter.itemsize == 1:
+        return str(parameter.dtype)
+    cls = type(parameter)
+    # a lazy or fake tensor still stands for a plain one
+    if cls in PLAIN or cls.__module__.startswith(("torch.nn.parameter", "torch._subclasses")):
+        return None
+    return class_path(cls)

@@ -1,0 +1,120 @@
+"""`nn.MultiheadAttention`: torchvision's ViT, open_clip's image towers, `nn.TransformerEncoderLayer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.boosting.fused import fused_attention
+from spatialboost.boosting.kernels import Call
+from spatialboost.hosts.protocol import Family, Slot, both_projections, class_path, split_slots
+
+
+class _SequenceFirst:
+    """The module (or a view of it) as if it were built with `batch_first=False`, which is what bars its fast path."""
+
+    batch_first = False
+
+    def __init__(self, attention: Any) -> None:
+        self._attention = attention
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._attention, name)
+
+
+class MultiheadAttention(Family):
+    """`nn.MultiheadAttention`; its output projection is never called, only its weights are read."""
+
+    name = "mha"
+    classes = ("torch.nn.modules.activation.MultiheadAttention",)
+    blocks_fast_path = True
+
+    def slots(self, attention: nn.Module) -> dict[str, Slot]:
+        """See `Family.slots`."""
+        slots = {f"{name}.weight": Slot("in_proj_weight", part, 3) for part, name in enumerate("qkv")}
+        if attention._parameters.get("in_proj_bias") is not None:
+            slots |= {f"{name}.bias": Slot("in_proj_bias", part, 3) for part, name in enumerate("qkv")}
+        return slots | split_slots(attention, o="out_proj")
+
+    def refusal(self, attention: nn.Module) -> str | None:
+        """See `Family.refusal`."""
+        if not attention._qkv_same_embed_dim:
+            return "cross-attention: its keys or values have another width than its queries"
+        return None
+
+    def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
+        """See `Family.runner`.
+
+        In eval mode the module takes a fused kernel if no weight requires grad. After `boost` that would be so for the
+        frozen channel and not for Attn+, and the two would differ by rounding. So with gradients on both take the
+        differentiable path, on contiguous input: `F.linear` on a transposed one rounds in another way when its weight
+        is frozen.
+        """
+
+        def run(attention: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not (torch.is_grad_enabled() and attention.batch_first and query.dim() == 3):
+                return host_class.forward(attention, query, key, value, *args, **kwargs)
+            query_first = query.transpose(0, 1).contiguous()
+            # one tensor stays one tensor: the host asks with `is` whether this is self-attention
+            key_first = query_first if key is query else key.transpose(0, 1).contiguous()
+            value_first = key_first if value is key else value.transpose(0, 1).contiguous()
+            out, weights = host_class.forward(
+                _SequenceFirst(attention), query_first, key_first, value_first, *args, **kwargs
+            )
+            return out.transpose(0, 1), weights
+
+        return run
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
+        """See `Family.fused_forward`; a call for attention maps or of other keys goes by the reference even so."""
+        own = class_path(attention.host_class) in self.classes
+        return self._fused if own and attention.bias_k is None and not attention.add_zero_attn else None
+
+    def _fused(
+        self,
+        attention: Any,
+        channel: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> Any:
+        same = key is query and value is query
+        unmasked_causal = is_causal and attn_mask is None  # the host refuses that
+        if need_weights or not same or query.is_nested or query.dim() != 3 or unmasked_causal:
+            said = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return attention.reference(channel, query, key, value, *said)
+        call = Call(
+            heads=attention.num_heads,
+            scale=attention.head_dim**-0.5,
+            kernel=channel.kernel,
+            mask=additive(attn_mask, key_padding_mask, attention.num_heads, query.dtype),
+            dropout=attention.dropout if attention.training else 0.0,
+        )
+        x = query if attention.batch_first else query.transpose(0, 1)
+        out = fused_attention(x, *both_projections(attention, channel), channel.gate, call)
+        return (out if attention.batch_first else out.transpose(0, 1)), None
+
+
+def additive(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
+    """What a mask (T, T) or (B * H, T, T) and one of padding (B, T) add to the scores; where bool, True forbids."""
+    if mask is not None and mask.dim() == 3:
+        mask = mask.unflatten(0, (-1, heads))
+    if padding is not None:
+        padding = padding[:, None, None, :]
+    added = [
+        torch.zeros_like(m, dtype=dtype).masked_fill_(m, float("-inf")) if m.dtype == torch.bool else m
+        for m in (mask, padding)
+        if m is not None
+    ]
+    return added[0] + added[1] if len(added) == 2 else added[0] if added else None
+
+
+MHA = MultiheadAttention()

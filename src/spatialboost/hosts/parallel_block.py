@@ -1,0 +1,68 @@
+"""timm blocks without an attention module: attention and MLP in parallel, behind one packed input projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from spatialboost.hosts.protocol import Family, Part, Slot, leaves, split_slots
+
+
+class _WithoutDropPath:
+    """The block (or a view of it) as if it dropped no path."""
+
+    drop_path = staticmethod(lambda x: x)
+
+    def __init__(self, block: Any) -> None:
+        self._block = block
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._block, name)
+
+
+class ParallelScaling(Family):
+    """`ParallelScalingBlock` and `DiffParallelScalingBlock`, of ViT-22B.
+
+    The module is the whole block. Attn+ has the rows of q, k and v, their norms and the attention's output projection;
+    it shares the MLP, the input norm and LayerScale, which all add up or scale, so that merging the outputs of two
+    blocks merges their attention. Only the path is dropped after the merge, for both channels alike.
+    """
+
+    name = "parallel"
+    classes = (
+        "timm.models.vision_transformer.ParallelScalingBlock",
+        "timm.models.vision_transformer.DiffParallelScalingBlock",
+    )
+
+    def part(self, attention: Any, parameter: str) -> Part | None:
+        """See `Family.part`."""
+        if parameter.startswith(("in_norm", "mlp", "ls")):
+            return None
+        if parameter.startswith("in_proj."):
+            return Part(0, attention.in_split[0])
+        return Part(1, 0, attention.in_split[1]) if parameter == "out_proj.weight" else Part()
+
+    def slots(self, attention: nn.Module) -> dict[str, Slot]:
+        """See `Family.slots`: of the rows of `in_proj` that `part` leaves."""
+        output = "attn_out_proj" if attention._modules.get("out_proj") is None else "out_proj"
+        packed = {
+            f"{name}.{leaf}": Slot(f"in_proj.{leaf}", part, 3)
+            for leaf in leaves(attention, "in_proj")
+            for part, name in enumerate("qkv")
+        }
+        return packed | split_slots(attention, o=output, q_norm="q_norm", k_norm="k_norm")
+
+    def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
+        """See `Family.runner`."""
+        return lambda block, *args, **kwargs: host_class.forward(_WithoutDropPath(block), *args, **kwargs)  # type: ignore[arg-type]
+
+    def finish(self, attention: Any, merged: Tensor, *args: Any) -> Tensor:
+        """See `Family.finish`."""
+        if isinstance(attention.drop_path, nn.Identity) or not attention.training:
+            return merged
+        return args[0] + attention.drop_path(merged - args[0])
+
+
+PARALLEL = ParallelScaling()

@@ -1,0 +1,173 @@
+"""timm: `Attention`, `AttentionRope`, `EvaAttention`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.boosting.fused import Projections, fused_attention
+from spatialboost.boosting.kernels import Call
+from spatialboost.hosts.protocol import (
+    Family,
+    Slot,
+    both_projections,
+    class_path,
+    identities,
+    leaves,
+    packed_slots,
+    plain,
+    resize_linear,
+    split_slots,
+)
+
+
+class TimmAttention(Family):
+    """`timm.layers.Attention`, the plain one of ViT, DeiT, DINOv2, SigLIP and most others."""
+
+    name = "timm"
+    classes: tuple[str, ...] = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
+
+    def slots(self, attention: nn.Module) -> dict[str, Slot]:
+        """See `Family.slots`."""
+        slots = packed_slots(attention, "qkv") if leaves(attention, "qkv") else {}
+        names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
+        slots |= split_slots(attention, **names, q_norm="q_norm", k_norm="k_norm", norm="norm")
+        for name in "qv":  # EVA keeps the biases of a packed projection apart, and has none for k
+            if attention._parameters.get(f"{name}_bias") is not None:
+                slots[f"{name}.bias"] = Slot(f"{name}_bias")
+        return slots
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
+        """See `Family.fused_forward`: none for a subclass (it may compute otherwise), or with dropout of the output.
+
+        Each channel draws its own dropout there, which one sum of both cannot have.
+        """
+        own = class_path(attention.host_class) in self.classes
+        inputs = ("qkv",) if attention.qkv is not None else ("q_proj", "k_proj", "v_proj")
+        grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
+        dropped = attention.training and attention.proj_drop.p > 0
+        return self._fused if own and plain(attention, *inputs, "proj") and not grouped and not dropped else None
+
+    def _fused(
+        self, attention: Any, channel: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        return self._run(attention, channel, x, None, attn_mask, is_causal)
+
+    def _run(self, attention: Any, channel: Any, x: Tensor, rotate: Any, mask: Tensor | None, causal: bool) -> Tensor:
+        call = Call(
+            heads=attention.num_heads,
+            scale=attention.scale,
+            kernel=channel.kernel,
+            host_fused=attention.fused_attn,
+            mask=mask,
+            causal=causal,
+            dropout=attention.attn_drop.p if attention.training else 0.0,
+        )
+        return fused_attention(x, *self._sides(attention, channel), channel.gate, call, rotate)
+
+    def _sides(self, attention: Any, channel: Any) -> tuple[Projections, Projections]:
+        """Weights, q/k norms and what lies between attention and output projection, of each channel."""
+        view = attention.view_class(attention, channel)
+        has_norms = not identities(attention, "q_norm", "k_norm")
+        has_inner = not identities(attention, "norm", "gate")
+
+        def side(weights: Projections, owner: Any) -> Projections:
+            def inner(out: Tensor, x: Tensor) -> Tensor:
+                out = owner.norm(out)
+                return out if getattr(owner, "gate", None) is None else out * owner.gate(x).sigmoid()
+
+            norms = {"q_norm": owner.q_norm, "k_norm": owner.k_norm} if has_norms else {}
+            return replace(weights, **norms, inner=inner if has_inner else None)
+
+        base, plus = both_projections(attention, channel)
+        return side(base, attention), side(plus, view)
+
+    def widen(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.widen`."""
+        grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
+        if not hasattr(attention, "attn_dim") or grouped or not identities(attention, "norm", "gate"):
+            return None  # timm before 1.0.23 has no other width inside than outside
+        wide = copy.deepcopy(attention)
+        wide.num_heads, wide.attn_dim = heads, heads * attention.head_dim
+        if hasattr(attention, "num_kv_heads"):
+            wide.num_kv_heads, wide.kv_dim = heads, wide.attn_dim
+        for name in ("qkv", "q_proj", "k_proj", "v_proj"):
+            if getattr(attention, name, None) is not None:
+                resize_linear(wide, name, rows=heads / attention.num_heads)
+        resize_linear(wide, "proj", columns=heads / attention.num_heads)
+        return wide
+
+
+class TimmAttentionRope(TimmAttention):
+    """`timm.layers.AttentionRope`: rotary position embeddings are an argument of the forward."""
+
+    name = "timm_rope"
+    classes = ("timm.layers.attention.AttentionRope",)
+
+    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
+        """See `Family.fused_forward`."""
+        return self._fused_rope if super().fused_forward(attention, channel) is not None else None
+
+    def _fused_rope(
+        self,
+        attention: Any,
+        channel: Any,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        from timm.layers import apply_rot_embed_cat
+
+        prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
+
+        def turned(t: Tensor) -> Tensor:  # (B, heads, T, C); class and register tokens have no position
+            assert rope is not None
+            return torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=half)], dim=2)
+
+        def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            return turned(q), turned(k)
+
+        return self._run(attention, channel, x, None if rope is None else rotate, attn_mask, is_causal)
+
+
+class TimmEvaAttention(TimmAttentionRope):
+    """`timm.models.eva.EvaAttention`: EVA, EVA-02 and timm's DINOv3."""
+
+    name = "timm_eva"
+    classes = ("timm.models.eva.EvaAttention",)
+
+    def widen(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.widen`: an `AttentionRope`, for EVA's own has one width inside and outside."""
+        if not identities(attention, "norm", "gate"):
+            return None
+        from timm.layers import AttentionRope
+
+        weight = attention.proj.weight
+        wide = AttentionRope(
+            weight.shape[0],
+            num_heads=heads,
+            qkv_bias=True,
+            qkv_fused=True,
+            num_prefix_tokens=attention.num_prefix_tokens,
+            attn_drop=attention.attn_drop.p,
+            proj_drop=attention.proj_drop.p,
+            attn_head_dim=attention.head_dim,
+            rotate_half=getattr(attention, "rotate_half", False),
+            proj_bias=attention.proj.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        wide.q_norm, wide.k_norm = copy.deepcopy(attention.q_norm), copy.deepcopy(attention.k_norm)
+        setattr(wide, "fused_attn", attention.fused_attn)  # noqa: B010 - `Final`, for TorchScript
+        return wide
+
+
+TIMM = TimmAttention()
+TIMM_ROPE = TimmAttentionRope()
+TIMM_EVA = TimmEvaAttention()

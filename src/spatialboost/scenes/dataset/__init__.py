@@ -1,0 +1,1 @@
+"""Conversations on disk: parquet shards that `datasets.load_dataset` opens."""

@@ -1,0 +1,1 @@
+"""What is asked about a view, and what checks the answers."""

@@ -1,0 +1,129 @@
+"""Points that a question can name: two decimals each, on pixels with a reading, away from edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.questions.layout import SIGMAS
+
+# Shape legend: H, W = image height and width in pixels; G = 99, the grid of points that two decimals can name.
+
+Point = tuple[int, int]  # (x, y) in hundredths of the image's width and height
+
+_HUNDREDTHS_G = np.arange(1, 100)  # 0.00 and 1.00 would lie on the image's border
+_HALF_PERCENT = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]  # half hundredths
+_MIN_APART = 5  # hundredths, in x or y, between the two points of a pair
+_ATTEMPTS = 16  # with the order that is wanted, then as many with any
+
+
+def pixel_of(point: Point, size: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of the pixel that a point lies in; in integers, so that no rounding error moves it.
+
+    Example:
+        >>> pixel_of((29, 50), (64, 100))
+        (32, 29)
+    """
+    return point[1] * size[0] // 100, point[0] * size[1] // 100
+
+
+class PointPicker:
+    """Picks points of one view at random.
+
+    Args:
+        cues: the view.
+        masks: bool ``(H, W)`` each, the objects on which some of the points shall lie.
+        rng: the only source of chance.
+        min_gap: the two points of a pair differ in depth by more than this share of the nearer depth, and by more
+            than two standard deviations of the source's noise.
+        smoothness: half a percent of the image away, in all eight directions, the depth differs by at most this share
+            plus two standard deviations of the noise, so that no point lies on an edge.
+        on_objects: share of the points that lie on an object (each object alike); the others lie anywhere.
+
+    Raises:
+        CuesError: no point of the view qualifies.
+    """
+
+    def __init__(
+        self,
+        cues: Cues,
+        masks: Sequence[np.ndarray],
+        rng: np.random.Generator,
+        *,
+        min_gap: float,
+        smoothness: float,
+        on_objects: float,
+    ) -> None:
+        self.cues, self.rng, self.min_gap, self.on_objects = cues, rng, min_gap, on_objects
+        near = [_grid_index(cues.size, *shift) for shift in _HALF_PERCENT]
+        depth_9GG = np.stack([np.where(cues.valid_HW[i], cues.depth_HW[i], np.nan) for i in near]).astype(np.float64)
+        self.depth_GG, self.lowest_GG, self.highest_GG = depth_9GG[0], depth_9GG.min(0), depth_9GG.max(0)
+        roughness_GG = np.maximum(self.depth_GG - self.lowest_GG, self.highest_GG - self.depth_GG)
+        steady_GG = roughness_GG <= (smoothness + SIGMAS * cues.depth_noise) * self.depth_GG  # False where NaN
+        if not steady_GG.any():
+            raise CuesError(
+                f"{cues.source}: no point has a steady depth around it; the depth is too sparse or too rough"
+            )
+        areas = [np.flatnonzero(area_GG) for area_GG in (steady_GG, *(steady_GG & mask[near[0]] for mask in masks))]
+        self.areas = [
+            area for area in areas if area.size
+        ]  # flat indices into the grid: anywhere, then object by object
+
+    def pick(self) -> Point:
+        """Pick one point."""
+        return self._pick_from(self.areas)
+
+    def pick_pair(self) -> tuple[Point, Point]:
+        """Pick two points of clearly different depth, in no particular order.
+
+        Floors make the lower point the closer one in most views; here it is so in half of the pairs (where the view has
+        such pairs), so that the coordinates alone do not tell the answer.
+
+        Raises:
+            CuesError: the view has no such pair.
+        """
+        lower_is_closer = self.rng.random() < 0.5
+        for attempt in range(2 * _ATTEMPTS):  # a first point may have no partner: the middle of a wall
+            first = self.pick()
+            apart_GG = self._apart_from(first)
+            if attempt < _ATTEMPTS:
+                lower_G1 = first[1] < _HUNDREDTHS_G[:, None]
+                closer_GG = self.depth_GG < self.depth_GG[first[1] - 1, first[0] - 1]
+                apart_GG &= (lower_G1 == closer_GG) == lower_is_closer
+                apart_GG[first[1] - 1] = False
+            apart = apart_GG.ravel()
+            areas = [area[apart[area]] for area in self.areas]
+            areas = [area for area in areas if area.size]
+            if areas:
+                return first, self._pick_from(areas)
+        raise CuesError(f"{self.cues.source}: no two points differ in depth by more than the margin")
+
+    def depth_at(self, point: Point) -> float:
+        """Metres at a point, to six decimals."""
+        return round(float(self.depth_GG[point[1] - 1, point[0] - 1]), 6)
+
+    def _pick_from(self, areas: list[np.ndarray]) -> Point:
+        on_object = len(areas) > 1 and self.rng.random() < self.on_objects
+        area = areas[self.rng.integers(1, len(areas)) if on_object else 0]
+        row, column = divmod(int(area[self.rng.integers(area.size)]), _HUNDREDTHS_G.size)
+        return int(_HUNDREDTHS_G[column]), int(_HUNDREDTHS_G[row])
+
+    def _apart_from(self, point: Point) -> np.ndarray:
+        """Bool over the grid: points that one can compare with this one."""
+        x, y = point[0] - 1, point[1] - 1
+        depth = self.depth_GG[y, x]
+        noise_GG = SIGMAS * self.cues.depth_noise * np.hypot(self.depth_GG, depth) + 0.001  # both are rounded to 1 mm
+        margin_GG = np.maximum(noise_GG, self.min_gap * np.minimum(self.depth_GG, depth))
+        apart_GG = np.abs(self.depth_GG - depth) > margin_GG
+        # Moving either point by half a percent must not turn the answer round.
+        apart_GG &= (self.highest_GG < self.lowest_GG[y, x]) | (self.lowest_GG > self.highest_GG[y, x])
+        apart_GG[max(y - _MIN_APART + 1, 0) : y + _MIN_APART, max(x - _MIN_APART + 1, 0) : x + _MIN_APART] = False
+        return apart_GG
+
+
+def _grid_index(size: tuple[int, int], shift_y: int, shift_x: int) -> tuple[np.ndarray, ...]:
+    """Rows and columns of the pixels that the grid's points name, shifted by half hundredths; exact, in integers."""
+    height, width = size
+    return np.ix_((2 * _HUNDREDTHS_G + shift_y) * height // 200, (2 * _HUNDREDTHS_G + shift_x) * width // 200)

@@ -1,0 +1,1 @@
+"""Procedural rooms with exact geometry: the embedded default source of views."""

@@ -1,0 +1,108 @@
+"""Which encoder a delta belongs to: named from a model, and built again from that name."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import nn
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.weights.hub import HubOptions, translated
+
+TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, str | None]:
+    """Library, name, class, revision, licence and Hub id of a model, as far as it tells them itself."""
+    config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
+    found: dict[str, str | None] = {"class": type(model).__name__, "revision": None, "license": license}
+    if hasattr(config, "model_type"):
+        own = getattr(config, "_name_or_path", None) or None
+        # a path on this machine tells nobody anything
+        own = os.path.basename(os.path.normpath(own)) if own and os.path.isabs(own) else own
+        given, _, revision = name.partition("@") if name else ("", "", "")
+        found |= {"library": "transformers", "name": given or own, "hub_id": _repo_id(given or own)}
+        # transformers 5 does not keep the commit that it has loaded
+        return found | {"revision": revision or getattr(config, "_commit_hash", None)}
+    if isinstance(cfg, dict) and cfg.get("architecture"):
+        hub_id = cfg.get("hf_hub_id")
+        own = f"{cfg['architecture']}.{cfg['tag']}" if cfg.get("tag") else cfg["architecture"]
+        if cfg.get("source") == "hf-hub" and hub_id:
+            own = f"hf-hub:{hub_id}"
+        found |= {"library": "timm", "name": name or own, "license": license or cfg.get("license")}
+        return found | {"hub_id": _repo_id(name) if name else hub_id}
+    found |= {"library": type(model).__module__.partition(".")[0], "name": name or type(model).__name__}
+    return found | {"hub_id": _repo_id(name)}
+
+
+def _repo_id(name: str | None) -> str | None:
+    """The repository on the Hub that a name means, or None."""
+    for source in TIMM_SOURCES[:2]:
+        name = name.removeprefix(source) if name else name
+    name = name.partition("@")[0] if name else name
+    return name if name and name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+
+
+def patch_size_of(model: nn.Module) -> int | None:
+    """Side of a patch in pixels: of the first convolution that strides by its own size, else as the config says."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.stride[0] > 1:
+            return int(module.stride[0])
+    size = getattr(getattr(model, "config", None), "patch_size", None)
+    return size if isinstance(size, int) else None
+
+
+def build_base(
+    base: dict[str, Any], *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
+) -> nn.Module:
+    """The base model by its recorded name, through timm or transformers; code from a repository is never run."""
+    library, name = base.get("library"), base.get("name")
+    if library == "timm" and isinstance(name, str):
+        return _build_timm(name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
+    if library == "transformers" and isinstance(name, str):
+        return _build_transformers(base, name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
+    raise SpatialBoostError(
+        f"the base is {name!r} of {library!r}, which cannot be built by name: only timm and transformers can. Build "
+        "it yourself and call load_pretrained(model, ...)."
+    )
+
+
+def _build_timm(name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if name.count("/") == 1 and not name.startswith(TIMM_SOURCES):  # `timm/vit_...`, as the Hub names timm's models
+        name = f"hf-hub:{name}"
+    if not name.startswith(TIMM_SOURCES) and not timm.is_model(name):
+        raise SpatialBoostError(
+            f"timm {timm.__version__} has no model {name!r}. Build the base yourself and use load_pretrained."
+        )
+    defaults: dict[str, Any] = {"num_classes": 0}
+    if options.cache_dir is not None:
+        defaults["cache_dir"] = options.cache_dir
+    with translated(f"timm could not build the base {name!r}"):
+        return timm.create_model(name, pretrained=pretrained, **(defaults | model_kwargs))
+
+
+def _build_transformers(
+    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
+) -> nn.Module:
+    import transformers
+
+    cls: Any = getattr(transformers, str(base.get("class")), None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise SpatialBoostError(f"transformers {transformers.__version__} has no model class {base.get('class')!r}.")
+    asked: dict[str, Any] = {
+        "revision": base.get("revision"),
+        "token": options.token,
+        "cache_dir": options.cache_dir,
+        "local_files_only": options.local_files_only or None,
+        "force_download": options.force_download or None,
+        "trust_remote_code": False,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    with translated(f"transformers could not build the base {name!r}"):
+        if pretrained:
+            return cls.from_pretrained(name, **({"use_safetensors": True} | asked | model_kwargs))
+        config = getattr(cls, "config_class", None) or transformers.AutoConfig
+        return cls(config.from_pretrained(name, **asked), **model_kwargs)

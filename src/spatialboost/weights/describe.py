@@ -1,0 +1,93 @@
+"""What a delta says of itself: the config of a boosted model, with the facts on its training and its probes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spatialboost.boosting.channel import boosted_layers, whole
+from spatialboost.boosting.find import tower
+from spatialboost.errors import SpatialBoostError
+from spatialboost.weights.base import describe_base, patch_size_of
+from spatialboost.weights.layout import fingerprint
+from spatialboost.weights.read import FORMAT_VERSION
+
+RESULT_LIMIT = 64 << 20  # bytes of a probe's result; a real one has a few hundred thousand
+Results = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def describe(
+    model: nn.Module,
+    *,
+    base: str | None,
+    training: Mapping[str, Any] | None,
+    results: Results | Sequence[Results] | None,
+    license: str | None,
+    dtype: torch.dtype | None,
+) -> dict[str, Any]:
+    """The config of a boosted model, without the checksum of its weights, which is known once they are written."""
+    try:
+        facts = json.loads(json.dumps(dict(training or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SpatialBoostError(
+            f"`training` cannot be written as JSON: {error}. Give strings, finite numbers, lists and dicts."
+        ) from error
+    probes = read_results(results)
+    layers, boosted = tower(model), boosted_layers(model)
+    first = layers[boosted[0][2].index]
+    plus = next(p for name, p in boosted[0][2].named_parameters() if name != "gate")
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model": describe_base(model, name=base, license=license),
+        "width": first.family.width(first.module),
+        "num_heads": first.family.heads(first.module),
+        "depth": len(layers),
+        "patch_size": patch_size_of(model),
+        "layers": [channel.index for _, _, channel in boosted],
+        "generic_layers": [f.index for f in layers.values() if not f.family.slots(f.module)],
+        "gate": boosted[0][2].gate_kind,
+        "dtype": str(dtype or plus.dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for _, _, channel in boosted for p in channel.parameters()),
+        "mean_gates": [round(torch.sigmoid(whole(channel.gate)).mean().item(), 4) for _, _, channel in boosted],
+        "fingerprint": fingerprint(layers),
+        "training": facts,
+        "results": probes,
+    }
+
+
+def read_results(results: Results | Sequence[Results] | None) -> list[dict[str, Any]]:
+    """What probes have found, from the JSON files that they write: settings and means, not every single run.
+
+    Raises:
+        SpatialBoostError: A file is no result of a probe.
+    """
+    if results is None:
+        return []
+    return [_summary(each) for each in ([results] if isinstance(results, str | os.PathLike | Mapping) else results)]
+
+
+def _summary(result: Results) -> dict[str, Any]:
+    content: Any = result
+    if not isinstance(result, Mapping):
+        path = Path(result)
+        try:
+            size = path.stat().st_size
+            content = json.loads(path.read_bytes()) if size <= RESULT_LIMIT else None
+        except (OSError, ValueError, RecursionError) as error:
+            raise SpatialBoostError(
+                f"`results`: {path} cannot be read ({error}). Give a probe's result.json."
+            ) from error
+    summary = content.get("summary") if isinstance(content, Mapping) else None
+    if not isinstance(summary, Mapping) or not all(isinstance(row, Mapping) for row in summary.values()):
+        raise SpatialBoostError(f"`results`: {str(result)[:200]!r} is no result of a probe: it has no `summary`.")
+    kept = {key: content.get(key) for key in ("probe", "settings", "summary")}
+    try:
+        return json.loads(json.dumps(kept, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SpatialBoostError(f"`results` cannot be written as JSON: {error}.") from error

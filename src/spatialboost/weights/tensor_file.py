@@ -1,0 +1,201 @@
+"""Tensors on disk: safetensors files written one tensor at a time, and the checksums that find damage in them.
+
+`safetensors.torch.save_file` wants every tensor at once, cast and on the CPU, which for a model in another dtype, on a
+GPU or in shards is a second copy of the weights. The format is a length, a JSON header and raw bytes
+(https://github.com/huggingface/safetensors#format), so a writer needs no more than the tensor at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from spatialboost.errors import SpatialBoostError
+
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+COLUMNS = 509  # words; a prime, so that no page or sector of a file falls on the same columns as the next
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Dtype and shape of a tensor on disk."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def checksum(tensor: Tensor) -> str:
+    """16 hexadecimal digits over dtype, shape and bytes of a tensor on the CPU, which no flipped bit leaves the same.
+
+    The bytes are taken as rows of 64-bit words; the sums of the columns, modulo 2^64, are hashed. So it runs as fast as
+    memory is read, which a hash of all bytes does not, and finds damage, not forgery.
+    """
+    raw = as_bytes(tensor)
+    whole = raw.size // 8
+    words, rest = raw[: 8 * whole].view("<u8"), raw[8 * whole :]
+    summed = whole // COLUMNS * COLUMNS
+    columns = words[:summed].reshape(-1, COLUMNS).sum(axis=0, dtype=np.uint64)
+    columns[: whole - summed] += words[summed:]
+    return digest(f"{tensor.dtype}{list(tensor.shape)}".encode(), columns.tobytes(), rest.tobytes())
+
+
+def digest(*parts: bytes) -> str:
+    """16 hexadecimal digits over some bytes."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def as_bytes(tensor: Tensor) -> np.ndarray:
+    """The bytes of a contiguous tensor on the CPU, not copied."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is infinite or NaN, in one pass and without a mask: extremes carry both."""
+    return not tensor.numel() or all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
+
+
+# --- writing
+
+
+class TensorWriter:
+    """Writes a safetensors file whose tensors come one by one, in the order of `entries`.
+
+    The header stands before the tensors, and holds what is known after them only: their checksums. So it is written
+    twice, the second time over the first: `metadata` may change in between, not its length.
+    """
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+        self.path = path
+        self.entries = entries
+        self.checksums = dict.fromkeys(entries, "0" * 16)
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by `close`
+        header = self._header(metadata)
+        self._length = len(header)
+        self._file.write(header)
+
+    def write(self, key: str, tensor: Tensor) -> None:
+        """Append a tensor; it has the dtype and shape of its entry."""
+        tensor = tensor.cpu().contiguous()
+        assert self.entries[key] == Entry(tensor.dtype, tuple(tensor.shape)), key
+        self.checksums[key] = checksum(tensor)
+        self._file.write(as_bytes(tensor).data)
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the header again, with the checksums, and bring everything to the disk."""
+        header = self._header(metadata)
+        assert len(header) == self._length
+        self._file.seek(0)
+        self._file.write(header)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file, whole or not."""
+        self._file.close()
+
+    def _header(self, metadata: Mapping[str, str]) -> bytes:
+        header: dict[str, Any] = {
+            "__metadata__": {"format": "pt", **metadata, "checksums": json.dumps(self.checksums, separators=(",", ":"))}
+        }
+        end = 0
+        for key, entry in self.entries.items():
+            start, end = end, end + entry.nbytes
+            header[key] = {"dtype": NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at whole words
+        return len(text).to_bytes(8, "little") + text
+
+
+def split(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
+    """Runs of entries of at most `limit` bytes each, in order; a tensor that is larger stands alone."""
+    shards: list[dict[str, Entry]] = [{}]
+    size = 0
+    for key, entry in entries.items():
+        if shards[-1] and size + entry.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][key] = entry
+        size += entry.nbytes
+    return shards
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of `"5GB"`, `"500MB"`, `"1GiB"` or a number.
+
+    Raises:
+        SpatialBoostError: It is no size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?B|)\s*", str(size).upper())
+    if found is None or found[2] not in UNITS or (total := int(float(found[1]) * UNITS[found[2]])) < 1:
+        raise SpatialBoostError(f"max_shard_size={size!r} is no size; expected bytes, or a text such as '5GB'.")
+    return total
+
+
+# --- reading
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a safetensors file says."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a file, which is checked to be whole.
+
+    Raises:
+        SpatialBoostError: It is not there, or no safetensors file.
+    """
+    with opened([path]) as files:
+        file = files[0]
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
+        return Header(shapes, file.metadata() or {})
+
+
+@contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[list[Any]]:
+    """Memory maps of some files, for as long as they are read."""
+    with ExitStack() as stack:
+        try:
+            files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
+        except (SafetensorError, OSError) as error:
+            bad = next((p for p in paths if not _opens(p)), paths[0])
+            raise SpatialBoostError(
+                f"{bad} is no whole safetensors file ({error}). Download or save it again."
+            ) from error
+        yield files
+
+
+def _opens(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def combined(checksums: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+    """One checksum over those of all tensors and over what is told of them, whatever the order of either."""
+    told = {key: value for key, value in facts.items() if key != "checksum"}
+    return digest(json.dumps([told, dict(checksums)], sort_keys=True).encode())

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.viewer import write_page
+from spatialboost.scenes.dataset.writer import build_dataset, dataset_files
+from tiny_cues import tiny_cues
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    views = [replace(tiny_cues(holes=True), source=f"<script>alert({i})</script>") for i in range(5)]
+    build_dataset(views, tmp_path / "data", with_depth=True, progress=False, rows_per_shard=2)
+    return tmp_path / "data"
+
+
+class Tags(HTMLParser):
+    void = ("meta", "img", "rect", "circle", "br", "link")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.uris: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.uris += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def tamper(path: Path, old: str, new: str) -> None:
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for row in rows:
+        for message in row["messages"]:
+            message["content"] = message["content"].replace(old, new)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def test_one_page_shows_everything_and_loads_nothing(folder, tmp_path):
+    page = write_page(folder, tmp_path / "new" / "page.html", limit=4)
+    assert (page.shown, page.rows, page.wrong) == (4, 5, 0)
+    text = page.path.read_text()
+    tags = Tags(text)
+    assert tags.open == []
+    assert tags.seen.count("article") == 4
+    assert len(tags.uris) == 3 * 4  # view, outlines and depth of each
+    assert all(uri.startswith("data:image/") for uri in tags.uris)
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert text.count("12 of 12 turns right") == 4
+    assert "red box, depth" in text
+    assert "the closest to the viewer" in text
+    assert len(re.findall(r'class="bubble', text)) == 4 * 24
+    truths = [json.loads(unescape(truth)) for truth in re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)]
+    metas = [meta for path in dataset_files(folder) for meta in pq.read_table(path)["meta"].to_pylist()]
+    assert truths == [json.loads(meta) for meta in metas[:4]]
+
+
+def test_text_is_escaped(folder, tmp_path):
+    tamper(folder / "part-00000.parquet", "The depth is", "<img src=x onerror=alert(1)>")
+    text = write_page(folder, tmp_path / "page.html").path.read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(0)" in text
+    assert "<img src=x" not in text
+    assert "&lt;img src=x" in text
+
+
+def test_a_wrong_answer_is_shown_as_wrong(folder, tmp_path):
+    tamper(folder / "part-00001.parquet", "Answer: Yes", "Answer: No")
+    page = write_page(folder, tmp_path / "page.html")
+    assert page.wrong == 2
+    text = page.path.read_text()
+    assert "2 of those shown have wrong answers" in text
+    assert "but yes is right" in text
+
+
+def test_colours_and_outlines_are_those_of_the_view(folder, tmp_path):
+    uris = Tags(write_page(folder, tmp_path / "page.html", limit=1).path.read_text()).uris
+    view = tiny_cues(holes=True)
+    _, outlines, depth = (Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) for uri in uris)
+    grey = (np.asarray(depth.convert("RGB")) == 150).all(-1)
+    np.testing.assert_array_equal(grey, ~view.valid_HW)
+    drawn = np.asarray(outlines.convert("RGBA"))[..., 3] > 0
+    box = view.objects[0].mask_HW
+    assert drawn[box].any()
+    inside = box.copy()
+    for axis in (0, 1):
+        inside &= np.roll(box, 1, axis) & np.roll(box, -1, axis)
+    assert not drawn[inside].any()
+
+
+def test_a_dataset_without_depth_shows_points_on_the_image(tmp_path):
+    build_dataset([tiny_cues()], tmp_path / "data", progress=False)
+    tags = Tags(write_page(tmp_path / "data", tmp_path / "page.html").path.read_text())
+    assert len(tags.uris) == 1
+    assert tags.seen.count("circle") == 3 + 2 * 2
+
+
+def test_mistakes_say_what_to_do(folder, tmp_path):
+    with pytest.raises(SpatialBoostError, match="spatialboost data build"):
+        write_page(tmp_path, tmp_path / "page.html")
+    with pytest.raises(SpatialBoostError, match="limit is 0"):
+        write_page(folder, tmp_path / "page.html", limit=0)
+    table = pq.read_table(folder / "part-00000.parquet")
+    pq.write_table(table.drop_columns(["meta"]), folder / "part-00000.parquet")
+    with pytest.raises(SpatialBoostError, match=r"has no column \['meta'\]"):
+        write_page(folder, tmp_path / "page.html")
+    (folder / "part-00000.parquet").write_text(json.dumps({}))
+    with pytest.raises(SpatialBoostError, match="is not a file that a build wrote"):
+        write_page(folder, tmp_path / "page.html")

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.cues import CuesError
+from spatialboost.scenes.dataset.writer import build_dataset, dataset_files, parse_shard
+from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
+from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from tiny_cues import tiny_cues
+
+datasets = pytest.importorskip("datasets")
+datasets.disable_progress_bars()
+
+
+class Views:
+    """Hand-made views, some of them bad in the way that real folders are."""
+
+    name = "hand-made views"
+    bad: ClassVar = {3: "depth", 7: "image", 8: "objects", 12: "png"}
+
+    def __init__(self, num: int, *, bad: bool = False, stall_at: int | None = None) -> None:
+        self.num, self.with_bad, self.stall_at = num, bad, stall_at
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int):
+        if index == self.stall_at:
+            time.sleep(3600)
+        kind = self.bad.get(index) if self.with_bad else None
+        if kind == "depth":
+            raise CuesError(f"frame {index}: no pixel has a valid depth; expected at least one finite value above zero")
+        if kind == "image":
+            Image.open(io.BytesIO(b"not an image"))
+        if kind == "png":
+            broken = io.BytesIO()
+            Image.new("RGB", (64, 64), "red").save(broken, "PNG")
+            Image.open(io.BytesIO(broken.getvalue()[:60])).load()
+        return tiny_cues(boxes={} if kind == "objects" else None)
+
+
+def build(out: Path, views=None, **options):
+    options = {"rows_per_shard": 4, "progress": False, **options}
+    return build_dataset(Views(14) if views is None else views, out, **options)
+
+
+def load(folder: Path):
+    files = [str(path) for path in dataset_files(folder)]
+    return datasets.load_dataset("parquet", data_files=files, cache_dir=str(folder / "cache"))["train"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_datasets_opens_it_with_images_decoded(tmp_path):
+    report = build(tmp_path / "data", seed=5)
+    assert (report.written, report.skipped) == (14, {})
+    rows = load(tmp_path / "data")
+    assert rows.column_names == ["images", "messages", "meta"]
+    assert len(rows) == 14
+    assert len({json.dumps(row["messages"]) for row in rows}) == 14  # the same view, but each item has its own seed
+    image = np.asarray(rows[0]["images"][0])
+    assert image.shape == (96, 128, 3)
+    assert np.abs(image.astype(int) - tiny_cues().image_HW3).mean() < 2.0
+    for item, row in enumerate(rows):
+        meta = json.loads(row["meta"])
+        assert meta["item"] == item
+        assert check_conversation(row["messages"], meta) == []
+        assert check_against_cues(row["messages"], meta, tiny_cues()) == []
+
+
+def test_depth_and_labels_come_back_as_they_were(tmp_path):
+    view = tiny_cues(holes=True)
+    build(tmp_path / "data", [view], with_depth=True, quality=100)
+    row = load(tmp_path / "data")[0]
+    np.testing.assert_array_equal(np.asarray(row["images"][0]), view.image_HW3)
+    millimetres = np.asarray(row["depths"][0]).astype(np.float32)
+    np.testing.assert_array_equal(millimetres > 0, view.valid_HW)
+    np.testing.assert_allclose(millimetres[view.valid_HW] / 1000, view.depth_HW[view.valid_HW], atol=0.00051)
+    labels, meta = np.asarray(row["labels"][0]), json.loads(row["meta"])
+    masks = {thing.description: thing.mask_HW for thing in view.objects}
+    for number, fact in enumerate(meta["objects"]):
+        np.testing.assert_array_equal(labels == number + 1, masks[fact["description"]])
+
+
+def test_bad_items_are_skipped_counted_and_named(tmp_path):
+    report = build(tmp_path / "data", Views(14, bad=True))
+    assert report.written == 10
+    assert set(report.names) == {"3", "7", "8", "12"}
+    assert sum(report.skipped.values()) == 4
+    assert report.skipped["no pixel has a valid depth; expected at least one finite value above zero"] == 1
+    assert any("usable objects" in reason for reason in report.skipped)
+    saved = json.loads((tmp_path / "data" / "report.json").read_text())
+    assert (saved["written"], saved["names"]) == (10, report.names)
+    items = [json.loads(meta)["item"] for meta in load(tmp_path / "data")["meta"]]
+    assert items == [0, 1, 2, 4, 5, 6, 9, 10, 11, 13]
+    again = build(tmp_path / "data", Views(14, bad=True))  # what was skipped is still known when nothing is left to do
+    assert (again.names, again.written, again.resumed) == (report.names, 10, 4)
+
+
+def test_shards_are_disjoint_and_complete(tmp_path):
+    build(tmp_path / "one", Views(14, bad=True))
+    reports = [build(tmp_path / "many", Views(14, bad=True), shard=f"{i}/3") for i in range(3)]
+    assert content(tmp_path / "one") == content(tmp_path / "many")
+    assert sorted(name for report in reports for name in report.files) == sorted(content(tmp_path / "one"))
+    assert sum(report.written for report in reports) == 10
+    assert len(list((tmp_path / "many").glob("report-*-of-3.json"))) == 3
+
+
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path):
+    script = (
+        "from test_writer import Views, build\nfrom pathlib import Path\nimport sys\n"
+        "build(Path(sys.argv[1]), Views(24, stall_at=10), with_depth=True)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "killed")], env={**os.environ, "PYTHONPATH": path}
+    )
+    deadline = time.monotonic() + 300  # importing takes long on a machine that is busy
+    while len(content(tmp_path / "killed")) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # it was still at work
+    before = content(tmp_path / "killed")
+    assert list(before) == ["part-00000.parquet", "part-00001.parquet"]  # killed in the middle of the third
+    (tmp_path / "killed" / ".part-00005.parquet.123.tmp").write_bytes(b"half a file of a killed process")
+    report = build(tmp_path / "killed", Views(24), with_depth=True)
+    assert report.resumed == len(before)
+    build(tmp_path / "whole", Views(24), with_depth=True)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
+    build(tmp_path, seed=1)
+    before = content(tmp_path)
+    with pytest.raises(SpatialBoostError, match="was built with seed 1 instead of 2; choose another folder"):
+        build(tmp_path, seed=2)
+    with pytest.raises(SpatialBoostError, match="order 'forward' instead of 'reverse'"):
+        build(tmp_path, seed=1, order="reverse")
+    assert content(tmp_path) == before
+    build(tmp_path, Views(6), seed=2, overwrite=True)
+    assert list(content(tmp_path)) == ["part-00000.parquet", "part-00001.parquet"]
+    (tmp_path / "part-00001.parquet").write_bytes(b"cut off")
+    with pytest.raises(SpatialBoostError, match=r"part-00001.parquet is not a file that a build wrote"):
+        build(tmp_path, Views(6), seed=2)
+
+
+def test_a_plan_of_pixel_turns_needs_no_objects(tmp_path):
+    plan = TurnPlan(depth=4, closer=2, relations=(), distance=0, caption=False)
+    report = build(tmp_path, [tiny_cues(boxes={})] * 3, plan=plan)
+    assert report.written == 3
+    assert len(load(tmp_path)[0]["messages"]) == 12
+
+
+def test_nothing_usable_still_makes_a_report(tmp_path):
+    report = build(tmp_path, [tiny_cues(boxes={})] * 3)
+    assert (report.written, sum(report.skipped.values())) == (0, 3)
+
+
+def test_wrong_choices_are_refused_before_anything_is_written(tmp_path):
+    for wrong in ({"order": "backward"}, {"seed": -1}, {"rows_per_shard": 0}, {"quality": 0}, {"shard": "2/2"}):
+        with pytest.raises(SpatialBoostError, match="expected"):
+            build(tmp_path / "data", **wrong)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("shard", ["1/1", "2/1", "a/b", "1", "-1/2", "1/0"])
+def test_a_wrong_shard_is_refused(shard):
+    with pytest.raises(SpatialBoostError, match="expected i/n"):
+        parse_shard(shard)
+
+
+def test_an_empty_folder_says_how_to_build(tmp_path):
+    with pytest.raises(SpatialBoostError, match="spatialboost data build"):
+        dataset_files(tmp_path)
+
+
+def test_rooms_are_the_same_however_they_are_asked_for(tmp_path):
+    rooms = Rooms(40, size=32)
+    late = rooms[37]
+    np.testing.assert_array_equal(Rooms(4, first=36, size=32)[1].image_HW3, late.image_HW3)
+    assert late.source == "synthetic:37"
+    with pytest.raises(IndexError):
+        rooms[40]
+    with pytest.raises(SpatialBoostError, match="at least one room"):
+        Rooms(0)
+
+
+def test_resized_views_keep_their_geometry():
+    view = tiny_cues((96, 128))
+    small = resize_cues(view, 48)
+    assert small.size == (48, 64)
+    assert resize_cues(view, (30, 30)).size == (30, 30)
+    np.testing.assert_allclose(small.intrinsics_33, [[64, 0, 31.5], [0, 64, 23.5], [0, 0, 1]])
+    assert Mapped([view], lambda cues: resize_cues(cues, 48), name="small")[0].size == (48, 64)
+    from spatialboost.scenes.questions.layout import measure_layout
+
+    for before, after in zip(measure_layout(view).objects, measure_layout(small).objects, strict=True):
+        np.testing.assert_allclose(before.extent_m, after.extent_m, atol=0.05)

@@ -1,0 +1,63 @@
+import io
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+import spatialboost as sb
+from deltas import rewrite, save_tiny
+from spatialboost.weights.info import delta_facts, delta_table, devices, kernels, versions
+
+
+def test_versions_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert versions()["timm"] == timm.__version__
+    monkeypatch.setattr("spatialboost.weights.info.OPTIONAL", ("no-such-package",))
+    assert versions()["no-such-package"] is None
+
+
+def test_the_machine() -> None:
+    assert devices()[0].startswith(f"cpu: {torch.get_num_threads()} threads")
+    assert "cpu float32: sdpa" in kernels()
+
+
+def test_a_delta_is_read_without_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = sb.boost(timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=3), layers=[0, 2])
+    sb.save_pretrained(encoder, tmp_path, training={"objective": "language"})
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("no model is needed to read a header"))
+    facts = delta_facts(str(tmp_path))
+    trainable = sum(parameter.numel() for _, parameter in sb.named_parameters(encoder))
+    assert list(facts["layers"]) == [0, 2] and facts["config"]["depth"] == 3
+    assert sum(layer["parameters"] for layer in facts["layers"].values()) == trainable
+    assert {layer["mean gate"] for layer in facts["layers"].values()} == {0.5}
+    assert facts["checked"] and facts["bytes"] == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_a_damaged_delta_is_told(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path) / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(sb.SpatialBoostError, match="is damaged"):
+        delta_facts(str(tmp_path))
+
+
+@pytest.mark.parametrize("limit", ["5GB", "10KB"])
+def test_the_table(tmp_path: Path, limit: str) -> None:
+    probe = {"probe": "depth", "settings": {}, "summary": {"base": {"rmse": {"mean": 0.5, "std": None}}}}
+    facts = printed(save_tiny(tmp_path, results=probe, max_shard_size=limit))
+    for text in ("32, 2, 2, 16", "cpu float32:", "depth: base", "rmse 0.5", "training: steps", ", holds", "float32"):
+        assert text in facts
+
+
+def test_the_table_of_an_older_delta_and_of_odd_facts(tmp_path: Path) -> None:
+    assert "not told" in printed(Path(__file__).parent / "data" / "delta_v1")
+    rewrite(save_tiny(tmp_path), training=[1], results="none", mean_gates=[None, "x"], parameters="many", base_model={})
+    assert "not told" in printed(tmp_path)
+
+
+def printed(folder: Path) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(delta_table(str(folder)))
+    return console.export_text()
