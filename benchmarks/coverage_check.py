@@ -13,7 +13,7 @@ from torch.nn.modules import module as modules
 from torch.overrides import TorchFunctionMode
 
 import spatialboost as sb
-from spatialboost.finding import find_attention
+from spatialboost.boosting.find import find_attention
 
 KERNELS = {
     "scaled_dot_product_attention",
@@ -121,7 +121,8 @@ class BrokenPromiseError(Exception):
 
 def check(record: Record, built: Built) -> Record:
     """Boost the model and hold it to the promises; fills the record in."""
-    model = built.model.eval()
+    # torch.matmul takes another kernel for a frozen weight, so the base is frozen in every output that is compared
+    model = built.model.eval().requires_grad_(False)
     record.reduced = built.reduced
     randomise(model)
     sites = attention_sites(built)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import spatialboost as sb
-from hosts import DEPTH, HOSTS, OLD_TRANSFORMERS, Host, output, perturb
-from spatialboost.boosting import set_kernel
-from spatialboost.channel import CHANNEL, boosted_layers
+from host_models import DEPTH, HOSTS, OLD_TRANSFORMERS, Host, output, perturb
+from spatialboost.boosting.boost import set_kernel
+from spatialboost.boosting.channel import CHANNEL, boosted_layers
 
 ROWS = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
 
@@ -45,6 +45,8 @@ def test_exact_at_start(host: Host, dtype: torch.dtype, mode: str):
     model, inputs = host.make().to(dtype), host.inputs()
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
     model.train(mode == "train")
+    if host.freezing_rounds:
+        model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()  # its statistics are held while the model is boosted
@@ -123,6 +125,8 @@ def test_unboost_gives_back_the_original(host: Host):
 @ROWS
 def test_disabled_is_the_original(host: Host):
     model, inputs = host.make(), host.inputs()
+    if host.freezing_rounds:
+        model.requires_grad_(False)
     with torch.no_grad():
         before = output(model, inputs)
         perturb(sb.boost(model))
