@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 import spatialboost
 from spatialboost.probes import depth_probe, knn_probe
+from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.extract.segments import propose_objects
 from spatialboost.scenes.questions.conversation import TurnPlan
@@ -34,7 +35,7 @@ from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
 from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder
 from spatialboost.training.config import load_config
-from spatialboost.training.data import ChatDataset, ImageStore, open_rows
+from spatialboost.training.data import ChatDataset, ImageStore
 from spatialboost.training.report import gates_per_layer
 from spatialboost.training.run import train
 

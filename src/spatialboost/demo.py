@@ -151,13 +151,13 @@ def run(
         settings: How much to do; None goes by `llm`.
     """
     from spatialboost.probes import depth_probe
+    from spatialboost.scenes.dataset.reader import open_rows
     from spatialboost.scenes.dataset.viewer import write_page
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.questions.conversation import TurnPlan
     from spatialboost.scenes.sources import Rooms
     from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
     from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
-    from spatialboost.training.data import open_rows
     from spatialboost.training.report import gates_per_layer, plot_losses
     from spatialboost.vlm.llms import load_llm
     from spatialboost.vlm.model import SpatialVLM, build_projector

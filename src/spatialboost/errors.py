@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SpatialBoostError(ValueError):
     """A mistake that the user can mend: the message says what was found, what was expected and what to do.
@@ -11,3 +14,16 @@ class SpatialBoostError(ValueError):
         >>> issubclass(SpatialBoostError, ValueError)
         True
     """
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> SpatialBoostError:
+    """The error for a name that no registry has: what was found, what is known, and the nearest right name.
+
+    Example:
+        >>> print(unknown("probe", "dept", ["depth", "knn"]))
+        unknown probe 'dept'; known are depth, knn. Did you mean 'depth'?
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return SpatialBoostError(f"unknown {what} {name!r}; known are {', '.join(names)}{hint}")

@@ -24,10 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from spatialboost.encoders.tokens import (
-    CLIP,
-    HALF,
-    IMAGENET,
+from spatialboost.encoders import (
     feature_dim,
     feature_layer,
     normalisation,
@@ -36,6 +33,7 @@ from spatialboost.encoders.tokens import (
     prepare_images,
     read_tokens,
 )
+from spatialboost.encoders.images import CLIP, HALF, IMAGENET
 from spatialboost.errors import SpatialBoostError
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2, "num_classes": 0}

@@ -6,7 +6,8 @@ import torch
 
 from spatialboost.encoders import prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.data import ChatDataset, ImageStore, deal_answers, open_image, open_rows, read_chat
+from spatialboost.scenes.dataset.reader import open_image, open_rows
+from spatialboost.training.data import ChatDataset, ImageStore, deal_answers, read_chat
 from spatialboost.vlm import Collator
 from training_rows import SHAPE, build, make_rows
 

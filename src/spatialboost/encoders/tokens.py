@@ -1,28 +1,16 @@
-"""How to read an encoder: its patch tokens, its size, and how it wants its images."""
+"""How to read an encoder: its patch tokens and its size."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
 
 # Shape legend: B batch, H and W pixels, N patches, D width of the encoder.
-
-RGB = tuple[float, float, float]
-
-IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP: tuple[RGB, RGB] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-
-# transformers keeps the normalisation in the image processor, not in the model: by type of configuration.
-_TRANSFORMERS_NORMALISATION = {"clip": CLIP, "siglip": HALF, "vit": HALF, "beit": HALF}
 
 
 @dataclass(frozen=True)
@@ -99,67 +87,6 @@ def num_layers(encoder: nn.Module) -> int:
     """Number of blocks."""
     host: Any = encoder
     return len(host.blocks) if _is_timm(host) else int(host.config.num_hidden_layers)
-
-
-def normalisation(encoder: nn.Module) -> tuple[RGB, RGB]:
-    """Mean and standard deviation per channel that the encoder was trained with, for pixels in [0, 1].
-
-    Example:
-        >>> from timm.models.vision_transformer import VisionTransformer
-        >>> normalisation(VisionTransformer(embed_dim=48, depth=1, num_heads=2)) == IMAGENET
-        True
-
-    timm models say it in ``pretrained_cfg`` (set ``encoder.pretrained_cfg = {"mean": ..., "std": ...}`` for one of your
-    own); transformers models by the type of their configuration. ImageNet's values where nothing is known.
-    """
-    host: Any = encoder
-    if _is_timm(host):
-        config = getattr(host, "pretrained_cfg", None) or {}
-        return tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
-    kind = host.config.model_type
-    return _TRANSFORMERS_NORMALISATION.get(kind.split("_")[0].rstrip("2"), IMAGENET)
-
-
-def prepare_images(encoder: nn.Module, images: Sequence[Any], size: tuple[int, int] | int) -> Tensor:
-    """Resize and normalise images as the encoder wants them: float32 ``(B, 3, H, W)``.
-
-    Example:
-        >>> from timm.models.vision_transformer import VisionTransformer
-        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2)
-        >>> prepare_images(encoder, [np.zeros((60, 80, 3), np.uint8)], 32).shape
-        torch.Size([1, 3, 32, 32])
-
-    The whole image is squeezed into the size, never cropped: the questions speak of its coordinates.
-
-    Args:
-        encoder: Says the normalisation and the patch size.
-        images: ``uint8`` arrays ``(H, W, 3)`` or PIL images, of any sizes.
-        size: (height, width) in pixels, or one number for both; multiples of the patch size.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    patch = patch_size(encoder)
-    if height % patch or width % patch or min(height, width) < patch:
-        raise SpatialBoostError(f"image size {height}x{width} is not a multiple of the encoder's patch size {patch}")
-    if not images:
-        return torch.empty(0, 3, height, width)
-    mean, std = torch.tensor(normalisation(encoder)).view(2, 3, 1, 1)
-    return torch.stack([_resize(_pixels(image), height, width) for image in images]).sub_(mean).div_(std)
-
-
-def _pixels(image: Any) -> Tensor:
-    """An image as float ``(3, H, W)`` in [0, 1]."""
-    pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise SpatialBoostError(f"an image is {pixels.dtype} {pixels.shape}; expected uint8 (height, width, 3)")
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
-
-
-def _resize(image_3HW: Tensor, height: int, width: int) -> Tensor:
-    if image_3HW.shape[1:] == (height, width):
-        return image_3HW
-    return nn.functional.interpolate(
-        image_3HW[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
-    )[0]
 
 
 def _is_timm(encoder: nn.Module) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from spatialboost.encoders import Tokens, feature_layer, normalisation, patch_size, prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.reader import open_image
 from spatialboost.training.checks import checksum
 from spatialboost.vlm.chat import IMAGE, encode_chat
 
@@ -28,24 +28,6 @@ logger = logging.getLogger(__name__)
 # Shape legend: I images of all rows, N patches, D encoder width, H and W pixels.
 
 Row = Mapping[str, Any]  # "images": list, "messages": chat, "meta": JSON text or dictionary with "turns"
-
-
-def open_rows(folders: Sequence[Path | str]) -> Any:
-    """All rows of folders of parquet shards, read from disk as they are asked for."""
-    import datasets
-
-    files: list[str] = []
-    for folder in map(Path, folders):
-        found = sorted(folder.glob("*.parquet"))
-        if not found:
-            raise SpatialBoostError(f"no parquet shards in {folder}; make some with `spatialboost data build`")
-        files += map(str, found)
-    rows = datasets.load_dataset("parquet", data_files=files, split="train")
-    missing = {"images", "messages"} - set(rows.column_names)
-    if missing:
-        raise SpatialBoostError(f"{files[0]} has no column {sorted(missing)}; it has {rows.column_names}")
-    # Bytes, so that a broken image is met one row at a time
-    return rows.cast_column("images", datasets.List(datasets.Image(decode=False)))
 
 
 class ImageStore:
@@ -304,20 +286,6 @@ def deal_answers(chats: Mapping[int, Chat], seed: int) -> dict[int, Chat]:
             answer = chats[members[giver]][0][2 * turn + 1]
             dealt[members[taker]][0][2 * turn + 1] = dict(answer)
     return dealt
-
-
-def open_image(image: Any) -> Any:
-    """A PIL image or an array as it is; bytes of a file decoded."""
-    if not isinstance(image, Mapping):
-        return image
-    from PIL import Image, UnidentifiedImageError
-
-    if image.get("bytes") is None:
-        raise SpatialBoostError("it has no bytes in the dataset")
-    try:
-        return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
-    except UnidentifiedImageError:
-        raise SpatialBoostError("its bytes are no picture that PIL knows") from None
 
 
 def _to_size(image: Any, size: tuple[int, int]) -> Tensor:

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from spatialboost.encoders import patch_size, read_tokens
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder, build_llm
 from spatialboost.training.config import StageConfig, TrainConfig
-from spatialboost.training.data import ChatDataset, ImageStore, open_rows
+from spatialboost.training.data import ChatDataset, ImageStore
 from spatialboost.training.engine import Fit, remove_checkpoints
 from spatialboost.training.report import write_report
 from spatialboost.training.stages import align, boost_encoder, instruct

@@ -1,0 +1,58 @@
+"""Several views of one place, in one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatialboost.scenes.cues import Cues, CuesError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or more views of one place; their common frame is that of the first view's camera.
+
+    Example:
+        >>> from spatialboost.scenes.sources import Rooms
+        >>> scene = Scene([Rooms(1, size=32)[0]])
+        >>> len(scene.views), scene.poses[0].tolist() == np.eye(4).tolist()
+        (1, True)
+
+    Attributes:
+        views: at least one; several have to know their poses.
+
+    Raises:
+        CuesError: no view, or several of which one does not know where it was taken.
+    """
+
+    views: Sequence[Cues]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple(self.views))
+        if not self.views:
+            raise CuesError("a scene without a view; expected at least one")
+        if len(self.views) > 1:
+            for number, view in enumerate(self.views, 1):
+                if view.pose_44 is None:
+                    raise CuesError(f"{view.source}: view {number} of {len(self.views)} has no pose; expected one each")
+
+    @property
+    def source(self) -> str:
+        """Where the first view comes from."""
+        return self.views[0].source
+
+    @property
+    def poses(self) -> tuple[np.ndarray, ...]:
+        """Of each view, camera to the first view's camera: float64 ``(4, 4)``."""
+        first = self.views[0].pose_44
+        if first is None:
+            return (np.eye(4),)
+        world = np.linalg.inv(np.asarray(first, np.float64))
+        return tuple(world @ np.asarray(view.pose_44, np.float64) for view in self.views)
+
+
+def as_scene(views: Cues | Scene) -> Scene:
+    """A view alone as a scene; a scene as it is."""
+    return views if isinstance(views, Scene) else Scene([views])
