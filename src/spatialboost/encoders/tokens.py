@@ -32,6 +32,7 @@ def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int = -1) ->
     """Read the tokens after one block; class and register tokens are taken out of the patches.
 
     Example:
+        >>> import torch
         >>> from timm.models.vision_transformer import VisionTransformer
         >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
         >>> tokens = read_tokens(encoder, torch.zeros(5, 3, 32, 32))

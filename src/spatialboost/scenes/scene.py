@@ -50,7 +50,8 @@ class Scene:
         if first is None:
             return (np.eye(4),)
         world = np.linalg.inv(np.asarray(first, np.float64))
-        return tuple(world @ np.asarray(view.pose_44, np.float64) for view in self.views)
+        others = (world @ np.asarray(view.pose_44, np.float64) for view in self.views[1:])
+        return (np.eye(4), *others)
 
 
 def as_scene(views: Cues | Scene) -> Scene:
