@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coverage_table import VERDICTS, table
+from spatialboost.experiments.coverage_table import VERDICTS, table
 
 MARKERS = ("<!-- coverage: begin -->", "<!-- coverage: end -->")
 
@@ -45,9 +45,8 @@ def library(name: str) -> Any:
 
 def examine(library_name: str, name: str) -> dict[str, Any]:
     """The record of one model; whatever goes wrong on the way is its verdict."""
-    from coverage_check import NotExaminedError, Record, attention_sites, check
-
     from spatialboost.boosting.find import find_attention
+    from spatialboost.experiments.coverage import NotExaminedError, Record, attention_sites, check
 
     record, host, start = Record(library_name, name), library(library_name), time.perf_counter()
     try:

@@ -11,8 +11,9 @@ from typing import Any
 
 import timm
 import torch
-from coverage_check import Built
 from torch import nn
+
+from spatialboost.experiments.coverage import Built
 
 # What architectures call their numbers of blocks, and their widths.
 DEPTHS = re.compile(r"depths?$|^(num_)?(layers|blocks|stages)$")

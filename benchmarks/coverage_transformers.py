@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 import transformers
-from coverage_check import Built, NotExaminedError
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
+
+from spatialboost.experiments.coverage import Built, NotExaminedError
 
 MAPPINGS = (
     "IMAGE",

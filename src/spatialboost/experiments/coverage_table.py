@@ -1,4 +1,4 @@
-"""The tables of `coverage.py`."""
+"""The tables of `benchmarks/coverage.py`."""
 
 from __future__ import annotations
 

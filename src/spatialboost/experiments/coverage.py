@@ -1,4 +1,4 @@
-"""What `coverage.py` asks of one model: where its self-attention is, and whether boosting it keeps every promise."""
+"""Hold one model to what boosting promises: where its self-attention is, and whether each promise is kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Built:
 
 @dataclass
 class Record:
-    """The outcome for one model; `verdict` is one of `coverage.VERDICTS`."""
+    """The outcome for one model; `verdict` is one of `spatialboost.experiments.coverage_table.VERDICTS`."""
 
     library: str
     name: str
@@ -56,6 +56,7 @@ class Record:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
+        """As a dictionary."""
         return asdict(self)
 
 
@@ -102,6 +103,7 @@ def _over_pairs(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
 
 
 def attention_sites(built: Built) -> dict[str, str]:
+    """Path -> class of each module in whose forward tokens are weighed."""
     sites = Sites(built.model)
     with torch.no_grad(), sites:
         built.call(built.model)
@@ -164,6 +166,7 @@ def check(record: Record, built: Built) -> Record:
 
 
 def promises(built: Built, before: list[Tensor]) -> Iterator[Callable[[], None]]:
+    """What is tried of a boosted model, in order; each raises `BrokenPromiseError` where it does not hold."""
     model = built.model
 
     def exact_at_start() -> None:
@@ -247,6 +250,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 
 def outputs(built: Built) -> list[Tensor]:
+    """The floating-point tensors of the model's output, without gradients."""
     torch.manual_seed(0)
     with torch.no_grad():
         found = [t.masked_fill(t.isinf(), 0) for t in _tensors(built.call(built.model))]  # infinite: a masked logit

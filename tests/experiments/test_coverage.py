@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from coverage_check import Built, Record, attention_sites, check
-from coverage_table import table
 from torch import nn
 
 from host_models import HOSTS, WIDTH, InheritedAttention, PlainAttention, Tower, images, tokens
+from spatialboost.experiments.coverage import Built, Record, attention_sites, check
+from spatialboost.experiments.coverage_table import table
 
 
 def examined(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Record:
