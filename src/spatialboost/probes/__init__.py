@@ -16,7 +16,7 @@ from spatialboost.probes.depth import depth_probe
 from spatialboost.probes.depth_panel import DepthPanel
 from spatialboost.probes.features import Features, read_features
 from spatialboost.probes.image_folder import read_image_folder
-from spatialboost.probes.options import CommonOptions, option
+from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import PROBES, Measured, Probe, ReadSplit, find_probe
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
@@ -37,7 +37,6 @@ __all__ = [
     "depth_probe",
     "find_probe",
     "knn_probe",
-    "option",
     "read_features",
     "read_image_folder",
     "run_probe",

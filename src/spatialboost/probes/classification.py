@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from spatialboost.probes.features import Features
 from spatialboost.probes.image_folder import LabelledImage, LabelledImages
 from spatialboost.probes.inputs import ImageFolders
 from spatialboost.probes.measures import Metric, ProbeRow
-from spatialboost.probes.options import CommonOptions, option
+from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
 from spatialboost.probes.run import Encoders, run_probe
@@ -44,8 +44,8 @@ class KnnProbe(Probe):
     patches = False
     draws = False
 
-    k: int = option(20, help="Neighbours that vote.")
-    temperature: float = option(0.07, help="How fast a vote fades with distance.")
+    k: Annotated[int, "Neighbours that vote."] = 20
+    temperature: Annotated[float, "How fast a vote fades with distance."] = 0.07
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.temperature <= 0:
@@ -70,9 +70,7 @@ class KnnProbe(Probe):
     ) -> Measured:
         """Let the training images vote for the class of each test image."""
         vectors = _one_vector_each(train.features), _one_vector_each(test.features)
-        guess_V = _vote(
-            vectors[0], torch.tensor(train.kept), vectors[1], _num_classes(train), self.k, self.temperature
-        )
+        guess_V = _vote(vectors[0], torch.tensor(train.kept), vectors[1], _num_classes(train), self.k, self.temperature)
         right_V = (guess_V == torch.tensor(test.kept)).float()
         return Measured([ProbeRow(name, None, {"accuracy": right_V.mean().item()}, {}, right_V.tolist())])
 

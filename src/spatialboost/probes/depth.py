@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from spatialboost.probes.depth_scores import METRICS, enlarge, score_depths
 from spatialboost.probes.draws import Draw
 from spatialboost.probes.inputs import ViewSplits
 from spatialboost.probes.measures import ProbeRow
-from spatialboost.probes.options import CommonOptions, option
+from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.patch_depth import PatchDepth, known_depth, patch_depths
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
@@ -48,11 +48,11 @@ class DepthProbe(Probe):
     splits = ViewSplits
     baseline = CONSTANT
 
-    target: Target = option("log", help="What is regressed.")
-    patch_depth: PatchDepth = option("mean", help="What the depth of a patch is, of its pixels with a reading.")
-    level: Level = option("pixels", help="What is measured: depth maps pixel by pixel, or patches.")
-    folds: int = option(5, help="Parts of the training views, each held out once to choose the ridge.")
-    min_valid: float = option(0.5, help="A patch counts where at least this share of its pixels has a reading.")
+    target: Annotated[Target, "What is regressed."] = "log"
+    patch_depth: Annotated[PatchDepth, "What the depth of a patch is, of its pixels with a reading."] = "mean"
+    level: Annotated[Level, "What is measured: depth maps pixel by pixel, or patches."] = "pixels"
+    folds: Annotated[int, "Parts of the training views, each held out once to choose the ridge."] = 5
+    min_valid: Annotated[float, "A patch counts where at least this share of its pixels has a reading."] = 0.5
     ridges: Sequence[float] = RIDGES
 
     def __post_init__(self) -> None:
@@ -85,9 +85,7 @@ class DepthProbe(Probe):
                 f"({len(train.items.left_out) + len(test.items.left_out)} cannot); give at least 3 and 1"
             )
         depth_VN = _stack(train)
-        fits = [
-            fit_depth(train.features, depth_VN, draw.folds(self.folds), self.target, self.ridges) for draw in draws
-        ]
+        fits = [fit_depth(train.features, depth_VN, draw.folds(self.folds), self.target, self.ridges) for draw in draws]
         runs = [fit.predict(test.features) for fit in fits]
         scores = score_depths(runs, self._truths(test), test.features.grid)
         rows = [

@@ -1,4 +1,4 @@
-"""Which training items each seed takes: drawn in one place, so that every probe and every encoder gets the same ones."""
+"""Which training items each seed takes: drawn in one place, so that every encoder gets the same ones."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Features:
         return len(self.tokens)
 
     @property
-    def tokens_VND(self) -> Tensor:
+    def tokens_VND(self) -> Tensor:  # noqa: N802  # shape suffix
         """The patch tokens of all views in one tensor, in memory; ``tokens[index]`` reads those of one view only."""
         return self.tokens if isinstance(self.tokens, Tensor) else torch.stack(list(self.tokens))
 
@@ -129,7 +129,8 @@ class FeatureCollector:
         """Keep the tokens of one more batch."""
         self._store.append(tokens.patches if self._patches else tokens.patches.mean(dim=1, keepdim=True))
         if tokens.cls is not None:
-            self._classes.append(tokens.cls.float().cpu())
+            # a copy: it may be a view of all tokens of the batch, which would then stay in memory
+            self._classes.append(tokens.cls.float().cpu().clone())
         self._grid = tokens.grid
 
     def features(self) -> Features:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from spatialboost.probes.image_folder import LabelledImages, read_image_folder
-from spatialboost.probes.options import option
 from spatialboost.probes.views import Part, open_views, split_views
 
 
@@ -37,10 +36,10 @@ class ViewSplits(SplitOptions):
 
     noun = "views"
 
-    data: str = option(help="RGB-D folder, dataset built with depth, or rooms:NUM.")
-    test_data: str | None = option(None, help="As --data, to measure on; else the last --test of --data.")
-    train: float = option(0.7, help="Share of the views, from the first on, to fit on.")
-    test: float = option(0.22, help="Share of the views, up to the last, to measure on.")
+    data: Annotated[str, "RGB-D folder, dataset built with depth, or rooms:NUM."]
+    test_data: Annotated[str | None, "As --data, to measure on; else the last --test of --data."] = None
+    train: Annotated[float, "Share of the views, from the first on, to fit on."] = 0.7
+    test: Annotated[float, "Share of the views, up to the last, to measure on."] = 0.22
 
     def open(self) -> tuple[Any, Any]:
         """The views to fit on and the views to measure on."""
@@ -62,8 +61,8 @@ class ImageFolders(SplitOptions):
 
     noun = "images"
 
-    train: Path = option(help="Folder of training images, CLASS/NAME.jpg.")
-    test: Path = option(help="Folder of test images, CLASS/NAME.jpg.")
+    train: Annotated[Path, "Folder of training images, CLASS/NAME.jpg."]
+    test: Annotated[Path, "Folder of test images, CLASS/NAME.jpg."]
 
     def open(self) -> tuple[LabelledImages, LabelledImages]:
         """The training and the test images."""

@@ -1,28 +1,11 @@
-"""Options of probes as fields of dataclasses: declared once, used from Python and on the command line."""
+"""The options that every probe has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from spatialboost.errors import SpatialBoostError
-
-
-def option(default: Any = MISSING, *, help: str) -> Any:
-    """A field of a dataclass that is an option of the command line too; without a default it has to be given.
-
-    A field without `option` can be set from Python only.
-
-    Example:
-        >>> from dataclasses import fields
-        >>> @dataclass(frozen=True)
-        ... class Neighbours:
-        ...     k: int = option(20, help="Neighbours that vote.")
-        >>> Neighbours().k, fields(Neighbours)[0].metadata["help"]
-        (20, 'Neighbours that vote.')
-    """
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)

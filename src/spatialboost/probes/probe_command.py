@@ -1,18 +1,18 @@
-"""`spatialboost probe TASK`: measure an encoder, base against boosted where it is boosted; one command for each probe."""
+"""`spatialboost probe TASK`: measure an encoder, or a boosted one beside its base; one command for each probe."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
 
 from spatialboost.errors import SpatialBoostError, unknown
-from spatialboost.probes.options import CommonOptions, option
+from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.protocol import PROBES, Probe, find_probe
 
 if TYPE_CHECKING:
@@ -25,24 +25,26 @@ if TYPE_CHECKING:
 class EncoderOptions:
     """Which encoder is measured, and where."""
 
-    encoder: str = option(help="timm:NAME, hf:ID (transformers), a run's FILE.yaml, or a delta (folder or Hub id).")
-    delta: str | None = option(None, help="A delta to load onto the encoder.")
-    weights: Path | None = option(None, help="safetensors file for a timm encoder, instead of timm's own weights.")
-    random_weights: bool = option(False, help="Take the encoder untrained, from seed 0.")
-    device: str = option("auto", help="auto, cpu, cuda, cuda:1, mps ...")
+    encoder: Annotated[str, "timm:NAME, hf:ID (transformers), a run's FILE.yaml, or a delta (folder or Hub id)."]
+    delta: Annotated[str | None, "A delta to load onto the encoder."] = None
+    weights: Annotated[Path | None, "safetensors file for a timm encoder, instead of timm's own weights."] = None
+    random_weights: Annotated[bool, "Take the encoder untrained, from seed 0."] = False
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """`CommonOptions` as the command line spells them, and where the result goes."""
 
-    image_size: int = option(224, help="Side in pixels at which the encoder sees images.")
-    layer: tuple[int, ...] = option((-1,), help="Block after which tokens are read; -1 is the last. Give it again to join several.")
-    batch_size: int = option(CommonOptions.batch_size, help="Images that go through the encoder at a time.")
-    seeds: int = option(len(CommonOptions.seeds), help="How many draws of the training items, one run each.")
-    subset: float = option(CommonOptions.subset, help="Share of the training items that a draw takes.")
-    num_panels: int = option(CommonOptions.num_panels, help="Test items in the picture.")
-    out: Path | None = option(None, help="Folder for the JSON and the picture.")
+    image_size: Annotated[int, "Side in pixels at which the encoder sees images."] = 224
+    layer: Annotated[list[int], "Block after which tokens are read; -1 is the last. Several are joined."] = field(
+        default_factory=lambda: [-1]
+    )
+    batch_size: Annotated[int, "Images that go through the encoder at a time."] = CommonOptions.batch_size
+    seeds: Annotated[int, "How many draws of the training items, one run each."] = len(CommonOptions.seeds)
+    subset: Annotated[float, "Share of the training items that a draw takes."] = CommonOptions.subset
+    num_panels: Annotated[int, "Test items in the picture."] = CommonOptions.num_panels
+    out: Annotated[Path | None, "Folder for the JSON and the picture."] = None
 
     def common(self) -> CommonOptions:
         """The options as `run_probe` takes them."""
@@ -106,23 +108,22 @@ def make_command(probe: type[Probe]) -> Any:
 
 
 def _parameters(group: type) -> Iterator[inspect.Parameter]:
-    """A keyword for each field that was declared with `option`."""
-    types: dict[str, Any] = {}
+    """A keyword for each field whose annotation carries a help text, as in ``Annotated[int, "How many."]``."""
+    annotations: dict[str, Any] = {}
     for ancestor in reversed(group.__mro__):
         if is_dataclass(ancestor):
-            types |= inspect.get_annotations(ancestor, eval_str=True)
+            annotations |= inspect.get_annotations(ancestor, eval_str=True)
     for each in fields(group):
-        if "help" not in each.metadata:
+        if get_origin(annotations[each.name]) is not Annotated:
             continue
-        kind, default = types[each.name], each.default
-        if isinstance(default, tuple):  # one value each time that the option is given
-            kind, default = list[type(default[0])], list(default)  # type: ignore[misc]
+        kind, text = get_args(annotations[each.name])
+        default = each.default if each.default_factory is MISSING else each.default_factory()
         flag = [f"--{each.name.replace('_', '-')}"] if kind is bool else []  # without a --no-... beside it
         yield inspect.Parameter(
             each.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if default is MISSING else default,
-            annotation=Annotated[kind, typer.Option(*flag, help=each.metadata["help"])],
+            annotation=Annotated[kind, typer.Option(*flag, help=text)],
         )
 
 

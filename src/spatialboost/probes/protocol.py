@@ -8,7 +8,7 @@ A new probe is one file with a class such as this one, and one line in `PROBES`:
         metrics = {"error": Metric("mean error")}
         splits = ViewSplits
         baseline = "mean brightness"
-        ridge: float = option(0.001, help="Added to the diagonal.")
+        ridge: Annotated[float, "Added to the diagonal."] = 0.001  # with a text: an option of the command line too
 
         def keep(self, item, grid, image_size): ...        # what is kept of a view besides its features
         def measure(self, name, train, test, draws, shown): ...  # one row for each draw
@@ -91,6 +91,9 @@ class Measured:
 
 class Probe(ABC):
     """A measurement on frozen encoders. A subclass is a frozen dataclass whose fields are the probe's own options.
+
+    A field is an option of the command line too where its annotation carries a text, as in
+    ``k: Annotated[int, "Neighbours that vote."] = 20``.
 
     Attributes:
         name: of the command and of the files that are written.

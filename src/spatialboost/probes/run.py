@@ -11,6 +11,7 @@ from torch import nn
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.draws import Draw, draw_for_seeds, take_all
 from spatialboost.probes.features import FeatureCollector, Features, each_encoder, read_batches
+from spatialboost.probes.measures import ProbeRow
 from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit, find_probe
@@ -54,7 +55,8 @@ def run_probe(
     probe.check_sources(*sources)
     train_items, test_items = (Split(source) for source in sources)
 
-    rows, about, measured = [], {}, {}
+    rows: list[ProbeRow] = []
+    about, measured = {}, {}
     shown: list[int] = []
     for name, model, switched in each_encoder(encoders, reserved=probe.baseline):
         with switched():

@@ -59,7 +59,7 @@ class TokenStore(Sequence[Tensor]):
             return
         self._held += tokens_BND.unbind()
         if self._num * self._view_bytes > self._limit:
-            self._file = tempfile.TemporaryFile(prefix="spatialboost-tokens-")
+            self._file = tempfile.TemporaryFile(prefix="spatialboost-tokens-")  # noqa: SIM115  # open as long as the store
             for tokens_ND in self._held:
                 self._file.write(tokens_ND.numpy().data)
             self._file.flush()
