@@ -5,8 +5,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.features import Features, each_encoder, load_views, read_both, read_features
-from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.probes.features import each_encoder, read_features
+from spatialboost.scenes.cues import Cues
 
 
 def tiny_vit(**shape: object) -> VisionTransformer:
@@ -76,27 +76,31 @@ def test_a_model_that_is_not_boosted_needs_a_name() -> None:
         each_encoder({"constant": tiny_vit()}, reserved="constant")
 
 
-def test_ready_made_features_must_be_of_the_same_views() -> None:
-    ready = Features(torch.zeros(3, 4, 8), None, (2, 2), (16, 16), 0, "none")
-    _, model, switched = each_encoder({"ready": (ready, ready)}, reserved="constant")[0]
-    assert read_both("ready", model, switched, [0] * 3, [0] * 3, progress=False) == (ready, ready)
-    with pytest.raises(SpatialBoostError, match="of 3 and 3 views, but 3 and 2"):
-        read_both("ready", model, switched, [0] * 3, [0] * 2, progress=False)
+def test_several_layers_are_joined_along_their_width() -> None:
+    encoder = tiny_vit()
+    first, last, both = (read_features(encoder, IMAGES, image_size=32, layer=layer) for layer in (0, 1, (0, -1)))
+    torch.testing.assert_close(both.tokens_VND, torch.cat([first.tokens_VND, last.tokens_VND], dim=-1))
+    torch.testing.assert_close(both.cls_VD, torch.cat([first.cls_VD, last.cls_VD], dim=-1))
+    assert (both.layer, both.norm) == ((0, 1), "the encoder's final norm on layer 1, none on the others")
+    assert both.about()["layer"] == [0, 1] and both.about()["width"] == 96
+    with pytest.raises(SpatialBoostError, match="no layer was given"):
+        read_features(encoder, IMAGES, image_size=32, layer=())
 
 
-def test_views_are_named_when_they_cannot_be_read() -> None:
-    class Frames:
-        names = ("a", "b", "c")
+def test_views_are_read_by_their_image() -> None:
+    encoder = tiny_vit()
+    views = [Cues(image, np.ones((40, 56), np.float32), np.eye(3), "view") for image in IMAGES]
+    ours, theirs = (read_features(encoder, items, image_size=32) for items in (views, IMAGES))
+    assert torch.equal(ours.tokens_VND, theirs.tokens_VND)
 
-        def __len__(self) -> int:
-            return 3
 
-        def __getitem__(self, index: int, /) -> Cues:
-            if index == 1:
-                raise OSError("truncated file")
-            image, depth = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.float32)
-            return Cues(image, depth, np.eye(3), f"frame {index}", [SceneObject("box", depth > 0)])
-
-    views, problems = load_views(Frames())
-    assert [view.source for view in views] == ["frame 0", "frame 2"] and not views[0].objects
-    assert problems == ["b: truncated file"]
+def test_class_tokens_do_not_keep_all_tokens_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class token is a view of all tokens of its batch, until it is copied."""
+    held = []
+    concatenate = torch.cat
+    monkeypatch.setattr(
+        torch, "cat", lambda parts, *rest, **more: held.extend(parts) or concatenate(parts, *rest, **more)
+    )
+    read_features(tiny_vit(), IMAGES, image_size=32, batch_size=2)
+    classes = [part for part in held if part.ndim == 2 and part.shape[1] == 48]
+    assert [part.untyped_storage().nbytes() for part in classes[-3:]] == [2 * 48 * 4, 2 * 48 * 4, 48 * 4]

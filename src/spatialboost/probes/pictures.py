@@ -50,7 +50,9 @@ def draw_figure(
     heights = [CELL * panel.aspect + 0.3 for panel in panels]  # with their titles
     figure = Figure(figsize=(CELL * num_columns, sum(heights) + 3.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    lines = textwrap.fill(caption, width=int(CELL * num_columns * 20))  # characters of this size to the inch
+    legend = "Pictures show what the first runs say. " if panels else ""
+    legend += "Bars are means, dots are runs" + ("." if {row.seed for row in rows} == {None} else ", joined by seed.")
+    lines = textwrap.fill(f"{legend} {caption}", width=int(CELL * num_columns * 20))  # characters to the inch
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=6)
     if not panels:
         draw_runs(figure, metrics, rows)

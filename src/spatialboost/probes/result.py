@@ -142,6 +142,9 @@ class ProbeResult:
         shown = {key: value for key, value in self.settings.items() if not isinstance(value, Mapping)}
         if "left out" in shown:  # by name in the JSON
             shown["left out"] = len(shown["left out"])
+        for noun in ("views", "images"):
+            if noun in shown and len(shown[noun]) == 2:
+                shown[noun] = "{} to train on, {} to test on".format(*shown[noun])
         return "; ".join(f"{key}: {_short(value)}" for key, value in shown.items())
 
     def figure(self) -> Figure:
@@ -168,5 +171,5 @@ class ProbeResult:
 
 def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return " ".join(_short(item) for item in value)
+        return ", ".join(_short(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
