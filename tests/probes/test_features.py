@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +107,25 @@ def test_class_tokens_do_not_keep_all_tokens_in_memory(monkeypatch: pytest.Monke
     read_features(tiny_vit(), IMAGES, image_size=32, batch_size=2)
     classes = [part for part in held if part.ndim == 2 and part.shape[1] == 48]
     assert [part.untyped_storage().nbytes() for part in classes[-3:]] == [2 * 48 * 4, 2 * 48 * 4, 48 * 4]
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    """Tokens of 600 more images are 115 MiB; in a process of its own, since the peak of this one is long past."""
+    code = """
+import resource, torch
+from timm.models.vision_transformer import VisionTransformer
+from spatialboost.probes import read_features, token_store
+
+token_store.MEMORY_LIMIT = 2**20
+encoder = VisionTransformer(img_size=32, patch_size=2, embed_dim=192, depth=1, num_heads=2, num_classes=0)
+image = torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()
+peaks = []
+for num in (200, 800):
+    features = read_features(encoder, (image for _ in range(num)), image_size=32)
+    assert sum(float(tokens[0, 0]) for tokens in features.tokens) < 10**9 and len(features) == num
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # KiB on Linux
+print(peaks[1] - peaks[0])
+"""
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60
