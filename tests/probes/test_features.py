@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -110,7 +111,7 @@ def test_class_tokens_do_not_keep_all_tokens_in_memory(monkeypatch: pytest.Monke
 
 
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
-    """Tokens of 600 more images are 115 MiB; in a process of its own, since the peak of this one is long past."""
+    """Tokens of 300 more images are 58 MiB; in a process of its own, since the peak of this one is long past."""
     code = """
 import resource, torch
 from timm.models.vision_transformer import VisionTransformer
@@ -120,12 +121,14 @@ token_store.MEMORY_LIMIT = 2**20
 encoder = VisionTransformer(img_size=32, patch_size=2, embed_dim=192, depth=1, num_heads=2, num_classes=0)
 image = torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()
 peaks = []
-for num in (200, 800):
+for num in (60, 360):
     features = read_features(encoder, (image for _ in range(num)), image_size=32)
     assert sum(float(tokens[0, 0]) for tokens in features.tokens) < 10**9 and len(features) == num
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # KiB on Linux
 print(peaks[1] - peaks[0])
 """
     pytest.importorskip("resource")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 60
+    # large blocks go back to the system when they are freed, so that only what is held counts (glibc)
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert float(done.stdout) < 20
