@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.commands import app as probe_app
+from spatialboost.probes.probe_command import app as probe_app
 from spatialboost.scenes.commands import app as data_app
 from spatialboost.training.commands import train
 

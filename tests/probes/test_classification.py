@@ -5,7 +5,8 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.classification import CHANCE, knn_probe, read_image_folder
+from spatialboost.probes.classification import CHANCE, knn_probe
+from spatialboost.probes.image_folder import read_image_folder
 
 COLOURS = {"blue": (30, 40, 220), "green": (40, 200, 60), "red": (220, 30, 40)}
 

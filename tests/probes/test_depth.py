@@ -124,9 +124,13 @@ def test_features_of_other_views_are_refused() -> None:
     ("settings", "message"),
     [
         ({"target": "inches"}, "target is 'inches'; expected one of"),
-        ({"seeds": ()}, "at least one each"),
+        ({"seeds": ()}, r"seeds are \(\); expected at least one"),
+        ({"ridges": ()}, r"ridges are \(\); expected at least one"),
+        ({"ridges": (-1.0,)}, "none below 0"),
+        ({"subset": 0.0}, "a share above 0"),
+        ({"num_panels": -1}, "num_panels -1"),
         ({"folds": 1}, "at least 2 folds"),
-        ({"min_valid": 0.0}, "shares above 0"),
+        ({"min_valid": 0.0}, "share above 0"),
         ({"image_size": 33}, "not a multiple of the encoder's patch size 8"),
         ({"layer": 7}, "encoder has 2"),
     ],
@@ -134,6 +138,19 @@ def test_features_of_other_views_are_refused() -> None:
 def test_wrong_settings_say_what_is_right(settings: dict, message: str) -> None:
     with pytest.raises(SpatialBoostError, match=message):
         depth_probe({"mine": tiny_vit()}, TRAIN, TEST, **{"image_size": 32, **settings})
+
+
+@pytest.mark.parametrize("level", ["pixels", "patches"])
+def test_figures_do_not_depend_on_where_features_and_views_lie(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"image_size": 32, "layer": (0, 1), "level": level, "num_panels": 2}
+    held = depth_probe({"mine": tiny_vit()}, TRAIN, TEST, **settings)
+    monkeypatch.setattr("spatialboost.probes.token_store.MEMORY_LIMIT", 1000)
+    streamed = depth_probe({"mine": tiny_vit()}, TRAIN, TEST, **settings)
+    assert streamed.to_dict() == held.to_dict()
+    assert held.settings["layer"] == [0, 1] and held.settings["encoders"]["mine"]["width"] == 96
+    for ours, theirs in zip(streamed.panels, held.panels, strict=True):
+        np.testing.assert_array_equal(ours.predictions["mine"], theirs.predictions["mine"])
+        np.testing.assert_array_equal(ours.truth_HW, theirs.truth_HW)
 
 
 def test_too_few_views() -> None:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.features import Features, each_encoder, load_views, read_both, read_features
-from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.probes.features import each_encoder, read_features
+from spatialboost.scenes.cues import Cues
 
 
 def tiny_vit(**shape: object) -> VisionTransformer:
@@ -76,27 +80,55 @@ def test_a_model_that_is_not_boosted_needs_a_name() -> None:
         each_encoder({"constant": tiny_vit()}, reserved="constant")
 
 
-def test_ready_made_features_must_be_of_the_same_views() -> None:
-    ready = Features(torch.zeros(3, 4, 8), None, (2, 2), (16, 16), 0, "none")
-    _, model, switched = each_encoder({"ready": (ready, ready)}, reserved="constant")[0]
-    assert read_both("ready", model, switched, [0] * 3, [0] * 3, progress=False) == (ready, ready)
-    with pytest.raises(SpatialBoostError, match="of 3 and 3 views, but 3 and 2"):
-        read_both("ready", model, switched, [0] * 3, [0] * 2, progress=False)
+def test_several_layers_are_joined_along_their_width() -> None:
+    encoder = tiny_vit()
+    first, last, both = (read_features(encoder, IMAGES, image_size=32, layer=layer) for layer in (0, 1, (0, -1)))
+    torch.testing.assert_close(both.tokens_VND, torch.cat([first.tokens_VND, last.tokens_VND], dim=-1))
+    torch.testing.assert_close(both.cls_VD, torch.cat([first.cls_VD, last.cls_VD], dim=-1))
+    assert (both.layer, both.norm) == ((0, 1), "the encoder's final norm on layer 1, none on the others")
+    assert both.about()["layer"] == [0, 1] and both.about()["width"] == 96
+    with pytest.raises(SpatialBoostError, match="no layer was given"):
+        read_features(encoder, IMAGES, image_size=32, layer=())
 
 
-def test_views_are_named_when_they_cannot_be_read() -> None:
-    class Frames:
-        names = ("a", "b", "c")
+def test_views_are_read_by_their_image() -> None:
+    encoder = tiny_vit()
+    views = [Cues(image, np.ones((40, 56), np.float32), np.eye(3), "view") for image in IMAGES]
+    ours, theirs = (read_features(encoder, items, image_size=32) for items in (views, IMAGES))
+    assert torch.equal(ours.tokens_VND, theirs.tokens_VND)
 
-        def __len__(self) -> int:
-            return 3
 
-        def __getitem__(self, index: int, /) -> Cues:
-            if index == 1:
-                raise OSError("truncated file")
-            image, depth = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.float32)
-            return Cues(image, depth, np.eye(3), f"frame {index}", [SceneObject("box", depth > 0)])
+def test_class_tokens_do_not_keep_all_tokens_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class token is a view of all tokens of its batch, until it is copied."""
+    held = []
+    concatenate = torch.cat
+    monkeypatch.setattr(
+        torch, "cat", lambda parts, *rest, **more: held.extend(parts) or concatenate(parts, *rest, **more)
+    )
+    read_features(tiny_vit(), IMAGES, image_size=32, batch_size=2)
+    classes = [part for part in held if part.ndim == 2 and part.shape[1] == 48]
+    assert [part.untyped_storage().nbytes() for part in classes[-3:]] == [2 * 48 * 4, 2 * 48 * 4, 48 * 4]
 
-    views, problems = load_views(Frames())
-    assert [view.source for view in views] == ["frame 0", "frame 2"] and not views[0].objects
-    assert problems == ["b: truncated file"]
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    """Tokens of 300 more images are 58 MiB; in a process of its own, since the peak of this one is long past."""
+    code = """
+import resource, torch
+from timm.models.vision_transformer import VisionTransformer
+from spatialboost.probes import read_features, token_store
+
+token_store.MEMORY_LIMIT = 2**20
+encoder = VisionTransformer(img_size=32, patch_size=2, embed_dim=192, depth=1, num_heads=2, num_classes=0)
+image = torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()
+peaks = []
+for num in (60, 360):
+    features = read_features(encoder, (image for _ in range(num)), image_size=32)
+    assert sum(float(tokens[0, 0]) for tokens in features.tokens) < 10**9 and len(features) == num
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # KiB on Linux
+print(peaks[1] - peaks[0])
+"""
+    pytest.importorskip("resource")
+    # large blocks go back to the system when they are freed, so that only what is held counts (glibc)
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert float(done.stdout) < 20

@@ -2,92 +2,105 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.features import Features, each_encoder, read_both
-from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
-
-logger = logging.getLogger(__name__)
+from spatialboost.probes.draws import Draw
+from spatialboost.probes.features import Features
+from spatialboost.probes.image_folder import LabelledImage, LabelledImages
+from spatialboost.probes.inputs import ImageFolders
+from spatialboost.probes.measures import Metric, ProbeRow
+from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.protocol import Measured, Probe, ReadSplit
+from spatialboost.probes.result import ProbeResult
+from spatialboost.probes.run import Encoders, run_probe
 
 # Shape legend: V images, D width of the encoder, C classes.
 
 METRICS = {"accuracy": Metric("accuracy", higher_is_better=True)}
 CHANCE = "most frequent class"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
-class LabelledImages(Sequence[np.ndarray]):
-    """Image files with a class each.
+class KnnProbe(Probe):
+    """Classification by a vote of the nearest training images.
 
-    Attributes:
-        paths: the files, sorted by class and name.
-        labels: index of each file's class.
-        classes: names of the classes, sorted.
-        left_out: what was wrong with the files that cannot be opened.
-    """
-
-    paths: Sequence[Path]
-    labels: Sequence[int]
-    classes: Sequence[str]
-    left_out: Sequence[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        return _open_image(self.paths[index])
-
-
-def read_image_folder(folder: str | Path) -> LabelledImages:
-    """The images of a folder laid out as ``CLASS/NAME.jpg`` (also png, webp, bmp).
-
-    A file that is no image is left out, counted and named.
+    `knn_probe` says in detail what is done.
 
     Raises:
-        SpatialBoostError: no folder, no class folders, or no image in them.
+        SpatialBoostError: an option that is out of its range.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SpatialBoostError(f"{folder} is not a folder; expected one with a folder of images for each class")
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    paths, labels, left_out = [], [], []
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() not in SUFFIXES:
-                continue
-            try:
-                _open_image(path)
-            except OSError as error:
-                left_out.append(f"{path}: {error}")
-                logger.warning("%s is left out: %s", path, error)
-            else:
-                paths.append(path)
-                labels.append(label)
-    if not paths:
-        raise SpatialBoostError(
-            f"{folder} has {len(classes)} class folders and no image that can be opened ({len(left_out)} cannot); "
-            f"expected CLASS/NAME with one of {sorted(SUFFIXES)}"
-        )
-    return LabelledImages(paths, labels, classes, left_out)
+
+    name = "knn"
+    metrics = METRICS
+    splits = ImageFolders
+    baseline = CHANCE
+    patches = False
+    draws = False
+
+    k: Annotated[int, "Neighbours that vote."] = 20
+    temperature: Annotated[float, "How fast a vote fades with distance."] = 0.07
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.temperature <= 0:
+            raise SpatialBoostError(
+                f"k is {self.k} and temperature {self.temperature}; expected k of at least 1 and a temperature above 0"
+            )
+
+    def check_sources(self, train: LabelledImages, test: LabelledImages) -> None:
+        """Both splits have the same classes."""
+        if list(train.classes) != list(test.classes):
+            raise SpatialBoostError(
+                f"the training split has the classes {list(train.classes)}, the test split {list(test.classes)}: "
+                "give both splits the same class folders"
+            )
+
+    def keep(self, item: LabelledImage, grid: tuple[int, int], image_size: tuple[int, int]) -> int:
+        """The class."""
+        return item.label
+
+    def measure(
+        self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
+    ) -> Measured:
+        """Let the training images vote for the class of each test image."""
+        vectors = _one_vector_each(train.features), _one_vector_each(test.features)
+        guess_V = _vote(vectors[0], torch.tensor(train.kept), vectors[1], _num_classes(train), self.k, self.temperature)
+        right_V = (guess_V == torch.tensor(test.kept)).float()
+        return Measured([ProbeRow(name, None, {"accuracy": right_V.mean().item()}, {}, right_V.tolist())])
+
+    def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
+        """What the class that most training images have would score."""
+        common = torch.bincount(torch.tensor(train.kept)).argmax()
+        return ProbeRow(CHANCE, None, {"accuracy": (torch.tensor(test.kept) == common).float().mean().item()})
+
+    def about(self, train: ReadSplit) -> dict[str, Any]:
+        """Also which token stands for the image."""
+        token = "mean patch token" if train.features.cls_VD is None else "class token"
+        return {**train.features.about(), "token": token}
+
+    def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
+        """The options, and how many classes there are."""
+        return {
+            "k": min(self.k, len(train)),
+            "similarity": "cosine",
+            "temperature": self.temperature,
+            "classes": _num_classes(train),
+        }
 
 
 def knn_probe(
-    encoders: nn.Module | Mapping[str, nn.Module],
+    encoders: Encoders,
     train: LabelledImages | str | Path,
     test: LabelledImages | str | Path,
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int = -1,
+    layer: int | Sequence[int] = -1,
     k: int = 20,
     temperature: float = 0.07,
     batch_size: int = 32,
@@ -105,7 +118,8 @@ def knn_probe(
         train: images that vote, or their folder (``CLASS/NAME.jpg``).
         test: images that are classified, or their folder; the same classes.
         image_size: (height, width) at which images are seen, or one number for both.
-        layer: block after which tokens are read; the final norm is applied to the last layer only.
+        layer: block after which tokens are read; the tokens of several are joined along their width. The final norm is
+            applied to the last layer only.
         k: neighbours that vote; all where there are fewer.
         temperature: how fast a vote fades with distance.
         batch_size: images that go through the encoder at a time.
@@ -114,53 +128,15 @@ def knn_probe(
     Raises:
         SpatialBoostError: a folder without images, other classes in the test split, or an unreadable encoder.
     """
-    train, test = (split if isinstance(split, LabelledImages) else read_image_folder(split) for split in (train, test))
-    if list(train.classes) != list(test.classes):
-        raise SpatialBoostError(
-            f"the training split has the classes {list(train.classes)}, the test split {list(test.classes)}: "
-            "give both splits the same class folders"
-        )
-    if k < 1 or temperature <= 0:
-        raise SpatialBoostError(f"k is {k} and temperature {temperature}; expected k of at least 1 and above 0")
-    train_labels, test_labels = torch.tensor(train.labels), torch.tensor(test.labels)
-
-    rows, about = [], {}
-    reading: dict[str, Any] = {"image_size": image_size, "layer": layer, "batch_size": batch_size, "progress": progress}
-    for name, model, switched in each_encoder(encoders, reserved=CHANCE):
-        train_features, test_features = read_both(name, model, switched, train, test, patches=False, **reading)
-        guess_V = _vote(
-            _global(train_features), train_labels, _global(test_features), len(train.classes), k, temperature
-        )
-        right_V = (guess_V == test_labels).float()
-        rows.append(ProbeRow(name, None, {"accuracy": right_V.mean().item()}, {}, right_V.tolist()))
-        token = "mean patch token" if train_features.cls_VD is None else "class token"
-        about[name] = {**train_features.about(), "token": token}
-    common = torch.bincount(train_labels).argmax()
-    rows.append(ProbeRow(CHANCE, None, {"accuracy": (test_labels == common).float().mean().item()}))
-
-    first = about[next(iter(about))]
-    settings = {
-        "k": min(k, len(train)),
-        "similarity": "cosine",
-        "temperature": temperature,
-        **{key: first[key] for key in ("token", "layer", "norm", "resolution")},
-        "images": [len(train), len(test)],
-        "classes": len(train.classes),
-        "left out": [*train.left_out, *test.left_out],
-        "seeds": "none, nothing is drawn",
-        "encoders": about,
-    }
-    return ProbeResult("knn", settings, METRICS, rows)
+    options = CommonOptions(image_size, layer, batch_size, progress=progress)
+    return run_probe(KnnProbe(k, temperature), encoders, train, test, options)
 
 
-def _open_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def _num_classes(split: ReadSplit) -> int:
+    return len(split.items.source.classes)
 
 
-def _global(features: Features) -> Tensor:
+def _one_vector_each(features: Features) -> Tensor:
     """One unit vector ``(V, D)`` for each image."""
     tokens_VD = features.tokens_VND.mean(1) if features.cls_VD is None else features.cls_VD
     return nn.functional.normalize(tokens_VD, dim=-1)

@@ -1,11 +1,10 @@
-"""Tokens of a frozen encoder over many views, computed once."""
+"""Tokens of a frozen encoder over many images, computed once; they need not fit into memory."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,15 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spatialboost.encoders import feature_layer, num_layers, prepare_images, read_tokens
+from spatialboost.encoders import Tokens, feature_layer, num_layers, prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import Cues
-from spatialboost.scenes.dataset.writer import BAD_ITEM
-from spatialboost.scenes.sources import Source
+from spatialboost.probes.token_store import TokenStore
 
-logger = logging.getLogger(__name__)
-
-# Shape legend: V views, N patches, D width of the encoder.
+# Shape legend: V views, B views of one batch, N patches, D width of the tokens.
 
 
 @dataclass(frozen=True)
@@ -29,58 +24,71 @@ class Features:
     """Tokens of all views of one split, on the CPU in float32.
 
     Attributes:
-        tokens_VND: patch tokens, row by row from the top left.
+        tokens: patch tokens ``(N, D)`` of each view, row by row from the top left: a `TokenStore`, or one tensor
+            ``(V, N, D)``. The tokens of several layers are joined along D.
         cls_VD: class tokens, or None where the encoder has none.
         grid: rows and columns of patches.
         image_size: height and width in pixels at which the views went in.
-        layer: block after which the tokens were read, from 0.
+        layer: block after which the tokens were read, from 0; several in the order in which they are joined.
         norm: which norm they passed.
     """
 
-    tokens_VND: Tensor
+    tokens: Sequence[Tensor] | Tensor
     cls_VD: Tensor | None
     grid: tuple[int, int]
     image_size: tuple[int, int]
-    layer: int
+    layer: int | tuple[int, ...]
     norm: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def tokens_VND(self) -> Tensor:  # noqa: N802  # shape suffix
+        """The patch tokens of all views in one tensor, in memory; ``tokens[index]`` reads those of one view only."""
+        return self.tokens if isinstance(self.tokens, Tensor) else torch.stack(list(self.tokens))
 
     def about(self) -> dict[str, Any]:
         """What somebody else needs to know to read the same features."""
         return {
-            "layer": self.layer,
+            "layer": self.layer if isinstance(self.layer, int) else list(self.layer),
             "norm": self.norm,
             "resolution": list(self.image_size),
             "grid": list(self.grid),
-            "width": self.tokens_VND.shape[-1],
+            "width": self.tokens[0].shape[-1],
         }
 
 
-@torch.no_grad()
 def read_features(
     encoder: nn.Module,
     images: Iterable[Any],
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int = -1,
+    layer: int | Sequence[int] = -1,
     batch_size: int = 16,
     patches: bool = True,
     progress: str | None = None,
 ) -> Features:
-    """Run a frozen encoder over images (uint8 arrays or PIL) in eval mode, where it is and in its own dtype.
+    """Run a frozen encoder over images in eval mode, where it is and in its own dtype.
 
     Example:
         >>> import numpy as np
         >>> from timm.models.vision_transformer import VisionTransformer
         >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
-        >>> features = read_features(encoder, [np.zeros((60, 80, 3), np.uint8)] * 3, image_size=32)
+        >>> images = [np.zeros((60, 80, 3), np.uint8)] * 3
+        >>> features = read_features(encoder, images, image_size=32)
         >>> features.tokens_VND.shape, features.layer
         (torch.Size([3, 4, 48]), 1)
+        >>> read_features(encoder, images, image_size=32, layer=(0, 1)).tokens[2].shape
+        torch.Size([4, 96])
 
     Args:
-        encoder: a timm vision transformer or a transformers vision model.
-        images: the whole image is squeezed to ``image_size``, never cropped.
+        encoder: a vision encoder that `spatialboost.encoders` can read.
+        images: uint8 arrays ``(H, W, 3)``, PIL images, or views and labelled images, which have one. The whole image
+            is squeezed to ``image_size``, never cropped.
         image_size: (height, width) in pixels or one number for both; multiples of the patch size.
-        layer: block after which tokens are read; negative counts from the end.
+        layer: block after which tokens are read; negative counts from the end. The tokens of several layers are joined
+            along their width.
         batch_size: images at a time.
         patches: False keeps the mean patch token only (N = 1), for probes of whole images.
         progress: shown beside a progress bar; None shows none.
@@ -88,80 +96,85 @@ def read_features(
     Raises:
         SpatialBoostError: the encoder cannot be read, the size does not fit, or there is no image.
     """
-    index = feature_layer(encoder, layer)
-    weight = next(encoder.parameters())
-    size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    collected = FeatureCollector(encoder, image_size, layer, patches=patches)
+    reading: dict[str, Any] = {"image_size": image_size, "layer": layer, "batch_size": batch_size}
     total = len(images) if isinstance(images, Sequence) else None  # a stream has no length
-    tokens, classes, grid = [], [], (0, 0)
+    for _, tokens in read_batches(encoder, images, **reading, progress=progress, total=total):
+        collected.add(tokens)
+    return collected.features()
+
+
+class FeatureCollector:
+    """Puts the tokens of one batch after the other together to `Features`.
+
+    Args:
+        encoder: whose tokens they are.
+        image_size: as in `read_features`.
+        layer: as in `read_features`.
+        patches: as in `read_features`.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, image_size: int | tuple[int, int], layer: int | Sequence[int], *, patches: bool
+    ) -> None:
+        self._layers = _layers(encoder, layer)
+        self._norm = _norm(encoder, self._layers)
+        self.image_size = _height_and_width(image_size)
+        self._patches = patches
+        self._store = TokenStore()
+        self._classes: list[Tensor] = []
+        self._grid = (0, 0)
+
+    def add(self, tokens: Tokens) -> None:
+        """Keep the tokens of one more batch."""
+        self._store.append(tokens.patches if self._patches else tokens.patches.mean(dim=1, keepdim=True))
+        if tokens.cls is not None:
+            # a copy: it may be a view of all tokens of the batch, which would then stay in memory
+            self._classes.append(tokens.cls.float().cpu().clone())
+        self._grid = tokens.grid
+
+    def features(self) -> Features:
+        """All that was added.
+
+        Raises:
+            SpatialBoostError: nothing was added.
+        """
+        if not len(self._store):
+            raise SpatialBoostError("no images were given; expected at least one")
+        layer = self._layers[0] if len(self._layers) == 1 else self._layers
+        cls_VD = torch.cat(self._classes) if self._classes else None
+        return Features(self._store, cls_VD, self._grid, self.image_size, layer, self._norm)
+
+
+@torch.no_grad()
+def read_batches(
+    encoder: nn.Module,
+    images: Iterable[Any],
+    *,
+    image_size: int | tuple[int, int] = 224,
+    layer: int | Sequence[int] = -1,
+    batch_size: int = 16,
+    progress: str | None = None,
+    total: int | None = None,
+) -> Iterator[tuple[list[Any], Tokens]]:
+    """Run a frozen encoder over images, and hand on each batch with its tokens; nothing is kept.
+
+    The arguments are those of `read_features`, and ``total``, how many images there are, for the progress bar.
+    """
+    layers = _layers(encoder, layer)
+    size = _height_and_width(image_size)
+    weight = next(encoder.parameters())
     was_training = encoder.training
     encoder.eval()
     try:
         with tqdm(total=total, desc=progress, disable=progress is None, leave=False, unit="view") as bar:
             for batch in _batches(iter(images), batch_size):
-                pixel_values = prepare_images(encoder, batch, size).to(weight.device, weight.dtype)
-                read = read_tokens(encoder, pixel_values, layer=layer)
-                kept = read.patches if patches else read.patches.mean(dim=1, keepdim=True)
-                tokens.append(kept.float().cpu())
-                if read.cls is not None:
-                    classes.append(read.cls.float().cpu())
-                grid = read.grid
+                pixels = [getattr(item, "image_HW3", item) for item in batch]
+                pixel_values = prepare_images(encoder, pixels, size).to(weight.device, weight.dtype)
+                yield batch, _read_layers(encoder, pixel_values, layers)
                 bar.update(len(batch))
     finally:
         encoder.train(was_training)
-    if not tokens:
-        raise SpatialBoostError("no images were given; expected at least one")
-    norm = "the encoder's final norm" if index == num_layers(encoder) - 1 else "none"
-    return Features(torch.cat(tokens), torch.cat(classes) if classes else None, grid, size, index, norm)
-
-
-def read_both(
-    name: str,
-    model: nn.Module | tuple[Features, Features],
-    switched: Callable[[], AbstractContextManager[Any]],
-    train: Sequence[Any],
-    test: Sequence[Any],
-    *,
-    progress: bool,
-    **reading: Any,
-) -> tuple[Features, Features]:
-    """Features of the images of both splits, of one entry of `each_encoder`; ready-made ones are checked and handed on.
-
-    Raises:
-        SpatialBoostError: ready-made features are of another number of images.
-    """
-    if isinstance(model, nn.Module):
-        with switched():
-            ours = [
-                read_features(model, images, progress=f"{name}, {split}" if progress else None, **reading)
-                for split, images in (("train", train), ("test", test))
-            ]
-        return ours[0], ours[1]
-    found = [len(features.tokens_VND) for features in model]
-    if found != [len(train), len(test)]:
-        raise SpatialBoostError(
-            f"the features of {name!r} are of {found[0]} and {found[1]} views, but {len(train)} and {len(test)} can be "
-            "read: read the features of just those"
-        )
-    return model
-
-
-def load_views(source: Source | Sequence[Cues]) -> tuple[list[Cues], list[str]]:
-    """Read every view once, without its objects; the second list says what is wrong with those that cannot be read."""
-    views, problems = [], []
-    for index in range(len(source)):
-        try:
-            views.append(replace(source[index], objects=()))
-        except BAD_ITEM as error:
-            names = getattr(source, "names", None)
-            problem = f"{index if names is None else names[index]}: {error or type(error).__name__}"
-            problems.append(problem)
-            logger.warning("left out %s", problem)
-    return views, problems
-
-
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def each_encoder(
@@ -178,3 +191,36 @@ def each_encoder(
     if not encoders or reserved in encoders:
         raise SpatialBoostError(f"encoders are named {list(encoders)}; give at least one, none called {reserved!r}")
     return [(name, model, nullcontext) for name, model in encoders.items()]
+
+
+def _read_layers(encoder: nn.Module, pixel_values: Tensor, layers: Sequence[int]) -> Tokens:
+    """The tokens of one or several layers, joined along their width."""
+    read = [read_tokens(encoder, pixel_values, layer=layer) for layer in layers]
+    if len(read) == 1:
+        return read[0]
+    classes = [tokens.cls for tokens in read if tokens.cls is not None]
+    patches = torch.cat([tokens.patches for tokens in read], dim=-1)
+    return Tokens(patches, read[0].grid, torch.cat(classes, dim=-1) if len(classes) == len(read) else None)
+
+
+def _layers(encoder: nn.Module, layer: int | Sequence[int]) -> tuple[int, ...]:
+    layers = (layer,) if isinstance(layer, int) else tuple(layer)
+    if not layers:
+        raise SpatialBoostError("no layer was given; expected the number of one block or of several, -1 for the last")
+    return tuple(feature_layer(encoder, each) for each in layers)
+
+
+def _norm(encoder: nn.Module, layers: Sequence[int]) -> str:
+    last = num_layers(encoder) - 1
+    if last not in layers:
+        return "none"
+    return "the encoder's final norm" + ("" if len(layers) == 1 else f" on layer {last}, none on the others")
+
+
+def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, size)):
+        yield batch

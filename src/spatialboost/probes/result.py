@@ -7,13 +7,13 @@ import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.measures import Metric, ProbeRow, Spread
+from spatialboost.probes.pictures import Panel, draw_figure
 
 logger = logging.getLogger(__name__)
 
@@ -21,68 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Group
     from rich.table import Table
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a figure is called, in what unit it is, and which way is better."""
-
-    label: str
-    unit: str = ""
-    higher_is_better: bool = False
-
-
-@dataclass(frozen=True)
-class ProbeRow:
-    """One run: what was measured (``"base"``, ``"boosted"``, ...), with which seed, and the figures.
-
-    Attributes:
-        name: the encoder, or the baseline.
-        seed: None where nothing is drawn.
-        metrics: figure by name, over the whole test split.
-        chosen: what the run settled on by itself, such as the ridge.
-        per_view: the first metric for each test view alone, in order.
-    """
-
-    name: str
-    seed: int | None
-    metrics: Mapping[str, float]
-    chosen: Mapping[str, float] = field(default_factory=dict)
-    per_view: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One test view for the picture: what was seen, what is true, what each encoder said.
-
-    Attributes:
-        title: the view's source.
-        image_HW3: uint8 ``(H, W, 3)``.
-        truth_HW: float ``(H, W)``, NaN where there is no reading.
-        predictions: float ``(H, W)`` by encoder.
-    """
-
-    title: str
-    image_HW3: np.ndarray
-    truth_HW: np.ndarray
-    predictions: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (None for a single run) over ``num`` runs."""
-
-    mean: float
-    std: float | None
-    num: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of some runs, of which there is at least one."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.std is None else f"{self.mean:.3f} +- {self.std:.3f}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +39,7 @@ class ProbeResult:
         settings: layer, norm, resolution, upsampling, seeds, splits and the like; JSON-able.
         metrics: how to read the figures, in the order of the table.
         rows: one for each encoder and seed.
-        panels: test views for the picture; not part of the JSON.
+        panels: test items for the picture; not part of the JSON.
     """
 
     probe: str
@@ -190,9 +128,8 @@ class ProbeResult:
         table = Table(title=f"{self.probe} probe", title_justify="left")
         table.add_column("encoder")
         for metric in self.metrics.values():
-            unit = f" [{metric.unit}]" if metric.unit else ""
             arrow = "\N{UPWARDS ARROW}" if metric.higher_is_better else "\N{DOWNWARDS ARROW}"  # which way is better
-            table.add_column(Text(f"{metric.label}{unit} {arrow}"), justify="right")
+            table.add_column(Text(f"{metric.title} {arrow}"), justify="right")
         for name in self.names:
             table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
         if {"base", "boosted"} <= set(self.names):
@@ -202,20 +139,21 @@ class ProbeResult:
 
     def caption(self) -> str:
         """The settings in one line, for tables and pictures."""
-        told = {key: value for key, value in self.settings.items() if not isinstance(value, Mapping)}
-        if "left out" in told:  # by name in the JSON
-            told["left out"] = len(told["left out"])
-        return "; ".join(f"{key}: {_short(value)}" for key, value in told.items())
+        shown = {key: value for key, value in self.settings.items() if not isinstance(value, Mapping)}
+        if "left out" in shown:  # by name in the JSON
+            shown["left out"] = len(shown["left out"])
+        for noun in ("views", "images"):
+            if noun in shown and len(shown[noun]) == 2:
+                shown[noun] = "{} to train on, {} to test on".format(*shown[noun])
+        return "; ".join(f"{key}: {_short(value)}" for key, value in shown.items())
 
     def figure(self) -> Figure:
-        """The picture: test views with what each encoder said, and every run as a dot.
+        """The picture: test items with what each encoder said, and every run as a dot.
 
         Raises:
             ModuleNotFoundError: matplotlib is missing (``pip install "spatialboost[train]"``).
         """
-        from spatialboost.probes.pictures import draw
-
-        return draw(self)
+        return draw_figure(f"{self.probe} probe", self.caption(), self.panels, self.metrics, self.rows)
 
     def __rich__(self) -> Group:
         from rich.console import Group
@@ -233,5 +171,5 @@ class ProbeResult:
 
 def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return " ".join(_short(item) for item in value)
+        return ", ".join(_short(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -37,18 +37,15 @@ class Moments:
     @classmethod
     def of(cls, x_nD: Tensor, y_n: Tensor) -> Moments:
         """The moments of some samples."""
-        width, double = x_nD.shape[1], torch.float64
-        total = cls(
-            0,
-            torch.zeros(width, dtype=double),
-            torch.zeros(width, width, dtype=double),
-            torch.zeros(width, dtype=double),
-            torch.zeros((), dtype=double),
+        return cls.of_pieces([(x_nD, y_n)])
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[tuple[Tensor, Tensor]]) -> Moments:
+        """The moments of samples that come piece by piece, such as view by view; at least one piece."""
+        return sum_moments(
+            cls(len(x_cD), x_cD.sum(0), x_cD.T @ x_cD, x_cD.T @ y_c, y_c.sum())
+            for x_cD, y_c in ((x_cD.double(), y_c.double()) for x_cD, y_c in _chunks(pieces))
         )
-        for x_cD, y_c in zip(x_nD.split(_CHUNK), y_n.split(_CHUNK), strict=True):
-            x_cD, y_c = x_cD.double(), y_c.double()
-            total = total + cls(len(x_cD), x_cD.sum(0), x_cD.T @ x_cD, x_cD.T @ y_c, y_c.sum())
-        return total
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -80,6 +77,23 @@ class Moments:
         return weights_RD, mean_y - weights_RD @ mean_D
 
 
-def sum_moments(parts: Sequence[Moments]) -> Moments:
+def sum_moments(parts: Iterable[Moments]) -> Moments:
     """The moments of all the samples of the parts, of which there is at least one."""
     return reduce(add, parts)
+
+
+def _chunks(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The samples of all pieces in chunks of one size, whatever the sizes of the pieces; the last may be smaller."""
+    waiting: list[tuple[Tensor, Tensor]] = []
+    num = 0
+    for piece in pieces:
+        waiting.append(piece)
+        num += len(piece[0])
+        if num < _CHUNK:
+            continue
+        x_nD, y_n = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+        full = num - num % _CHUNK
+        yield from zip(x_nD[:full].split(_CHUNK), y_n[:full].split(_CHUNK), strict=True)
+        waiting, num = [(x_nD[full:].clone(), y_n[full:])], num - full
+    x_nD, y_n = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+    yield x_nD, y_n

@@ -1,0 +1,99 @@
+"""Labelled image files: a folder of images for each class."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.writer import BAD_ITEM
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and the index of its class.
+
+    Attributes:
+        image_HW3: uint8 ``(H, W, 3)``, RGB.
+        label: index of its class.
+    """
+
+    image_HW3: np.ndarray
+    label: int
+
+
+@dataclass(frozen=True)
+class LabelledImages(Sequence[LabelledImage]):
+    """Image files with a class each.
+
+    Attributes:
+        paths: the files, sorted by class and name.
+        labels: index of each file's class.
+        classes: names of the classes, sorted.
+        left_out: what was wrong with the files that cannot be opened.
+    """
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+    classes: Sequence[str]
+    left_out: Sequence[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """The files by name, for reports."""
+        return [str(path) for path in self.paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return LabelledImage(_open_image(self.paths[index]), self.labels[index])
+
+
+def read_image_folder(folder: str | Path) -> LabelledImages:
+    """The images of a folder laid out as ``CLASS/NAME.jpg`` (also png, webp, bmp).
+
+    A file that is no image is left out, counted and named.
+
+    Raises:
+        SpatialBoostError: no folder, no class folders, or no image in them.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SpatialBoostError(f"{folder} is not a folder; expected one with a folder of images for each class")
+    classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    paths, labels, left_out = [], [], []
+    for label, name in enumerate(classes):
+        for path in sorted((folder / name).iterdir()):
+            if path.suffix.lower() not in SUFFIXES:
+                continue
+            try:
+                _open_image(path)
+            except BAD_ITEM as error:
+                left_out.append(f"{path}: {error}")
+                logger.warning("%s is left out: %s", path, error)
+            else:
+                paths.append(path)
+                labels.append(label)
+    if not paths:
+        raise SpatialBoostError(
+            f"{folder} has {len(classes)} class folders and no image that can be opened ({len(left_out)} cannot); "
+            f"expected CLASS/NAME with one of {sorted(SUFFIXES)}"
+        )
+    return LabelledImages(paths, labels, classes, left_out)
+
+
+def _open_image(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

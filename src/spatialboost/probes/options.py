@@ -1,0 +1,45 @@
+"""The options that every probe has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spatialboost.errors import SpatialBoostError
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """The options that every probe has.
+
+    Attributes:
+        image_size: (height, width) in pixels at which the encoder sees the whole image, or one number for both.
+        layer: block after which tokens are read, from 0, negative from the end; the tokens of several are joined along
+            their width. The final norm is applied to the last layer only.
+        batch_size: images that go through the encoder at a time.
+        seeds: one run for each, with its own draw of the training items.
+        subset: share of the training items that a seed draws.
+        num_panels: test items in the picture, evenly spaced, with what the first seed's run says of them.
+        progress: show a progress bar.
+
+    Raises:
+        SpatialBoostError: no seed, or a number out of its range.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    layer: int | Sequence[int] = -1
+    batch_size: int = 16
+    seeds: Sequence[int] = (0, 1, 2)
+    subset: float = 0.8
+    num_panels: int = 4
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.seeds):
+            raise SpatialBoostError(f"seeds are {self.seeds}; expected at least one")
+        if not 0 < self.subset <= 1:
+            raise SpatialBoostError(f"subset is {self.subset}; expected a share above 0 and up to 1")
+        if self.batch_size < 1 or self.num_panels < 0:
+            raise SpatialBoostError(
+                f"batch_size is {self.batch_size} and num_panels {self.num_panels}; expected at least 1 and at least 0"
+            )

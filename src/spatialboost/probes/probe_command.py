@@ -1,0 +1,172 @@
+"""`spatialboost probe TASK`: measure an encoder, or a boosted one beside its base; one command for each probe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import typer
+from typer.core import TyperGroup
+
+from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.protocol import PROBES, Probe, find_probe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from spatialboost.probes.result import ProbeResult
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which encoder is measured, and where."""
+
+    encoder: Annotated[str, "timm:NAME, hf:ID (transformers), a run's FILE.yaml, or a delta (folder or Hub id)."]
+    delta: Annotated[str | None, "A delta to load onto the encoder."] = None
+    weights: Annotated[Path | None, "safetensors file for a timm encoder, instead of timm's own weights."] = None
+    random_weights: Annotated[bool, "Take the encoder untrained, from seed 0."] = False
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """`CommonOptions` as the command line spells them, and where the result goes."""
+
+    image_size: Annotated[int, "Side in pixels at which the encoder sees images."] = 224
+    layer: Annotated[list[int], "Block after which tokens are read; -1 is the last. Several are joined."] = field(
+        default_factory=lambda: [-1]
+    )
+    batch_size: Annotated[int, "Images that go through the encoder at a time."] = CommonOptions.batch_size
+    seeds: Annotated[int, "How many draws of the training items, one run each."] = len(CommonOptions.seeds)
+    subset: Annotated[float, "Share of the training items that a draw takes."] = CommonOptions.subset
+    num_panels: Annotated[int, "Test items in the picture."] = CommonOptions.num_panels
+    out: Annotated[Path | None, "Folder for the JSON and the picture."] = None
+
+    def common(self) -> CommonOptions:
+        """The options as `run_probe` takes them."""
+        layer = self.layer[0] if len(self.layer) == 1 else tuple(self.layer)
+        return CommonOptions(
+            self.image_size, layer, self.batch_size, range(self.seeds), self.subset, self.num_panels, progress=True
+        )
+
+
+class ProbeCommands(TyperGroup):
+    """The commands of all probes in the registry, each made when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]  # a group only reads its commands
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names; the nearest right name where there is none."""
+        if args[0] not in PROBES and not args[0].startswith("-"):
+            raise unknown("probe", args[0], PROBES)
+        return super().resolve_command(ctx, args)
+
+
+class _Commands(Mapping[str, Any]):
+    def __len__(self) -> int:
+        return len(PROBES)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PROBES)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in PROBES:
+            raise KeyError(name)
+        return make_command(find_probe(name))
+
+
+app = typer.Typer(
+    cls=ProbeCommands, help="Measure frozen encoders: base against boosted in one run.", no_args_is_help=True
+)
+
+
+def make_command(probe: type[Probe]) -> Any:
+    """The command of a probe: its own options, how its splits are given, and the options that all probes have."""
+    without = set() if probe.draws else {"seeds", "subset"}
+    without |= {"num_panels"} if probe.panel is Probe.panel else set()
+    parameters = [
+        parameter
+        for group in (EncoderOptions, probe.splits, probe, RunOptions)
+        for parameter in _parameters(group)
+        if parameter.name not in without
+    ]
+
+    def command(**values: Any) -> None:
+        _measure_and_report(probe, values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    alone = typer.Typer(add_completion=False)
+    alone.command(probe.name, help=inspect.getdoc(probe).splitlines()[0])(command)  # type: ignore[union-attr]
+    return typer.main.get_command(alone)
+
+
+def _parameters(group: type) -> Iterator[inspect.Parameter]:
+    """A keyword for each field whose annotation carries a help text, as in ``Annotated[int, "How many."]``."""
+    annotations: dict[str, Any] = {}
+    for ancestor in reversed(group.__mro__):
+        if is_dataclass(ancestor):
+            annotations |= inspect.get_annotations(ancestor, eval_str=True)
+    for each in fields(group):
+        if get_origin(annotations[each.name]) is not Annotated:
+            continue
+        kind, text = get_args(annotations[each.name])
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        flag = [f"--{each.name.replace('_', '-')}"] if kind is bool else []  # without a --no-... beside it
+        yield inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is MISSING else default,
+            annotation=Annotated[kind, typer.Option(*flag, help=text)],
+        )
+
+
+def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
+    from spatialboost.probes.opening import open_encoder
+    from spatialboost.probes.run import run_probe
+
+    asked, run = _fill(EncoderOptions, values), _fill(RunOptions, values)
+    mine, options = _fill(probe, values), run.common()
+    train, test = _fill(probe.splits, values).open()  # before the encoder, which takes longer
+    model = open_encoder(
+        asked.encoder,
+        delta=asked.delta,
+        weights=asked.weights,
+        random=asked.random_weights,
+        image_size=options.image_size,
+    )
+    _report(run_probe(mine, _on_device(model, asked.device), train, test, options), run.out)
+
+
+def _fill(group: type, values: Mapping[str, Any]) -> Any:
+    return group(**{each.name: values[each.name] for each in fields(group) if each.name in values})
+
+
+def _on_device(model: nn.Module, device: str) -> nn.Module | dict[str, nn.Module]:
+    """What is measured: a boosted model, or another one by name."""
+    import torch
+
+    from spatialboost.boosting.channel import boosted_layers
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise SpatialBoostError(f"device is {device!r}: {str(error).splitlines()[0]}") from error
+    return model if boosted_layers(model) else {"encoder": model}
+
+
+def _report(result: ProbeResult, out: Path | None) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(result)
+    for path in [] if out is None else result.save(out):
+        console.print(f"wrote {path}", markup=False)

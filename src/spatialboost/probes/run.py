@@ -1,0 +1,154 @@
+"""The one driver of all probes: the same items, seeds and draws for every encoder, one result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.draws import Draw, draw_for_seeds, take_all
+from spatialboost.probes.features import FeatureCollector, Features, each_encoder, read_batches
+from spatialboost.probes.measures import ProbeRow
+from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.pictures import Panel
+from spatialboost.probes.protocol import Measured, Probe, ReadSplit, find_probe
+from spatialboost.probes.result import ProbeResult
+from spatialboost.probes.splits import Split
+
+Encoders = nn.Module | Mapping[str, nn.Module | tuple[Features, Features]]
+
+
+def run_probe(
+    probe: Probe | str, encoders: Encoders, train: Any, test: Any, options: CommonOptions | None = None
+) -> ProbeResult:
+    """Measure frozen encoders with a probe.
+
+    Example:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> from spatialboost.probes.depth import DepthProbe
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+        >>> result = run_probe(
+        ...     DepthProbe(target="metres"), {"mine": encoder}, "rooms:9", "rooms:2", CommonOptions(image_size=32)
+        ... )
+        >>> result.names, result.settings["views"]
+        (['mine', 'constant depth'], [9, 2])
+
+    Args:
+        probe: the probe with its own options, or its name.
+        encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
+            models by name, each as it is; or, instead of a model, its features of the training and test split as
+            `read_features` gives them (of the items that can be read).
+        train: the training split: a source, or what ``probe.splits`` makes one of, such as ``"rooms:24"``.
+        test: the test split.
+        options: those that all probes have.
+
+    Raises:
+        SpatialBoostError: no probe of that name, items that cannot be read, too few of them, an encoder that cannot be
+            read, or features of other items.
+    """
+    probe = find_probe(probe)() if isinstance(probe, str) else probe
+    options = options or CommonOptions()
+    sources = [probe.splits.as_source(given) for given in (train, test)]
+    probe.check_sources(*sources)
+    train_items, test_items = (Split(source) for source in sources)
+
+    rows: list[ProbeRow] = []
+    about, measured = {}, {}
+    shown: list[int] = []
+    for name, model, switched in each_encoder(encoders, reserved=probe.baseline):
+        with switched():
+            splits = _read_both(probe, name, model, (train_items, test_items), options)
+        shown = _evenly_spaced(len(test_items), options.num_panels)
+        about[name] = probe.about(splits[0])
+        measured[name] = probe.measure(name, *splits, _draws(probe, len(train_items), options), shown)
+        rows += measured[name].rows
+    rows.append(probe.measure_baseline(*splits))
+
+    first = about[next(iter(about))]
+    settings = {
+        **probe.settings(*splits),
+        **{key: value for key, value in first.items() if key not in ("grid", "width")},
+        probe.splits.noun: [len(train_items), len(test_items)],
+        "left out": train_items.left_out + test_items.left_out,
+        **_about_draws(probe, options),
+        "encoders": about,
+    }
+    return ProbeResult(probe.name, settings, probe.metrics, rows, _panels(probe, test_items, shown, measured))
+
+
+def _read_both(
+    probe: Probe,
+    name: str,
+    model: nn.Module | tuple[Features, Features],
+    items: tuple[Split, Split],
+    options: CommonOptions,
+) -> tuple[ReadSplit, ReadSplit]:
+    """Both splits as one encoder sees them; features that were given instead of a model are checked and handed on."""
+    if isinstance(model, nn.Module):
+        train, test = (
+            _read_split(probe, model, split, options, f"{name}, {title}")
+            for split, title in zip(items, ("train", "test"), strict=True)
+        )
+        return train, test
+    found = [len(features) for features in model]
+    if found != [len(split) for split in items]:
+        raise SpatialBoostError(
+            f"the features of {name!r} are of {found[0]} and {found[1]} {probe.splits.noun}, but {len(items[0])} and "
+            f"{len(items[1])} can be read: read the features of just those"
+        )
+    train, test = (
+        ReadSplit(split, features, [probe.keep(item, features.grid, features.image_size) for item in split])
+        for split, features in zip(items, model, strict=True)
+    )
+    return train, test
+
+
+def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonOptions, title: str) -> ReadSplit:
+    """Features, and what the probe keeps of each item, in one pass over the items."""
+    collected = FeatureCollector(encoder, options.image_size, options.layer, patches=probe.patches)
+    kept = []
+    batches = read_batches(
+        encoder,
+        items,
+        image_size=options.image_size,
+        layer=options.layer,
+        batch_size=options.batch_size,
+        progress=title if options.progress else None,
+        total=len(items.source),
+    )
+    for batch, tokens in batches:
+        collected.add(tokens)
+        kept += [probe.keep(item, tokens.grid, collected.image_size) for item in batch]
+    if not kept:
+        reasons = f"; the first that cannot: {items.left_out[0]}" if items.left_out else ""
+        raise SpatialBoostError(
+            f"{title}: none of {len(items.left_out)} {probe.splits.noun} can be read, expected at least one{reasons}"
+        )
+    return ReadSplit(items, collected.features(), kept)
+
+
+def _draws(probe: Probe, num: int, options: CommonOptions) -> list[Draw]:
+    return draw_for_seeds(num, options.seeds, options.subset) if probe.draws else [take_all(num)]
+
+
+def _about_draws(probe: Probe, options: CommonOptions) -> dict[str, Any]:
+    if not probe.draws:
+        return {"seeds": "none, nothing is drawn"}
+    return {"seeds": list(options.seeds), "seeds draw": f"{options.subset:g} of the training {probe.splits.noun}"}
+
+
+def _evenly_spaced(num: int, wanted: int) -> list[int]:
+    return sorted({round(place) for place in np.linspace(0, num - 1, min(wanted, num))})
+
+
+def _panels(probe: Probe, items: Split, shown: Sequence[int], measured: Mapping[str, Measured]) -> list[Panel]:
+    if not all(len(found.shown) == len(shown) for found in measured.values()):
+        return []  # the probe shows no single items
+    panels = (
+        probe.panel(items[index], {name: found.shown[place] for name, found in measured.items()})
+        for place, index in enumerate(shown)
+    )
+    return [panel for panel in panels if panel is not None]
