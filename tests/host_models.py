@@ -194,7 +194,7 @@ class Host:
     family: str
     inputs: Callable[[], dict[str, Any]] = images
     fuses: bool = True  # one attention with 2H heads can express it
-    fused: bool = True  # both channels run at once
+    joint: bool = True  # both channels run at once
     canonical: bool = True
     linears: tuple[str, ...] = ("q_proj", "v_proj", "query", "value")  # what a LoRA would target
     batch_norm: bool = False  # it tracks statistics, which are held while it is boosted
@@ -218,7 +218,7 @@ class Host:
         return model.eval()
 
 
-REFERENCE: dict[str, Any] = {"fuses": False, "fused": False}
+REFERENCE: dict[str, Any] = {"fuses": False, "joint": False}
 
 HOSTS = {
     "timm": Host(lambda: timm_model("vit_tiny_patch16_224"), "timm", linears=("qkv", "proj")),
@@ -232,7 +232,7 @@ HOSTS = {
     # its `qkv` is never called with a bias (`F.linear` on its weight), so that a LoRA on it does nothing, boosted or
     # not
     "timm_dinov3_bias": Host(lambda: timm_model("vit_small_patch16_dinov3_qkvb"), "timm_eva", linears=("proj",)),
-    "timm_eva02": Host(lambda: timm_model("eva02_tiny_patch14_224", patch_size=PATCH, qkv_fused=False), "timm_eva"),
+    "timm_eva02": Host(lambda: timm_model("eva02_tiny_patch14_224", patch_size=PATCH, qkv_joint=False), "timm_eva"),
     "dinov3": Host(lambda: transformers_model("DINOv3ViTModel", "DINOv3ViTConfig"), "transformers"),
     "dinov2": Host(lambda: transformers_model("Dinov2Model", "Dinov2Config"), "transformers"),
     "dinov2_registers": Host(
@@ -267,7 +267,7 @@ HOSTS = {
         lambda: Encoder(MemEffAttention, WIDTH, HEADS, DEPTH, PATCH),
         "dino_hub",
         fuses=False,
-        fused=False,
+        joint=False,
         linears=("qkv",),
         compiles=False,
     ),
@@ -275,7 +275,7 @@ HOSTS = {
         lambda: Encoder(hub_dino.SelfAttention, WIDTH, HEADS, DEPTH, PATCH),
         "dino_hub",
         fuses=False,
-        fused=False,
+        joint=False,
         linears=("qkv",),
     ),
     # from here on: one row a way of computing attention that runs on the generic route
@@ -339,20 +339,20 @@ HOSTS = {
     "swinv2": Host(swin_v2, "generic", linears=("query", "q_proj"), **REFERENCE),
     "qwen2_5_vl": Host(qwen_tower, "generic", packed, linears=("qkv",), compiles=False, exports=False, **REFERENCE),
     "generic": Host(
-        lambda: Tower(PlainAttention), "generic", tokens, fuses=False, fused=False, canonical=False, linears=("to_qkv",)
+        lambda: Tower(PlainAttention), "generic", tokens, fuses=False, joint=False, canonical=False, linears=("to_qkv",)
     ),
     "generic_super": Host(
         lambda: Tower(InheritedAttention),
         "generic",
         tokens,
         fuses=False,
-        fused=False,
+        joint=False,
         canonical=False,
         linears=("to_qkv",),
         compiles=False,
     ),
     "generic_nested": Host(
-        lambda: Tower(NestedAttention), "generic", tokens, fuses=False, fused=False, linears=("query", "dense")
+        lambda: Tower(NestedAttention), "generic", tokens, fuses=False, joint=False, linears=("query", "dense")
     ),
 }
 

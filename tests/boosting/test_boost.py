@@ -11,7 +11,7 @@ from torch import nn
 
 import spatialboost as sb
 from host_models import HOSTS, SIZE, WIDTH, PlainAttention, Tower, images, output, perturb, timm_model
-from spatialboost.boosting.boost import set_kernel
+from spatialboost.boosting import set_kernel
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.boosting.find import find_attention
 
@@ -98,7 +98,7 @@ def test_only_cross_attention_found():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"gate": "head"}, "gate='head'"), ({"dtype": torch.int8}, "dtype=torch.int8")]
+    ("options", "message"), [({"gate": "head"}, "unknown gate 'head'"), ({"dtype": torch.int8}, "dtype=torch.int8")]
 )
 def test_options_that_are_unknown(options, message):
     model = HOSTS["timm"].make()

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import spatialboost as sb
-from spatialboost.boosting import kernels
-from spatialboost.boosting.kernels import Call, aligned_bias, attend, choose_kernel, from_xformers, xformers_ops
+from spatialboost.boosting import kernels, xformers_kernel
+from spatialboost.boosting.kernels import Call, attend, choose_kernel
+from spatialboost.boosting.xformers_kernel import aligned_bias, from_xformers, xformers_ops
 
 HEADS, N = 2, 6
 BLOCKS = {"packed": (2, 2, 1, 1), "packed_unequal": (1, 3, 2), "packed_one": (6,), "packed_empty": (0, 4, 0, 2)}
@@ -108,8 +109,8 @@ def test_aligned_bias_is_the_mask_added():
 
 def test_choice_of_kernel():
     q = torch.randn(1, 4, 5, 8)
-    assert choose_kernel("auto", q) == "sdpa"  # xformers has no operator on CPU
-    assert choose_kernel("auto", q, fused=False) == "math"  # the host asks for the plain formula
+    assert choose_kernel("auto", q) == "sdpa"
+    assert choose_kernel("auto", q, plain_formula=True) == "math"  # the host asks for the plain formula
     assert choose_kernel("math", q) == "math"
     message = r"xformers has no operator for \(1, 4, 5, 8\) torch.float32 on cpu: it has none for the CPU.*'auto'"
     with pytest.raises(sb.SpatialBoostError, match=message):
@@ -123,7 +124,8 @@ def able(monkeypatch):
         pytest.skip("xformers is not installed")
     for op in (*ops.fmha.ALL_FW_OPS, *ops.fmha.ALL_BW_OPS):
         monkeypatch.setattr(op, "SUPPORTED_DEVICES", {"cpu"})
-    monkeypatch.setattr(kernels, "CPU_ONLY", ())
+    monkeypatch.setattr(xformers_kernel, "WITHOUT_OPERATOR", ())
+    monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cpu"})
     return ops
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import spatialboost as sb
 from host_models import OLD_TRANSFORMERS, perturb
-from spatialboost.boosting.boost import set_kernel
-from spatialboost.hosts.transformers_forward import Wide, attention_interface
+from spatialboost.boosting import set_kernel
+from spatialboost.hosts.transformers_forward import ChannelLayers, attention_interface
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
@@ -146,7 +146,7 @@ def test_norms_of_q_and_k_stay_each_channels_own(heads):
 def test_norm_over_each_head_finds_the_heads():
     """As many tokens as heads: told apart by their strides."""
     heads, width = 2, 4
-    wide = Wide(
+    layers = ChannelLayers(
         [SimpleNamespace(out=torch.empty(8, heads * width))] * 2,
         None,
         roles={},
@@ -157,7 +157,7 @@ def test_norm_over_each_head_finds_the_heads():
     )
     q = torch.zeros(1, 2 * heads, 2 * heads * width).unflatten(-1, (2 * heads, width))  # (B, T, 2H, C)
     for view, dim in ((q, 2), (q.transpose(1, 2), 1)):
-        base, plus = wide.norm("q_norm", view).chunk(2, dim)
+        base, plus = layers.norm("q_norm", view).chunk(2, dim)
         assert base.eq(0).all() and plus.eq(1).all()
 
 
