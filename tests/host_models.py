@@ -232,7 +232,7 @@ HOSTS = {
     # its `qkv` is never called with a bias (`F.linear` on its weight), so that a LoRA on it does nothing, boosted or
     # not
     "timm_dinov3_bias": Host(lambda: timm_model("vit_small_patch16_dinov3_qkvb"), "timm_eva", linears=("proj",)),
-    "timm_eva02": Host(lambda: timm_model("eva02_tiny_patch14_224", patch_size=PATCH, qkv_joint=False), "timm_eva"),
+    "timm_eva02": Host(lambda: timm_model("eva02_tiny_patch14_224", patch_size=PATCH, qkv_fused=False), "timm_eva"),
     "dinov3": Host(lambda: transformers_model("DINOv3ViTModel", "DINOv3ViTConfig"), "transformers"),
     "dinov2": Host(lambda: transformers_model("Dinov2Model", "Dinov2Config"), "transformers"),
     "dinov2_registers": Host(

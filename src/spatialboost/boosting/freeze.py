@@ -2,8 +2,8 @@
 
 Freezing a layer's weights is not enough. Batch normalisation in training mode would normalise with the batch and
 update its running statistics; so such layers stay in eval mode, whatever `model.train()` says, until `unboost`. And
-hosts such as LeViT keep tensors that they have computed from their parameters in eval mode. These tensors hold the graph
-of weights that were trainable before `boost`, so they are deleted and the host computes them again.
+hosts such as LeViT keep tensors that they have computed from their parameters in eval mode. These tensors hold the
+graph of weights that were trainable before `boost`, so they are deleted and the host computes them again.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class DinoHubAttention(Family):
     )
 
     def reads(self, module: nn.Module) -> bool:
-        """See `Family.reads`: a class under another path (a copy of the repository) that is built and called like theirs."""
+        """See `Family.reads`: a class under another path (a copy of the repository) with their layers."""
         host_class = getattr(type(module), "host_class", type(module))
         alike = isinstance(module._modules.get("qkv"), nn.Linear) and isinstance(module._modules.get("proj"), nn.Linear)
         return alike and "attn_bias" in inspect.signature(host_class.forward).parameters

@@ -68,7 +68,7 @@ class BoostedModule(Protocol):
         """The module as Attn+ sees it: every attribute is the host's, only parameters are the channel's."""
 
     def reference(self, channel: Channel, *args: Any, **kwargs: Any) -> Any:
-        """The host's own forward once for each channel, merged: for a call that `joint_forward` has not the code for."""
+        """The host's own forward once for each channel, merged: for calls that `joint_forward` does not handle."""
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """The host's parameter of that name."""
@@ -175,7 +175,7 @@ class Family:
         return False
 
     def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """A function `(attention, channel, *args, **kwargs)` for both channels at once; None where that is not exact."""
+        """A function `(attention, channel, *args, **kwargs)` over both channels; None where it would not be exact."""
         return None
 
     # --- export
