@@ -32,15 +32,19 @@ def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
 
 
 def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projections, Projections]:
-    """The weights of Attn and of Attn+, by role."""
+    """The weights of Attn and of Attn+, by role; packed where the host packs them in the order q, k, v."""
     slots = channel.slots
 
     def read(parameter: Callable[[str], Tensor]) -> Projections:
         def of(*names: str) -> tuple[Any, ...]:
             found = [slots.get(name) for name in names]
-            if found[0] is not None and found[0].chunks > 1:
-                return (parameter(found[0].parameter),)  # packed, in the order of the names
-            return tuple(None if slot is None else parameter(slot.parameter) for slot in found)
+            if [slot and slot.chunk for slot in found] == [0, 1, 2]:
+                return (parameter(found[0].parameter),)  # type: ignore[union-attr]
+            return tuple(None if slot is None else rows(slot) for slot in found)
+
+        def rows(slot: Slot) -> Tensor:
+            packed = parameter(slot.parameter)
+            return packed if slot.chunks == 1 else packed.chunk(slot.chunks)[slot.chunk]
 
         weights, biases = of("q.weight", "k.weight", "v.weight"), of("q.bias", "k.bias", "v.bias")
         return Projections(weights, biases, *of("o.weight"), *of("o.bias"))
