@@ -8,6 +8,7 @@ and merges them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -65,30 +66,25 @@ class BoostedAttention:
 
 
 def _rebuild(host_class: type[nn.Module], family: str) -> nn.Module:
-    cls = boosted_class(host_class, family_named(family))
+    cls = boosted_class(host_class, family_named(family))  # type: ignore[arg-type]
     return cls.__new__(cls)
 
 
-_BOOSTED: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
-
-
+@cache
 def boosted_class(host_class: type[nn.Module], family: Family) -> type[nn.Module]:
     """The subclass of `host_class` that runs both channels; one per host class, for the life of the process."""
-    key = (host_class, family.name)
-    if key not in _BOOSTED:
-        name = f"Boosted{host_class.__name__}"
-        members = {
-            "__module__": __name__,
-            "__qualname__": name,
-            "__doc__": f"`{host_class.__name__}` with a spatial channel.",
-            "host_class": host_class,
-            "view_class": TypedPlusView if calls_super(host_class) else PlusView,
-            "run": staticmethod(family.runner(host_class)),
-            **family.other_forwards(host_class),
-        }
-        family.prepare(host_class)
-        _BOOSTED[key] = type(name, (BoostedAttention, host_class), members)
-    return _BOOSTED[key]
+    family.prepare(host_class)
+    name = f"Boosted{host_class.__name__}"
+    members = {
+        "__module__": __name__,
+        "__qualname__": name,
+        "__doc__": f"`{host_class.__name__}` with a spatial channel.",
+        "host_class": host_class,
+        "view_class": TypedPlusView if calls_super(host_class) else PlusView,
+        "run": staticmethod(family.runner(host_class)),
+        **family.other_forwards(host_class),
+    }
+    return type(name, (BoostedAttention, host_class), members)
 
 
 def attach(attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> SpatialChannel:
@@ -113,7 +109,7 @@ def switch(attention: nn.Module, *, on: bool) -> None:
     if restored_forward(attention):
         del attention.forward  # it belongs to the class that is about to be exchanged
     if on:
-        attention.__class__ = boosted_class(type(attention), family)
+        attention.__class__ = boosted_class(type(attention), family)  # type: ignore[arg-type]
         if family.blocks_fast_path:
             # nn.TransformerEncoderLayer in eval mode runs one kernel over all its weights and never calls `self_attn`,
             # unless a module in it has a hook. The channel is never called, so that this hook has no other effect.

@@ -8,6 +8,7 @@ graph of weights that were trainable before `boost`, so they are deleted and the
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def hold_statistics(root: nn.Module) -> None:
         tracks = any(module._buffers.get(name) is not None for name in ("running_mean", "running_var"))
         if tracks and not isinstance(module, HeldStatistics):
             setattr(module, MODE, module.training)
-            module.__class__ = held_class(type(module))
+            module.__class__ = held_class(type(module))  # type: ignore[arg-type]
             module.training = False
 
 
@@ -85,22 +86,13 @@ class HeldStatistics:
 
 
 def _rebuild(host_class: type[nn.Module]) -> nn.Module:
-    cls = held_class(host_class)
+    cls = held_class(host_class)  # type: ignore[arg-type]
     return cls.__new__(cls)
 
 
-_HELD: dict[type[nn.Module], type[nn.Module]] = {}
-
-
+@cache
 def held_class(host_class: type[nn.Module]) -> type[nn.Module]:
     """The subclass of `host_class` whose `train` changes nothing; one per host class, for the life of the process."""
-    if host_class not in _HELD:
-        name = f"Held{host_class.__name__}"
-        members = {
-            "__module__": __name__,
-            "__qualname__": name,
-            "host_class": host_class,
-            "__doc__": held_class.__doc__,
-        }
-        _HELD[host_class] = type(name, (HeldStatistics, host_class), members)
-    return _HELD[host_class]
+    name = f"Held{host_class.__name__}"
+    members = {"__module__": __name__, "__qualname__": name, "__doc__": held_class.__doc__, "host_class": host_class}
+    return type(name, (HeldStatistics, host_class), members)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd as _Conv
 
 from spatialboost.hosts.layers import class_path, is_linear, leaves, submodule
-from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Slot
+from spatialboost.hosts.protocol import Slot
 from spatialboost.hosts.slots import packed_slots, split_slots
 from spatialboost.hosts.towers import SECOND_INPUTS
-from spatialboost.hosts.transformers import find_layout, host_with_heads, joint_forward_of_host, register_interface
+from spatialboost.hosts.transformers import InterfaceFamily, find_layout
 
 IS_ATTENTION = re.compile(r"att(entio)?n|mhsa|^(XCA|GPSA|SHSA|SHMA|LiteMLA|LambdaLayer)$", re.IGNORECASE)
 IS_OTHER = re.compile(
@@ -83,7 +83,7 @@ def _output_projection(attention: nn.Module) -> nn.Module | None:
     return None if within is attention else next((m for m in reversed(list(attention.modules())) if is_linear(m)), None)
 
 
-class GenericAttention(Family):
+class GenericAttention(InterfaceFamily):
     """Any other attention: the host's own forward; weights have a canonical layout where they have the usual names."""
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
@@ -130,15 +130,3 @@ class GenericAttention(Family):
         if found := sorted(required & SECOND_INPUTS):
             return f"cross-attention: its forward asks for `{found[0]}`"
         return None
-
-    def prepare(self, host_class: type[nn.Module]) -> None:
-        """See `Family.prepare`."""
-        register_interface()
-
-    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`: of hosts that attend through the interface of transformers."""
-        return joint_forward_of_host(self, attention, channel)
-
-    def with_heads(self, attention: nn.Module, heads: int) -> nn.Module | None:
-        """See `Family.with_heads`."""
-        return host_with_heads(self, attention, heads)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.joint import Projections, joint_attention
+from spatialboost.boosting.joint import Projections, Rotate, joint_attention
 from spatialboost.boosting.kernels import Call
 from spatialboost.hosts.layers import are_identities, are_plain_linears, class_path, leaves, resize_linear
 from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Slot
@@ -56,19 +56,15 @@ class TimmAttention(Family):
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-    ) -> Tensor:
-        return self._run(attention, channel, x, None, attn_mask, is_causal)
-
-    def _run(
-        self, attention: BoostedModule, channel: Channel, x: Tensor, rotate: Any, mask: Tensor | None, causal: bool
+        rotate: Rotate | None = None,
     ) -> Tensor:
         call = Call(
             heads=attention.num_heads,
             scale=attention.scale,
             kernel=channel.kernel,
             plain_formula=not attention.fused_attn,
-            mask=mask,
-            causal=causal,
+            mask=attn_mask,
+            causal=is_causal,
             dropout=attention.attn_drop.p if attention.training else 0.0,
         )
         return joint_attention(x, *self._sides(attention, channel), channel.gate, call, rotate)
@@ -136,7 +132,7 @@ class TimmAttentionRope(TimmAttention):
         def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return rotated(q), rotated(k)
 
-        return self._run(attention, channel, x, None if rope is None else rotate, attn_mask, is_causal)
+        return self._joint(attention, channel, x, attn_mask, is_causal, None if rope is None else rotate)
 
 
 class TimmEvaAttention(TimmAttentionRope):

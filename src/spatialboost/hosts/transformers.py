@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
-from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -73,73 +72,78 @@ def restored_forward(module: nn.Module) -> bool:
     return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
 
 
-def joint_forward_of_host(family: Family, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-    """The host's own forward over both channels at once, where the meaning of all its weights is known; else None.
+class InterfaceFamily(Family):
+    """What holds for attention that goes through the interface of transformers, of whichever library."""
 
-    None also for the `eager` setting, whose purpose is to return attention maps.
-    """
-    slots = channel.slots
-    modules = [m for m in attention.modules() if m is not channel]
-    known = len(list(channel.parameters())) == len({slot.parameter for slot in slots.values()}) + 1  # and the gate
-    sdpa = {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}  # type: ignore[union-attr]
-    if not (known and sdpa and "o.weight" in slots):
-        return None
-    if not attends_by_interface((attention.host_class, *(type(m) for m in modules[1:]))):
-        return None
-    if any(has_hooks(m) or is_adapter(m) for m in modules[1:]):
-        return None
-    if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
-        return None  # each channel draws its own dropout, which the sum of both cannot have any more
-    return partial(_joint, family)
+    def prepare(self, host_class: type[nn.Module]) -> None:
+        """See `Family.prepare`."""
+        register_interface()
+
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """See `Family.joint_forward`: the host's own forward, where the meaning of all its weights is known.
+
+        None also for the `eager` setting, whose purpose is to return attention maps.
+        """
+        slots = channel.slots
+        modules = [m for m in attention.modules() if m is not channel]
+        known = len(list(channel.parameters())) == len({slot.parameter for slot in slots.values()}) + 1  # and the gate
+        settings = {m.config._attn_implementation for m in modules if hasattr(m, "config")}  # type: ignore[union-attr]
+        if not (known and settings == {"sdpa"} and "o.weight" in slots):
+            return None
+        if not attends_by_interface((attention.host_class, *(type(m) for m in modules[1:]))):
+            return None
+        if any(has_hooks(m) or is_adapter(m) for m in modules[1:]):
+            return None
+        if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
+            return None  # each channel draws its own dropout, which the sum of both cannot have any more
+        return self._joint
+
+    def _joint(self, attention: BoostedModule, channel: Channel, *args: Any, **kwargs: Any) -> Any:
+        roles, norms = {}, {}
+        view = attention.view_class(attention, channel)
+        for name, slot in channel.slots.items():
+            path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
+            if role in ("q_norm", "k_norm"):
+                norms[path] = (getattr(attention, path), getattr(view, path))
+            else:
+                roles[path] = "qkv" if slot.chunks > 1 else role
+        packed = "cu_seqlens" in attention.host_class.forward.__code__.co_varnames
+        return forward_of_both(
+            attention,
+            both_projections(attention, channel),
+            channel.gate,
+            norms,
+            args,
+            kwargs,
+            roles=roles,
+            heads=self.heads(attention),  # type: ignore[arg-type]
+            kernel=channel.kernel,
+            interface=PACKED_INTERFACE if packed else INTERFACE,
+        )
+
+    def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.with_heads`: the host cuts heads by `head_dim`, so that only the projections' sizes change."""
+        slots, own = self.slots(attention), self.heads(attention)
+        if "o.weight" not in slots or own is None or not attends_by_interface(tuple(map(type, attention.modules()))):
+            return None  # CLIP and SigLIP of 4.57 are such: they reshape the heads' output to the width of the input
+        norm = leaves(attention, "q_norm").get("weight")
+        if norm is not None and len(norm) != attention.head_dim:
+            return None  # a norm over all heads of a channel cannot become one over the heads of both
+        host, times = copy.deepcopy(attention), heads / own
+        for path, role in {(slot.parameter.rpartition(".")[0], name.partition(".")[0]) for name, slot in slots.items()}:
+            parent, _, leaf = path.rpartition(".")
+            owner = submodule(host, parent)
+            if role == "o":
+                resize_linear(owner, leaf, columns=times)
+            elif role in "qkv" and slots[f"{role}.weight"].chunk == 0:
+                resize_linear(owner, leaf, rows=times)
+        for module in host.modules():
+            for attribute in set(GROW_WITH_HEADS) & set(vars(module)):
+                setattr(module, attribute, int(getattr(module, attribute) * times))
+        return host
 
 
-def _joint(family: Family, attention: BoostedModule, channel: Channel, *args: Any, **kwargs: Any) -> Any:
-    roles, norms = {}, {}
-    view = attention.view_class(attention, channel)
-    for name, slot in channel.slots.items():
-        path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
-        if role in ("q_norm", "k_norm"):
-            norms[path] = (getattr(attention, path), getattr(view, path))
-        else:
-            roles[path] = "qkv" if slot.chunks > 1 else role
-    packed = "cu_seqlens" in attention.host_class.forward.__code__.co_varnames
-    return forward_of_both(
-        attention,
-        both_projections(attention, channel),
-        channel.gate,
-        norms,
-        args,
-        kwargs,
-        roles=roles,
-        heads=family.heads(attention),  # type: ignore[arg-type]
-        kernel=channel.kernel,
-        interface=PACKED_INTERFACE if packed else INTERFACE,
-    )
-
-
-def host_with_heads(family: Family, attention: Any, heads: int) -> nn.Module | None:
-    """See `Family.with_heads`: transformers cuts heads by `head_dim`, so that only the projections' sizes change."""
-    slots, own = family.slots(attention), family.heads(attention)
-    if "o.weight" not in slots or own is None or not attends_by_interface(tuple(map(type, attention.modules()))):
-        return None  # CLIP and SigLIP of 4.57 are such: they reshape the heads' output to the width of the input
-    norm = leaves(attention, "q_norm").get("weight")
-    if norm is not None and len(norm) != attention.head_dim:
-        return None  # a norm over all heads of a channel cannot become one over the heads of both
-    host, times = copy.deepcopy(attention), heads / own
-    for path, role in {(slot.parameter.rpartition(".")[0], name.partition(".")[0]) for name, slot in slots.items()}:
-        parent, _, leaf = path.rpartition(".")
-        owner = submodule(host, parent)
-        if role == "o":
-            resize_linear(owner, leaf, columns=times)
-        elif role in "qkv" and slots[f"{role}.weight"].chunk == 0:
-            resize_linear(owner, leaf, rows=times)
-    for module in host.modules():
-        for attribute in set(GROW_WITH_HEADS) & set(vars(module)):
-            setattr(module, attribute, int(getattr(module, attribute) * times))
-    return host
-
-
-class TransformersAttention(Family):
+class TransformersAttention(InterfaceFamily):
     """Vision attention of transformers: four projections, heads viewed by `head_dim`."""
 
     name = "transformers"
@@ -163,15 +167,3 @@ class TransformersAttention(Family):
     def heads(self, attention: nn.Module) -> int | None:
         """See `Family.heads`."""
         return super().heads(attention) or super().heads(attention._modules.get("attention") or attention)
-
-    def prepare(self, host_class: type[nn.Module]) -> None:
-        """See `Family.prepare`."""
-        register_interface()
-
-    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`."""
-        return joint_forward_of_host(self, attention, channel)
-
-    def with_heads(self, attention: nn.Module, heads: int) -> nn.Module | None:
-        """See `Family.with_heads`."""
-        return host_with_heads(self, attention, heads)
