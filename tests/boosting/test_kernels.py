@@ -94,6 +94,15 @@ def test_packed_lengths_have_to_sum_up():
         attend(q, q, q, Call(heads=1, scale=1.0, kernel="sdpa", lengths=(2, 3)))
 
 
+def test_packed_sequences_compile_in_one_graph():
+    def run(q: torch.Tensor) -> torch.Tensor:
+        return attend(q, q, q, Call(heads=HEADS, scale=0.3, kernel="auto", lengths=(2, 2, 1, 1)))
+
+    torch._dynamo.reset()
+    q = torch.randn(1, 2 * HEADS, N, 8)
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="eager")(q), run(q))
+
+
 def test_masks_of_other_makers_are_refused():
     with pytest.raises(sb.SpatialBoostError, match="the attention mask is a str; expected a tensor or"):
         from_xformers("causal", torch.randn(1, 2, N, 8))

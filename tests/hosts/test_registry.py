@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -11,12 +12,24 @@ from torch import Tensor, nn
 
 import spatialboost as sb
 import test_contract
-from host_models import DEPTH, HEADS, WIDTH, Host, Tower, output, perturb, tokens
+from host_models import DEPTH, HEADS, HOSTS, WIDTH, Host, Tower, output, perturb, tokens
 from spatialboost.boosting.channel import boosted_layers
+from spatialboost.boosting.find import find_attention
 from spatialboost.boosting.joint import joint_attention
 from spatialboost.boosting.kernels import Call
-from spatialboost.hosts import FAMILIES, Family, Share, Slot, class_path, family_named, family_of
+from spatialboost.hosts import (
+    FAMILIES,
+    BoostedModule,
+    Channel,
+    Family,
+    Share,
+    Slot,
+    class_path,
+    family_named,
+    family_of,
+)
 from spatialboost.hosts.layers import resize_linear
+from spatialboost.hosts.protocol import check_slots
 from spatialboost.hosts.slots import both_projections
 
 
@@ -147,6 +160,20 @@ def test_every_host_has_the_name_of_its_line():
     assert {name: family.name for name, family in FAMILIES.items()} == {name: name for name in FAMILIES}
     paths = [path for family in FAMILIES.values() for path in family.classes]
     assert len(paths) == len(set(paths))
+
+
+@pytest.mark.parametrize("name", ["timm", "dinov3", "torchvision", "generic"])
+def test_what_a_family_may_ask_for_is_there(name: str):
+    attention = boosted_layers(sb.boost(HOSTS[name].make()))[0][1]
+    for protocol, answers in ((BoostedModule, attention), (Channel, attention.spatial_channel)):
+        members = {*get_type_hints(protocol), *(n for n in vars(protocol) if not n.startswith("_"))}
+        assert len(members) > 4 and all(hasattr(answers, member) for member in members)
+
+
+@pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
+def test_slots_of_every_host_are_legal(host: Host):
+    for found in find_attention(host.make()):
+        check_slots(found.family, found.module)
 
 
 def test_a_family_that_is_not_there():

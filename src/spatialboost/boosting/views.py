@@ -47,9 +47,9 @@ class PlusView:
             if plus is None:
                 return own
             if not torch.is_grad_enabled():
-                plus = (
-                    plus.detach()
-                )  # torch.matmul picks its kernel by `requires_grad`: both channels need the same one
+                # torch.matmul picks its kernel by `requires_grad`, and on some CPUs the kernels round differently: both
+                # channels need the same one
+                plus = plus.detach()
             if plus.dtype != own.dtype:
                 plus = plus.to(own.dtype)
             if plus.shape == own.shape:

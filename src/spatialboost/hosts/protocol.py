@@ -87,15 +87,13 @@ class Channel(Protocol):
     kernel: str  # as `set_kernel` has set it
     gate: nn.Parameter  # `a`, (D) or (1)
     slots: dict[str, Slot]  # of the host, as `Family.slots` gave them when the layer was boosted
+    _parameters: dict[str, nn.Parameter | None]  # Attn+'s and the gate
 
     def plus(self, name: str) -> nn.Parameter:
         """Attn+'s own parameter for the host's parameter `name`."""
 
     def merge(self, base: Tensor, plus: Tensor) -> Tensor:
         """The gated mean of both channels' outputs."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Attn+'s parameters and the gate."""
 
 
 class Family:

@@ -27,6 +27,7 @@ def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
     return {
         f"{name}.{leaf}": Slot(f"{path}.{leaf}", chunk, 3)
         for leaf in leaves(attention, path)
+        if leaf in ("weight", "bias")
         for chunk, name in enumerate("qkv")
     }
 

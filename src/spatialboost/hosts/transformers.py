@@ -86,7 +86,7 @@ class InterfaceFamily(Family):
         """
         slots = channel.slots
         modules = [m for m in attention.modules() if m is not channel]
-        known = len(list(channel.parameters())) == len({slot.parameter for slot in slots.values()}) + 1  # and the gate
+        known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1  # and the gate
         settings = {m.config._attn_implementation for m in modules if hasattr(m, "config")}  # type: ignore[union-attr]
         if not (known and settings == {"sdpa"} and "o.weight" in slots):
             return None
