@@ -372,3 +372,15 @@ def perturb(model: nn.Module, amount: float = 0.1, seed: int = 2) -> nn.Module:
         for _, parameter in sb.named_parameters(model):
             parameter.add_(amount * torch.randn(parameter.shape, generator=generator).to(parameter))
     return model
+
+
+def boosted_names(model: nn.Module) -> list[str]:
+    """Names of the boosted layers."""
+    from spatialboost.boosting.channel import boosted_layers
+
+    return [name for name, _, _ in boosted_layers(model)]
+
+
+def untouched(model: nn.Module) -> bool:
+    """Whether `boost` has neither added nor frozen anything."""
+    return not boosted_names(model) and all(p.requires_grad for p in model.parameters())

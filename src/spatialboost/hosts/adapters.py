@@ -1,4 +1,4 @@
-"""Layers under adapters of peft (LoRA and its kin), which keep the layer that they wrap as `base_layer`."""
+"""Layers under adapters of peft (LoRA and others), which keep the layer that they wrap as `base_layer`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spatialboost.hosts.adapters import unwrap_adapter
 
-IS_LINEAR = re.compile(r"^Linear|Linear$|^Conv1D$")  # the last is the linear layer of GPT-2 and its kin
+IS_LINEAR = re.compile(r"^Linear|Linear$|^Conv1D$")  # the last is the linear layer of GPT-2 and others
 
 
 def class_path(cls: type) -> str:
