@@ -19,7 +19,7 @@ from spatialboost.boosting.views import PlusView, TypedPlusView, calls_super
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.protocol import Family
 from spatialboost.hosts.registry import family_named
-from spatialboost.hosts.transformers import restored_forward
+from spatialboost.hosts.transformers import is_cache_of_keys, restored_forward
 
 
 class BoostedAttention:
@@ -41,7 +41,7 @@ class BoostedAttention:
     def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
         """The host's own forward once for each channel, and their merge: exact where both channels agree."""
         for value in (*args, *kwargs.values()):  # no `any` over a generator, which Dynamo of torch 2.10 cannot inline
-            if hasattr(value, "get_seq_length"):
+            if is_cache_of_keys(value):
                 raise SpatialBoostError(
                     f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
                     "Call the model with use_cache=False."

@@ -12,7 +12,7 @@ from spatialboost.boosting.channel import channel_parameters, is_sharded
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.layers import class_path, is_linear
 from spatialboost.hosts.protocol import Family, check_slots
-from spatialboost.hosts.transformers import restored_forward
+from spatialboost.hosts.transformers import checkpoints_reentrantly, restored_forward
 
 WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "DeepSpeedEngine"}
 PLAIN = (torch.Tensor, nn.Parameter)
@@ -38,8 +38,7 @@ def check_model(root: nn.Module) -> None:
                 f"{where} is sharded already (fully_shard), and would not shard new weights. Boost the model before "
                 "it is sharded."
             )
-        keywords = getattr(vars(module).get("_gradient_checkpointing_func"), "keywords", {})
-        if keywords.get("use_reentrant"):
+        if checkpoints_reentrantly(module):
             raise SpatialBoostError(
                 f"{type(module).__name__} checkpoints with use_reentrant=True, under which a frozen encoder gives "
                 "Attn+ no gradient. Call "

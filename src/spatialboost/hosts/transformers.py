@@ -72,6 +72,16 @@ def restored_forward(module: nn.Module) -> bool:
     return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
 
 
+def checkpoints_reentrantly(module: nn.Module) -> bool:
+    """Whether the module is set to the reentrant kind of gradient checkpointing."""
+    return bool(getattr(vars(module).get("_gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"))
+
+
+def is_cache_of_keys(value: Any) -> bool:
+    """Whether an argument of a forward is a cache of keys and values, which the forward would fill."""
+    return hasattr(value, "get_seq_length")
+
+
 class InterfaceFamily(Family):
     """What holds for attention that goes through the interface of transformers, of whichever library."""
 
