@@ -20,7 +20,7 @@ def norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-def test_held_until_unboost_and_then_in_the_mode_of_the_day():
+def test_held_until_unboost_and_then_in_the_mode_that_was_asked_for_last():
     model = sb.boost(LEVIT.make())
     assert all(not m.training for m in norms(model.train()))
     assert model.training and all(isinstance(m, HeldStatistics) for m in norms(model))

@@ -6,13 +6,19 @@ import pytest
 import torch
 
 import spatialboost as sb
-from spatialboost.boosting import kernels
-from spatialboost.boosting.kernels import Call, aligned_bias, attend, choose_kernel, from_xformers, xformers_ops
+from spatialboost.boosting import kernels, xformers_kernel
+from spatialboost.boosting.kernels import Call, attend, choose_kernel
+from spatialboost.boosting.xformers_kernel import aligned_bias, xformers_ops
 
 HEADS, N = 2, 6
+
+
 BLOCKS = {"packed": (2, 2, 1, 1), "packed_unequal": (1, 3, 2), "packed_one": (6,), "packed_empty": (0, 4, 0, 2)}
 
+
 MASKS = ("none", "bool", "keys", "additive", "per_head", "per_head_unbatched", "causal")
+
+
 KINDS = [*MASKS, *BLOCKS, "xformers_packed", "xformers_causal"]
 
 
@@ -87,29 +93,19 @@ def test_packed_lengths_have_to_sum_up():
         attend(q, q, q, Call(heads=1, scale=1.0, kernel="sdpa", lengths=(2, 3)))
 
 
-def test_masks_of_other_makers_are_refused():
-    with pytest.raises(sb.SpatialBoostError, match="the attention mask is a str; expected a tensor or"):
-        from_xformers("causal", torch.randn(1, 2, N, 8))
+def test_packed_sequences_compile_in_one_graph():
+    def run(q: torch.Tensor) -> torch.Tensor:
+        return attend(q, q, q, Call(heads=HEADS, scale=0.3, kernel="auto", lengths=(2, 2, 1, 1)))
 
-
-def test_aligned_bias_is_the_mask_added():
-    q = torch.randn(2, 4, N, 8)
-    mask = torch.rand(2, 1, N, N) > 0.5
-    bias = aligned_bias(q, mask)
-    assert bias.shape == (2, 4, N, N) and bias.stride()[1:3] == (0, 8) and bias.stride(3) == 1
-    assert torch.equal(bias == 0, mask.expand_as(bias)) and torch.equal(bias.isinf(), ~mask.expand_as(bias))
-    learned = torch.randn(1, 1, N, N, requires_grad=True)
-    aligned_bias(q, learned).sum().backward()
-    assert torch.equal(learned.grad, torch.full_like(learned, 8.0))
-
-
-# --- the choice
+    torch._dynamo.reset()
+    q = torch.randn(1, 2 * HEADS, N, 8)
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="eager")(q), run(q))
 
 
 def test_choice_of_kernel():
     q = torch.randn(1, 4, 5, 8)
-    assert choose_kernel("auto", q) == "sdpa"  # xformers has no operator on CPU
-    assert choose_kernel("auto", q, fused=False) == "math"  # the host asks for the plain formula
+    assert choose_kernel("auto", q) == "sdpa"
+    assert choose_kernel("auto", q, plain_formula=True) == "math"  # the host asks for the plain formula
     assert choose_kernel("math", q) == "math"
     message = r"xformers has no operator for \(1, 4, 5, 8\) torch.float32 on cpu: it has none for the CPU.*'auto'"
     with pytest.raises(sb.SpatialBoostError, match=message):
@@ -123,7 +119,8 @@ def able(monkeypatch):
         pytest.skip("xformers is not installed")
     for op in (*ops.fmha.ALL_FW_OPS, *ops.fmha.ALL_BW_OPS):
         monkeypatch.setattr(op, "SUPPORTED_DEVICES", {"cpu"})
-    monkeypatch.setattr(kernels, "CPU_ONLY", ())
+    monkeypatch.setattr(xformers_kernel, "WITHOUT_OPERATOR", ())
+    monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cpu"})
     return ops
 
 
@@ -140,6 +137,22 @@ def test_xformers_is_taken_where_it_has_an_operator(able, shape, dtype, mask, dr
     q = torch.empty(shape, dtype=dtype, requires_grad=True)
     bias = None if mask is None else aligned_bias(q, mask)
     assert choose_kernel("auto", q, bias=bias, dropout=dropout) == expected
+
+
+def test_auto_prefers_sdpa_where_nothing_was_measured(able, monkeypatch):
+    q = torch.empty(2, 4, 197, 64)
+    assert choose_kernel("xformers", q) == "xformers"  # it could
+    monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cuda"})
+    assert choose_kernel("auto", q) == "sdpa"
+    monkeypatch.undo()
+    assert not kernels.XFORMERS_IS_FASTER
+
+
+def test_sdpa_says_which_backend_it_takes():
+    q = torch.zeros(1, 4, 5, 8)
+    assert kernels.sdpa_backend(q) in ("flash_attention", "math")
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert kernels.sdpa_backend(q) == "math"
 
 
 def test_xformers_says_why_not(able):

@@ -17,7 +17,6 @@ from spatialboost.weights.layout import (
     Reorder,
     base_tensors,
     fingerprint,
-    masked_biases,
     outlines,
     rotary_orders,
     same_base,
@@ -94,7 +93,7 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
                 "the encoder that it was trained on."
             )
         shapes = {key: tuple(tensor.shape) for key, tensor in outlines(found.module, found.family).items()}
-        for key in masked_biases(found.module):
+        for key in found.family.masked_biases(found.module):
             shapes.pop(key, None)
         shapes["gate"] = (width if config["gate"] == "channel" else 1,)
         expected |= {f"layers.{index}.{key}": shape for key, shape in shapes.items()}
@@ -111,9 +110,10 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
         said = "; ".join(f"{what}: {', '.join(keys[:6])} ({len(keys)})" for what, keys in problems.items() if keys)
         advice = f"Its base is {delta.base_name}."
         if all(key.endswith(".bias") for keys in problems.values() for key in keys):
+            variant = next((f.family.variant_with_biases for f in layers.values() if f.family.variant_with_biases), "")
             advice += (
                 " The copy of the encoder that it was trained on has biases where this one has none: build the variant "
-                "with them (of timm's DINOv3, the one whose name ends in _qkvb)."
+                f"with them{variant and f' ({variant})'}."
             )
         raise SpatialBoostError(f"{delta.files[0]} does not fit {name}: {said}. {advice}")
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.boost import boost, require_boosted, unboost
-from spatialboost.boosting.channel import boosted_layers, without_values
+from spatialboost.boosting.boost import boost, unboost
+from spatialboost.boosting.channel import boosted_layers, require_boosted, without_values
 from spatialboost.boosting.find import uncompiled
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.base import build_base

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.boost import require_boosted
-from spatialboost.boosting.channel import SpatialChannel, whole
+from spatialboost.boosting.channel import SpatialChannel, full_value, require_boosted
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts import family_named
 from spatialboost.weights.card import model_card
-from spatialboost.weights.layout import masked_biases, outlines, plus_tensors
+from spatialboost.weights.layout import outlines, plus_tensors
 from spatialboost.weights.read import CARD, CONFIG, CONFIG_LIMIT, INDEX, WEIGHTS, shard_names
 from spatialboost.weights.tensor_file import Entry, TensorWriter, combined, digest, is_finite, split
 
@@ -103,9 +102,9 @@ def tensors(model: nn.Module, entries: dict[str, Entry]) -> Values:
     """Key and values, in the order of `entries` and as they are stored; gathered where the model is sharded."""
     layers = require_boosted(model)
     for name, _, channel in layers:
-        yield _stored(f"layers.{channel.index}.gate", whole(channel.gate), entries, name)
+        yield _stored(f"layers.{channel.index}.gate", full_value(channel.gate), entries, name)
     for name, attention, channel in layers:
-        masked = masked_biases(attention)
+        masked = family_named(channel.family).masked_biases(attention)
         for key, tensor in _all_but_gate(attention, channel):
             tensor = torch.zeros_like(tensor) if key in masked else tensor
             yield _stored(f"layers.{channel.index}.{key}", tensor, entries, name)
