@@ -14,7 +14,8 @@ from torch import nn
 
 import spatialboost as sb
 from host_models import HOSTS, perturb
-from spatialboost.weights.tensor_file import checksum, combined
+from spatialboost.weights.format import delta_checksum
+from spatialboost.weights.tensor_file import checksum
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
@@ -33,7 +34,7 @@ def rewrite(folder: Path, change: Callable[[Tensors], Tensors] = dict, **config)
     content = json.loads((folder / CONFIG).read_text()) | config
     content = {key: value for key, value in content.items() if value != "absent"}
     if "checksum" not in config:
-        content["checksum"] = combined(checksums, content)
+        content["checksum"] = delta_checksum(checksums, content)
     text = json.dumps(content)
     (folder / CONFIG).write_text(text)
     save_file(tensors, folder / WEIGHTS, {"spatialboost": text, "checksums": json.dumps(checksums)})

@@ -11,7 +11,7 @@ from deltas import refused
 from host_models import HOSTS, OLD_TRANSFORMERS, perturb
 from libraries import ENCODERS, REFUSED, build, features
 from spatialboost.boosting.channel import boosted_layers
-from spatialboost.weights.layout import rotary_orders
+from spatialboost.weights.fingerprint import rotary_orders
 
 pytestmark = pytest.mark.skipif(OLD_TRANSFORMERS, reason="libraries.py knows the keys of transformers 5.18 and later")
 

@@ -12,7 +12,7 @@ from deltas import WEIGHTS, refused, save_tiny
 from host_models import HOSTS, images, output, perturb, timm_model
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.boosting.find import tower
-from spatialboost.weights.layout import fingerprint, same_base
+from spatialboost.weights.fingerprint import fingerprint, same_base
 
 
 @pytest.fixture

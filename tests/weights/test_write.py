@@ -92,7 +92,7 @@ def test_as_is_keeps_the_dtype_of_the_channel(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.int8, "bf16", "Tensor", torch.float8_e4m3fn])
 def test_dtypes_that_are_not_saved(tmp_path, dtype):
-    with pytest.raises(sb.SpatialBoostError, match="is none that weights are saved in; expected float32, bfloat16"):
+    with pytest.raises(sb.SpatialBoostError, match="weights cannot be stored in this; expected float32, bfloat16"):
         save_tiny(tmp_path / "x", dtype=dtype)
     assert not (tmp_path / "x").exists()
 
@@ -119,7 +119,7 @@ def test_saves_under_an_adapter(tmp_path):
 def test_training_facts_that_are_no_json(tmp_path):
     with pytest.raises(sb.SpatialBoostError, match="cannot be written as JSON"):
         save_tiny(tmp_path / "x", training={"model": object()})
-    with pytest.raises(sb.SpatialBoostError, match="shorten `training`"):
+    with pytest.raises(sb.SpatialBoostError, match="Shorten `training`"):
         save_tiny(tmp_path / "x", training={"log": "x" * (1 << 20)})
     assert not (tmp_path / "x").exists()
 
