@@ -77,20 +77,13 @@ def _front_matter(config: Mapping[str, Any]) -> str:
     base = config["base_model"]
     results = [figure for result in config.get("results") or [] for figure in _figures(result)]
     hub_id = _on_one_line(base.get("hub_id") or "") or None  # the Hub links this model
-    data = ModelCardData(
-        library_name=LIBRARY,
-        pipeline_tag=TASK,
-        tags=list(TAGS),
-        base_model=hub_id,
-        **_licence(base.get("license")),
-        **({"base_model_relation": "adapter"} if hub_id else {}),
-        **(
-            {"model_name": _on_one_line(f"Spatial channel for {base.get('name')}"), "eval_results": results}
-            if results
-            else {}
-        ),
-    )
-    return data.to_yaml(line_break="\n")
+    fields: dict[str, Any] = {"library_name": LIBRARY, "pipeline_tag": TASK, "tags": list(TAGS)}
+    if hub_id:
+        fields |= {"base_model": hub_id, "base_model_relation": "adapter"}
+    fields |= _licence(base.get("license"))
+    if results:
+        fields |= {"model_name": _on_one_line(f"Spatial channel for {base.get('name')}"), "eval_results": results}
+    return ModelCardData(**fields).to_yaml(line_break="\n")
 
 
 def _licence(name: str | None) -> dict[str, Any]:

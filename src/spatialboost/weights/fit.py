@@ -102,14 +102,14 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
         ],
     }
     if any(problems.values()):
-        found = "; ".join(f"{what}: {', '.join(keys[:6])} ({len(keys)})" for what, keys in problems.items() if keys)
+        listed = "; ".join(f"{what}: {', '.join(keys[:6])} ({len(keys)})" for what, keys in problems.items() if keys)
         advice = f"Its base is {delta.base_name}."
         if all(key.endswith(".bias") for keys in problems.values() for key in keys):
             advice += (
                 " The copy of the encoder that it was trained on has biases where this one has none: build the variant "
                 "with them (of timm's DINOv3, the one whose name ends in _qkvb)."
             )
-        raise SpatialBoostError(f"{delta.files[0]} does not fit {name}: {found}. {advice}")
+        raise SpatialBoostError(f"{delta.files[0]} does not fit {name}: {listed}. {advice}")
 
 
 def _is_zero_bias(layers: Mapping[int, Found], key: str) -> bool:

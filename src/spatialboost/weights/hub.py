@@ -145,7 +145,7 @@ def upload(
         stale = [p for p in there if p not in added and any(fnmatch(p, prefix + pattern) for pattern in replaces)]
         # in one commit, so that a download at the same time gets the old or the new delta, never a mixture
         # (`upload_folder` may make several commits)
-        operations = [
+        operations: list[Any] = [
             *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in added.items()),
             *(CommitOperationDelete(path_in_repo=path) for path in stale),
         ]
