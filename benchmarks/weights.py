@@ -141,7 +141,7 @@ def in_process(what: str, args: argparse.Namespace, folder: Path) -> dict[str, f
 
 
 def matrix(folder: Path) -> list[str]:
-    """A table for each encoder: saved by the row, loaded by the column; the cell is the largest difference of features."""
+    """A table for each encoder: saved by the row, loaded by the column; each cell is the largest difference."""
     lines = []
     for encoder, copies in ENCODERS.items():
         names = list(copies)

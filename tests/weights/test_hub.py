@@ -161,6 +161,19 @@ def test_private_repositories(hub):
         assert str(token) not in str(caught.value)
 
 
+def test_tokens_as_they_are_read_from_a_file(hub):
+    sb.push_to_hub(tiny(), REPO, private=True, token=f"{OWNER}\n")
+    assert equal(pull(token=f" {READER}\r\n"), tiny())
+    for token in ("hf_\u00e9secret", "hf_secret\nX-Header: 1", "hf secret", ""):
+        for act in (
+            lambda token=token: pull(token=token),
+            lambda token=token: sb.push_to_hub(tiny(), REPO, token=token),
+        ):
+            with pytest.raises(sb.SpatialBoostError, match="`token` is empty or has") as caught:
+                act()
+            assert "secret" not in str(caught.value)
+
+
 def test_gated_repositories(hub):
     sb.push_to_hub(tiny(), REPO)
     hub.repos[REPO].gated = True

@@ -30,10 +30,26 @@ class HubOptions:
                 "force_download=True and local_files_only=True contradict each other: leave one out."
             )
 
+        object.__setattr__(self, "token", clean_token(self.token))
+
     def at(self, downloaded: Path) -> HubOptions:
         """The same options with the commit of a downloaded file as their revision."""
         commit = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", str(downloaded))
         return replace(self, revision=commit[1]) if commit else self
+
+
+def clean_token(token: str | bool | None) -> str | bool | None:
+    """A token without the white space around it, which one read from a file often has.
+
+    Raises:
+        SpatialBoostError: It has characters that no token has. HTTP libraries repeat such a token in their errors.
+    """
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise SpatialBoostError("`token` is empty or has spaces or special characters; expected a token such as hf_...")
+    return token
 
 
 def fetch(repo_id: str, name: str, options: HubOptions, *, instead_of: str | None = None) -> Path:
@@ -134,7 +150,7 @@ def upload(
 
     if create_pr and revision not in (None, "main"):
         raise SpatialBoostError(f"create_pr=True opens a pull request against main: leave revision={revision!r} out.")
-    api = HfApi(token=token, library_name="spatialboost")
+    api = HfApi(token=clean_token(token), library_name="spatialboost")
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     with translated(f"could not push to {repo_id!r}"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
