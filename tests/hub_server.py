@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             for pattern, status in self.hub.fail.items():
                 if re.search(pattern, path):
-                    raise RefusalError(status, "", "told to fail")
+                    raise RefusalError(status, "", "the test asked for this failure")
             self.route(path, query, body)
         except RefusalError as refusal:
             headers = {"X-Error-Message": refusal.message}

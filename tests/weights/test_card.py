@@ -191,7 +191,7 @@ def test_results_of_a_probe(tmp_path, form):
     ("content", "message"),
     [("[", "cannot be read"), ("{}", "it has no `summary`"), ('{"summary": [1]}', "no `summary`")],
 )
-def test_results_that_are_none(tmp_path, content, message):
+def test_files_that_are_not_results(tmp_path, content, message):
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(sb.SpatialBoostError, match=message):
         card_of(tmp_path / "delta", results=tmp_path / "result.json")

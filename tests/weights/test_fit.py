@@ -102,7 +102,7 @@ def meta_model() -> nn.Module:
         return HOSTS["timm"].build()
 
 
-def test_attn_plus_comes_to_life_on_a_meta_model(saved, caplog):
+def test_attn_plus_gets_values_on_a_meta_model(saved, caplog):
     model = sb.load_pretrained(meta_model(), saved, device="cpu")
     assert same(values(model), values(perturb(sb.boost(HOSTS["timm"].make()))))
     assert {p.device.type for p in model.parameters()} == {"meta", "cpu"}

@@ -8,7 +8,7 @@ from spatialboost.weights.format import delta_checksum, parse_index, shard_names
 from spatialboost.weights.tensor_file import Entry
 
 
-def test_one_checksum_over_all_knows_names_values_and_facts():
+def test_the_checksum_of_a_delta_covers_names_values_and_config():
     one = delta_checksum({"a": "1", "b": "2"}, {"width": 3, "depth": 2})
     assert delta_checksum({"b": "2", "a": "1"}, {"depth": 2, "width": 3, "checksum": one}) == one
     assert delta_checksum({"a": "2", "b": "1"}, {"width": 3, "depth": 2}) != one

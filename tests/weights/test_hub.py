@@ -271,7 +271,7 @@ def test_offline_with_a_filled_cache(hub, monkeypatch, limit):
     assert hub.log == []
 
 
-def test_to_force_and_to_forbid_a_download(hub):
+def test_force_download_contradicts_local_files_only(hub):
     with pytest.raises(sb.SpatialBoostError, match="leave one out"):
         pull(local_files_only=True, force_download=True)
 

@@ -34,7 +34,7 @@ def test_a_delta_is_read_without_its_base(tmp_path: Path, monkeypatch: pytest.Mo
     assert facts["checked"] and facts["bytes"] == (tmp_path / "model.safetensors").stat().st_size
 
 
-def test_a_damaged_delta_is_told(tmp_path: Path) -> None:
+def test_a_damaged_delta_is_an_error(tmp_path: Path) -> None:
     path = save_tiny(tmp_path) / "model.safetensors"
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1

@@ -82,7 +82,7 @@ def test_a_newer_version(saved):
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "2", 1.0, None, "absent"])
-def test_what_is_no_version(saved, version):
+def test_invalid_versions(saved, version):
     rewrite(saved, format_version=version)
     refused(saved, "format_version")
 
@@ -112,7 +112,7 @@ def test_any_flipped_bit_is_found(saved, at, bit):
 
 @FUZZ
 @given(st.integers(0), st.integers(0, 7))
-def test_a_bit_of_the_header_is_found_or_means_nothing(saved, at, bit):
+def test_a_flipped_bit_of_the_header_is_found_or_changes_nothing(saved, at, bit):
     raw = bytearray((saved / WEIGHTS).read_bytes())
     raw[at % (8 + int.from_bytes(raw[:8], "little"))] ^= 1 << bit
     damaged = saved.parent / "flipped"
@@ -123,7 +123,7 @@ def test_a_bit_of_the_header_is_found_or_means_nothing(saved, at, bit):
 
 @FUZZ
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=12))
-def test_damaged_header_never_gives_anything_but_our_error(saved, at, noise):
+def test_a_damaged_header_loads_as_saved_or_is_refused(saved, at, noise):
     raw = (saved / WEIGHTS).read_bytes()
     header = 8 + int.from_bytes(raw[:8], "little")
     at %= header
@@ -159,20 +159,20 @@ def test_any_index_loads_or_is_refused(shards, index):
     refused(shards, "is not JSON|is not the config of a delta|is not an object|names the file|which is not there")
 
 
-def test_facts_beside_the_weights_that_differ_from_those_inside(saved, caplog):
+def test_a_config_file_that_differs_from_the_header(saved, caplog):
     config = json.loads((saved / CONFIG).read_text())
     (saved / CONFIG).write_text(json.dumps(config | {"training": {"steps": 4}}))
     assert read_delta(saved).config["training"] == {"steps": 3}
     assert "differs from the config that" in caplog.text
 
 
-def test_checksums_that_are_lost(saved):
+def test_missing_checksums(saved):
     text = metadata(saved / WEIGHTS)["spatialboost"]
     save_file(load_file(saved / WEIGHTS), saved / WEIGHTS, {"spatialboost": text})
     refused(saved, "lacks checksums: layers.0.gate")
 
 
-def test_weights_under_the_config_of_others(saved, tmp_path):
+def test_weights_with_the_config_of_another_delta(saved, tmp_path):
     other = save_tiny(tmp_path / "other", seed=5)
     facts = metadata(other / WEIGHTS) | {"spatialboost": metadata(saved / WEIGHTS)["spatialboost"]}
     save_file(load_file(other / WEIGHTS), other / WEIGHTS, {k: v for k, v in facts.items() if k != "format"})
@@ -250,7 +250,7 @@ def test_a_config_of_a_gigabyte(shards, name):
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", "[" * 100_000, '{"format_version": 1}', '{"a": ' + "9" * 9999])
-def test_config_that_is_none(saved, text):
+def test_files_that_are_not_a_config(saved, text):
     (saved / CONFIG).write_text(text)
     refused(saved, "config")
 

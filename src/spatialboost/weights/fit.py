@@ -13,10 +13,12 @@ from spatialboost.boosting.channel import boosted_layers, host_parameters, is_sh
 from spatialboost.boosting.find import Found, tower
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.fingerprint import Reorder, fingerprint, rotary_orders, same_base
-from spatialboost.weights.layout import BIASES, base_tensors, masked_biases, outlines
+from spatialboost.weights.layout import base_tensors, masked_biases, outlines
 from spatialboost.weights.read import Delta
 
 logger = logging.getLogger(__name__)
+
+BIASES = frozenset(f"{name}.bias" for name in "qkvo")
 
 
 def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None = None) -> Reorder | None:

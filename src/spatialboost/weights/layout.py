@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from spatialboost.boosting.channel import SpatialChannel, channel_parameters, whole
 from spatialboost.hosts import Family, family_named
 
-BIASES = frozenset(f"{name}.bias" for name in "qkvo")
-
 
 def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Views of the parameters of one attention layer under canonical names.

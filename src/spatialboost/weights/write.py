@@ -59,7 +59,7 @@ def save_delta(
         limit: Bytes of a file.
         writes: Whether this process writes.
     """
-    entries = plan(model, dtype)
+    entries = file_entries(model, dtype)
     config_text({**config, "checksum": BLANK})  # both raise, if they do, before anything is written
     card = model_card(config)
     tensors = stored_tensors(model, entries)
@@ -102,7 +102,7 @@ def _write(
     _remove([folder / name for name in old - set(names)])
 
 
-def plan(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Entry]:
+def file_entries(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Entry]:
     """Dtype and shape of every tensor of the file; the float32 gates first, so that all offsets are even."""
     gates, rest = {}, {}
     for _, attention, channel in require_boosted(model):
