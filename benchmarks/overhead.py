@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import spatialboost as sb
-from spatialboost.boosting.boost import set_kernel
+from spatialboost.boosting import set_kernel
 
 WIDTHS = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # and depth
 CPU_GRID = [

@@ -194,7 +194,7 @@ class Host:
     family: str
     inputs: Callable[[], dict[str, Any]] = images
     fuses: bool = True  # one attention with 2H heads can express it
-    fused: bool = True  # both channels run at once
+    joint: bool = True  # both channels run at once
     canonical: bool = True
     linears: tuple[str, ...] = ("q_proj", "v_proj", "query", "value")  # what a LoRA would target
     batch_norm: bool = False  # it tracks statistics, which are held while it is boosted
@@ -218,7 +218,7 @@ class Host:
         return model.eval()
 
 
-REFERENCE: dict[str, Any] = {"fuses": False, "fused": False}
+REFERENCE: dict[str, Any] = {"fuses": False, "joint": False}
 
 HOSTS = {
     "timm": Host(lambda: timm_model("vit_tiny_patch16_224"), "timm", linears=("qkv", "proj")),
@@ -267,7 +267,7 @@ HOSTS = {
         lambda: Encoder(MemEffAttention, WIDTH, HEADS, DEPTH, PATCH),
         "dino_hub",
         fuses=False,
-        fused=False,
+        joint=False,
         linears=("qkv",),
         compiles=False,
     ),
@@ -275,7 +275,7 @@ HOSTS = {
         lambda: Encoder(hub_dino.SelfAttention, WIDTH, HEADS, DEPTH, PATCH),
         "dino_hub",
         fuses=False,
-        fused=False,
+        joint=False,
         linears=("qkv",),
     ),
     # from here on: one row a way of computing attention that runs on the generic route
@@ -339,20 +339,20 @@ HOSTS = {
     "swinv2": Host(swin_v2, "generic", linears=("query", "q_proj"), **REFERENCE),
     "qwen2_5_vl": Host(qwen_tower, "generic", packed, linears=("qkv",), compiles=False, exports=False, **REFERENCE),
     "generic": Host(
-        lambda: Tower(PlainAttention), "generic", tokens, fuses=False, fused=False, canonical=False, linears=("to_qkv",)
+        lambda: Tower(PlainAttention), "generic", tokens, fuses=False, joint=False, canonical=False, linears=("to_qkv",)
     ),
     "generic_super": Host(
         lambda: Tower(InheritedAttention),
         "generic",
         tokens,
         fuses=False,
-        fused=False,
+        joint=False,
         canonical=False,
         linears=("to_qkv",),
         compiles=False,
     ),
     "generic_nested": Host(
-        lambda: Tower(NestedAttention), "generic", tokens, fuses=False, fused=False, linears=("query", "dense")
+        lambda: Tower(NestedAttention), "generic", tokens, fuses=False, joint=False, linears=("query", "dense")
     ),
 }
 

@@ -1,18 +1,24 @@
 """Give a pretrained vision encoder a sense of 3D space without making it forget."""
 
-from spatialboost.boosting import (
-    Status,
-    boost,
-    disabled,
-    fuse,
-    named_parameters,
-    param_groups,
-    set_kernel,
-    status,
-    unboost,
-)
-from spatialboost.errors import SpatialBoostError
-from spatialboost.weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spatialboost.boosting import (
+        Status,
+        boost,
+        disabled,
+        fuse,
+        named_parameters,
+        param_groups,
+        set_kernel,
+        status,
+        unboost,
+    )
+    from spatialboost.errors import SpatialBoostError
+    from spatialboost.weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
 
 __all__ = [
     "SpatialBoostError",
@@ -30,3 +36,19 @@ __all__ = [
     "status",
     "unboost",
 ]
+
+# Imported when a name is first asked for, so that the command line can show its help without torch.
+_FROM_WEIGHTS = {"from_pretrained", "load_pretrained", "push_to_hub", "save_pretrained"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = "errors" if name == "SpatialBoostError" else "weights" if name in _FROM_WEIGHTS else "boosting"
+    value = getattr(import_module(f"{__name__}.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

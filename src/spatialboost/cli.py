@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.commands import app as probe_app
-from spatialboost.scenes.commands import app as data_app
-from spatialboost.training.commands import train
+
+# Commands that are imported when they are run: name -> (module:attribute, the line that `spatialboost --help` shows).
+COMMANDS = {
+    "data": ("spatialboost.scenes.commands:app", "Views and their 3D cues to conversations on disk."),
+    "train": ("spatialboost.training.commands:train", "Boost an encoder: align, instruct, boost."),
+    "probe": ("spatialboost.probes.commands:app", "Measure frozen encoders: base against boosted in one run."),
+}
 
 # Which extra of this package brings an optional package.
 EXTRAS = {
@@ -24,15 +31,53 @@ EXTRAS = {
 }
 EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
 
+
+class DeferredCommand:
+    """A command by its name and line of help; imported when anything else of it is asked for."""
+
+    hidden, deprecated, rich_help_panel = False, False, None
+
+    def __init__(self, name: str, target: str, help: str) -> None:
+        self.name, self.help, self.short_help = name, help, help
+        self._target = target
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self.command, attribute)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """As of a command of click."""
+        return self.help
+
+    @cached_property
+    def command(self) -> Any:
+        """The command itself."""
+        module, _, attribute = self._target.partition(":")
+        found = getattr(import_module(module), attribute)
+        outer = typer.Typer(add_completion=False)
+        if isinstance(found, typer.Typer):
+            outer.add_typer(found, name=self.name)
+            return typer.main.get_command(outer).commands[self.name]  # type: ignore[attr-defined]
+        outer.command(self.name)(found)
+        return typer.main.get_command(outer)
+
+
+class CommandGroup(TyperGroup):
+    """The commands of this file, and those of `COMMANDS`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, (target, help) in COMMANDS.items():
+            self.commands[name] = DeferredCommand(name, target, help)  # type: ignore[assignment]
+
+
 app = typer.Typer(
+    cls=CommandGroup,
     name="spatialboost",
     help="Give a pretrained vision encoder a sense of 3D space without making it forget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app, name="data")
-app.add_typer(probe_app, name="probe")
 
 
 @app.callback()
@@ -59,9 +104,6 @@ def demo(
     from spatialboost.demo import run
 
     run(out=out, llm=llm, seed=seed)
-
-
-app.command("train")(train)
 
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]

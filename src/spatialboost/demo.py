@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spatialboost.boosting.boost import status
+from spatialboost.boosting import status
 from spatialboost.encoders import read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.pretrained import load_pretrained, save_pretrained

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 from functools import partial
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import spatialboost as sb
 from host_models import HOSTS, SIZE, WIDTH, PlainAttention, Tower, images, output, perturb, timm_model
-from spatialboost.boosting.boost import set_kernel
+from spatialboost.boosting import set_kernel
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.boosting.find import find_attention
 
@@ -98,7 +100,7 @@ def test_only_cross_attention_found():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"gate": "head"}, "gate='head'"), ({"dtype": torch.int8}, "dtype=torch.int8")]
+    ("options", "message"), [({"gate": "head"}, "unknown gate 'head'"), ({"dtype": torch.int8}, "dtype=torch.int8")]
 )
 def test_options_that_are_unknown(options, message):
     model = HOSTS["timm"].make()
@@ -324,6 +326,27 @@ def test_status_prints_a_table():
     assert layer.trainable == sum(p.numel() for _, p in sb.named_parameters(model)) == 4 * (WIDTH**2 + WIDTH) + WIDTH
     text = str(status)
     assert "encoder.layers.1.self_attn" in text and "head.attention" in text and "1 layers boosted, 4,256" in text
+
+
+def test_status_prints_the_same_table_wherever_it_is_printed(monkeypatch):
+    """Plain text, columns two spaces apart, no line broken by a narrow or coloured terminal."""
+    model = nn.ModuleDict({"a_very_long_name_of_a_part_" * 4: Tower(PlainAttention)})
+    sb.boost(model, layers=[1])
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    head, row, total, passed = str(sb.status(model)).splitlines()
+    name = "a_very_long_name_of_a_part_" * 4 + ".blocks.1.attn"
+    assert head == f"layer  {'name':{len(name)}}  family   kernel  trainable  mean gate"
+    assert row == f"    1  {name}  generic  host        4,161     0.5000"
+    assert total == "1 layers boosted, 4,161 trainable parameters"
+    assert passed == f"passed over: {name.replace('1', '0')} (1 PlainAttention): not among `layers=`"
+
+
+def test_status_is_drawn_by_rich():
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(status := sb.status(sb.boost(HOSTS["timm"].make())))
+    drawn = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert drawn == str(status).splitlines() and len(drawn) == 4
 
 
 def test_status_says_what_was_not_chosen():

@@ -12,15 +12,9 @@ from torch import nn
 
 import spatialboost as sb
 from host_models import HEADS, HOSTS, WIDTH, images, output, perturb
-from spatialboost.boosting.channel import (
-    CHANNEL,
-    PlusView,
-    SpatialChannel,
-    boosted_class,
-    boosted_layers,
-    escape,
-    host_parameters,
-)
+from spatialboost.boosting.attach import boosted_class
+from spatialboost.boosting.channel import CHANNEL, SpatialChannel, boosted_layers, escape, host_parameters
+from spatialboost.boosting.views import PlusView
 from spatialboost.hosts import FAMILIES, family_of
 
 LORA_TARGETS = (
@@ -64,7 +58,7 @@ def test_attn_plus_is_a_copy_and_no_alias():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_merge_is_exact_for_any_gate(dtype):
-    channel = SpatialChannel(HOSTS["timm"].make().blocks[0].attn, FAMILIES[0], 0, "channel", None)
+    channel = SpatialChannel(HOSTS["timm"].make().blocks[0].attn, FAMILIES["timm"], 0, "channel", None)
     with torch.no_grad():
         channel.gate.normal_(0, 4)
         x = torch.randn(64, WIDTH).to(dtype)
@@ -141,7 +135,7 @@ def test_boosted_class_is_one_per_host_and_pickles_into_a_fresh_process(tmp_path
     first, second = (type(attention) for _, attention, _ in boosted_layers(model))
     host = first.__mro__[2]
     assert first is second is boosted_class(host, family_of(model.blocks[0].attn))
-    assert (first.__name__, first.__module__) == ("BoostedAttention", "spatialboost.boosting.channel")
+    assert (first.__name__, first.__module__) == ("BoostedAttention", "spatialboost.boosting.attach")
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     torch.save(output(model, images()), tmp_path / "expected.pt")
     code = (

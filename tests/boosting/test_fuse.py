@@ -70,7 +70,7 @@ def test_equal_norms_of_queries_and_keys_can_be_kept():
     ("name", "reason"),
     [
         ("timm_qk_norm", "its channels differ in k_norm.bias, k_norm.weight, q_norm.bias, q_norm.weight"),
-        ("torchvision", "its class has no other width inside than outside"),
+        ("torchvision", "in its class the heads are always as wide as the input"),
         ("generic", "its channels differ in generic.temperature"),
     ],
 )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.abc import MetaPathFinder
+from operator import attrgetter
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 
 import spatialboost as sb
-from spatialboost.boosting import kernels
-from spatialboost.boosting.kernels import Call, aligned_bias, attend, choose_kernel, from_xformers, xformers_ops
+from host_models import HOSTS, images, output
+from spatialboost.boosting import kernels, xformers_kernel
+from spatialboost.boosting.kernels import Call, attend, choose_kernel
+from spatialboost.boosting.xformers_kernel import aligned_bias, from_xformers, load_xformers, xformers_ops
 
 HEADS, N = 2, 6
 BLOCKS = {"packed": (2, 2, 1, 1), "packed_unequal": (1, 3, 2), "packed_one": (6,), "packed_empty": (0, 4, 0, 2)}
@@ -87,6 +94,15 @@ def test_packed_lengths_have_to_sum_up():
         attend(q, q, q, Call(heads=1, scale=1.0, kernel="sdpa", lengths=(2, 3)))
 
 
+def test_packed_sequences_compile_in_one_graph():
+    def run(q: torch.Tensor) -> torch.Tensor:
+        return attend(q, q, q, Call(heads=HEADS, scale=0.3, kernel="auto", lengths=(2, 2, 1, 1)))
+
+    torch._dynamo.reset()
+    q = torch.randn(1, 2 * HEADS, N, 8)
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="eager")(q), run(q))
+
+
 def test_masks_of_other_makers_are_refused():
     with pytest.raises(sb.SpatialBoostError, match="the attention mask is a str; expected a tensor or"):
         from_xformers("causal", torch.randn(1, 2, N, 8))
@@ -108,8 +124,8 @@ def test_aligned_bias_is_the_mask_added():
 
 def test_choice_of_kernel():
     q = torch.randn(1, 4, 5, 8)
-    assert choose_kernel("auto", q) == "sdpa"  # xformers has no operator on CPU
-    assert choose_kernel("auto", q, fused=False) == "math"  # the host asks for the plain formula
+    assert choose_kernel("auto", q) == "sdpa"
+    assert choose_kernel("auto", q, plain_formula=True) == "math"  # the host asks for the plain formula
     assert choose_kernel("math", q) == "math"
     message = r"xformers has no operator for \(1, 4, 5, 8\) torch.float32 on cpu: it has none for the CPU.*'auto'"
     with pytest.raises(sb.SpatialBoostError, match=message):
@@ -123,7 +139,8 @@ def able(monkeypatch):
         pytest.skip("xformers is not installed")
     for op in (*ops.fmha.ALL_FW_OPS, *ops.fmha.ALL_BW_OPS):
         monkeypatch.setattr(op, "SUPPORTED_DEVICES", {"cpu"})
-    monkeypatch.setattr(kernels, "CPU_ONLY", ())
+    monkeypatch.setattr(xformers_kernel, "WITHOUT_OPERATOR", ())
+    monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cpu"})
     return ops
 
 
@@ -140,6 +157,22 @@ def test_xformers_is_taken_where_it_has_an_operator(able, shape, dtype, mask, dr
     q = torch.empty(shape, dtype=dtype, requires_grad=True)
     bias = None if mask is None else aligned_bias(q, mask)
     assert choose_kernel("auto", q, bias=bias, dropout=dropout) == expected
+
+
+def test_auto_prefers_sdpa_where_nothing_was_measured(able, monkeypatch):
+    q = torch.empty(2, 4, 197, 64)
+    assert choose_kernel("xformers", q) == "xformers"  # it could
+    monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cuda"})
+    assert choose_kernel("auto", q) == "sdpa"
+    monkeypatch.undo()
+    assert not kernels.XFORMERS_IS_FASTER
+
+
+def test_sdpa_says_which_backend_it_takes():
+    q = torch.zeros(1, 4, 5, 8)
+    assert kernels.sdpa_backend(q) in ("flash_attention", "math")
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert kernels.sdpa_backend(q) == "math"
 
 
 def test_xformers_says_why_not(able):
@@ -174,3 +207,106 @@ def test_what_xformers_would_be_given(able, monkeypatch, kind):
     weights = formula(q, q, torch.eye(N).expand(batch, 2 * HEADS, N, N), kind, says.get("mask"))
     scores = 0.3 * q @ q.transpose(-1, -2) + dense
     torch.testing.assert_close(scores.softmax(-1), weights)
+
+
+# --- builds of xformers that cannot be used
+
+
+class Failing(MetaPathFinder):
+    """Finds xformers, and fails when it is loaded."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "xformers" and self.error is not None:
+            raise self.error
+
+
+def complete() -> SimpleNamespace:
+    """All that is used of `xformers.ops`."""
+    bias = SimpleNamespace(BlockDiagonalMask=object, LowerTriangularMask=object)
+    fmha = SimpleNamespace(Inputs=object, ALL_FW_OPS=[object], ALL_BW_OPS=[object], attn_bias=bias)
+    return SimpleNamespace(memory_efficient_attention=print, fmha=fmha)
+
+
+def installed(monkeypatch, ops: object, error: Exception | None = None) -> None:
+    """xformers as if it were this, until the end of the test."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "xformers"]:
+        monkeypatch.delitem(sys.modules, name)
+    if error is None:
+        package = ModuleType("xformers")
+        package.ops = ops
+        monkeypatch.setitem(sys.modules, "xformers", package)
+        monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    monkeypatch.setattr(sys, "meta_path", [Failing(error), *sys.meta_path])
+    load_xformers.cache_clear()
+
+
+@pytest.fixture
+def forgotten():
+    """What a test found of xformers is not remembered for the next."""
+    yield
+    load_xformers.cache_clear()
+
+
+def without(path: str) -> SimpleNamespace:
+    ops = complete()
+    owner, _, name = path.rpartition(".")
+    delattr(attrgetter(owner)(ops) if owner else ops, name)
+    return ops
+
+
+def emptied(path: str, value: object) -> SimpleNamespace:
+    ops = complete()
+    owner, _, name = path.rpartition(".")
+    setattr(attrgetter(owner)(ops) if owner else ops, name, value)
+    return ops
+
+
+BROKEN = {
+    "missing": (None, ModuleNotFoundError("No module named 'xformers'", name="xformers"), "it is not installed"),
+    "its own import is missing": (
+        None,
+        ModuleNotFoundError("No module named 'triton'", name="triton"),
+        r"does not load with torch 2\..*No module named 'triton'",
+    ),
+    "broken library": (None, OSError("undefined symbol: _ZN3c10"), "does not load with torch .*OSError: undefined sym"),
+    "broken code": (None, AttributeError("module 'torch' has no"), "does not load with torch .*AttributeError"),
+    "empty": (ModuleType("xformers.ops"), None, "incomplete: xformers.ops lacks memory_efficient_attention, fmha"),
+    "fmha is None": (emptied("fmha", None), None, "lacks fmha.Inputs, fmha.ALL_FW_OPS"),
+    "no operators": (emptied("fmha.ALL_FW_OPS", []), None, "lacks any operator in fmha.ALL_FW_OPS"),
+    **{
+        path: (without(path), None, rf"incomplete: xformers.ops lacks {path}")
+        for path in ("memory_efficient_attention", "fmha", "fmha.Inputs", "fmha.ALL_BW_OPS", "fmha.attn_bias")
+    },
+    "no bias of blocks": (without("fmha.attn_bias.BlockDiagonalMask"), None, "lacks fmha.attn_bias.BlockDiagonalMask"),
+}
+
+
+@pytest.mark.parametrize(("ops", "error", "why"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("device_has_operators", [False, True], ids=["cpu", "like_cuda"])
+def test_a_broken_xformers_breaks_nothing(monkeypatch, forgotten, ops, error, why, device_has_operators):
+    installed(monkeypatch, ops, error)
+    if device_has_operators:
+        monkeypatch.setattr(xformers_kernel, "WITHOUT_OPERATOR", ())
+        monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cpu"})
+    assert xformers_ops() is None
+    model = sb.set_kernel(sb.boost(HOSTS["timm"].make()), "auto")
+    assert [layer.kernel for layer in sb.status(model).layers] == ["sdpa", "sdpa"]
+    assert output(model, images()).isfinite().all()
+    mask = torch.ones(1, 1, N, N, dtype=torch.bool)
+    q = torch.randn(1, 2 * HEADS, N, 8)
+    for options in ({"mask": mask}, {"lengths": (2, 4)}, {"causal": True}):
+        attend(q, q, q, Call(heads=HEADS, scale=0.3, kernel="auto", **options))
+    with pytest.raises(sb.SpatialBoostError, match=f"kernel='xformers' has no operator here: .*{why}"):
+        sb.set_kernel(model, "xformers")
+    assert [layer.kernel for layer in sb.status(model).layers] == ["sdpa", "sdpa"]
+
+
+def test_a_complete_xformers_is_taken(monkeypatch, forgotten):
+    ops = complete()
+    installed(monkeypatch, ops)
+    assert xformers_ops() is ops
+    with pytest.raises(sb.SpatialBoostError, match="has no operator here: the model is on cpu"):
+        sb.set_kernel(sb.boost(HOSTS["timm"].make()), "xformers")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +13,9 @@ import torch
 from torch import nn
 
 import spatialboost as sb
-from host_models import OLD_TRANSFORMERS, perturb
-from spatialboost.boosting.boost import set_kernel
-from spatialboost.hosts.transformers_forward import Wide, attention_interface
+from host_models import HOSTS, OLD_TRANSFORMERS, perturb
+from spatialboost.boosting import set_kernel
+from spatialboost.hosts.transformers_forward import ChannelLayers, attention_interface
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
@@ -146,7 +149,7 @@ def test_norms_of_q_and_k_stay_each_channels_own(heads):
 def test_norm_over_each_head_finds_the_heads():
     """As many tokens as heads: told apart by their strides."""
     heads, width = 2, 4
-    wide = Wide(
+    layers = ChannelLayers(
         [SimpleNamespace(out=torch.empty(8, heads * width))] * 2,
         None,
         roles={},
@@ -157,7 +160,7 @@ def test_norm_over_each_head_finds_the_heads():
     )
     q = torch.zeros(1, 2 * heads, 2 * heads * width).unflatten(-1, (2 * heads, width))  # (B, T, 2H, C)
     for view, dim in ((q, 2), (q.transpose(1, 2), 1)):
-        base, plus = wide.norm("q_norm", view).chunk(2, dim)
+        base, plus = layers.norm("q_norm", view).chunk(2, dim)
         assert base.eq(0).all() and plus.eq(1).all()
 
 
@@ -173,3 +176,19 @@ def test_attention_maps_go_by_the_reference():
     model.attn.config._attn_implementation = "eager"
     assert [layer.kernel for layer in sb.status(model).layers] == ["host"]
     assert model.attn(torch.randn(1, 3, WIDTH))[1].shape == (1, HEADS, 3, 3)
+
+
+def test_a_pickled_model_compiles_in_a_process_that_has_not_boosted_anything(tmp_path):
+    """Our attention function has to be in transformers' table before the first forward is traced."""
+    model = set_kernel(perturb(sb.boost(HOSTS["dinov2"].make())), "auto")
+    x = HOSTS["dinov2"].inputs()["x"]
+    with torch.no_grad():
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps((model, x, model(x).last_hidden_state)))
+    code = (
+        "import pickle, sys, torch\n"
+        "model, x, expected = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "with torch.no_grad():\n"
+        "    found = torch.compile(model, fullgraph=True, backend='eager')(x).last_hidden_state\n"
+        "torch.testing.assert_close(found, expected)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pkl")], check=True)

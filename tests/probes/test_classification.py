@@ -56,7 +56,7 @@ def test_votes_agree_with_scikit_learn() -> None:
 
 
 def test_base_and_boosted(colours) -> None:
-    boosting = pytest.importorskip("spatialboost.boosting.boost")
+    boosting = pytest.importorskip("spatialboost.boosting")
     result = knn_probe(boosting.boost(tiny_vit()), colours / "train", colours / "test", image_size=16)
     assert result.names == ["base", "boosted", CHANCE]
     assert result.values("base", "accuracy") == result.values("boosted", "accuracy")

@@ -142,7 +142,7 @@ def test_too_few_views() -> None:
 
 
 def test_base_is_the_encoder_before_boosting_and_boosted_the_one_after() -> None:
-    boosting = pytest.importorskip("spatialboost.boosting.boost")
+    boosting = pytest.importorskip("spatialboost.boosting")
     plain, boosted = tiny_vit(), boosting.boost(tiny_vit())
     for name, parameter in boosting.named_parameters(boosted):
         if "gate" not in name:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spatialboost.boosting.boost import status
+from spatialboost.boosting import status
 from spatialboost.training.config import BoostConfig, InstructConfig
 from spatialboost.training.optimizers import Muon, build_optimizer, muon_groups
 from spatialboost.training.stages import boost_encoder, decay_groups, instruct

@@ -19,7 +19,19 @@ def test_versions_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_machine() -> None:
     assert devices()[0].startswith(f"cpu: {torch.get_num_threads()} threads")
-    assert "cpu float32: sdpa" in kernels()
+    assert any(line.startswith("cpu float32: sdpa (") for line in kernels())
+
+
+@pytest.mark.parametrize(("version", "shown"), [(91002, "cuDNN: 9.10.2"), (8907, "cuDNN: 8.9.7"), (None, None)])
+def test_the_version_of_cudnn(monkeypatch: pytest.MonkeyPatch, version: int | None, shown: str | None) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
+    assert [line for line in devices() if "cuDNN" in line] == ([shown] if shown else [])
+
+
+def test_why_xformers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spatialboost.boosting.xformers_kernel.load_xformers", lambda: (None, "it is broken"))
+    monkeypatch.setattr("spatialboost.weights.info._version", lambda package: "0.0.36")
+    assert kernels()[-1] == "xformers is not used: it is broken"
 
 
 def test_a_delta_is_read_without_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

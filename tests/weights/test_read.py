@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 import spatialboost as sb
 from deltas import CONFIG, INDEX, WEIGHTS, metadata, refused, rewrite, save_tiny
 from host_models import HOSTS, WIDTH, perturb
+from spatialboost.boosting.canonical import plus_tensors
 from spatialboost.boosting.channel import boosted_layers
-from spatialboost.weights.layout import plus_tensors
 from spatialboost.weights.read import read_delta
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,31 +1,32 @@
-"""Keep the base as it is while Attn+ trains: its parameters take no gradient, its batch statistics stand still.
+"""Keep the base as it is while Attn+ trains: its parameters get no gradient, its batch statistics do not change.
 
-A frozen weight is not yet a frozen layer. Batch normalisation in training mode would normalise with the batch and write
-its running statistics; so such layers stay in eval mode, whatever `model.train()` says, until `unboost`. And LeViT and
-its kin keep in eval mode what they have computed from their parameters: those caches hold the graph of weights that
-were trainable a moment ago, so they are emptied and the host fills them again.
+Freezing a layer's weights is not enough. Batch normalisation in training mode would normalise with the batch and
+update its running statistics; so such layers stay in eval mode, whatever `model.train()` says, until `unboost`. And
+hosts such as LeViT keep tensors that they have computed from their parameters in eval mode. These tensors hold the
+graph of weights that were trainable before `boost`, so they are deleted and the host computes them again.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-RECORD = "_spatialboost_trainable"  # on the root: names of the parameters that `freeze` has switched off
+RECORD = "_spatialboost_trainable"  # on the root: names of the parameters that `freeze_base` has switched off
 _INTERNAL = frozenset(vars(nn.Module()))
-MODE = "_spatialboost_mode"  # on a held layer: the mode that it would be in
+MODE = "_spatialboost_mode"  # on a held layer: the mode that `model.train()` or `model.eval()` asked for last
 
 
-def freeze(root: nn.Module) -> None:
+def freeze_base(root: nn.Module) -> None:
     """Switch every gradient of the model off, and hold its statistics."""
     setattr(root, RECORD, [name for name, parameter in root.named_parameters() if parameter.requires_grad])
     root.requires_grad_(False)
     hold_statistics(root)
 
 
-def thaw(root: nn.Module) -> None:
-    """Undo `freeze`, wherever in the model it was called."""
+def unfreeze_base(root: nn.Module) -> None:
+    """Undo `freeze_base`, on whichever module of the model it was called."""
     for module in root.modules():
         if RECORD in module.__dict__:
             trainable = set(module.__dict__.pop(RECORD))
@@ -41,7 +42,7 @@ def hold_statistics(root: nn.Module) -> None:
         tracks = any(module._buffers.get(name) is not None for name in ("running_mean", "running_var"))
         if tracks and not isinstance(module, HeldStatistics):
             setattr(module, MODE, module.training)
-            module.__class__ = held_class(type(module))
+            module.__class__ = held_class(type(module))  # type: ignore[arg-type]
             module.training = False
 
 
@@ -54,7 +55,7 @@ def release_statistics(root: nn.Module) -> None:
 
 
 def clear_caches(root: nn.Module) -> None:
-    """Empty what the modules have computed from their weights and kept."""
+    """Delete the tensors that modules have computed from their weights and keep."""
     for module in root.modules():
         for name, value in vars(module).items():
             if is_cache(name, value):
@@ -62,7 +63,7 @@ def clear_caches(root: nn.Module) -> None:
 
 
 def is_cache(name: str, value: Any) -> bool:
-    """Whether an attribute of a module is a dictionary of tensors, or one that waits for them."""
+    """Whether an attribute of a module is a dictionary of tensors, or an empty one for tensors."""
     return type(value) is dict and name not in _INTERNAL and all(isinstance(v, Tensor) for v in value.values())
 
 
@@ -73,34 +74,25 @@ class HeldStatistics:
     training: bool
 
     def train(self, mode: bool = True) -> HeldStatistics:
-        """Note the mode for the day of `unboost`, and stay in eval."""
+        """Stay in eval mode, and remember the mode that was asked for: `unboost` sets it."""
         super().train(mode)  # type: ignore[misc]
         self.__dict__[MODE] = mode
         self.training = False
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # by the host's class, as `BoostedAttention` does
+        # by the host's class, for the same reason as in `BoostedAttention`
         return _rebuild, (type(self).host_class,), object.__reduce_ex__(self, 2)[2]
 
 
 def _rebuild(host_class: type[nn.Module]) -> nn.Module:
-    cls = held_class(host_class)
+    cls = held_class(host_class)  # type: ignore[arg-type]
     return cls.__new__(cls)
 
 
-_HELD: dict[type[nn.Module], type[nn.Module]] = {}
-
-
+@cache
 def held_class(host_class: type[nn.Module]) -> type[nn.Module]:
     """The subclass of `host_class` whose `train` changes nothing; one per host class, for the life of the process."""
-    if host_class not in _HELD:
-        name = f"Held{host_class.__name__}"
-        members = {
-            "__module__": __name__,
-            "__qualname__": name,
-            "host_class": host_class,
-            "__doc__": held_class.__doc__,
-        }
-        _HELD[host_class] = type(name, (HeldStatistics, host_class), members)
-    return _HELD[host_class]
+    name = f"Held{host_class.__name__}"
+    members = {"__module__": __name__, "__qualname__": name, "__doc__": held_class.__doc__, "host_class": host_class}
+    return type(name, (HeldStatistics, host_class), members)

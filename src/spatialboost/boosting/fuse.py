@@ -1,4 +1,4 @@
-"""Fold both channels into one plain attention with twice the heads."""
+"""Fuse both channels into one plain attention with twice the heads, for export."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from spatialboost.boosting.boost import require_boosted
-from spatialboost.boosting.channel import SpatialChannel, detach
+from spatialboost.boosting.attach import detach
+from spatialboost.boosting.canonical import base_tensors, plus_tensors
+from spatialboost.boosting.channel import SpatialChannel, require_boosted
 from spatialboost.boosting.find import uncompiled
 from spatialboost.boosting.freeze import RECORD, release_statistics
-from spatialboost.boosting.fused import fold
 from spatialboost.errors import SpatialBoostError
-from spatialboost.hosts import family_named, family_of
-from spatialboost.weights.layout import base_tensors, plus_tensors
+from spatialboost.hosts.adapters import is_adapter
+from spatialboost.hosts.registry import family_named, family_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -24,7 +24,7 @@ def fuse(model: Model) -> Model:
     """A copy whose boosted layers are plain attention of the host's library with 2H heads: for export and serving.
 
     Nothing of this library is in it. It equals the boosted model up to rounding and is not for training: the frozen
-    channel is no longer apart.
+    channel is no longer separate.
 
     Example:
         >>> import timm, spatialboost as sb
@@ -51,9 +51,9 @@ def fuse(model: Model) -> Model:
 
 @torch.no_grad()
 def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.Module:
-    """A plain host module that computes what the boosted `attention` does (which is unboosted on the way)."""
+    """A plain host module that computes what the boosted `attention` does; takes the channel off `attention`."""
     family = family_named(channel.family)
-    if any("base_layer" in module._modules for module in attention.modules()):
+    if any(is_adapter(module) for module in attention.modules()):
         raise SpatialBoostError(f"{name} carries adapters that are not merged. Merge or remove them first.")
     base = base_tensors(attention, family)
     plus = {key: value.to(base[key].dtype) for key, value in plus_tensors(attention, channel).items() if key in base}
@@ -64,14 +64,14 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
     ]:
         raise _inexpressible(name, attention, f"its channels differ in {', '.join(differing)}")
     gate = torch.sigmoid(channel.gate)
-    weight, bias = fold(base["o.weight"], base.get("o.bias"), plus["o.weight"], plus.get("o.bias"), gate)
+    weight, bias = fuse_output(base["o.weight"], base.get("o.bias"), plus["o.weight"], plus.get("o.bias"), gate)
     tensors |= {key: base[key] for key in shared} | {"o.weight": weight} | ({} if bias is None else {"o.bias": bias})
 
     heads = family.heads(attention)
     detach(attention)
-    host = None if heads is None else family.widen(attention, 2 * heads)
+    host = None if heads is None else family.with_heads(attention, 2 * heads)
     if host is None:
-        raise _inexpressible(name, attention, "its class has no other width inside than outside")
+        raise _inexpressible(name, attention, "in its class the heads are always as wide as the input")
     own = dict(host.named_parameters())
     slots = family_of(host).slots(host)  # type: ignore[union-attr]
     if lost := sorted(set(tensors) - set(slots)):
@@ -81,6 +81,19 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
         # EVA's host has no bias for k, the class that takes its place has one for all three
         target.copy_(tensors[key]) if key in tensors else target.zero_()
     return host
+
+
+def fuse_output(
+    base: Tensor, base_bias: Tensor | None, plus: Tensor, plus_bias: Tensor | None, g: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Output projection of both channels: `[g * W_o | (1 - g) * W_o+]` (D, 2A), and the gated bias (D); g (D) or (1).
+
+    In float32 or wider.
+    """
+    weight = torch.cat([g[:, None] * base, (1 - g)[:, None] * plus], dim=1)
+    if base_bias is None or plus_bias is None:
+        return weight, None
+    return weight, torch.lerp(plus_bias.to(weight.dtype), base_bias.to(weight.dtype), g.to(weight.dtype))
 
 
 def _inexpressible(name: str, attention: nn.Module, why: str) -> SpatialBoostError:

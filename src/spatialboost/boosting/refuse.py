@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from spatialboost.boosting.channel import channel_parameters, is_sharded, restored_forward
+from spatialboost.boosting.channel import channel_parameters, is_sharded
 from spatialboost.errors import SpatialBoostError
-from spatialboost.hosts import Family, class_path
-from spatialboost.hosts.generic import is_linear
+from spatialboost.hosts.layers import class_path, is_linear
+from spatialboost.hosts.protocol import Family, check_slots
+from spatialboost.hosts.transformers import restored_forward
 
 WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "DeepSpeedEngine"}
 PLAIN = (torch.Tensor, nn.Parameter)
 
 
 def check_model(root: nn.Module) -> None:
-    """Raise where the model as a whole is past the point at which it can be boosted."""
+    """Raise where the model as a whole is in a state in which it cannot be boosted any more."""
     for name, module in root.named_modules():
         where = f"{name} ({type(module).__name__})" if name else type(module).__name__
         if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
@@ -48,6 +49,7 @@ def check_model(root: nn.Module) -> None:
 
 def check_host(name: str, attention: nn.Module, family: Family) -> None:
     """Raise where the host computes in a way that a second channel could not repeat exactly."""
+    check_slots(family, attention)
     for what, do in _objections(attention, family):
         raise SpatialBoostError(
             f"{name} ({class_path(type(attention))}) {what}. {do}, or leave the layer out with `layers=`."
@@ -66,7 +68,7 @@ def _objections(attention: nn.Module, family: Family) -> Iterator[tuple[str, str
         if "forward" in vars(module) and not restored_forward(module):
             yield (
                 f"has a forward of its own on the instance of {type(module).__name__}",
-                "Boost before such hooks are put on",
+                "Boost the model before such hooks are installed",
             )
         if any(isinstance(value, torch.Tensor) for value in vars(module).values()):
             yield f"computes weights in a hook ({type(module).__name__})", "Make them plain parameters first"
@@ -80,11 +82,11 @@ def _objections(attention: nn.Module, family: Family) -> Iterator[tuple[str, str
 
 
 def quantised(parameter: Any) -> str | None:
-    """What a parameter is quantised as, or None: integers, 8-bit floats, tensor classes of torchao and others."""
+    """How a parameter is quantised (integers, 8-bit floats, tensor classes of torchao and others), or None."""
     if not parameter.is_floating_point() or parameter.itemsize == 1:
         return str(parameter.dtype)
     cls = type(parameter)
-    # a lazy or fake tensor still stands for a plain one
+    # a lazy or fake tensor stands for a plain one
     if cls in PLAIN or cls.__module__.startswith(("torch.nn.parameter", "torch._subclasses")):
         return None
     return class_path(cls)

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spatialboost.boosting.fused import fused_attention
+from spatialboost.boosting.joint import joint_attention
 from spatialboost.boosting.kernels import Call
-from spatialboost.hosts.protocol import Family, Slot, both_projections, class_path, has_hooks, packed_slots, split_slots
+from spatialboost.hosts.layers import class_path, has_hooks
+from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Slot
+from spatialboost.hosts.slots import both_projections, packed_slots, split_slots
 
 
 class DinoHubAttention(Family):
@@ -25,7 +27,7 @@ class DinoHubAttention(Family):
     )
 
     def reads(self, module: nn.Module) -> bool:
-        """Whether a class under another path (a copy of the repository) is laid out and called like theirs."""
+        """See `Family.reads`: a class under another path (a copy of the repository) with their layers."""
         host_class = getattr(type(module), "host_class", type(module))
         alike = isinstance(module._modules.get("qkv"), nn.Linear) and isinstance(module._modules.get("proj"), nn.Linear)
         return alike and "attn_bias" in inspect.signature(host_class.forward).parameters
@@ -34,26 +36,51 @@ class DinoHubAttention(Family):
         """See `Family.slots`."""
         return packed_slots(attention, "qkv") | split_slots(attention, o="proj")
 
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """See `Family.fused_forward`; DINOv3's `qkv` is a linear layer that masks its bias."""
+    def masked_biases(self, attention: nn.Module) -> list[str]:
+        """See `Family.masked_biases`: that of k in DINOv3.
+
+        https://github.com/facebookresearch/dinov3/blob/main/dinov3/layers/attention.py
+        """
+        packed = attention._modules.get("qkv")
+        mask = packed._buffers.get("bias_mask") if packed is not None else None
+        if mask is None or mask.is_meta:
+            return []
+        return [f"{name}.bias" for name, chunk in zip("qkv", mask.chunk(3), strict=True) if not chunk.any()]
+
+    def other_forwards(self, host_class: type[nn.Module]) -> dict[str, Callable[..., Any]]:
+        """See `Family.other_forwards`: DINOv3's blocks call `forward_list` when they train."""
+        if not hasattr(host_class, "forward_list"):
+            return {}
+
+        def forward_list(attention: Any, x_list: list[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
+            """Several batches of images of different sizes through one call of each projection."""
+            channel = attention.spatial_channel
+            view = attention.view_class(attention, channel)
+            base = host_class.forward_list(attention, x_list, *args, **kwargs)  # type: ignore[attr-defined]
+            plus = host_class.forward_list(view, x_list, *args, **kwargs)  # type: ignore[attr-defined]
+            return [channel.merge(b, p) for b, p in zip(base, plus, strict=True)]
+
+        return {"forward_list": forward_list}
+
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """See `Family.joint_forward`; DINOv3's `qkv` is a linear layer that masks its bias."""
         if class_path(attention.host_class) not in self.classes:
             return None
         linears = [attention._modules.get(name) for name in ("qkv", "proj")]
         bare = all(isinstance(m, nn.Linear) and not has_hooks(m) for m in linears)
         drops = [getattr(drop, "p", drop) for drop in (attention.attn_drop, attention.proj_drop)]
-        return self._fused if bare and not (attention.training and any(drops)) else None
+        return self._joint if bare and not (attention.training and any(drops)) else None
 
-    def _fused(self, attention: Any, channel: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _joint(self, attention: BoostedModule, channel: Channel, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or set(kwargs) - {"attn_bias", "rope"} or x.dim() != 3:
             return attention.reference(channel, x, *args, **kwargs)
         rope, mask = kwargs.get("rope"), kwargs.get("attn_bias")
-        sides = both_projections(attention, channel)
+        base, plus = both_projections(attention, channel)
         if (bias_mask := attention.qkv._buffers.get("bias_mask")) is not None:
-            base, plus = (replace(s, qkv_bias=(s.qkv_bias[0] * bias_mask,)) for s in sides)  # type: ignore[operator]
-            sides = (base, plus)
+            base, plus = (replace(side, qkv_bias=(side.qkv_bias[0] * bias_mask,)) for side in (base, plus))
         call = Call(
             heads=attention.num_heads,
-            scale=(sides[0].out.shape[1] // attention.num_heads) ** -0.5,
+            scale=(base.out.shape[1] // attention.num_heads) ** -0.5,
             kernel=channel.kernel,
             mask=mask,
         )
@@ -61,7 +88,4 @@ class DinoHubAttention(Family):
         def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return attention.apply_rope(q, k, rope)
 
-        return fused_attention(x, *sides, channel.gate, call, None if rope is None else rotate)
-
-
-DINO_HUB = DinoHubAttention()
+        return joint_attention(x, base, plus, channel.gate, call, None if rope is None else rotate)

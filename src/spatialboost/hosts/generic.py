@@ -10,23 +10,23 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd as _Conv
 
-from spatialboost.hosts.protocol import Family, Slot, class_path, leaves, packed_slots, split_slots, submodule
-from spatialboost.hosts.transformers import find_layout, hosts_own_forward, widened
+from spatialboost.hosts.layers import class_path, is_linear, leaves, submodule
+from spatialboost.hosts.protocol import Slot
+from spatialboost.hosts.slots import packed_slots, split_slots
+from spatialboost.hosts.towers import SECOND_INPUTS
+from spatialboost.hosts.transformers import InterfaceFamily, find_layout
 
 IS_ATTENTION = re.compile(r"att(entio)?n|mhsa|^(XCA|GPSA|SHSA|SHMA|LiteMLA|LambdaLayer)$", re.IGNORECASE)
 IS_OTHER = re.compile(
     r"(?<!attn)(?<!attention)block|masking|bias|norm|mlp|rotary|drop|embed|layer(?!scale)|(en|de)coder$|processor|projection|map$",
     re.IGNORECASE,
 )
-IS_LINEAR = re.compile(r"^Linear|Linear$|^Conv1D$")  # the last is the linear layer of GPT-2 and its kin
-IS_MLP = re.compile(r"^(mlp|ffn|feed_?forward)$", re.IGNORECASE)  # beside which it is a whole block, not attention
+IS_MLP = re.compile(r"^(mlp|ffn|feed_?forward)$", re.IGNORECASE)  # what has one of these is a block, not attention
 INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)")
 OUTPUTS = ("proj", "out_proj", "o_proj", "output.dense", "to_out", "out", "projection", "output.proj", "wo")
-SECOND_INPUTS = {"key", "kv", "context", "memory", "encoder_hidden_states", "key_value_states", "latents", "y"}
-SECOND_INPUTS |= {"text_features"}  # Grounding DINO's attention between image and text, in both directions
 
-# Where the width of the output is not that of a projection with a usual name: the path of the layer that has it, or
-# what the module itself says.
+# Classes whose output width cannot be read off a projection with a usual name: the path of the layer that has that
+# width, or a function of the module.
 WIDTHS: dict[str, str | Callable[[Any], int]] = {
     "timm.layers.attention2d.MultiQueryAttentionV2": lambda a: a.out_proj.shape[0],
     "timm.layers.bottleneck_attn.BottleneckAttn": lambda a: a.dim_out_v,
@@ -37,9 +37,9 @@ WIDTHS: dict[str, str | Callable[[Any], int]] = {
     "timm.models.lowformer.ConvAttention": "conv_proj",
     "timm.models.swiftformer.EfficientAdditiveAttention": "final",
 }
-# Attention whose output is an image (B, D, H, W) whatever its projection is.
+# Classes whose output is an image (B, D, H, W), although their projection does not show it.
 IMAGES = {"timm.models.fastvit.Attention", *WIDTHS}
-# Named attention, and none between tokens.
+# Classes that are called attention and do not let tokens attend to each other.
 REFUSED = {"timm.models.csatv2.SpatialAttention": "a gate of one channel over the pixels, no self-attention of tokens"}
 
 
@@ -52,34 +52,27 @@ def looks_like_attention(module: nn.Module) -> bool:
     """By its class name, and by owning projections."""
     if known(WIDTHS, module):
         return True
-    name = getattr(type(module), "host_class", type(module)).__name__  # of a boosted one, what it was
+    name = getattr(type(module), "host_class", type(module)).__name__  # of a boosted module: its class before `boost`
     if not IS_ATTENTION.search(name) or IS_OTHER.search(name):
         return False
     is_block = "block" in name.lower() and any(map(IS_MLP.search, module._modules))
-    return not is_block and _projection(module) is not None
+    return not is_block and _output_projection(module) is not None
 
 
 def is_complete(module: nn.Module) -> bool:
-    """Whether it is attention with an output projection, and not the first half of one in a module of its own."""
+    """Whether it is attention with its output projection, and not a module for queries, keys and values only."""
     if not looks_like_attention(module):
         return False
-    last = _projection(module)
-    path = next((name for name, child in module.named_modules() if child is last), "")
-    return bool(known(WIDTHS, module)) or not any(INPUTS.search(part) for part in path.split("."))
+    output = _output_projection(module)
+    path = next((name for name, child in module.named_modules() if child is output), "")
+    return bool(known(WIDTHS, module)) or not any(INPUTS.search(name) for name in path.split("."))
 
 
-def is_linear(module: nn.Module) -> bool:
-    """A linear layer of torch, or of a library of quantised ones."""
-    return isinstance(module, nn.Linear) or (
-        IS_LINEAR.search(type(module).__name__) is not None and not module._modules
-    )
+def _output_projection(attention: nn.Module) -> nn.Module | None:
+    """The layer that makes the output: the one with a usual name, else the last linear one.
 
-
-def _projection(attention: nn.Module) -> nn.Module | None:
-    """The layer that makes the output: under one of the usual names, else the last linear one.
-
-    Convolutions are projections where queries, keys or values are made by one; elsewhere they are gates, or make a grid
-    of keys coarser.
+    A convolution counts only where convolutions make the queries, keys or values as well; in other hosts it is a gate,
+    or makes the grid of keys coarser.
     """
     within = next((child for path in OUTPUTS if (child := submodule(attention, path)) is not None), attention)
     inputs = [m for name, child in attention._modules.items() if INPUTS.search(name) and child for m in child.modules()]
@@ -90,8 +83,8 @@ def _projection(attention: nn.Module) -> nn.Module | None:
     return None if within is attention else next((m for m in reversed(list(attention.modules())) if is_linear(m)), None)
 
 
-class GenericAttention(Family):
-    """Runs on the host's own forward alone; weights have a canonical layout where the usual names are found."""
+class GenericAttention(InterfaceFamily):
+    """Any other attention: the host's own forward; weights have a canonical layout where they have the usual names."""
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
         """See `Family.slots`."""
@@ -107,14 +100,14 @@ class GenericAttention(Family):
         width = WIDTHS[path] if (path := known(WIDTHS, attention)) else None
         if callable(width):
             return width(attention)
-        layers: list[Any] = [_projection(attention)]
+        layers: list[Any] = [_output_projection(attention)]
         if isinstance(width, str):
             layers = [m for m in attention.get_submodule(width).modules() if isinstance(m, nn.Linear | _Conv)]
         return next(getattr(layers[-1], n) for n in ("out_features", "out_channels", "nf") if hasattr(layers[-1], n))
 
     def axis(self, attention: nn.Module) -> int:
         """See `Family.axis`."""
-        is_image = known(IMAGES, attention) or isinstance(_projection(attention), _Conv)
+        is_image = known(IMAGES, attention) or isinstance(_output_projection(attention), _Conv)
         return 1 if is_image else -1
 
     def heads(self, attention: nn.Module) -> int | None:
@@ -137,14 +130,3 @@ class GenericAttention(Family):
         if found := sorted(required & SECOND_INPUTS):
             return f"cross-attention: its forward asks for `{found[0]}`"
         return None
-
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`: those that attend through the interface of transformers."""
-        return hosts_own_forward(self, attention, channel)
-
-    def widen(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.widen`."""
-        return widened(self, attention, heads)
-
-
-GENERIC = GenericAttention()

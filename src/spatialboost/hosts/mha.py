@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.fused import fused_attention
+from spatialboost.boosting.joint import joint_attention
 from spatialboost.boosting.kernels import Call
-from spatialboost.hosts.protocol import Family, Slot, both_projections, class_path, split_slots
+from spatialboost.hosts.layers import class_path
+from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Slot
+from spatialboost.hosts.slots import both_projections, split_slots
 
 
 class _SequenceFirst:
-    """The module (or a view of it) as if it were built with `batch_first=False`, which is what bars its fast path."""
+    """The module (or a view of it) as if it were built with `batch_first=False`: that keeps it off its fast path."""
 
     batch_first = False
 
@@ -34,9 +36,9 @@ class MultiheadAttention(Family):
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
         """See `Family.slots`."""
-        slots = {f"{name}.weight": Slot("in_proj_weight", part, 3) for part, name in enumerate("qkv")}
+        slots = {f"{name}.weight": Slot("in_proj_weight", chunk, 3) for chunk, name in enumerate("qkv")}
         if attention._parameters.get("in_proj_bias") is not None:
-            slots |= {f"{name}.bias": Slot("in_proj_bias", part, 3) for part, name in enumerate("qkv")}
+            slots |= {f"{name}.bias": Slot("in_proj_bias", chunk, 3) for chunk, name in enumerate("qkv")}
         return slots | split_slots(attention, o="out_proj")
 
     def refusal(self, attention: nn.Module) -> str | None:
@@ -48,10 +50,10 @@ class MultiheadAttention(Family):
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
         """See `Family.runner`.
 
-        In eval mode the module takes a fused kernel if no weight requires grad. After `boost` that would be so for the
-        frozen channel and not for Attn+, and the two would differ by rounding. So with gradients on both take the
-        differentiable path, on contiguous input: `F.linear` on a transposed one rounds in another way when its weight
-        is frozen.
+        In eval mode the module takes a kernel of its own if no weight requires a gradient. After `boost` that would
+        hold for the frozen channel and not for Attn+, and the two would round differently. So with gradients on both
+        channels take the differentiable path. They take it on contiguous input, because `F.linear` on a transposed one
+        rounds differently when its weight is frozen.
         """
 
         def run(attention: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -68,15 +70,15 @@ class MultiheadAttention(Family):
 
         return run
 
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`; a call for attention maps or of other keys goes by the reference even so."""
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """See `Family.joint_forward`; a call that asks for attention maps, or has other keys, runs the reference."""
         own = class_path(attention.host_class) in self.classes
-        return self._fused if own and attention.bias_k is None and not attention.add_zero_attn else None
+        return self._joint if own and attention.bias_k is None and not attention.add_zero_attn else None
 
-    def _fused(
+    def _joint(
         self,
-        attention: Any,
-        channel: Any,
+        attention: BoostedModule,
+        channel: Channel,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -89,8 +91,8 @@ class MultiheadAttention(Family):
         same = key is query and value is query
         unmasked_causal = is_causal and attn_mask is None  # the host refuses that
         if need_weights or not same or query.is_nested or query.dim() != 3 or unmasked_causal:
-            said = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
-            return attention.reference(channel, query, key, value, *said)
+            others = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return attention.reference(channel, query, key, value, *others)
         call = Call(
             heads=attention.num_heads,
             scale=attention.head_dim**-0.5,
@@ -99,12 +101,12 @@ class MultiheadAttention(Family):
             dropout=attention.dropout if attention.training else 0.0,
         )
         x = query if attention.batch_first else query.transpose(0, 1)
-        out = fused_attention(x, *both_projections(attention, channel), channel.gate, call)
+        out = joint_attention(x, *both_projections(attention, channel), channel.gate, call)
         return (out if attention.batch_first else out.transpose(0, 1)), None
 
 
 def additive(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
-    """What a mask (T, T) or (B * H, T, T) and one of padding (B, T) add to the scores; where bool, True forbids."""
+    """What an attention mask (T, T) or (B * H, T, T) and a padding mask (B, T) add to the scores; True forbids."""
     if mask is not None and mask.dim() == 3:
         mask = mask.unflatten(0, (-1, heads))
     if padding is not None:
@@ -115,6 +117,3 @@ def additive(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: tor
         if m is not None
     ]
     return added[0] + added[1] if len(added) == 2 else added[0] if added else None
-
-
-MHA = MultiheadAttention()

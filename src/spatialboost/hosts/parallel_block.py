@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spatialboost.hosts.protocol import Family, Part, Slot, leaves, split_slots
+from spatialboost.hosts.layers import leaves
+from spatialboost.hosts.protocol import Family, Share, Slot
+from spatialboost.hosts.slots import split_slots
 
 
 class _WithoutDropPath:
-    """The block (or a view of it) as if it dropped no path."""
+    """The block (or a view of it) without its drop path."""
 
     drop_path = staticmethod(lambda x: x)
 
@@ -25,9 +27,10 @@ class _WithoutDropPath:
 class ParallelScaling(Family):
     """`ParallelScalingBlock` and `DiffParallelScalingBlock`, of ViT-22B.
 
-    The module is the whole block. Attn+ has the rows of q, k and v, their norms and the attention's output projection;
-    it shares the MLP, the input norm and LayerScale, which all add up or scale, so that merging the outputs of two
-    blocks merges their attention. Only the path is dropped after the merge, for both channels alike.
+    The module that is boosted is the whole block. Attn+ has its own rows of q, k and v, their norms and the attention's
+    output projection. It shares the MLP, the input norm and LayerScale: these add to the attention or scale it, so that
+    merging the outputs of two blocks merges their attention. The path is dropped after the merge, once for both
+    channels.
     """
 
     name = "parallel"
@@ -36,21 +39,21 @@ class ParallelScaling(Family):
         "timm.models.vision_transformer.DiffParallelScalingBlock",
     )
 
-    def part(self, attention: Any, parameter: str) -> Part | None:
-        """See `Family.part`."""
+    def share(self, attention: Any, parameter: str) -> Share | None:
+        """See `Family.share`."""
         if parameter.startswith(("in_norm", "mlp", "ls")):
             return None
         if parameter.startswith("in_proj."):
-            return Part(0, attention.in_split[0])
-        return Part(1, 0, attention.in_split[1]) if parameter == "out_proj.weight" else Part()
+            return Share(0, attention.in_split[0])
+        return Share(1, 0, attention.in_split[1]) if parameter == "out_proj.weight" else Share()
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`: of the rows of `in_proj` that `part` leaves."""
+        """See `Family.slots`: in the rows of `in_proj` that are the attention's share."""
         output = "attn_out_proj" if attention._modules.get("out_proj") is None else "out_proj"
         packed = {
-            f"{name}.{leaf}": Slot(f"in_proj.{leaf}", part, 3)
+            f"{name}.{leaf}": Slot(f"in_proj.{leaf}", chunk, 3)
             for leaf in leaves(attention, "in_proj")
-            for part, name in enumerate("qkv")
+            for chunk, name in enumerate("qkv")
         }
         return packed | split_slots(attention, o=output, q_norm="q_norm", k_norm="k_norm")
 
@@ -63,6 +66,3 @@ class ParallelScaling(Family):
         if isinstance(attention.drop_path, nn.Identity) or not attention.training:
             return merged
         return args[0] + attention.drop_path(merged - args[0])
-
-
-PARALLEL = ParallelScaling()

@@ -1,185 +1,201 @@
-"""What the library asks of a kind of attention."""
+"""What a kind of attention (a family) answers, and what it may ask of the attention module and of the channel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.fused import Projections
+from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.hosts.layers import leaves
+
+# Names of the canonical layout. A projection has a weight and may have a bias; a norm may have other parameters too.
+PROJECTIONS = ("q", "k", "v", "o")
+NORMS = ("q_norm", "k_norm", "norm")  # over q, over k, and between the attention and the output projection
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a canonical tensor (`q.weight`) lies in a host: chunk `part` of `parts` along the rows of `parameter`."""
+    """Where a canonical tensor (`q.weight`) lies in a host: one of several equal chunks of a parameter's rows.
+
+    Attributes:
+        parameter: Name of the host's parameter.
+        chunk: Which of the chunks.
+        chunks: Into how many the parameter is cut: 3 for a packed q, k and v.
+    """
 
     parameter: str
-    part: int = 0
-    parts: int = 1
+    chunk: int = 0
+    chunks: int = 1
 
     def read(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """A view of this slot's rows."""
-        return parameters[self.parameter].chunk(self.parts)[self.part]
+        return parameters[self.parameter].chunk(self.chunks)[self.chunk]
 
 
-class Part(NamedTuple):
-    """The slice of a parameter that is the attention's, where the module is more than attention."""
+class Share(NamedTuple):
+    """The slice of a parameter that belongs to the attention, where the module is more than attention."""
 
     dim: int = 0
     start: int = 0
     stop: int | None = None
 
     def of(self, parameter: Tensor) -> Tensor:
-        """A view of the slice, or the parameter where the slice is all of it."""
+        """A view of the slice, or the parameter itself where the slice is all of it."""
         if self.start == 0 and self.stop is None:
             return parameter
         return parameter.narrow(self.dim, self.start, (self.stop or parameter.shape[self.dim]) - self.start)
 
     def put(self, parameter: Tensor, value: Tensor) -> Tensor:
-        """The parameter with `value` in the place of the slice, as a new tensor."""
+        """The parameter with `value` in place of the slice, as a new tensor."""
         pieces = [parameter.narrow(self.dim, 0, self.start), value]
         if self.stop is not None:
             pieces.append(parameter.narrow(self.dim, self.stop, parameter.shape[self.dim] - self.stop))
         return torch.cat(pieces, self.dim)
 
 
-def class_path(cls: type) -> str:
-    """`module.QualName`, as families name the classes that they read."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+class BoostedModule(Protocol):
+    """What a family may ask of a boosted attention module: all that its host has, and this."""
+
+    training: bool
+    host_class: type[nn.Module]  # its class before `boost`
+    spatial_channel: Channel
+
+    def view_class(self, host: Any, channel: Channel) -> Any:
+        """The module as Attn+ sees it: every attribute is the host's, only parameters are the channel's."""
+
+    def reference(self, channel: Channel, *args: Any, **kwargs: Any) -> Any:
+        """The host's own forward once for each channel, merged: for calls that `joint_forward` does not handle."""
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The host's parameter of that name."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The module itself, its children and theirs; the channel is among them."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the host's class defines: `num_heads`, `qkv`, ..."""
 
 
-def submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """The child at a dotted path, under adapters too; None where there is none."""
-    for part in path.split("."):
-        child = module._modules.get(part)
-        while child is not None and "base_layer" in child._modules:  # peft's wrappers
-            child = child._modules["base_layer"]
-        if child is None:
-            return None
-        module = child
-    return module
+class Channel(Protocol):
+    """What a family may ask of the spatial channel."""
 
+    index: int
+    kernel: str  # as `set_kernel` has set it
+    gate: nn.Parameter  # `a`, (D) or (1)
+    slots: dict[str, Slot]  # of the host, as `Family.slots` gave them when the layer was boosted
+    _parameters: dict[str, nn.Parameter | None]  # Attn+'s and the gate
 
-def leaves(attention: nn.Module, path: str) -> dict[str, Tensor]:
-    """The parameters that the child at `path` owns itself."""
-    child = submodule(attention, path)
-    return {} if child is None else {k: p for k, p in child._parameters.items() if p is not None}
+    def plus(self, name: str) -> nn.Parameter:
+        """Attn+'s own parameter for the host's parameter `name`."""
 
-
-def split_slots(attention: nn.Module, **paths: str) -> dict[str, Slot]:
-    """Slots of projections and norms that are modules of their own: `q="q_proj"` gives `q.weight` and `q.bias`."""
-    return {
-        f"{name}.{leaf}": Slot(f"{path}.{leaf}") for name, path in paths.items() for leaf in leaves(attention, path)
-    }
-
-
-def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
-    """Slots of one projection that holds q, k and v one below the other."""
-    return {
-        f"{name}.{leaf}": Slot(f"{path}.{leaf}", part, 3)
-        for leaf in leaves(attention, path)
-        for part, name in enumerate("qkv")
-    }
+    def merge(self, base: Tensor, plus: Tensor) -> Tensor:
+        """The gated mean of both channels' outputs."""
 
 
 class Family:
     """A kind of attention: how its weights read in the canonical layout, and what may be done with it.
 
-    The base class is what holds for any module that maps a tensor to a tensor of tokens.
+    A new one overrides what its host does differently; nothing is mandatory but `name` and `classes`. The base class is
+    what holds for any module that maps tokens to tokens.
+
+    Attributes:
+        name: Shown by `status`, and kept in pickles.
+        classes: Paths (`module.QualName`) of the host classes that it reads, subclasses included. By path, so that no
+            host is imported.
+        blocks_fast_path: Whether a module that holds this one may run a kernel of its own and never call it.
+        variant_with_biases: Which copy of the encoder has the biases that this one leaves out, for an error message.
     """
 
     name = "generic"
     classes: tuple[str, ...] = ()
     blocks_fast_path = False
+    variant_with_biases = ""
+
+    def reads(self, module: nn.Module) -> bool:
+        """Whether a module of a class that no family names is of this kind, by its structure."""
+        return False
+
+    def refusal(self, attention: nn.Module) -> str | None:
+        """Why this module is not self-attention over tokens (it is passed over then), or None."""
+        return None
+
+    # --- its weights
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
         """Canonical name (`q.weight`, `k_norm.bias`) -> place in the host; {} where the host has no such layout."""
         return {}
 
-    def width(self, attention: nn.Module) -> int:
-        """Features of the output, which is the length of the gate."""
-        slot = self.slots(attention)["o.weight"]
-        path, _, leaf = slot.parameter.rpartition(".")
-        return leaves(attention, path)[leaf].shape[0]
+    def share(self, attention: nn.Module, parameter: str) -> Share | None:
+        """Which slice of a parameter Attn+ has of its own; None where both channels use the host's."""
+        return Share()
 
-    def axis(self, attention: nn.Module) -> int:
-        """Dimension of the features in the output: -1 for tokens (B, N, D), 1 for images (B, D, H, W)."""
-        return -1
+    def masked_biases(self, attention: nn.Module) -> Sequence[str]:
+        """Canonical names of biases that the host holds and multiplies with zero when it computes."""
+        return ()
 
     def heads(self, attention: nn.Module) -> int | None:
         """Number of heads."""
         value = getattr(attention, "num_heads", None) or getattr(attention, "num_attention_heads", None)
         return int(value) if value is not None else None
 
-    def refusal(self, attention: nn.Module) -> str | None:
-        """Why this module is not self-attention over tokens (and is passed over), or None."""
-        return None
+    def width(self, attention: nn.Module) -> int:
+        """Features of the output, which is the length of the gate."""
+        path, _, leaf = self.slots(attention)["o.weight"].parameter.rpartition(".")
+        return leaves(attention, path)[leaf].shape[0]
 
-    def part(self, attention: nn.Module, parameter: str) -> Part | None:
-        """What of a parameter of the module is the attention's; None where nothing is, and both channels share it."""
-        return Part()
+    def axis(self, attention: nn.Module) -> int:
+        """Dimension of the features in the output: -1 for tokens (B, T, D), 1 for images (B, D, H, W)."""
+        return -1
 
-    def finish(self, attention: Any, merged: Tensor, *args: Any) -> Tensor:
-        """What the module does to its merged output, if `runner` stops short of it."""
-        return merged
+    # --- its forward
+
+    def prepare(self, host_class: type[nn.Module]) -> None:
+        """What has to be done once in a process before the first forward of a boosted class."""
 
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
-        """The host's forward as a function whose first argument may be the module or a view of it."""
+        """The host's forward as a function whose first argument is the module or a view of it."""
         return host_class.forward
 
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """A forward `(attention, channel, *args, **kwargs)` over both channels, or None where that is not exact."""
+    def finish(self, attention: nn.Module, merged: Tensor, *args: Any) -> Tensor:
+        """What the module does to its merged output, where `runner` leaves that out."""
+        return merged
+
+    def other_forwards(self, host_class: type[nn.Module]) -> dict[str, Callable[..., Any]]:
+        """Methods beside `forward` by which the host calls this module: name -> the method over both channels."""
+        return {}
+
+    def plain_formula(self, attention: nn.Module) -> bool:
+        """Whether the host is set to compute attention step by step, without a fused kernel."""
+        return False
+
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """A function `(attention, channel, *args, **kwargs)` over both channels; None where it would not be exact."""
         return None
 
-    def widen(self, attention: nn.Module, heads: int) -> nn.Module | None:
-        """An empty plain host module like `attention` with `heads` heads; None where the host cannot express it."""
+    # --- export
+
+    def with_heads(self, attention: nn.Module, heads: int) -> nn.Module | None:
+        """A plain host module like `attention` with so many heads and unset weights; None where the host has none."""
         return None
 
 
-def plain(attention: Any, *paths: str) -> bool:
-    """Whether the children at `paths` are bare `nn.Linear`s: no adapters, no hooks that a fused forward would skip."""
-    children = [attention._modules.get(path) for path in paths]
-    return all(type(child) is nn.Linear and not has_hooks(child) for child in children)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def identities(attention: Any, *paths: str) -> bool:
-    """Whether the children at `paths` are absent or do nothing."""
-    return all(isinstance(attention._modules.get(path), nn.Identity | None) for path in paths)
-
-
-def both_projections(attention: Any, channel: Any) -> tuple[Projections, Projections]:
-    """The weights of Attn and of Attn+, by role."""
-    slots: Mapping[str, Slot] = channel.slots
-
-    def read(parameter: Callable[[str], Tensor]) -> Projections:
-        def of(*roles: str) -> tuple[Tensor | None, ...]:
-            found = [slots.get(role) for role in roles]
-            if found[0] is not None and found[0].parts > 1:
-                return (parameter(found[0].parameter),)  # packed, in the order of the roles
-            return tuple(None if slot is None else parameter(slot.parameter) for slot in found)
-
-        weights, biases = of("q.weight", "k.weight", "v.weight"), of("q.bias", "k.bias", "v.bias")
-        return Projections(weights, biases, *of("o.weight"), *of("o.bias"))  # type: ignore[arg-type]
-
-    return read(attention.get_parameter), read(channel.plus)
-
-
-def resize_linear(module: Any, name: str, *, rows: float = 1, columns: float = 1) -> None:
-    """Put an empty linear layer of so many times the rows or columns in the place of one."""
-    old = module._modules[name]
-    new = nn.Linear(
-        int(old.in_features * columns),
-        int(old.out_features * rows),
-        bias=old.bias is not None,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    module._modules[name] = new.train(old.training)
+def check_slots(family: Family, attention: nn.Module) -> None:
+    """Raise for a slot that the canonical layout has no name for, or that lies in no parameter of the host."""
+    for name, slot in family.slots(attention).items():
+        role, _, leaf = name.partition(".")
+        if role not in (*PROJECTIONS, *NORMS):
+            raise unknown(f"slot of the family {family.name!r}:", role, (*PROJECTIONS, *NORMS))
+        if role in PROJECTIONS and leaf not in ("weight", "bias"):
+            raise SpatialBoostError(
+                f"the family {family.name!r} has a slot {name!r}; expected {role}.weight or {role}.bias."
+            )
+        path, _, parameter = slot.parameter.rpartition(".")
+        if parameter not in leaves(attention, path):
+            raise SpatialBoostError(
+                f"the family {family.name!r} places {name!r} in {slot.parameter!r}, which {type(attention).__name__} "
+                "has not. Name one of its parameters."
+            )

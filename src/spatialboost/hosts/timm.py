@@ -10,20 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.fused import Projections, fused_attention
+from spatialboost.boosting.joint import Projections, Rotate, joint_attention
 from spatialboost.boosting.kernels import Call
-from spatialboost.hosts.protocol import (
-    Family,
-    Slot,
-    both_projections,
-    class_path,
-    identities,
-    leaves,
-    packed_slots,
-    plain,
-    resize_linear,
-    split_slots,
-)
+from spatialboost.hosts.layers import are_identities, are_plain_linears, class_path, leaves, resize_linear
+from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Slot
+from spatialboost.hosts.slots import both_projections, packed_slots, split_slots
 
 
 class TimmAttention(Family):
@@ -42,39 +33,47 @@ class TimmAttention(Family):
                 slots[f"{name}.bias"] = Slot(f"{name}_bias")
         return slots
 
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """See `Family.fused_forward`: none for a subclass (it may compute otherwise), or with dropout of the output.
+    def plain_formula(self, attention: Any) -> bool:
+        """See `Family.plain_formula`."""
+        return not attention.fused_attn
 
-        Each channel draws its own dropout there, which one sum of both cannot have.
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """See `Family.joint_forward`: none for a subclass, which may compute differently, or with output dropout.
+
+        Each channel draws its own dropout, which the sum of both cannot have any more.
         """
         own = class_path(attention.host_class) in self.classes
         inputs = ("qkv",) if attention.qkv is not None else ("q_proj", "k_proj", "v_proj")
         grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
         dropped = attention.training and attention.proj_drop.p > 0
-        return self._fused if own and plain(attention, *inputs, "proj") and not grouped and not dropped else None
+        plain = are_plain_linears(attention, *inputs, "proj")
+        return self._joint if own and plain and not grouped and not dropped else None
 
-    def _fused(
-        self, attention: Any, channel: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    def _joint(
+        self,
+        attention: BoostedModule,
+        channel: Channel,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        rotate: Rotate | None = None,
     ) -> Tensor:
-        return self._run(attention, channel, x, None, attn_mask, is_causal)
-
-    def _run(self, attention: Any, channel: Any, x: Tensor, rotate: Any, mask: Tensor | None, causal: bool) -> Tensor:
         call = Call(
             heads=attention.num_heads,
             scale=attention.scale,
             kernel=channel.kernel,
-            host_fused=attention.fused_attn,
-            mask=mask,
-            causal=causal,
+            plain_formula=not attention.fused_attn,
+            mask=attn_mask,
+            causal=is_causal,
             dropout=attention.attn_drop.p if attention.training else 0.0,
         )
-        return fused_attention(x, *self._sides(attention, channel), channel.gate, call, rotate)
+        return joint_attention(x, *self._sides(attention, channel), channel.gate, call, rotate)
 
-    def _sides(self, attention: Any, channel: Any) -> tuple[Projections, Projections]:
+    def _sides(self, attention: BoostedModule, channel: Channel) -> tuple[Projections, Projections]:
         """Weights, q/k norms and what lies between attention and output projection, of each channel."""
         view = attention.view_class(attention, channel)
-        has_norms = not identities(attention, "q_norm", "k_norm")
-        has_inner = not identities(attention, "norm", "gate")
+        has_norms = not are_identities(attention, "q_norm", "k_norm")
+        has_inner = not are_identities(attention, "norm", "gate")
 
         def side(weights: Projections, owner: Any) -> Projections:
             def inner(out: Tensor, x: Tensor) -> Tensor:
@@ -87,20 +86,20 @@ class TimmAttention(Family):
         base, plus = both_projections(attention, channel)
         return side(base, attention), side(plus, view)
 
-    def widen(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.widen`."""
+    def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.with_heads`."""
         grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
-        if not hasattr(attention, "attn_dim") or grouped or not identities(attention, "norm", "gate"):
-            return None  # timm before 1.0.23 has no other width inside than outside
-        wide = copy.deepcopy(attention)
-        wide.num_heads, wide.attn_dim = heads, heads * attention.head_dim
+        if not hasattr(attention, "attn_dim") or grouped or not are_identities(attention, "norm", "gate"):
+            return None  # before timm 1.0.23 the heads together are always as wide as the input
+        host = copy.deepcopy(attention)
+        host.num_heads, host.attn_dim = heads, heads * attention.head_dim
         if hasattr(attention, "num_kv_heads"):
-            wide.num_kv_heads, wide.kv_dim = heads, wide.attn_dim
+            host.num_kv_heads, host.kv_dim = heads, host.attn_dim
         for name in ("qkv", "q_proj", "k_proj", "v_proj"):
             if getattr(attention, name, None) is not None:
-                resize_linear(wide, name, rows=heads / attention.num_heads)
-        resize_linear(wide, "proj", columns=heads / attention.num_heads)
-        return wide
+                resize_linear(host, name, rows=heads / attention.num_heads)
+        resize_linear(host, "proj", columns=heads / attention.num_heads)
+        return host
 
 
 class TimmAttentionRope(TimmAttention):
@@ -109,14 +108,14 @@ class TimmAttentionRope(TimmAttention):
     name = "timm_rope"
     classes = ("timm.layers.attention.AttentionRope",)
 
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Tensor] | None:
-        """See `Family.fused_forward`."""
-        return self._fused_rope if super().fused_forward(attention, channel) is not None else None
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """See `Family.joint_forward`."""
+        return self._joint_rope if super().joint_forward(attention, channel) is not None else None
 
-    def _fused_rope(
+    def _joint_rope(
         self,
-        attention: Any,
-        channel: Any,
+        attention: BoostedModule,
+        channel: Channel,
         x: Tensor,
         rope: Tensor | None = None,
         attn_mask: Tensor | None = None,
@@ -126,14 +125,14 @@ class TimmAttentionRope(TimmAttention):
 
         prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
 
-        def turned(t: Tensor) -> Tensor:  # (B, heads, T, C); class and register tokens have no position
+        def rotated(t: Tensor) -> Tensor:  # (B, heads, T, C); class and register tokens have no position
             assert rope is not None
             return torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=half)], dim=2)
 
         def rotate(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-            return turned(q), turned(k)
+            return rotated(q), rotated(k)
 
-        return self._run(attention, channel, x, None if rope is None else rotate, attn_mask, is_causal)
+        return self._joint(attention, channel, x, attn_mask, is_causal, None if rope is None else rotate)
 
 
 class TimmEvaAttention(TimmAttentionRope):
@@ -141,15 +140,16 @@ class TimmEvaAttention(TimmAttentionRope):
 
     name = "timm_eva"
     classes = ("timm.models.eva.EvaAttention",)
+    variant_with_biases = "of timm's DINOv3, the one whose name ends in _qkvb"
 
-    def widen(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.widen`: an `AttentionRope`, for EVA's own has one width inside and outside."""
-        if not identities(attention, "norm", "gate"):
+    def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.with_heads`: an `AttentionRope`, for in EVA's own class the heads are as wide as the input."""
+        if not are_identities(attention, "norm", "gate"):
             return None
         from timm.layers import AttentionRope
 
         weight = attention.proj.weight
-        wide = AttentionRope(
+        host = AttentionRope(
             weight.shape[0],
             num_heads=heads,
             qkv_bias=True,
@@ -163,11 +163,6 @@ class TimmEvaAttention(TimmAttentionRope):
             device=weight.device,
             dtype=weight.dtype,
         )
-        wide.q_norm, wide.k_norm = copy.deepcopy(attention.q_norm), copy.deepcopy(attention.k_norm)
-        setattr(wide, "fused_attn", attention.fused_attn)  # noqa: B010 - `Final`, for TorchScript
-        return wide
-
-
-TIMM = TimmAttention()
-TIMM_ROPE = TimmAttentionRope()
-TIMM_EVA = TimmEvaAttention()
+        host.q_norm, host.k_norm = copy.deepcopy(attention.q_norm), copy.deepcopy(attention.k_norm)
+        setattr(host, "fused_attn", attention.fused_attn)  # noqa: B010 - `Final`, for TorchScript
+        return host

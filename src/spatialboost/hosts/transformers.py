@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
-from functools import partial
+from types import MethodType
 from typing import Any
 
-import torch
 from torch import nn
 
-from spatialboost.hosts.protocol import (
-    Family,
-    Slot,
-    both_projections,
-    has_hooks,
-    leaves,
-    resize_linear,
-    split_slots,
-    submodule,
+from spatialboost.hosts.adapters import is_adapter
+from spatialboost.hosts.layers import has_hooks, leaves, resize_linear, submodule
+from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Slot
+from spatialboost.hosts.slots import both_projections, split_slots
+from spatialboost.hosts.transformers_forward import (
+    GROW_WITH_HEADS,
+    INTERFACE,
+    PACKED_INTERFACE,
+    attention_interface,
+    forward_of_both,
 )
-from spatialboost.hosts.transformers_forward import INTERFACE, PACKED_INTERFACE, WIDE, attention_interface, wide_forward
 
 LAYOUTS = (
     {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"},
@@ -38,93 +38,112 @@ def find_layout(attention: nn.Module) -> dict[str, str] | None:
     return next((paths for paths in LAYOUTS if all(leaves(attention, path) for path in paths.values())), None)
 
 
-def by_interface(classes: tuple[type[nn.Module], ...]) -> bool:
-    """Whether the host, by its class and those inside of it, attends through the interface of transformers.
+def attends_by_interface(classes: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a host, by its class and those inside of it, attends through the interface of transformers.
 
-    And takes the width of its heads as it comes: what calls it `embed_dim` takes it for that of the input.
+    And whether it takes any number of heads: callers read `embed_dim` as the input's width, which stops being the
+    heads' width when there are more heads.
     """
     codes = [cls.forward.__code__ for cls in classes]
     names = {name for code in codes for name in code.co_names}
     return "ALL_ATTENTION_FUNCTIONS" in names and not any("embed_dim" in code.co_varnames for code in codes)
 
 
-@torch.compiler.assume_constant_result  # Dynamo runs it, and does not trace it
 def register_interface() -> None:
-    """Let hosts find our attention function."""
+    """Let hosts find our attention function, where transformers is in use at all.
+
+    Done when a class is boosted and not in the forward, which torch.compile would have to trace.
+    """
+    if "transformers" not in sys.modules:
+        return
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     for name in (INTERFACE, PACKED_INTERFACE):
         ALL_ATTENTION_FUNCTIONS.register(name, attention_interface)
 
 
-def hosts_own_forward(family: Family, attention: Any, channel: Any) -> Callable[..., Any] | None:
-    """The host's own forward over both channels, where all that it asks of them is known; else None.
+def restored_forward(module: nn.Module) -> bool:
+    """Whether the module carries its class's own forward as an attribute.
 
-    None too for the `eager` setting, which is there to return attention maps.
+    transformers 4.57 leaves that behind when it has recorded attention maps:
+    https://github.com/huggingface/transformers/blob/v4.57.6/src/transformers/utils/generic.py
     """
-    slots = channel.slots
-    modules = [m for m in attention.modules() if m is not channel]
-    known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1
-    sdpa = {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}
-    if not (known and sdpa and "o.weight" in slots):
-        return None
-    if not by_interface((attention.host_class, *(type(m) for m in modules[1:]))):
-        return None
-    if any(has_hooks(m) or "base_layer" in m._modules for m in modules[1:]):
-        return None
-    if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
-        return None  # each channel draws its own dropout of its output, which one sum of both cannot have
-    return partial(_run, family)
+    forward = vars(module).get("forward")
+    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
 
 
-def _run(family: Family, attention: Any, channel: Any, *args: Any, **kwargs: Any) -> Any:
-    register_interface()
-    host, roles, norms = attention.host_class, {}, {}
-    view = attention.view_class(attention, channel)
-    for name, slot in channel.slots.items():
-        path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
-        if role in ("q_norm", "k_norm"):
-            norms[path] = (getattr(attention, path), getattr(view, path))
-        else:
-            roles[path] = "qkv" if slot.parts > 1 else role
-    return wide_forward(
-        attention,
-        host.forward,
-        both_projections(attention, channel),
-        channel.gate,
-        norms,
-        args,
-        kwargs,
-        roles=roles,
-        heads=family.heads(attention),
-        kernel=channel.kernel,
-        interface=PACKED_INTERFACE if "cu_seqlens" in host.forward.__code__.co_varnames else INTERFACE,
-    )
+class InterfaceFamily(Family):
+    """What holds for attention that goes through the interface of transformers, of whichever library."""
+
+    def prepare(self, host_class: type[nn.Module]) -> None:
+        """See `Family.prepare`."""
+        register_interface()
+
+    def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
+        """See `Family.joint_forward`: the host's own forward, where the meaning of all its weights is known.
+
+        None also for the `eager` setting, whose purpose is to return attention maps.
+        """
+        slots = channel.slots
+        modules = [m for m in attention.modules() if m is not channel]
+        known = len(channel._parameters) == len({slot.parameter for slot in slots.values()}) + 1  # and the gate
+        settings = {m.config._attn_implementation for m in modules if hasattr(m, "config")}  # type: ignore[union-attr]
+        if not (known and settings == {"sdpa"} and "o.weight" in slots):
+            return None
+        if not attends_by_interface((attention.host_class, *(type(m) for m in modules[1:]))):
+            return None
+        if any(has_hooks(m) or is_adapter(m) for m in modules[1:]):
+            return None
+        if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
+            return None  # each channel draws its own dropout, which the sum of both cannot have any more
+        return self._joint
+
+    def _joint(self, attention: BoostedModule, channel: Channel, *args: Any, **kwargs: Any) -> Any:
+        roles, norms = {}, {}
+        view = attention.view_class(attention, channel)
+        for name, slot in channel.slots.items():
+            path, role = slot.parameter.rpartition(".")[0], name.partition(".")[0]
+            if role in ("q_norm", "k_norm"):
+                norms[path] = (getattr(attention, path), getattr(view, path))
+            else:
+                roles[path] = "qkv" if slot.chunks > 1 else role
+        packed = "cu_seqlens" in attention.host_class.forward.__code__.co_varnames
+        return forward_of_both(
+            attention,
+            both_projections(attention, channel),
+            channel.gate,
+            norms,
+            args,
+            kwargs,
+            roles=roles,
+            heads=self.heads(attention),  # type: ignore[arg-type]
+            kernel=channel.kernel,
+            interface=PACKED_INTERFACE if packed else INTERFACE,
+        )
+
+    def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
+        """See `Family.with_heads`: the host cuts heads by `head_dim`, so that only the projections' sizes change."""
+        slots, own = self.slots(attention), self.heads(attention)
+        if "o.weight" not in slots or own is None or not attends_by_interface(tuple(map(type, attention.modules()))):
+            return None  # CLIP and SigLIP of 4.57 are such: they reshape the heads' output to the width of the input
+        norm = leaves(attention, "q_norm").get("weight")
+        if norm is not None and len(norm) != attention.head_dim:
+            return None  # a norm over all heads of a channel cannot become one over the heads of both
+        host, times = copy.deepcopy(attention), heads / own
+        for path, role in {(slot.parameter.rpartition(".")[0], name.partition(".")[0]) for name, slot in slots.items()}:
+            parent, _, leaf = path.rpartition(".")
+            owner = submodule(host, parent)
+            if role == "o":
+                resize_linear(owner, leaf, columns=times)
+            elif role in "qkv" and slots[f"{role}.weight"].chunk == 0:
+                resize_linear(owner, leaf, rows=times)
+        for module in host.modules():
+            for attribute in set(GROW_WITH_HEADS) & set(vars(module)):
+                setattr(module, attribute, int(getattr(module, attribute) * times))
+        return host
 
 
-def widened(family: Family, attention: Any, heads: int) -> nn.Module | None:
-    """A copy with so many heads: transformers views them by `head_dim`, so that only the projections' sizes change."""
-    slots, own = family.slots(attention), family.heads(attention)
-    if "o.weight" not in slots or own is None or not by_interface(tuple(map(type, attention.modules()))):
-        return None  # 4.57's CLIP and SigLIP, for one, give the heads' output the width of the input
-    norm = leaves(attention, "q_norm").get("weight")
-    if norm is not None and len(norm) != attention.head_dim:
-        return None  # a norm over all heads is not one over twice as many
-    wide, times = copy.deepcopy(attention), heads / own
-    for path, role in {(slot.parameter.rpartition(".")[0], name.partition(".")[0]) for name, slot in slots.items()}:
-        parent, _, leaf = path.rpartition(".")
-        owner = submodule(wide, parent) if parent else wide
-        if role == "o":
-            resize_linear(owner, leaf, columns=times)
-        elif role in "qkv" and slots[f"{role}.weight"].part == 0:
-            resize_linear(owner, leaf, rows=times)
-    for module in wide.modules():
-        for attribute in set(WIDE) & set(vars(module)):
-            setattr(module, attribute, int(getattr(module, attribute) * times))
-    return wide
-
-
-class TransformersAttention(Family):
+class TransformersAttention(InterfaceFamily):
     """Vision attention of transformers: four projections, heads viewed by `head_dim`."""
 
     name = "transformers"
@@ -148,14 +167,3 @@ class TransformersAttention(Family):
     def heads(self, attention: nn.Module) -> int | None:
         """See `Family.heads`."""
         return super().heads(attention) or super().heads(attention._modules.get("attention") or attention)
-
-    def fused_forward(self, attention: Any, channel: Any) -> Callable[..., Any] | None:
-        """See `Family.fused_forward`."""
-        return hosts_own_forward(self, attention, channel)
-
-    def widen(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.widen`."""
-        return widened(self, attention, heads)
-
-
-TRANSFORMERS = TransformersAttention()

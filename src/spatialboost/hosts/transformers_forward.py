@@ -1,13 +1,13 @@
-"""The host's own forward over both channels: `self` is a view with the projections of both and twice the heads.
+"""The host's own forward over both channels at once: `self` is a view with both channels' projections, twice the heads.
 
 For hosts that reach their attention through the interface of transformers: whatever lies between the projections
-(rotary positions, masks, packed sequences) is the host's own code and not repeated here. What a host would do with the
-number of heads or the inner width beyond viewing its tensors would fail for its shape.
+(rotary positions, masks, packed sequences) is the host's own code and not repeated here. A host that does more with the
+number of heads than to shape its tensors by it raises an error about shapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from spatialboost.boosting.fused import GatedOutput, Projections, match_dtypes, project_input, spares_base
+from spatialboost.boosting.joint import GatedOutput, Projections, match_dtypes, project_input, runs_base_without_graph
 from spatialboost.boosting.kernels import Call, attend
 from spatialboost.errors import SpatialBoostError
 
-INTERFACE = "spatialboost"  # our name in transformers' register of attention functions
-PACKED_INTERFACE = "spatialboost_flash"  # "flash" has the host hand packed sequences over whole
-WIDE = ("num_heads", "num_attention_heads", "num_key_value_heads", "all_head_size", "embed_dim")
-UNREAD = ("softcap", "position_bias", "cache")  # arguments of the interface that would change the result
+INTERFACE = "spatialboost"  # our name in transformers' table of attention functions
+PACKED_INTERFACE = "spatialboost_flash"  # for a name with "flash" in it, hosts do not cut packed sequences apart
+GROW_WITH_HEADS = ("num_heads", "num_attention_heads", "num_key_value_heads", "all_head_size", "embed_dim")
+UNSUPPORTED = ("softcap", "position_bias", "cache")  # arguments of the interface that would change the result
 
 
-class Wide:
-    """What the views of one call share.
+class ChannelLayers:
+    """The projections and norms of one channel or of both, in place of the host's, during one call.
 
     Attributes:
         channels: One or both.
@@ -56,7 +56,7 @@ class Wide:
         self.projected: Any = None
 
     def project(self, role: str, x: Tensor) -> Tensor:
-        """q, k, v of the channels side by side; all from one pass over x, whichever the host asks for first."""
+        """q, k, v of the channels side by side; all three come from one pass over x, when the first is asked for."""
         if self.source is not x:
             self.source = x
             self.projected = project_input(self.channels, x.to(self.channels[0].out.dtype), packed=role == "qkv")
@@ -76,39 +76,39 @@ class Wide:
         dim = -1
         if width != len(norms) * inner:
             heads = len(norms) * self.heads
-            # heads lie side by side in what `project` gives, which tells them from tokens of the same number
+            # heads lie side by side in memory, as `project` wrote them: so they are not mistaken for as many tokens
             dim = next(d for d in range(-2, -t.dim() - 1, -1) if t.shape[d] == heads and t.stride(d) == width)
         parts = [norm(part) for norm, part in zip(norms, t.chunk(len(norms), dim), strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-class WideView:
+class JointView:
     """Stands in for `self` in the host's own methods; children are seen through views as well."""
 
-    def __init__(self, host: nn.Module, wide: Wide, prefix: str = "") -> None:
+    def __init__(self, host: nn.Module, layers: ChannelLayers, prefix: str = "") -> None:
         self._host = host
-        self._wide = wide
+        self._layers = layers
         self._prefix = prefix
 
     def __getattr__(self, name: str) -> Any:
-        host, wide = self._host, self._wide
+        host, layers = self._host, self._layers
         path = self._prefix + name
-        if path in wide.norms:
-            return partial(wide.norm, path)
-        if (role := wide.roles.get(path)) is not None:
-            return wide.output if role == "o" else partial(wide.project, role)
+        if path in layers.norms:
+            return partial(layers.norm, path)
+        if (role := layers.roles.get(path)) is not None:
+            return layers.output if role == "o" else partial(layers.project, role)
         if name in host._modules:
             child = host._modules[name]
-            return None if child is None else WideView(child, wide, f"{path}.")
+            return None if child is None else JointView(child, layers, f"{path}.")
         attribute = getattr(type(host), name, None)
         if isinstance(attribute, property):
             return attribute.fget(self)  # type: ignore[misc]
         if isinstance(attribute, FunctionType):
             return partial(attribute, self)
         value = getattr(host, name)
-        if name in WIDE:
-            return value * len(wide.channels)
-        return ConfigView(value, wide.interface) if name == "config" else value
+        if name in GROW_WITH_HEADS:
+            return value * len(layers.channels)
+        return ConfigView(value, layers.interface) if name == "config" else value
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return type(self._host).forward(self, *args, **kwargs)
@@ -138,17 +138,17 @@ def attention_interface(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it: (B, heads, T, C) -> (B, T, heads, C), and no attention maps."""
-    for name in UNREAD:
+    for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise SpatialBoostError(f"the host's attention asks for `{name}`, which no kernel has. Use 'host'.")
     if (groups := getattr(module, "num_key_value_groups", 1)) > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    wide: Wide = module._wide
+    layers: ChannelLayers = module._layers
     call = Call(
-        heads=wide.heads,
+        heads=layers.heads,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        kernel=wide.kernel,
+        kernel=layers.kernel,
         mask=attention_mask,
         lengths=None if cu_seq_lens_q is None else tuple(cu_seq_lens_q.diff().tolist()),
         causal=causal and attention_mask is None and query.shape[2] > 1,
@@ -157,9 +157,8 @@ def attention_interface(
     return attend(query, key, value, call).transpose(1, 2), None
 
 
-def wide_forward(
+def forward_of_both(
     attention: Any,
-    run: Callable[..., Any],
     sides: tuple[Projections, Projections],
     gate: Tensor,
     norms: Mapping[str, tuple[Any, Any]],
@@ -167,26 +166,27 @@ def wide_forward(
     kwargs: dict[str, Any],
     **shared: Any,
 ) -> Any:
-    """The host's forward `run` once for both channels.
+    """The host's forward, run once for both channels.
 
     Args:
-        attention: The host's module.
-        run: Its forward, `self` open.
+        attention: The boosted module.
         sides: Attn and Attn+.
         gate: (D) or (1).
         norms: Path -> norm of Attn and of Attn+.
         args: Of the call.
         kwargs: Of the call.
-        shared: See `Wide`.
+        shared: See `ChannelLayers`.
     """
     x = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
     base, plus, g = match_dtypes(x, *sides, gate)
 
     def over(channels: Sequence[Projections], *which: int) -> Any:
         own = {path: [pair[i] for i in which] for path, pair in norms.items()}
-        return run(WideView(attention, Wide(channels, g, norms=own, **shared)), *args, **kwargs)
+        return attention.host_class.forward(
+            JointView(attention, ChannelLayers(channels, g, norms=own, **shared)), *args, **kwargs
+        )
 
-    if not spares_base(x, base):
+    if not runs_base_without_graph(x, base):
         return over([base, plus], 0, 1)
     with torch.no_grad():
         base_out = over([base], 0)

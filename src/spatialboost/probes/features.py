@@ -172,7 +172,7 @@ def each_encoder(
     One boosted model counts twice, as itself and, within `spatialboost.disabled`, as its base.
     """
     if isinstance(encoders, nn.Module):
-        from spatialboost.boosting.boost import disabled
+        from spatialboost.boosting import disabled
 
         return [("base", encoders, lambda: disabled(encoders)), ("boosted", encoders, nullcontext)]
     if not encoders or reserved in encoders:

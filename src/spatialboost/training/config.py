@@ -139,7 +139,7 @@ class BoostConfig(StageConfig):
     Attributes:
         train_projector: Train the projector as well; the paper says both yes and no.
         gate: One gate for each channel, as in the paper, or one for each layer.
-        kernel: How the boosted layers are computed, see `spatialboost.boosting.boost.set_kernel`.
+        kernel: How the boosted layers are computed, see `spatialboost.set_kernel`.
     """
 
     lr: float = Field(default=1e-4, gt=0)

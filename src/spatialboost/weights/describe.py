@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spatialboost.boosting.channel import boosted_layers, whole
+from spatialboost.boosting.channel import boosted_layers, full_value
 from spatialboost.boosting.find import tower
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.base import describe_base, patch_size_of
@@ -57,7 +57,7 @@ def describe(
         "gate": boosted[0][2].gate_kind,
         "dtype": str(dtype or plus.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for _, _, channel in boosted for p in channel.parameters()),
-        "mean_gates": [round(torch.sigmoid(whole(channel.gate)).mean().item(), 4) for _, _, channel in boosted],
+        "mean_gates": [round(torch.sigmoid(full_value(channel.gate)).mean().item(), 4) for _, _, channel in boosted],
         "fingerprint": fingerprint(layers),
         "training": facts,
         "results": probes,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from spatialboost.boosting.canonical import base_tensors
 from spatialboost.boosting.find import Found
-from spatialboost.weights.layout import base_tensors
 
 SAMPLES = 16  # values kept of each weight
 Reorder = Callable[[str, Tensor], Tensor]  # canonical name and weight -> the weight with its rows in another order

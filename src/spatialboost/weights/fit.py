@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from spatialboost.boosting.boost import boost
+from spatialboost.boosting.canonical import base_tensors, outlines
 from spatialboost.boosting.channel import boosted_layers, host_parameters, is_sharded
 from spatialboost.boosting.find import Found, tower
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.fingerprint import Reorder, fingerprint, rotary_orders, same_base
-from spatialboost.weights.layout import base_tensors, masked_biases, outlines
 from spatialboost.weights.read import Delta
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
                 "onto the encoder that it was trained on."
             )
         shapes = {key: tuple(tensor.shape) for key, tensor in outlines(found.module, found.family).items()}
-        for key in masked_biases(found.module):
+        for key in found.family.masked_biases(found.module):
             shapes.pop(key, None)
         shapes["gate"] = (width if config["gate"] == "channel" else 1,)
         expected |= {f"layers.{index}.{key}": shape for key, shape in shapes.items()}
@@ -107,9 +107,10 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
         listed = "; ".join(f"{what}: {', '.join(keys[:6])} ({len(keys)})" for what, keys in problems.items() if keys)
         advice = f"Its base is {delta.base_name}."
         if all(key.endswith(".bias") for keys in problems.values() for key in keys):
+            variant = next((f.family.variant_with_biases for f in layers.values() if f.family.variant_with_biases), "")
             advice += (
                 " The copy of the encoder that it was trained on has biases where this one has none: build the variant "
-                "with them (of timm's DINOv3, the one whose name ends in _qkvb)."
+                f"with them{variant and f' ({variant})'}."
             )
         raise SpatialBoostError(f"{delta.files[0]} does not fit {name}: {listed}. {advice}")
 

@@ -40,6 +40,9 @@ def devices() -> list[str]:
     found = [f"cpu: {torch.get_num_threads()} threads, {platform.machine()}"]
     if torch.backends.mps.is_available():
         found.append("mps")
+    if (cudnn := torch.backends.cudnn.version()) is not None:  # 91002 is 9.10.2; before cuDNN 9, 8907 is 8.9.7
+        major, rest = divmod(cudnn, 10_000 if cudnn >= 90_000 else 1_000)
+        found.append(f"cuDNN: {major}.{rest // 100}.{rest % 100}")
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         found.append(
@@ -49,20 +52,26 @@ def devices() -> list[str]:
 
 
 def kernels() -> list[str]:
-    """The kernel that each device and dtype gets by default, for the shape of a boosted ViT-B/16 at 224 pixels."""
+    """The kernel that "auto" takes for each device and dtype, for the shape of a boosted ViT-B/16 at 224 pixels.
+
+    Of torch's SDPA also the backend that it picks, on devices that it can be asked for.
+    """
     import torch
 
-    from spatialboost.boosting.kernels import choose_kernel, xformers_ops
+    from spatialboost.boosting.kernels import choose_kernel, sdpa_backend
+    from spatialboost.boosting.xformers_kernel import load_xformers
 
     found = []
     for device in ["cpu", "mps", "cuda"]:
         if device != "cpu" and not getattr(torch, device).is_available():
             continue
         for dtype in (torch.float32, torch.bfloat16):
-            q_BHNC = torch.empty(1, 24, 197, 64, device=device, dtype=dtype)
-            found.append(f"{device} {str(dtype).removeprefix('torch.')}: {choose_kernel('auto', q_BHNC)}")
-    if _version("xformers") is not None and xformers_ops() is None:
-        found.append("xformers is installed but does not load with this torch")
+            q_BHTC = torch.empty(1, 24, 197, 64, device=device, dtype=dtype)
+            kernel = choose_kernel("auto", q_BHTC)
+            backend = f" ({sdpa_backend(q_BHTC)})" if kernel == "sdpa" and device != "mps" else ""
+            found.append(f"{device} {str(dtype).removeprefix('torch.')}: {kernel}{backend}")
+    if _version("xformers") is not None and (why := load_xformers()[1]):
+        found.append(f"xformers is not used: {why}")
     return found
 
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.boost import boost, require_boosted, unboost
-from spatialboost.boosting.channel import boosted_layers, without_values
+from spatialboost.boosting.boost import boost, unboost
+from spatialboost.boosting.canonical import plus_tensors
+from spatialboost.boosting.channel import boosted_layers, require_boosted, without_values
 from spatialboost.boosting.find import uncompiled
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.base import build_base
@@ -20,7 +21,6 @@ from spatialboost.weights.fingerprint import Reorder
 from spatialboost.weights.fit import check_fits, host_device
 from spatialboost.weights.format import CARD, CONFIG, INDEX, SHARD_PATTERN, WEIGHTS, stored_dtype
 from spatialboost.weights.hub import HubOptions, upload
-from spatialboost.weights.layout import plus_tensors
 from spatialboost.weights.read import Delta, PathLike, read_delta, read_folder
 from spatialboost.weights.tensor_file import parse_size
 from spatialboost.weights.write import is_main, save_delta

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.boost import require_boosted
-from spatialboost.boosting.channel import SpatialChannel, whole
+from spatialboost.boosting.canonical import outlines, plus_tensors
+from spatialboost.boosting.channel import SpatialChannel, full_value, require_boosted
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts import family_named
 from spatialboost.weights.card import model_card
@@ -33,7 +33,6 @@ from spatialboost.weights.format import (
     parse_index,
     shard_names,
 )
-from spatialboost.weights.layout import masked_biases, outlines, plus_tensors
 from spatialboost.weights.tensor_file import Entry, TensorWriter, is_finite, split
 
 NamedTensors = Iterator[tuple[str, Tensor]]
@@ -117,9 +116,9 @@ def stored_tensors(model: nn.Module, entries: dict[str, Entry]) -> NamedTensors:
     """Keys and tensors in the order and dtypes of `entries`; the weights of a sharded model are gathered one by one."""
     layers = require_boosted(model)
     for name, _, channel in layers:
-        yield _stored(f"layers.{channel.index}.gate", whole(channel.gate), entries, name)
+        yield _stored(f"layers.{channel.index}.gate", full_value(channel.gate), entries, name)
     for name, attention, channel in layers:
-        masked = masked_biases(attention)
+        masked = family_named(channel.family).masked_biases(attention)
         for key, tensor in _all_but_gate(attention, channel):
             tensor = torch.zeros_like(tensor) if key in masked else tensor
             yield _stored(f"layers.{channel.index}.{key}", tensor, entries, name)

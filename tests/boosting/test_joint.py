@@ -1,4 +1,4 @@
-"""The fused forward against plain formulas and the reference: values, gradients, what is computed."""
+"""The joint forward against plain formulas and the reference: values, gradients, what is computed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spatialboost as sb
 from host_models import HOSTS, WIDTH, images, output, perturb
-from spatialboost.boosting.boost import set_kernel
+from spatialboost.boosting import set_kernel
 from spatialboost.boosting.channel import boosted_layers
-from spatialboost.boosting.fused import GatedOutput, Projections, attention_of, fold, fused_attention, project_input
+from spatialboost.boosting.fuse import fuse_output
+from spatialboost.boosting.joint import GatedOutput, Projections, attention_of, joint_attention, project_input
 from spatialboost.boosting.kernels import Call
 
 
@@ -45,12 +46,12 @@ def test_input_projection_is_that_of_each_channel(packed, bias, joined):
             torch.testing.assert_close(columns, expected)
 
 
-@pytest.mark.parametrize("joint", [False, True], ids=["parts", "joint"])
+@pytest.mark.parametrize("concatenated", [False, True], ids=["parts", "concatenated"])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_gradients(monkeypatch, joint, packed, frozen):
+def test_gradients(monkeypatch, concatenated, packed, frozen):
     """Both ways of computing: in parts (CPU), and as one multiplication (elsewhere, and in compiled graphs)."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: joint)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: concatenated)
     base, plus = channel(not frozen, packed), channel(True, packed)
     x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     g = torch.rand(3, dtype=torch.float64, requires_grad=True)
@@ -64,13 +65,13 @@ def test_gradients(monkeypatch, joint, packed, frozen):
     assert gradcheck(lambda x, g: run(x, g), (x, g[:1].detach().requires_grad_()))
 
 
-def backward_flops(x_trains: bool, base_trains: bool, fused: bool) -> int:
+def backward_flops(x_trains: bool, base_trains: bool, joint: bool) -> int:
     """Of one layer of 2 x 3 tokens, width 3, inner width 4, one head."""
     base, plus = channel(base_trains, dtype=torch.float32), channel(True, dtype=torch.float32)
     x, gate = torch.randn(2, 3, 3, requires_grad=x_trains), torch.zeros(3, requires_grad=True)
     call = Call(heads=1, scale=0.5, kernel="math")
-    if fused:
-        out = fused_attention(x, base, plus, gate, call)
+    if joint:
+        out = joint_attention(x, base, plus, gate, call)
     else:
         sides = [
             torch.nn.functional.linear(attention_of([side], x, call, None), side.out, side.out_bias)
@@ -99,25 +100,27 @@ def test_first_layer_spares_the_frozen_channel():
     assert backward_flops(False, False, True) * 2 < backward_flops(True, False, True)
 
 
-def test_folded_output_projection_is_the_gated_sum():
+def test_fused_output_projection_is_the_gated_sum():
     base, plus = torch.randn(WIDTH, 8), torch.randn(WIDTH, 8)
     base_bias, plus_bias, g = torch.randn(WIDTH), torch.randn(WIDTH), torch.rand(WIDTH)
-    weight, bias = fold(base, base_bias, plus, plus_bias, g)
+    weight, bias = fuse_output(base, base_bias, plus, plus_bias, g)
     left, right = torch.randn(5, 8), torch.randn(5, 8)
     expected = g * (left @ base.T + base_bias) + (1 - g) * (right @ plus.T + plus_bias)
     torch.testing.assert_close(torch.cat([left, right], -1) @ weight.T + bias, expected)
-    assert fold(base, None, plus, None, g)[1] is None
+    assert fuse_output(base, None, plus, None, g)[1] is None
 
 
 def test_set_kernel_refuses_before_it_changes_anything():
     model = sb.boost(HOSTS["generic"].make())
-    for kernel, message in (("sdpa", "blocks.0.attn .generic. cannot"), ("flash", "kernel='flash' is not known")):
+    for kernel, message in (("sdpa", "blocks.0.attn .generic. cannot"), ("flash", "unknown kernel 'flash'")):
         with pytest.raises(sb.SpatialBoostError, match=message):
             set_kernel(model, kernel)
     with pytest.raises(sb.SpatialBoostError, match="kernel='xformers' has no operator here"):
         set_kernel(sb.boost(HOSTS["timm"].make()), "xformers")
     assert {channel.kernel for _, _, channel in boosted_layers(set_kernel(model, "auto"))} == {"auto"}
-    assert {layer.kernel for layer in sb.status(model).layers} == {"host"}  # auto: fused only where it is exact
+    assert {layer.kernel for layer in sb.status(model).layers} == {
+        "host"
+    }  # auto: both at once only where that is exact
 
 
 def test_hooks_and_adapters_keep_to_the_reference():
@@ -130,7 +133,7 @@ def test_hooks_and_adapters_keep_to_the_reference():
 
 
 @pytest.mark.parametrize("name", ["timm", "timm_dinov3", "dinov2", "torchvision"])
-def test_fused_forward_compiles_and_exports(name):
+def test_joint_forward_compiles_and_exports(name):
     host = HOSTS[name]
     model, inputs = perturb(sb.boost(host.make())), host.inputs()
     set_kernel(model, "auto")
@@ -153,20 +156,20 @@ def test_fused_forward_compiles_and_exports(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_fused_forward_in_half_precision(dtype):
+def test_joint_forward_in_half_precision(dtype):
     model, inputs = perturb(sb.boost(HOSTS["timm"].make().to(dtype))), images()["x"].to(dtype)
     expected = model(inputs)
     found = set_kernel(model, "auto")(inputs)
     with torch.no_grad():
-        folded = model(inputs)
+        inferred = model(inputs)
     tolerance = 2**-5 if dtype == torch.bfloat16 else 2**-8
-    for out in (found, folded):
+    for out in (found, inferred):
         assert out.dtype == dtype and (out - expected).abs().max() <= tolerance * expected.abs().max()
     found.float().square().sum().backward()
     assert all(p.grad.dtype == torch.float32 for _, p in sb.named_parameters(model))
 
 
-def test_fused_forward_under_autocast():
+def test_joint_forward_under_autocast():
     model, inputs = perturb(sb.boost(HOSTS["timm"].make())), images()["x"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = model(inputs)

@@ -1,9 +1,9 @@
-"""The fused forward: both channels as one attention with 2H heads.
+"""The joint forward: both channels at once, as one attention with 2H heads.
 
-q|k|v of both channels come from one pass over the input into one buffer each, one attention call runs over 2H heads,
-and one pass over its output gives the gated sum. Nothing is transposed or copied that a stride can spare, and the
-frozen half computes no weight gradient. It equals the reference forward up to rounding, not bit for bit:
-`spatialboost.boosting.boost.set_kernel` says which of the two runs.
+q, k and v of both channels come from one pass over the input, one attention call runs over 2H heads, and one pass over
+its output gives the gated sum. Nothing is transposed or copied where a view with other strides does, and the frozen
+channel computes no weight gradient. It equals the reference forward up to rounding, not bit for bit: `set_kernel` says
+which of the two runs.
 
 Shapes: B batch, T tokens, R = B * T rows, D width, H heads of one channel, C features of a head, A = H * C.
 """
@@ -61,7 +61,7 @@ class Projections:
         return replace(self, **{f.name: cast(getattr(self, f.name)) for f in fields(self)})
 
 
-def fused_attention(
+def joint_attention(
     x_BTD: Tensor, base: Projections, plus: Projections, gate: Tensor, call: Call, rotate: Rotate | None = None
 ) -> Tensor:
     """`g * Attn(x) + (1 - g) * Attn+(x)` for `g = sigmoid(gate)`, both channels at once.
@@ -76,7 +76,7 @@ def fused_attention(
     """
     base, plus, g = match_dtypes(x_BTD, base, plus, gate)
     x_BTD = x_BTD.to(base.out.dtype)
-    if spares_base(x_BTD, base):
+    if runs_base_without_graph(x_BTD, base):
         with torch.no_grad():
             base_out = F.linear(attention_of([base], x_BTD, call, rotate), base.out, base.out_bias)
         plus_out = F.linear(attention_of([plus], x_BTD, call, rotate), plus.out, plus.out_bias)
@@ -90,17 +90,17 @@ def match_dtypes(
 ) -> tuple[Projections, Projections, Tensor]:
     """Both channels and `sigmoid(gate)` in the dtype to compute in: the base's, or that of autocast.
 
-    Autocast has to end here, for what follows computes its own gradients, outside of it.
+    The cast is explicit, because the functions that follow compute their own gradients, where autocast has no effect.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.out.dtype
     return base.to(dtype), plus.to(dtype), torch.sigmoid(gate).to(dtype)
 
 
-def spares_base(x: Tensor, base: Projections) -> bool:
-    """Whether nothing before or in the frozen channel asks for a gradient: in the first boosted layer, when training.
+def runs_base_without_graph(x: Tensor, base: Projections) -> bool:
+    """Whether the frozen channel takes no part in backward, so that it can run apart and without a graph.
 
-    Then it runs alone, without a graph.
+    That is so in training, where neither its input nor its weights need a gradient: in the first boosted layer.
     """
     return torch.is_grad_enabled() and not x.requires_grad and not any(t.requires_grad for t in base.tensors())
 
@@ -144,25 +144,26 @@ def project_input(channels: Sequence[Projections], x: Tensor, *, packed: bool = 
 class PairedInput(torch.autograd.Function):
     """Input projections of both channels: see `project_input`.
 
-    On a CPU each projection is written to its columns of one buffer, for a matrix multiplication costs the same there
-    in parts, and a concatenation of the weights does not come free. Elsewhere, where launches count, and in a compiled
-    graph, it is one multiplication with the concatenated weights. Backward computes what trains and no more.
+    On a CPU each projection is written to its columns of one buffer: there several small multiplications cost as much
+    as a large one, and concatenating the weights would cost extra. On other devices, where each kernel launch costs,
+    and in a compiled graph, it is one multiplication with the concatenated weights. Backward computes only what trains.
     """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
         """`args`: x, layout, packed, and of each channel its weights and biases, as many as `layout` says.
 
-        They have no names of their own, for Dynamo of torch 2.10 leaves `ctx` out where as many tensors come as names.
+        They are not named one by one, because Dynamo of torch 2.10 leaves out `ctx` when there are as many tensors as
+        names.
         """
         x, layout, packed, *tensors = args
-        weights, biases = _by_part(layout, tensors)
-        ctx.layout, ctx.joint = layout, torch.compiler.is_compiling() or x.device.type != "cpu"
+        weights, biases = _by_role(layout, tensors)
+        ctx.layout, ctx.concatenated = layout, torch.compiler.is_compiling() or x.device.type != "cpu"
         ctx.save_for_backward(x, *tensors)
         rows = x.flatten(0, -2)
-        sizes = [sum(map(len, part)) for part in weights]
-        if ctx.joint:
-            out = F.linear(rows, torch.cat(_flat(weights)), _joint_bias(weights, biases))
+        sizes = [sum(map(len, role)) for role in weights]
+        if ctx.concatenated:
+            out = F.linear(rows, torch.cat(_flat(weights)), _concatenated_bias(weights, biases))
         else:
             out = rows.new_empty(len(rows), sum(sizes))
             pairs = list(zip(_flat(weights), _flat(biases), strict=True))
@@ -179,32 +180,32 @@ class PairedInput(torch.autograd.Function):
         """Gradients of x and of the weights and biases that train."""
         x, *tensors = ctx.saved_tensors
         rows = x.flatten(0, -2)
-        weights, _ = _by_part(ctx.layout, tensors)
+        weights, _ = _by_role(ctx.layout, tensors)
         flat = [grad.reshape(len(rows), -1) for grad in grads]
         if len(flat) == 1:
-            flat = list(flat[0].split([sum(map(len, part)) for part in weights], 1))
-        parts = [grad.split([len(w) for w in part], 1) for grad, part in zip(flat, weights, strict=True)]
+            flat = list(flat[0].split([sum(map(len, role)) for role in weights], 1))
+        by_role = [grad.split([len(w) for w in role], 1) for grad, role in zip(flat, weights, strict=True)]
         need_x, _, _, *need = ctx.needs_input_grad
 
         grad_x = None
-        if need_x and ctx.joint:
+        if need_x and ctx.concatenated:
             grad_x = torch.cat(flat, 1) @ torch.cat(_flat(weights))
         elif need_x:
-            pairs = list(zip(_flat(parts), _flat(weights), strict=True))
+            pairs = list(zip(_flat(by_role), _flat(weights), strict=True))
             grad_x = pairs[0][0] @ pairs[0][1]
-            for part, w in pairs[1:]:
-                torch.addmm(grad_x, part, w, out=grad_x)
+            for grad, w in pairs[1:]:
+                torch.addmm(grad_x, grad, w, out=grad_x)
 
         found: list[Tensor | None] = []
-        for (num_weights, num_biases), own in zip(ctx.layout, zip(*parts, strict=True), strict=True):
+        for (num_weights, num_biases), own in zip(ctx.layout, zip(*by_role, strict=True), strict=True):
             flags = need[len(found) : len(found) + num_weights + num_biases]
-            found += _weight_grads(own, rows, flags[:num_weights], ctx.joint)
+            found += _weight_grads(own, rows, flags[:num_weights], ctx.concatenated)
             found += _bias_grads(own, flags[num_weights:])
         return (None if grad_x is None else grad_x.view_as(x), None, None, *found)
 
 
-def _by_part(layout: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Weights and biases by part (q, k, v), and there by channel."""
+def _by_role(layout: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Weights and biases by role (q, k, v), and within a role by channel."""
     weights, biases, at = [], [], 0
     for num_weights, num_biases in layout:
         weights.append(_thirds(tensors[at : at + num_weights]))
@@ -214,18 +215,18 @@ def _by_part(layout: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]
 
 
 def _thirds(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """q, k and v of what is packed into one or given as three."""
+    """q, k and v of one packed tensor, or of three."""
     if len(tensors) == 3:
         return tensors
     return (None,) * 3 if tensors[0] is None else tensors[0].chunk(3)
 
 
-def _flat(parts: Sequence[Sequence[Any]]) -> list[Any]:
+def _flat(by_role: Sequence[Sequence[Any]]) -> list[Any]:
     """q q+ k k+ v v+: in that order heads of both channels lie side by side without a copy."""
-    return [t for part in parts for t in part]
+    return [t for role in by_role for t in role]
 
 
-def _joint_bias(weights: Any, biases: Any) -> Tensor | None:
+def _concatenated_bias(weights: Any, biases: Any) -> Tensor | None:
     """All biases in one; a host without some (EVA has none for k) gets zeros there."""
     pairs = list(zip(_flat(biases), _flat(weights), strict=True))
     if all(b is None for b, _ in pairs):
@@ -233,31 +234,35 @@ def _joint_bias(weights: Any, biases: Any) -> Tensor | None:
     return torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs])
 
 
-def _weight_grads(parts: Sequence[Tensor], rows: Tensor, need: Sequence[bool], joint: bool) -> list[Tensor | None]:
+def _weight_grads(
+    grads: Sequence[Tensor], rows: Tensor, need: Sequence[bool], concatenated: bool
+) -> list[Tensor | None]:
+    """Of one channel's weights, from the gradients of its q, k and v."""
     if len(need) == 3:
-        return [part.t() @ rows if wanted else None for part, wanted in zip(parts, need, strict=True)]
+        return [grad.t() @ rows if wanted else None for grad, wanted in zip(grads, need, strict=True)]
     if not need[0]:
         return [None]
-    if joint:
-        return [torch.cat([part.t() @ rows for part in parts])]
-    grad = rows.new_empty(3 * parts[0].shape[1], rows.shape[1])
-    for part, out in zip(parts, grad.chunk(3), strict=True):
-        torch.mm(part.t(), rows, out=out)
-    return [grad]
+    if concatenated:
+        return [torch.cat([grad.t() @ rows for grad in grads])]
+    packed = rows.new_empty(3 * grads[0].shape[1], rows.shape[1])
+    for grad, out in zip(grads, packed.chunk(3), strict=True):
+        torch.mm(grad.t(), rows, out=out)
+    return [packed]
 
 
-def _bias_grads(parts: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
+def _bias_grads(grads: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
+    """Of one channel's biases, from the gradients of its q, k and v."""
     if len(need) == 3:
-        return [part.sum(0) if wanted else None for part, wanted in zip(parts, need, strict=True)]
-    return [torch.cat([part.sum(0) for part in parts]) if need[0] else None]
+        return [grad.sum(0) if wanted else None for grad, wanted in zip(grads, need, strict=True)]
+    return [torch.cat([grad.sum(0) for grad in grads]) if need[0] else None]
 
 
 class GatedOutput(torch.autograd.Function):
     """Output projections and gate: heads' outputs (B, T, 2A) -> `g * Attn + (1 - g) * Attn+` (B, T, D).
 
-    `plus + g * (base - plus)`, which is exact where both agree. Folding g into the weights would save a pass over the
-    output and cost one over the weights, and the gate's gradient would then need the frozen half's weight gradient. Of
-    the two outputs only their difference is kept for backward.
+    `plus + g * (base - plus)`, which is exact where both agree. Multiplying g into the weights would save a pass over
+    the output and cost one over the weights, and the gate's gradient would then need the frozen channel's weight
+    gradient. Of the two outputs only their difference is kept for backward.
     """
 
     @staticmethod
@@ -293,13 +298,3 @@ class GatedOutput(torch.autograd.Function):
             to_plus.t() @ right if need_plus else None,
             to_plus.sum(0) if need_plus_bias else None,
         )
-
-
-def fold(
-    base: Tensor, base_bias: Tensor | None, plus: Tensor, plus_bias: Tensor | None, g: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """`[g * W_o | (1 - g) * W_o+]` (D, 2A) and the bias between both (D), in float32 or wider; g (D) or (1)."""
-    weight = torch.cat([g[:, None] * base, (1 - g)[:, None] * plus], dim=1)
-    if base_bias is None or plus_bias is None:
-        return weight, None
-    return weight, torch.lerp(plus_bias.to(weight.dtype), base_bias.to(weight.dtype), g.to(weight.dtype))

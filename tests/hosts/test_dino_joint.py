@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import spatialboost as sb
 from host_models import HEADS, WIDTH, perturb
-from spatialboost.boosting.boost import set_kernel
-from spatialboost.boosting.kernels import from_xformers, xformers_ops
+from spatialboost.boosting import set_kernel
+from spatialboost.boosting.xformers_kernel import from_xformers, xformers_ops
 
 
 class MemEffAttention(nn.Module):
@@ -104,14 +104,14 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("kernel", ["sdpa", "math", "auto"])
-def test_fused_forward_equals_the_reference(name, kernel):
+def test_joint_forward_equals_the_reference(name, kernel):
     torch.manual_seed(0)
-    host, said = CALLS[name]
-    model, said = perturb(sb.boost(Holder(host()))), said()
+    host, options = CALLS[name]
+    model, options = perturb(sb.boost(Holder(host()))), options()
     assert [layer.family for layer in sb.status(model).layers] == ["dino_hub"]
     x = torch.randn(1, 10, WIDTH, requires_grad=True)
-    wanted = model(x, **said)
-    found = set_kernel(model, kernel)(x, **said)
+    wanted = model(x, **options)
+    found = set_kernel(model, kernel)(x, **options)
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     params, weight = [x, *(p for _, p in sb.named_parameters(model))], torch.randn_like(wanted)
     grads = [torch.autograd.grad((out * weight).sum(), params) for out in (found, wanted)]
@@ -120,14 +120,14 @@ def test_fused_forward_equals_the_reference(name, kernel):
 
 
 def test_images_packed_in_one_row_do_not_mix():
-    model, said = set_kernel(perturb(sb.boost(Holder(MemEffAttention()))), "auto"), packed()
+    model, options = set_kernel(perturb(sb.boost(Holder(MemEffAttention()))), "auto"), packed()
     x = torch.randn(1, 10, WIDTH)
     changed = x.clone()
     changed[:, 2:6] += 1
     with torch.no_grad():
-        before, after = model(x, **said), model(changed, **said)
+        before, after = model(x, **options), model(changed, **options)
     assert torch.equal(before[:, :2], after[:, :2]) and torch.equal(before[:, 6:], after[:, 6:])
-    assert from_xformers(said["attn_bias"], x[None])[1] == (2, 4, 4)
+    assert from_xformers(options["attn_bias"], x[None])[1] == (2, 4, 4)
 
 
 def test_dropout_keeps_to_the_reference_in_training():

@@ -1,0 +1,123 @@
+"""Attach a spatial channel to a host's attention module, by exchanging the module's class.
+
+The new class is a subclass of the module's own (`boosted_class`), so that `isinstance`, the base's keys and its hooks
+stay as they are, and the module gains one child, the `SpatialChannel`. The forward of the new class runs both channels
+and merges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.boosting.channel import CHANNEL, SpatialChannel
+from spatialboost.boosting.views import PlusView, TypedPlusView, calls_super
+from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts.protocol import Family
+from spatialboost.hosts.registry import family_named
+from spatialboost.hosts.transformers import restored_forward
+
+
+class BoostedAttention:
+    """What the class of a boosted attention module adds to the host's class: see `boosted_class`."""
+
+    host_class: ClassVar[type[nn.Module]]
+    view_class: ClassVar[type[PlusView]]
+    run: ClassVar[Callable[..., Any]]  # the host's forward: called with the module for Attn, with a view for Attn+
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Both channels on the same input, merged after their own output projections."""
+        channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
+        if channel.kernel != "host":
+            joint = family_named(channel.family).joint_forward(self, channel)  # type: ignore[arg-type]
+            if joint is not None:
+                return joint(self, channel, *args, **kwargs)
+        return self.reference(channel, *args, **kwargs)
+
+    def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
+        """The host's own forward once for each channel, and their merge: exact where both channels agree."""
+        for value in (*args, *kwargs.values()):  # no `any` over a generator, which Dynamo of torch 2.10 cannot inline
+            if hasattr(value, "get_seq_length"):
+                raise SpatialBoostError(
+                    f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
+                    "Call the model with use_cache=False."
+                )
+        run = type(self).run
+        base = run(self, *args, **kwargs)
+        plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
+        if isinstance(base, Tensor):
+            return family_named(channel.family).finish(self, channel.merge(base, plus), *args)  # type: ignore[arg-type]
+        if isinstance(base, tuple) and base and isinstance(base[0], Tensor):
+            # attention maps, caches and the like are the base channel's
+            return (channel.merge(base[0], plus[0]), *base[1:])
+        raise SpatialBoostError(
+            f"{type(self).host_class.__name__} returned {type(base).__name__}; the spatial channel expects a tensor "
+            "or a tuple that begins with one. Leave this layer out with `layers=`."
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # by the host's class: the boosted class is made at run time, so another process cannot import it by name
+        state = object.__reduce_ex__(self, 2)[2]
+        return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
+
+
+def _rebuild(host_class: type[nn.Module], family: str) -> nn.Module:
+    cls = boosted_class(host_class, family_named(family))  # type: ignore[arg-type]
+    return cls.__new__(cls)
+
+
+@cache
+def boosted_class(host_class: type[nn.Module], family: Family) -> type[nn.Module]:
+    """The subclass of `host_class` that runs both channels; one per host class, for the life of the process."""
+    family.prepare(host_class)
+    name = f"Boosted{host_class.__name__}"
+    members = {
+        "__module__": __name__,
+        "__qualname__": name,
+        "__doc__": f"`{host_class.__name__}` with a spatial channel.",
+        "host_class": host_class,
+        "view_class": TypedPlusView if calls_super(host_class) else PlusView,
+        "run": staticmethod(family.runner(host_class)),
+        **family.other_forwards(host_class),
+    }
+    return type(name, (BoostedAttention, host_class), members)
+
+
+def attach(attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> SpatialChannel:
+    """Give `attention` a spatial channel, in place."""
+    channel = SpatialChannel(attention, family, index, gate, dtype)
+    channel.train(attention.training)
+    attention.add_module(CHANNEL, channel)
+    switch(attention, on=True)
+    return channel
+
+
+def detach(attention: nn.Module) -> None:
+    """Take the channel off again: class and children are what they were."""
+    switch(attention, on=False)
+    del attention._modules[CHANNEL]
+
+
+def switch(attention: nn.Module, *, on: bool) -> None:
+    """Let the channel take part or not, by the module's class: a compiled graph is sure to notice when that changes."""
+    channel: SpatialChannel = attention._modules[CHANNEL]  # type: ignore[assignment]
+    family = family_named(channel.family)
+    if restored_forward(attention):
+        del attention.forward  # it belongs to the class that is about to be exchanged
+    if on:
+        attention.__class__ = boosted_class(type(attention), family)  # type: ignore[arg-type]
+        if family.blocks_fast_path:
+            # nn.TransformerEncoderLayer in eval mode runs one kernel over all its weights and never calls `self_attn`,
+            # unless a module in it has a hook. The channel is never called, so that this hook has no other effect.
+            channel.register_forward_pre_hook(_no_op)
+    else:
+        attention.__class__ = attention.host_class  # type: ignore[assignment]
+        channel._forward_pre_hooks.clear()
+
+
+def _no_op(module: nn.Module, args: Any) -> None:
+    """A hook that does nothing (a function of the module, so that it pickles)."""

@@ -1,0 +1,98 @@
+"""What is boosted in a model, and what was passed over: `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from spatialboost.boosting.channel import boosted_layers, full_value
+from spatialboost.boosting.find import find_attention, uncompiled
+from spatialboost.boosting.set_kernel import kernel_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+RIGHT = ("layer", "trainable", "mean gate")  # columns of numbers
+
+
+@dataclass(frozen=True)
+class LayerStatus:
+    """One boosted layer: its index and name, its family, its kernel, how much of it trains, the mean of its gate."""
+
+    index: int
+    name: str
+    family: str
+    kernel: str
+    trainable: int
+    mean_gate: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `boost` has taken of a model, and what it has passed over (name, class, reason). Prints as a table."""
+
+    layers: tuple[LayerStatus, ...]
+    passed_over: tuple[tuple[str, str, str], ...]
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="")
+        for name in ("layer", "name", "family", "kernel", "trainable", "mean gate"):
+            table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=True)
+        for layer in self.layers:
+            numbers = f"{layer.trainable:,}", f"{layer.mean_gate:.4f}"
+            table.add_row(str(layer.index), Text(layer.name), layer.family, layer.kernel, *numbers)
+        return Group(table, *map(Text, self._notes()))
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = StringIO()
+        Console(file=text, width=10_000, color_system=None).print(self)  # so wide that no line is broken
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def _notes(self) -> Iterator[str]:
+        yield f"{len(self.layers)} layers boosted, {sum(s.trainable for s in self.layers):,} trainable parameters"
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name, cls, reason in self.passed_over:
+            alike.setdefault((cls, reason), []).append(name)
+        for (cls, reason), names in alike.items():
+            shown = ", ".join(names if len(names) < 4 else [names[0], "...", names[-1]])
+            yield f"passed over: {shown} ({len(names)} {cls}): {reason}"
+
+
+def status(model: nn.Module) -> Status:
+    """What is boosted (layer, family, kernel, trainable parameters, mean gate), and what was passed over, and why.
+
+    Example:
+        >>> import timm, spatialboost as sb
+        >>> encoder = sb.boost(timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0))
+        >>> print(sb.status(encoder))
+        layer  name           family  kernel  trainable  mean gate
+            0  blocks.0.attn  timm    host      148,416     0.5000
+        1 layers boosted, 148,416 trainable parameters
+    """
+    root = uncompiled(model)
+    layers = tuple(
+        LayerStatus(
+            index=channel.index,
+            name=name,
+            family=channel.family,
+            kernel=kernel_of(attention, channel),
+            trainable=sum(p.numel() for p in channel.parameters() if p.requires_grad),
+            mean_gate=float("nan") if channel.gate.is_meta else torch.sigmoid(full_value(channel.gate)).mean().item(),
+        )
+        for name, attention, channel in boosted_layers(root)
+    )
+    taken = {layer.name for layer in layers}
+    passed = [(f.name, type(f.module).__name__, f.reason) for f in find_attention(root) if f.name not in taken]
+    left = "not among `layers=`" if layers else "not boosted yet"
+    return Status(layers, tuple((name, cls, reason or left) for name, cls, reason in passed))

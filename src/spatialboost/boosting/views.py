@@ -1,0 +1,115 @@
+"""The host attention as Attn+ sees it: a stand-in for `self` in the host's own methods.
+
+It answers every attribute as the host does, except that parameters come from the channel. So each flag, mask, position
+encoding and kernel choice of the host holds for both channels, whatever the host, and no second instance of the host's
+class exists (transformers records attention maps by class). Nothing in the model is changed for the call, so that
+threads may share a boosted model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.boosting.channel import SpatialChannel, escape
+from spatialboost.boosting.freeze import is_cache
+from spatialboost.hosts.adapters import unwrap_adapter
+from spatialboost.hosts.registry import family_named
+
+
+class PlusView:
+    """The host attention as Attn+ sees it: the host in everything, with parameters from the channel.
+
+    It stands in for `self` in the host's own methods. Children are seen through views as well and are called without
+    their hooks, which belong to the base channel.
+    """
+
+    def __init__(
+        self, host: nn.Module, channel: SpatialChannel, prefix: str = "", root: nn.Module | None = None
+    ) -> None:
+        self._host = host
+        self._root = root or host
+        self._channel = channel
+        self._prefix = prefix
+
+    def __getattr__(self, name: str) -> Any:
+        host = self._host
+        if name in host._parameters:
+            own = host._parameters[name]
+            if own is None:
+                return None
+            plus: Tensor | None = self._channel._parameters.get(escape(self._prefix + name))
+            if plus is None:
+                return own
+            if not torch.is_grad_enabled():
+                # torch.matmul picks its kernel by `requires_grad`, and on some CPUs the kernels round differently: both
+                # channels need the same one
+                plus = plus.detach()
+            if plus.dtype != own.dtype:
+                plus = plus.to(own.dtype)
+            if plus.shape == own.shape:
+                return plus
+            path = self._prefix + name  # Attn+ has a share of this parameter; the rest is the host's for both channels
+            return family_named(self._channel.family).share(self._root, path).put(own, plus)  # type: ignore[union-attr]
+        if name in host._modules:
+            return self._child(name)
+        attribute = getattr(type(host), name, None)
+        if isinstance(attribute, property):
+            return attribute.fget(self)  # type: ignore[misc]
+        if isinstance(attribute, FunctionType):
+            return partial(attribute, self)  # a bound method, as Dynamo can trace it
+        value = getattr(host, name)
+        if is_cache(name, value):
+            # what the host has computed from its own weights is wrong for Attn+, which keeps its own for one forward
+            value = self.__dict__[name] = {}
+        return value
+
+    def _child(self, name: str) -> PlusView | None:
+        child = self._host._modules[name]
+        if child is None:
+            return None
+        return type(self)(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.", self._root)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        return type(self._host).forward(self, *args, **kwargs)
+
+    def __iter__(self) -> Iterator[PlusView | None]:
+        return (self._child(name) for name in self._host._modules)
+
+    def __len__(self) -> int:
+        return len(self._host._modules)
+
+    def __bool__(self) -> bool:
+        return True  # without it `__len__` decides, which Dynamo of torch 2.10 calls before the view has a host
+
+    def __getitem__(self, index: int | str) -> PlusView | None:
+        return self._child(index if isinstance(index, str) else list(self._host._modules)[index])
+
+
+class TypedPlusView(PlusView):
+    """A view that is an instance of the host's class to `isinstance`, for hosts whose methods call `super()`.
+
+    A class of its own, because Dynamo recurses without end on an object whose `__class__` is a property.
+    """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # type: ignore[override, misc]
+        return type(self._host)
+
+
+def calls_super(host_class: type[nn.Module]) -> bool:
+    """Whether a method of the class reads `__class__`, as `super()` without arguments does."""
+    bases = host_class.__mro__[: host_class.__mro__.index(nn.Module)]
+    not_in_a_forward = {"train", "extra_repr", "reset_parameters", "_apply", "_load_from_state_dict"}
+    methods = [
+        f
+        for c in bases
+        for name, f in vars(c).items()
+        if isinstance(f, FunctionType) and not name.startswith("__") and name not in not_in_a_forward
+    ]
+    return any("__class__" in f.__code__.co_freevars for f in methods)

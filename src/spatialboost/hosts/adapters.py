@@ -1,0 +1,40 @@
+"""Layers under adapters of peft (LoRA and its kin), which keep the layer that they wrap as `base_layer`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def is_adapter(module: nn.Module) -> bool:
+    """Whether the module wraps another one as its base layer."""
+    return "base_layer" in module._modules
+
+
+def unwrap_adapter(module: nn.Module) -> nn.Module:
+    """The layer under the adapters; the layer itself where there are none."""
+    while is_adapter(module):
+        module = module._modules["base_layer"]  # type: ignore[assignment]
+    return module
+
+
+def effective_weight(attention: nn.Module, name: str, owner: nn.Module, leaf: str) -> Tensor:
+    """What the host computes with: its parameter, and what active, unmerged adapters add to it.
+
+    Args:
+        attention: The module that holds the parameter.
+        name: Of the parameter in `attention`, as if there were no adapters: `q_proj.weight`.
+        owner: The module that the parameter belongs to.
+        leaf: Name of the parameter in `owner`.
+    """
+    value = owner._parameters[leaf].detach()  # type: ignore[union-attr]
+    if leaf != "weight":
+        return value
+    outer: nn.Module = attention
+    for child in name.split(".")[:-1]:
+        outer = unwrap_adapter(outer)._modules[child]  # type: ignore[assignment]
+    while outer is not owner:
+        if not getattr(outer, "merged", False) and not getattr(outer, "disable_adapters", False):
+            for adapter in getattr(outer, "active_adapters", ()):
+                value = value + outer.get_delta_weight(adapter).detach().to(value)  # type: ignore[operator]
+        outer = outer._modules["base_layer"]  # type: ignore[assignment]
+    return value

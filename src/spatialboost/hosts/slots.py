@@ -1,0 +1,53 @@
+"""Slots of the usual layouts, and the weights of both channels read through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from spatialboost.boosting.joint import Projections
+from spatialboost.hosts.layers import leaves
+from spatialboost.hosts.protocol import PROJECTIONS, BoostedModule, Channel, Slot
+
+
+def split_slots(attention: nn.Module, **paths: str) -> dict[str, Slot]:
+    """Slots of projections and norms that are modules of their own: `q="q_proj"` gives `q.weight` and `q.bias`."""
+    return {
+        f"{name}.{leaf}": Slot(f"{path}.{leaf}")
+        for name, path in paths.items()
+        for leaf in leaves(attention, path)
+        if name not in PROJECTIONS or leaf in ("weight", "bias")
+    }
+
+
+def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
+    """Slots of one projection that holds q, k and v one below the other."""
+    return {
+        f"{name}.{leaf}": Slot(f"{path}.{leaf}", chunk, 3)
+        for leaf in leaves(attention, path)
+        if leaf in ("weight", "bias")
+        for chunk, name in enumerate("qkv")
+    }
+
+
+def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projections, Projections]:
+    """The weights of Attn and of Attn+, by role; packed where the host packs them in the order q, k, v."""
+    slots = channel.slots
+
+    def read(parameter: Callable[[str], Tensor]) -> Projections:
+        def of(*names: str) -> tuple[Any, ...]:
+            found = [slots.get(name) for name in names]
+            if [slot and slot.chunk for slot in found] == [0, 1, 2]:
+                return (parameter(found[0].parameter),)  # type: ignore[union-attr]
+            return tuple(None if slot is None else rows(slot) for slot in found)
+
+        def rows(slot: Slot) -> Tensor:
+            packed = parameter(slot.parameter)
+            return packed if slot.chunks == 1 else packed.chunk(slot.chunks)[slot.chunk]
+
+        weights, biases = of("q.weight", "k.weight", "v.weight"), of("q.bias", "k.bias", "v.bias")
+        return Projections(weights, biases, *of("o.weight"), *of("o.bias"))
+
+    return read(attention.get_parameter), read(channel.plus)
