@@ -1,11 +1,11 @@
-"""What a delta costs and what it withstands: size, time and memory, the libraries that share one, the damage it finds.
+"""Deltas: size, time and memory to save and load them, which libraries can share them, errors for damaged ones.
 
-    python benchmarks/weights.py                        # ViT-B/16, on one thread; some two minutes
+    python benchmarks/weights.py                        # ViT-B/16, on one thread; about two minutes
     python benchmarks/weights.py --depth 2 --repeats 3  # a quick look
 
-Times are those of the processor (one thread, files in the page cache), taken in turn, so that the ratios hold on a
-machine that is not idle, with fresh memory for every tensor (`MALLOC_MMAP_THRESHOLD_`), for reused one is faster by
-chance; memory is that of fresh processes. Weights are random: nothing is downloaded.
+Times are processor times of one thread with the files in the page cache. The ways to load take turns, so that their
+ratios hold on a machine that does other work, too. Every tensor gets fresh memory (`MALLOC_MMAP_THRESHOLD_`), because
+reused memory is faster by chance. Memory is measured in fresh processes. Weights are random; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ def make_base(depth: int) -> torch.nn.Module:
 
 
 def load_times(depth: int, folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds of the processor for each way to load, the least of some repeats taken in turn."""
+    """Processor seconds for each way to load: the least of some repeats, in which the ways take turns."""
     path, plain, boosted = folder / WEIGHTS, make_base(depth), sb.load_pretrained(make_base(depth), folder)
-    there = {key: torch.zeros(tensor.shape) for key, tensor in load_file(path).items()}
+    existing = {key: torch.zeros(tensor.shape) for key, tensor in load_file(path).items()}
 
     def into_new_memory() -> None:
         kept = {key: tensor.to(torch.float32, copy=True) for key, tensor in load_file(path).items()}
         assert kept
 
-    def into_memory_that_is_there() -> None:
+    def into_existing_memory() -> None:
         for key, tensor in load_file(path).items():
-            there[key].copy_(tensor)
+            existing[key].copy_(tensor)
 
     ways: dict[str, Callable[[], object]] = {
         "safetensors alone, into new memory": into_new_memory,
         "load_pretrained, onto a plain model": lambda: sb.load_pretrained(plain, folder),
-        "safetensors alone, into memory that is there": into_memory_that_is_there,
+        "safetensors alone, into existing memory": into_existing_memory,
         "load_pretrained, onto a boosted model": lambda: sb.load_pretrained(boosted, folder),
     }
     found: dict[str, list[float]] = {way: [] for way in ways}
@@ -81,14 +81,14 @@ def load_times(depth: int, folder: Path, repeats: int) -> dict[str, float]:
 
 
 def private_bytes() -> int:
-    """Memory of this process that is no view of a file."""
+    """Bytes of this process that are not a view of a file."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    """The most private memory that is seen while the context lasts, looked at every half millisecond."""
+    """The largest private memory while the context lasts, sampled every half millisecond."""
     seen, done = [private_bytes()], threading.Event()
 
     def watch() -> None:
@@ -106,7 +106,7 @@ def peak() -> Iterator[list[int]]:
 
 
 def measure(what: str, depth: int, folder: str, repeats: int) -> None:
-    """In a process of its own: times of loading, or private memory before, after and at the most; as JSON."""
+    """In a process of its own: print times of loading, or private memory before, after and at its peak, as JSON."""
     torch.set_num_threads(1)
     if what == "times":
         print(json.dumps(load_times(depth, Path(folder), repeats)))
@@ -127,7 +127,7 @@ def measure(what: str, depth: int, folder: str, repeats: int) -> None:
 
 
 def in_process(what: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """What `measure` finds."""
+    """What `measure` prints in a new process."""
     line = [sys.executable, __file__, "--measure", what, "--folder", str(folder)]
     line += ["--depth", str(args.depth), "--repeats", str(args.repeats)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -141,7 +141,7 @@ def in_process(what: str, args: argparse.Namespace, folder: Path) -> dict[str, f
 
 
 def matrix(folder: Path) -> list[str]:
-    """A table for each encoder: rows saved, columns loaded, cells the largest difference of any feature."""
+    """A table for each encoder: saved by the row, loaded by the column; each cell is the largest difference."""
     lines = []
     for encoder, copies in ENCODERS.items():
         names = list(copies)
@@ -154,7 +154,7 @@ def matrix(folder: Path) -> list[str]:
             for loaded_by in names:
                 model = build(encoder, loaded_by)
                 if (encoder, saved_by, loaded_by) in REFUSED:
-                    cells.append(said(lambda model=model: sb.load_pretrained(model, folder)) and "refused")
+                    cells.append("refused" if error_of(lambda model=model: sb.load_pretrained(model, folder)) else "")
                     continue
                 found = features(encoder, loaded_by, sb.load_pretrained(model, folder))
                 cells.append(f"{(found - expected).abs().max().item():.1e}")
@@ -165,13 +165,13 @@ def matrix(folder: Path) -> list[str]:
 # --- damage
 
 
-def said(act: Callable[[], object]) -> str:
-    """What the error says; raises where there is none."""
+def error_of(act: Callable[[], object]) -> str:
+    """The error that something raises; fails if it raises none."""
     try:
         act()
     except sb.SpatialBoostError as error:
         return str(error)
-    raise AssertionError("this was not refused")
+    raise AssertionError("this was accepted")
 
 
 def flip(path: Path, at: int) -> None:
@@ -210,12 +210,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit in the header": lambda f: flip(f / WEIGHTS, (f / WEIGHTS).read_bytes().index(b"num_heads")),
     "a pickle under the name of safetensors": lambda f: (f / WEIGHTS).write_bytes(pickle.dumps({"a": 1})),
     "a tensor is missing": lambda f: rewrite(f, lambda t: {k: v for k, v in t.items() if k != "layers.1.q.weight"}),
-    "a tensor too many": lambda f: rewrite(f, lambda t: t | {"layers.7.gate": torch.zeros(32)}),
+    "an additional tensor": lambda f: rewrite(f, lambda t: t | {"layers.7.gate": torch.zeros(32)}),
     "a tensor of another shape": lambda f: rewrite(f, lambda t: t | {"layers.0.gate": torch.zeros(1)}),
     "NaN": lambda f: rewrite(f, nan),
     "a newer format": lambda f: rewrite(f, format_version=3),
     "a config of 1 GB": lambda f: huge(f / CONFIG),
-    "a config that is no JSON": lambda f: (f / CONFIG).write_text("["),
+    "a config that is not JSON": lambda f: (f / CONFIG).write_text("["),
     "a shard is missing": lose,
     "a shard that leads out of the folder": leave,
     "another base of the same width": lambda f: None,
@@ -223,15 +223,15 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 def damage(folder: Path) -> list[str]:
-    """What each damaged file says; the model is compared bit for bit after each."""
-    lines = ["| what | what was said |", "|---|---|"]
+    """The error for each kind of damage; after each, the model is compared bit for bit."""
+    lines = ["| damage | error |", "|---|---|"]
     for what, harm in DAMAGE.items():
         shutil.rmtree(folder, ignore_errors=True)
         save_tiny(folder, max_shard_size="10KB" if "shard" in what else "5GB")
         harm(folder)
         model = HOSTS["timm"].make(seed=5 if "another base" in what else 0)
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        message = said(lambda model=model: sb.load_pretrained(model, folder)).replace(f"{folder}/", "")
+        message = error_of(lambda model=model: sb.load_pretrained(model, folder)).replace(f"{folder}/", "")
         after = model.state_dict()
         assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
         lines.append(f"| {what} | {message.replace('|', ' ').replace(str(folder), 'the folder')} |")
@@ -255,22 +255,22 @@ def main() -> None:
         own = sum(p.numel() for p in base.parameters())
         model = perturb(sb.boost(base), 0.01)
         folder = sb.save_pretrained(model, place / "bf16", dtype=torch.bfloat16)
-        whole = sb.save_pretrained(model, place / "fp32")
+        full = sb.save_pretrained(model, place / "fp32")
         layer = sum(p.numel() for _, p in sb.named_parameters(model)) * 4 / args.depth
         machine = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread; torch {torch.__version__}"
         print(f"vit_base_patch16_224, depth {args.depth}; {machine}\n")
         print("| file | MB |\n|---|---|")
         print(f"| base model, bfloat16 | {own * 2 / MB:.1f} |")
         print(f"| delta, bfloat16 | {(folder / WEIGHTS).stat().st_size / MB:.1f} |")
-        print(f"| delta, float32 | {(whole / WEIGHTS).stat().st_size / MB:.1f} |")
+        print(f"| delta, float32 | {(full / WEIGHTS).stat().st_size / MB:.1f} |")
 
         print("\n| load the bfloat16 delta into float32 | ms, least of", args.repeats, "| ratio |\n|---|---|---|")
         seconds = list(in_process("times", args, folder).items())
         for (alone, least), (ours, taken) in zip(seconds[::2], seconds[1::2], strict=True):
             print(f"| {alone} | {least * 1e3:.1f} | |\n| {ours} | {taken * 1e3:.1f} | {taken / least:.2f} |")
 
-        print(f"\nOne boosted layer has {layer / MB:.1f} MB in float32.\n")
-        print("| private memory, MB | before | after | most | above what it needs |\n|---|---|---|---|---|")
+        print(f"\nOne boosted layer takes {layer / MB:.1f} MB in float32.\n")
+        print("| private memory, MB | before | after | peak | peak above before and after |\n|---|---|---|---|---|")
         for what in ("save", "save in bfloat16", "load onto a plain model", "load onto a boosted model"):
             seen = in_process(what, args, folder)
             above = seen["peak"] - max(seen["before"], seen["after"])

@@ -1,4 +1,4 @@
-"""Saved deltas for tests: made, looked at, spoilt and made consistent again, and loaded where they must be refused."""
+"""Deltas for tests: save one, change its content with matching checksums, read it, and see that loading is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import nn
 
 import spatialboost as sb
 from host_models import HOSTS, perturb
-from spatialboost.weights.tensor_file import checksum, combined
+from spatialboost.weights.format import delta_checksum
+from spatialboost.weights.tensor_file import checksum
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
@@ -27,13 +28,13 @@ def save_tiny(folder: Path, *, seed: int = 2, **options) -> Path:
 
 
 def rewrite(folder: Path, change: Callable[[Tensors], Tensors] = dict, **config) -> None:
-    """Change tensors and config of a delta, with checksums that fit: as a save would have written it."""
+    """Change tensors and config of a delta, with matching checksums, as a save would have written them."""
     tensors = change(load_file(folder / WEIGHTS))
     checksums = {key: checksum(tensor.contiguous()) for key, tensor in tensors.items()}
     content = json.loads((folder / CONFIG).read_text()) | config
     content = {key: value for key, value in content.items() if value != "absent"}
     if "checksum" not in config:
-        content["checksum"] = combined(checksums, content)
+        content["checksum"] = delta_checksum(checksums, content)
     text = json.dumps(content)
     (folder / CONFIG).write_text(text)
     save_file(tensors, folder / WEIGHTS, {"spatialboost": text, "checksums": json.dumps(checksums)})
@@ -48,7 +49,7 @@ def all_tensors(folder: Path) -> Tensors:
 
 
 def refused(folder: Path, message: str, model: nn.Module | None = None, **options) -> str:
-    """Loading raises this error and leaves the model bit for bit as it was; returns the whole message."""
+    """Loading raises this error and leaves the model bit for bit as it was; returns the message."""
     model = model or HOSTS["timm"].make()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     classes, flags = [type(m) for m in model.modules()], [p.requires_grad for p in model.parameters()]

@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import ModelCard
+
 OWNER, READER, STRANGER = "hf_owner", "hf_reader", "hf_stranger"  # tokens: may write, may read, has no rights
 NAMES = {OWNER: "me", READER: "reader", STRANGER: "stranger"}
 LFS_SUFFIXES = (".safetensors", ".bin")
@@ -75,7 +77,7 @@ class Hub:
         if token is not None and token not in NAMES:
             raise RefusalError(401, "", "Invalid credentials in Authorization header")
         if repo is None or (repo.private and token not in (OWNER, READER)):
-            # a private repository is not told from one that is not there
+            # a private repository gets the same answer as one that does not exist
             raise RefusalError(401 if token is None else 404, "RepoNotFound", "Repository not found")
         if write and token != OWNER:
             raise RefusalError(403, "", "you don't have the rights to write to this repository")
@@ -105,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             for pattern, status in self.hub.fail.items():
                 if re.search(pattern, path):
-                    raise RefusalError(status, "", "told to fail")
+                    raise RefusalError(status, "", "the test asked for this failure")
             self.route(path, query, body)
         except RefusalError as refusal:
             headers = {"X-Error-Message": refusal.message}
@@ -168,7 +170,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.send(200, url)
 
     def validate_yaml(self, *, query: Any, body: bytes) -> None:
-        self.send(200, {"errors": [], "warnings": []})
+        licence = ModelCard(json.loads(body)["content"]).data.get("license")
+        if licence in (None, "mit", "apache-2.0", "other"):
+            return self.send(200, {"errors": [], "warnings": []})
+        return self.send(400, {"errors": [{"message": '"license" must be one of apache-2.0, mit, other'}]})
 
     def model_info(self, repo_id: str, revision: str = "main", *, query: Any, body: bytes) -> None:
         repo = self.hub.repo(repo_id, self.token())

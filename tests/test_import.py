@@ -33,7 +33,14 @@ def test_the_first_use_of_a_name_pulls_torch_and_nothing_heavy(name: str):
 
 
 def test_every_room_can_be_imported_first():
-    for module in ("hosts", "hosts.protocol", "hosts.timm", "boosting.joint", "boosting.canonical", "weights.layout"):
+    for module in (
+        "hosts",
+        "hosts.protocol",
+        "hosts.timm",
+        "boosting.joint",
+        "boosting.canonical",
+        "weights.fingerprint",
+    ):
         assert loaded(f"import spatialboost.{module}", {f"spatialboost.{module}", "torch._dynamo"}) == [
             f"spatialboost.{module}"
         ]

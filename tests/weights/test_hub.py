@@ -127,7 +127,7 @@ def test_pull_requests(hub, monkeypatch):
     url = sb.push_to_hub(tiny(3), REPO, create_pr=True, commit_description="Better.")
     assert url == f"{hub.endpoint}/{REPO}/discussions/1"
     assert equal(pull(), tiny(1)) and equal(pull(revision="refs/pr/1"), tiny(3))
-    with pytest.raises(sb.SpatialBoostError, match="revision='trial' has to be left out"):
+    with pytest.raises(sb.SpatialBoostError, match="leave revision='trial' out"):
         sb.push_to_hub(tiny(3), REPO, create_pr=True, revision="trial")
 
 
@@ -161,6 +161,19 @@ def test_private_repositories(hub):
         assert str(token) not in str(caught.value)
 
 
+def test_tokens_as_they_are_read_from_a_file(hub):
+    sb.push_to_hub(tiny(), REPO, private=True, token=f"{OWNER}\n")
+    assert equal(pull(token=f" {READER}\r\n"), tiny())
+    for token in ("hf_\u00e9secret", "hf_secret\nX-Header: 1", "hf secret", ""):
+        for act in (
+            lambda token=token: pull(token=token),
+            lambda token=token: sb.push_to_hub(tiny(), REPO, token=token),
+        ):
+            with pytest.raises(sb.SpatialBoostError, match="`token` is empty or has") as caught:
+                act()
+            assert "secret" not in str(caught.value)
+
+
 def test_gated_repositories(hub):
     sb.push_to_hub(tiny(), REPO)
     hub.repos[REPO].gated = True
@@ -177,9 +190,17 @@ def test_pushes_that_are_refused(hub):
     assert hub.repos == {}
 
 
+def test_a_card_that_the_hub_does_not_accept(hub, monkeypatch):
+    sb.push_to_hub(tiny(), REPO, license="a licence that nobody knows")  # as `other`, with its name
+    monkeypatch.setattr("spatialboost.weights.card._licence", lambda name: {"license": name})
+    with pytest.raises(sb.SpatialBoostError, match=r"could not push to 'me/delta': (?s:.)*\"license\" must be one of"):
+        sb.push_to_hub(tiny(), REPO, license="a licence that nobody knows")
+    assert len(hub.repos[REPO].messages) == 2
+
+
 @pytest.mark.parametrize("name", ["me/nothing", "not a name"])
 def test_repositories_that_are_not_there(hub, name):
-    refused(name, "is no folder here, and config.json could not be had from the Hub")
+    refused(name, "is not a folder here, and config.json could not be downloaded from the Hub")
 
 
 def test_repositories_that_hold_something_else(hub):
@@ -207,7 +228,9 @@ def test_a_download_that_is_cut_off_goes_on(hub):
 def test_a_download_that_never_ends(hub, monkeypatch):
     sb.push_to_hub(tiny(), REPO)
     hub.cut = deque([0] * 20)
-    refused(REPO, "model.safetensors could not be had from the Hub: .* Try again; what has arrived is kept")
+    refused(
+        REPO, "model.safetensors could not be downloaded from the Hub: .* Try again; what has been downloaded is kept"
+    )
     hub.cut.clear()
     assert equal(pull(), tiny())
 
@@ -248,7 +271,7 @@ def test_offline_with_a_filled_cache(hub, monkeypatch, limit):
     assert hub.log == []
 
 
-def test_to_force_and_to_forbid_a_download(hub):
+def test_force_download_contradicts_local_files_only(hub):
     with pytest.raises(sb.SpatialBoostError, match="leave one out"):
         pull(local_files_only=True, force_download=True)
 
@@ -256,7 +279,7 @@ def test_to_force_and_to_forbid_a_download(hub):
 def test_offline_with_an_empty_cache(hub, tmp_path):
     sb.push_to_hub(tiny(), REPO)
     hub.log.clear()
-    refused(REPO, "The cache does not hold it", local_files_only=True, cache_dir=tmp_path / "empty")
+    refused(REPO, "It is not in the cache", local_files_only=True, cache_dir=tmp_path / "empty")
     assert hub.log == []
 
 
@@ -268,7 +291,7 @@ def test_the_server_is_gone(hub, monkeypatch):
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     )
     assert equal(pull(), tiny())
-    refused("me/another", "could not be had from the Hub")
+    refused("me/another", "could not be downloaded from the Hub")
     with pytest.raises(sb.SpatialBoostError, match="could not push to"):
         sb.push_to_hub(tiny(), REPO)
 
@@ -368,4 +391,4 @@ def test_push_and_info_from_the_command_line(hub, tmp_path):
     assert "vit_tiny_patch16_224" in done.stdout and "0.50" in done.stdout
     assert not any(name == WEIGHTS or re.fullmatch("[0-9a-f]{64}", name) for name in hub.downloads())
     done = command(hub, tmp_path, "info", "me/nothing")
-    assert done.returncode == 2 and "error: 'me/nothing' is no folder here" in done.stderr
+    assert done.returncode == 2 and "error: 'me/nothing' is not a folder here" in done.stderr

@@ -46,7 +46,7 @@ def test_a_delta_is_read_without_its_base(tmp_path: Path, monkeypatch: pytest.Mo
     assert facts["checked"] and facts["bytes"] == (tmp_path / "model.safetensors").stat().st_size
 
 
-def test_a_damaged_delta_is_told(tmp_path: Path) -> None:
+def test_a_damaged_delta_is_an_error(tmp_path: Path) -> None:
     path = save_tiny(tmp_path) / "model.safetensors"
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
@@ -59,14 +59,14 @@ def test_a_damaged_delta_is_told(tmp_path: Path) -> None:
 def test_the_table(tmp_path: Path, limit: str) -> None:
     probe = {"probe": "depth", "settings": {}, "summary": {"base": {"rmse": {"mean": 0.5, "std": None}}}}
     facts = printed(save_tiny(tmp_path, results=probe, max_shard_size=limit))
-    for text in ("32, 2, 2, 16", "cpu float32:", "depth: base", "rmse 0.5", "training: steps", ", holds", "float32"):
+    for text in ("32, 2, 2, 16", "cpu float32:", "depth: base", "rmse 0.5", "training: steps", ", matches", "float32"):
         assert text in facts
 
 
 def test_the_table_of_an_older_delta_and_of_odd_facts(tmp_path: Path) -> None:
-    assert "not told" in printed(Path(__file__).parent / "data" / "delta_v1")
+    assert "not recorded" in printed(Path(__file__).parent / "data" / "delta_v1")
     rewrite(save_tiny(tmp_path), training=[1], results="none", mean_gates=[None, "x"], parameters="many", base_model={})
-    assert "not told" in printed(tmp_path)
+    assert "not recorded" in printed(tmp_path)
 
 
 def printed(folder: Path) -> str:

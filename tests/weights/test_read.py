@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 import spatialboost as sb
 from deltas import CONFIG, INDEX, WEIGHTS, metadata, refused, rewrite, save_tiny
 from host_models import HOSTS, WIDTH, perturb
+from spatialboost.boosting.canonical import plus_tensors
 from spatialboost.boosting.channel import boosted_layers
-from spatialboost.weights.layout import plus_tensors
 from spatialboost.weights.read import read_delta
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -82,7 +82,7 @@ def test_a_newer_version(saved):
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "2", 1.0, None, "absent"])
-def test_what_is_no_version(saved, version):
+def test_invalid_versions(saved, version):
     rewrite(saved, format_version=version)
     refused(saved, "format_version")
 
@@ -94,7 +94,7 @@ def test_what_is_no_version(saved, version):
 def test_truncated_file(saved, cut):
     path = saved / WEIGHTS
     path.write_bytes(path.read_bytes()[:-cut])
-    refused(saved, "is no whole safetensors file")
+    refused(saved, "is not a complete safetensors file")
 
 
 @FUZZ
@@ -112,7 +112,7 @@ def test_any_flipped_bit_is_found(saved, at, bit):
 
 @FUZZ
 @given(st.integers(0), st.integers(0, 7))
-def test_a_bit_of_the_header_is_found_or_means_nothing(saved, at, bit):
+def test_a_flipped_bit_of_the_header_is_found_or_changes_nothing(saved, at, bit):
     raw = bytearray((saved / WEIGHTS).read_bytes())
     raw[at % (8 + int.from_bytes(raw[:8], "little"))] ^= 1 << bit
     damaged = saved.parent / "flipped"
@@ -123,7 +123,7 @@ def test_a_bit_of_the_header_is_found_or_means_nothing(saved, at, bit):
 
 @FUZZ
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=12))
-def test_damaged_header_never_gives_anything_but_our_error(saved, at, noise):
+def test_a_damaged_header_loads_as_saved_or_is_refused(saved, at, noise):
     raw = (saved / WEIGHTS).read_bytes()
     header = 8 + int.from_bytes(raw[:8], "little")
     at %= header
@@ -156,23 +156,23 @@ def test_any_config_loads_or_is_refused(saved, changes):
 @given(st.dictionaries(st.sampled_from(["weight_map", "metadata", "else"]), JSON, max_size=3) | JSON)
 def test_any_index_loads_or_is_refused(shards, index):
     (shards / INDEX).write_text(json.dumps(index))
-    refused(shards, "is no config of a delta|names the file|which is not there")
+    refused(shards, "is not JSON|is not the config of a delta|is not an object|names the file|which is not there")
 
 
-def test_facts_beside_the_weights_that_differ_from_those_inside(saved, caplog):
+def test_a_config_file_that_differs_from_the_header(saved, caplog):
     config = json.loads((saved / CONFIG).read_text())
     (saved / CONFIG).write_text(json.dumps(config | {"training": {"steps": 4}}))
     assert read_delta(saved).config["training"] == {"steps": 3}
-    assert "is not the config that" in caplog.text
+    assert "differs from the config that" in caplog.text
 
 
-def test_checksums_that_are_lost(saved):
+def test_missing_checksums(saved):
     text = metadata(saved / WEIGHTS)["spatialboost"]
     save_file(load_file(saved / WEIGHTS), saved / WEIGHTS, {"spatialboost": text})
     refused(saved, "lacks checksums: layers.0.gate")
 
 
-def test_weights_under_the_config_of_others(saved, tmp_path):
+def test_weights_with_the_config_of_another_delta(saved, tmp_path):
     other = save_tiny(tmp_path / "other", seed=5)
     facts = metadata(other / WEIGHTS) | {"spatialboost": metadata(saved / WEIGHTS)["spatialboost"]}
     save_file(load_file(other / WEIGHTS), other / WEIGHTS, {k: v for k, v in facts.items() if k != "format"})
@@ -208,16 +208,16 @@ def test_wrong_tensors(saved, change, message, boosted):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": "all"}, "of another type: layers"),
+        ({"layers": "all"}, "of a wrong type: layers"),
         ({"layers": [0.5]}, r"has layers=\[0.5\]"),
         ({"layers": []}, r"has layers=\[\]"),
-        ({"layers": [1, 0]}, "not in order, or twice"),
-        ({"layers": [0, 1, 1]}, "not in order, or twice"),
+        ({"layers": [1, 0]}, "expected them in order, and each once"),
+        ({"layers": [0, 1, 1]}, "expected them in order, and each once"),
         ({"gate": "head"}, "gate='head'"),
-        ({"width": True}, "of another type: width"),
+        ({"width": True}, "of a wrong type: width"),
         ({"width": 64}, "of width 64; VisionTransformer has width 32"),
         ({"depth": 12}, "with 12 attention layers; VisionTransformer has 2"),
-        ({"checksum": None}, "of another type: checksum"),
+        ({"checksum": None}, "of a wrong type: checksum"),
         ({"checksum": "0" * 16}, "its config is not the one that was saved"),
         ({"fingerprint": {}}, "trained on other weights than these: layers.0.q.weight differs"),
         ({"fingerprint": {"layers.0.q.weight": ["x"] * 16}}, "trained on other weights"),
@@ -238,7 +238,7 @@ def test_pickle_under_the_name_of_safetensors(saved):
             return os.system, ("touch " + str(saved / "ran"),)
 
     (saved / WEIGHTS).write_bytes(pickle.dumps(Bomb()))
-    refused(saved, "is no whole safetensors file")
+    refused(saved, "is not a complete safetensors file")
     assert not (saved / "ran").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_config_of_a_gigabyte(shards, name):
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", "[" * 100_000, '{"format_version": 1}', '{"a": ' + "9" * 9999])
-def test_config_that_is_none(saved, text):
+def test_files_that_are_not_a_config(saved, text):
     (saved / CONFIG).write_text(text)
     refused(saved, "config")
 
@@ -276,7 +276,7 @@ def test_a_shard_that_is_lost_or_of_another_save(shards, tmp_path):
     other = save_tiny(tmp_path / "other", seed=7, max_shard_size="10KB")
     mine, theirs = sorted(shards.glob("model-*.safetensors")), sorted(other.glob("model-*.safetensors"))
     shutil.copy(theirs[1], mine[1])
-    refused(shards, "are of different saves")
+    refused(shards, "are from different saves")
     mine[1].unlink()
     refused(shards, f"names {mine[1].name}, which is not there")
 

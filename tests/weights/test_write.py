@@ -1,4 +1,4 @@
-"""What a save writes, in which files, and what is left when it is cut short."""
+"""What a save writes, in which files, and what is left when it is interrupted."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_dtype_on_disk(tmp_path, dtype):
         assert (output(other, inputs) - expected).abs().max() <= rounding * expected.abs().max()
 
 
-def test_as_is_keeps_the_dtype_of_the_channel(tmp_path):
+def test_without_dtype_the_channel_keeps_its_own(tmp_path):
     model = sb.boost(HOSTS["timm"].make().bfloat16(), dtype=torch.bfloat16)
     tensors = load_file(sb.save_pretrained(perturb(model), tmp_path) / WEIGHTS)
     assert tensors["layers.0.q.weight"].dtype == torch.bfloat16
@@ -92,7 +92,7 @@ def test_as_is_keeps_the_dtype_of_the_channel(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.int8, "bf16", "Tensor", torch.float8_e4m3fn])
 def test_dtypes_that_are_not_saved(tmp_path, dtype):
-    with pytest.raises(sb.SpatialBoostError, match="is none that weights are saved in; expected float32, bfloat16"):
+    with pytest.raises(sb.SpatialBoostError, match="weights cannot be stored in this; expected float32, bfloat16"):
         save_tiny(tmp_path / "x", dtype=dtype)
     assert not (tmp_path / "x").exists()
 
@@ -116,10 +116,10 @@ def test_saves_under_an_adapter(tmp_path):
     assert before.keys() == after.keys() and all(torch.equal(after[key], value) for key, value in before.items())
 
 
-def test_training_facts_that_are_no_json(tmp_path):
+def test_training_facts_that_are_not_json(tmp_path):
     with pytest.raises(sb.SpatialBoostError, match="cannot be written as JSON"):
         save_tiny(tmp_path / "x", training={"model": object()})
-    with pytest.raises(sb.SpatialBoostError, match="shorten `training`"):
+    with pytest.raises(sb.SpatialBoostError, match="Shorten `training`"):
         save_tiny(tmp_path / "x", training={"log": "x" * (1 << 20)})
     assert not (tmp_path / "x").exists()
 
@@ -142,17 +142,17 @@ def test_a_process_that_does_not_write(tmp_path):
 
 
 def test_shards(tmp_path):
-    whole, parts = save_tiny(tmp_path / "whole"), save_tiny(tmp_path / "parts", max_shard_size="10KB")
+    single, parts = save_tiny(tmp_path / "single"), save_tiny(tmp_path / "parts", max_shard_size="10KB")
     index = json.loads((parts / INDEX).read_text())
     files = sorted(set(index["weight_map"].values()))
     assert len(files) > 2 and not (parts / WEIGHTS).exists()
     assert sorted(path.name for path in parts.iterdir()) == sorted([*files, CONFIG, INDEX, "README.md"])
     assert all((parts / name).stat().st_size < 10_000 + 5_000 for name in files)  # with the header
-    tensors = all_tensors(whole)
+    tensors = all_tensors(single)
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
     assert index["weight_map"].keys() == tensors.keys() == all_tensors(parts).keys()
     assert all(key in load_file(parts / name) for key, name in index["weight_map"].items())
-    a, b = (sb.load_pretrained(HOSTS["timm"].make(), folder) for folder in (whole, parts))
+    a, b = (sb.load_pretrained(HOSTS["timm"].make(), folder) for folder in (single, parts))
     assert all(torch.equal(p, q) for (_, p), (_, q) in zip(sb.named_parameters(a), sb.named_parameters(b), strict=True))
 
 
@@ -166,7 +166,7 @@ def test_a_save_leaves_no_weights_of_the_one_before(tmp_path, first, second):
     assert read_delta(tmp_path / "a").checksums == read_delta(tmp_path / "b").checksums
 
 
-# --- saves that are cut short
+# --- interrupted saves
 
 SAVE = """
 import os, sys, torch
@@ -179,7 +179,7 @@ save_tiny(Path({folder!r}), seed=8, training={{'steps': 99}}, max_shard_size={li
 
 @pytest.mark.parametrize(("first", "second"), [("5GB", "5GB"), ("10KB", "10KB"), ("5GB", "10KB"), ("10KB", "5GB")])
 def test_a_save_that_dies_at_each_of_its_steps(tmp_path, first, second, monkeypatch):
-    """The folder holds a whole delta after every single replacement and removal."""
+    """The folder holds a complete delta after every single replacement and removal."""
 
     class Died(BaseException):
         pass
@@ -214,7 +214,7 @@ def test_a_save_that_dies_at_each_of_its_steps(tmp_path, first, second, monkeypa
 
 
 def test_kill_minus_nine_at_any_time(tmp_path):
-    """A process that does nothing but save is killed again and again; what is there always loads."""
+    """A process that does nothing but save is killed at different times; what it leaves always loads."""
     code = SAVE.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "x"), limit="10KB")
     code += f"print('ready', flush=True)\nfor i in range(10**6): save_tiny(Path({str(tmp_path / 'x')!r}), seed=i % 7, "
     code += "max_shard_size=['10KB', '5GB'][i % 2], training={'seed': i % 7})"

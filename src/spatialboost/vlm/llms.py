@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.vlm.places import word_codes, words_for_places
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def build_small_llm(
                 "max_position_embeddings": max_length,
             }
             return _with_places(LlamaForCausalLM(LlamaConfig(**shape)), tokenizer, places), tokenizer
-    raise SpatialBoostError(f'unknown kind "{kind}" of a small language model; expected "gpt2" or "llama"')
+    raise unknown("kind of small language model", kind, ["gpt2", "llama"])
 
 
 @torch.no_grad()

@@ -1,16 +1,50 @@
-"""The model card of a delta, written from its config and nothing else."""
+"""The model card of a delta, made from its config alone.
+
+The front matter is made by `huggingface_hub`. In the rest, every value that is not ours (names, training facts,
+settings of probes) is escaped, so that it is shown as text: no line break ends a table row, and nothing becomes HTML,
+an image, or a link whose text is not its address.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+LIBRARY = "spatialboost"
+TASK = "image-feature-extraction"
 TAGS = ("spatialboost", "vision", "3d", "depth")
+BOOSTED = "boosted"  # the row of a probe's summary that is about this delta
+
+# Of the identifiers in https://huggingface.co/docs/hub/repositories-licenses those that encoders come with. The Hub
+# refuses a card with any other word as its licence; the others are given as `other` and by name.
+HUB_LICENSES = frozenset(
+    [
+        *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense", "mpl-2.0", "openrail"),
+        *("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0"),
+        *("gpl-3.0", "agpl-3.0", "lgpl-3.0", "apple-amlr", "apple-ascl", "other", "unknown"),
+    ]
+)
+
+USAGE = """\
+Attn+ and gates of a dual-channel encoder (SpatialBoost, arXiv 2603.22057). The weights of the base model are not in
+this repository: they are loaded from where they are published, under their own licence, which holds for the delta too.
+
+```python
+import spatialboost as sb
+
+encoder = sb.load_pretrained(encoder, FOLDER_OR_REPO)  # onto the base model that you have built
+encoder = sb.from_pretrained(FOLDER_OR_REPO)           # or build the base model as well
+```
+"""
 
 
 def model_card(config: Mapping[str, Any]) -> str:
-    """A README.md for the Hub: front matter, what it is, how to load it, how it was trained, what it gained."""
+    """A README.md for the Hub: front matter, what the delta is, how to load it, training facts, results of probes."""
     base = config["base_model"]
     name = base.get("name") or "unknown"
     facts = {
@@ -21,78 +55,109 @@ def model_card(config: Mapping[str, Any]) -> str:
         "parameters": f"{config['parameters']:,} ({config['dtype']})",
         "mean gate per block": ", ".join(map(str, config["mean_gates"])),
     }
-    training = config["training"] or {"training": "not recorded"}
-    return "\n".join(
-        [
-            *_front_matter(base),
-            "",
-            f"# Spatial channel for {_cell(name)}",
-            "",
-            "Attn+ and gates of a dual-channel encoder (SpatialBoost, arXiv 2603.22057). The base model's weights are "
-            "not in this",
-            "repository: they are fetched from where they are, under their own licence, which holds for these as well.",
-            "",
-            "```python",
-            "import spatialboost as sb",
-            "",
-            "encoder = sb.load_pretrained(encoder, FOLDER_OR_REPO)  # onto the base model that you have",
-            "encoder = sb.from_pretrained(FOLDER_OR_REPO)           # or base and all",
-            "```",
-            "",
-            *_table(facts),
-            "",
-            "## Training",
-            "",
-            *_table(training),
-            "",
-            *(line for result in config.get("results") or [] for line in _probe(result)),
-        ]
-    )
+    parts = [
+        f"---\n{_front_matter(config)}\n---\n",
+        f"# Spatial channel for {_as_text(name)}\n",
+        USAGE,
+        _table(["", ""], facts.items()),
+        "## Training\n",
+        _table(["", ""], (config["training"] or {"training": "not recorded"}).items()),
+        *(_probe(result) for result in config.get("results") or []),
+    ]
+    return "\n".join(parts)
 
 
-def _front_matter(base: Mapping[str, Any]) -> list[str]:
-    lines = ["---", "library_name: spatialboost", "pipeline_tag: image-feature-extraction", "tags:"]
-    lines += [f"- {tag}" for tag in TAGS]
-    if hub_id := base.get("hub_id"):  # an id of the Hub, which it links
-        lines += [f"base_model: {json.dumps(hub_id)}", "base_model_relation: adapter"]
-    if licence := base.get("license"):
-        lines.append(f"license: {json.dumps(licence)}")
-    return [*lines, "---"]
+# --- front matter
 
 
-def _probe(result: Mapping[str, Any]) -> list[str]:
-    """A probe's means by encoder, and every setting that somebody else needs to repeat it."""
+def _front_matter(config: Mapping[str, Any]) -> str:
+    """YAML with what the Hub shows and searches for: task, base model, licence, tags, figures of probes."""
+    from huggingface_hub import ModelCardData
+
+    base = config["base_model"]
+    results = [figure for result in config.get("results") or [] for figure in _figures(result)]
+    hub_id = _on_one_line(base.get("hub_id") or "") or None  # the Hub links this model
+    fields: dict[str, Any] = {"library_name": LIBRARY, "pipeline_tag": TASK, "tags": list(TAGS)}
+    if hub_id:
+        fields |= {"base_model": hub_id, "base_model_relation": "adapter"}
+    fields |= _licence(base.get("license"))
+    if results:
+        fields |= {"model_name": _on_one_line(f"Spatial channel for {base.get('name')}"), "eval_results": results}
+    return ModelCardData(**fields).to_yaml(line_break="\n")
+
+
+def _licence(name: str | None) -> dict[str, Any]:
+    if not name:
+        return {}
+    identifier = name.strip().lower()
+    if identifier in HUB_LICENSES:
+        return {"license": identifier}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", identifier).strip("-") or "unnamed"}
+
+
+def _figures(result: Mapping[str, Any]) -> Iterator[EvalResult]:
+    """The means of a probe for the boosted encoder, in the form of the Hub's `model-index`."""
+    from huggingface_hub import EvalResult
+
+    settings = result.get("settings")
+    data = settings.get("data") if isinstance(settings, Mapping) else None
+    probe, dataset = _on_one_line(str(result.get("probe") or "unnamed")), _on_one_line(str(data or "not recorded"))
+    for metric, value in result["summary"].get(BOOSTED, {}).items():
+        mean = value.get("mean") if isinstance(value, Mapping) else value
+        if isinstance(mean, int | float):
+            yield EvalResult(
+                task_type=TASK,
+                task_name=f"{probe} probe",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_config=probe,  # keeps the figures of several probes apart
+                metric_type=_on_one_line(str(metric)),
+                metric_value=mean,
+            )
+
+
+# --- text and tables
+
+
+def _probe(result: Mapping[str, Any]) -> str:
+    """A probe's means and spreads by encoder, and the settings that somebody else needs to repeat it."""
     summary = result["summary"]
     metrics = list(dict.fromkeys(metric for row in summary.values() for metric in row))
-    table = [[str(name), *(_spread(row.get(metric)) for metric in metrics)] for name, row in summary.items()]
-    settings = {key: value for key, value in (result.get("settings") or {}).items() if not isinstance(value, Mapping)}
-    return [
-        f"## Probe: {_cell(result.get('probe') or 'unnamed')}",
-        "",
-        *_rows([["", *map(str, metrics)], *table]),
-        "",
-        "; ".join(f"{_cell(str(key))}: {_cell(value)}" for key, value in settings.items()),
-        "",
-    ]
+    rows = [(str(name), *(_spread(row.get(metric)) for metric in metrics)) for name, row in summary.items()]
+    settings = result.get("settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
+    title = f"## Probe: {_as_text(result.get('probe') or 'unnamed')}\n"
+    parts = [title, _table(["", *map(str, metrics)], rows)]
+    return "\n".join([*parts, _table(["setting", "value"], plain.items())] if plain else parts)
 
 
 def _spread(value: Any) -> str:
-    """`mean +- standard deviation`, as a probe's summary holds it."""
+    """`mean +- standard deviation` of an entry of a probe's summary."""
     if not isinstance(value, Mapping):
         return "" if value is None else str(value)
     mean, std = value.get("mean"), value.get("std")
-    return (f"{mean:.4g}" if isinstance(mean, int | float) else str(mean)) + (f" +- {std:.2g}" if std else "")
+    text = f"{mean:.4g}" if isinstance(mean, int | float) else str(mean)
+    return f"{text} +- {std:.2g}" if std and isinstance(std, int | float) else text
 
 
-def _table(facts: Mapping[str, Any]) -> list[str]:
-    return _rows([["", ""], *([key, value] for key, value in facts.items())])
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [_row(head), "|" + "---|" * len(head), *(_row(row) for row in rows)]
+    return "\n".join(lines) + "\n"
 
 
-def _rows(rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [f"| {' | '.join(_cell(value) for value in row)} |".replace("|  |", "| |") for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+def _row(cells: Sequence[Any]) -> str:
+    return "|" + "".join(f" {text} |" if (text := _as_text(cell)) else " |" for cell in cells)
 
 
-def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+def _as_text(value: Any) -> str:
+    """A value on one line of Markdown that shows exactly its text (JSON for anything but a string)."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"[\\`*\[\]~$#]", r"\\\g<0>", _on_one_line(text))
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word, _ has no meaning
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+
+
+def _on_one_line(text: str) -> str:
+    """The text without line breaks of any kind, control characters, marks of writing direction and lone surrogates."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,4 +1,4 @@
-"""What a delta says of itself: the config of a boosted model, with the facts on its training and its probes."""
+"""The config of a delta: what it belongs to, how it was trained, and what probes have found."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from spatialboost.boosting.channel import boosted_layers, full_value
 from spatialboost.boosting.find import tower
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.base import describe_base, patch_size_of
-from spatialboost.weights.layout import fingerprint
-from spatialboost.weights.read import FORMAT_VERSION
+from spatialboost.weights.fingerprint import fingerprint
+from spatialboost.weights.format import FORMAT_VERSION
 
-RESULT_LIMIT = 64 << 20  # bytes of a probe's result; a real one has a few hundred thousand
+RESULT_LIMIT = 64 << 20  # bytes of a probe's result; one usually has a few hundred thousand
 Results = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -31,7 +31,10 @@ def describe(
     license: str | None,
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
-    """The config of a boosted model, without the checksum of its weights, which is known once they are written."""
+    """The config of a boosted model. The checksum of the weights is added when they are written.
+
+    The arguments are those of `save_pretrained`.
+    """
     try:
         facts = json.loads(json.dumps(dict(training or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -62,10 +65,13 @@ def describe(
 
 
 def read_results(results: Results | Sequence[Results] | None) -> list[dict[str, Any]]:
-    """What probes have found, from the JSON files that they write: settings and means, not every single run.
+    """Name, settings and summary of each probe result; the single runs are left out.
+
+    Args:
+        results: The JSON file of a probe, its content, or several of either.
 
     Raises:
-        SpatialBoostError: A file is no result of a probe.
+        SpatialBoostError: One of them is not the result of a probe.
     """
     if results is None:
         return []
@@ -80,14 +86,17 @@ def _summary(result: Results) -> dict[str, Any]:
             size = path.stat().st_size
             content = json.loads(path.read_bytes()) if size <= RESULT_LIMIT else None
         except (OSError, ValueError, RecursionError) as error:
-            raise SpatialBoostError(
-                f"`results`: {path} cannot be read ({error}). Give a probe's result.json."
-            ) from error
+            raise SpatialBoostError(f"`results`: {path} cannot be read ({error}). Give a probe's JSON file.") from error
     summary = content.get("summary") if isinstance(content, Mapping) else None
     if not isinstance(summary, Mapping) or not all(isinstance(row, Mapping) for row in summary.values()):
-        raise SpatialBoostError(f"`results`: {str(result)[:200]!r} is no result of a probe: it has no `summary`.")
+        raise SpatialBoostError(
+            f"`results`: {str(result)[:200]!r} is not the result of a probe: it has no `summary`. Give a probe's JSON "
+            "file."
+        )
     kept = {key: content.get(key) for key in ("probe", "settings", "summary")}
     try:
         return json.loads(json.dumps(kept, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise SpatialBoostError(f"`results` cannot be written as JSON: {error}.") from error
+        raise SpatialBoostError(
+            f"`results` cannot be written as JSON: {error}. Give strings, finite numbers, lists and dicts."
+        ) from error

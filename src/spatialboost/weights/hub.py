@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: single files from it, folders to it, and what its refusals mean."""
+"""The Hugging Face Hub: download single files, upload a folder in one commit, and explain its errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spatialboost.errors import SpatialBoostError
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How a repository is asked; the arguments that all libraries of the Hub share."""
+    """Which revision and folder of a repository to read, and how; named as in all libraries of the Hub."""
 
     revision: str | None = None
     token: str | bool | None = None
@@ -26,37 +26,61 @@ class HubOptions:
 
     def __post_init__(self) -> None:
         if self.force_download and self.local_files_only:
-            raise SpatialBoostError("force_download=True downloads, local_files_only=True does not: leave one out.")
+            raise SpatialBoostError(
+                "force_download=True and local_files_only=True contradict each other: leave one out."
+            )
+
+        object.__setattr__(self, "token", clean_token(self.token))
 
     def at(self, downloaded: Path) -> HubOptions:
-        """The same, fixed to the commit that a file in the cache is of."""
+        """The same options with the commit of a downloaded file as their revision."""
         commit = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", str(downloaded))
         return replace(self, revision=commit[1]) if commit else self
 
 
-def fetch(repo_id: str, name: str, options: HubOptions, *, instead_of: str | None = None) -> Path:
-    """A file of a repository, from the cache if it is there and still the newest.
+def clean_token(token: str | bool | None) -> str | bool | None:
+    """A token without the white space around it, which one read from a file often has.
 
     Raises:
-        SpatialBoostError: It cannot be had; why, and what to do about it.
+        SpatialBoostError: It has characters that no token has. HTTP libraries repeat such a token in their errors.
+    """
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise SpatialBoostError("`token` is empty or has spaces or special characters; expected a token such as hf_...")
+    return token
+
+
+def fetch(repo_id: str, name: str, options: HubOptions, *, instead_of: str | None = None) -> Path:
+    """The path of a downloaded file of a repository; from the cache if it is there and up to date.
+
+    Args:
+        repo_id: `user/name`.
+        name: Of the file, within `options.subfolder`.
+        options: Revision, token, cache and so on.
+        instead_of: Another file that was looked for first, for the error message.
+
+    Raises:
+        SpatialBoostError: It is not there or cannot be downloaded: the reason, and what to do about it.
     """
     found = fetch_file(repo_id, name, options)
     if found is None:
         where = f" in {options.subfolder!r}" if options.subfolder else ""
         names = f"neither {instead_of} nor {name}" if instead_of else f"no {name}"
         raise SpatialBoostError(
-            f"{repo_id!r} has {names}{where} (revision {options.revision or 'main'}): it holds no whole delta. Check "
-            "the name, `revision` and `subfolder`."
+            f"{repo_id!r} has {names}{where} (revision {options.revision or 'main'}): there is no complete delta. "
+            "Check the name, `revision` and `subfolder`."
         )
     return found
 
 
 def fetch_file(repo_id: str, name: str, options: HubOptions) -> Path | None:
-    """As `fetch`, but None where the repository is there and has no such file."""
+    """Like `fetch`, but None where the repository exists and has no such file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with translated(f"{repo_id!r} is no folder here, and {name} could not be had from the Hub"):
+    with translated(f"{repo_id!r} is not a folder here, and {name} could not be downloaded from the Hub"):
         try:
             path = hf_hub_download(
                 repo_id,
@@ -70,18 +94,18 @@ def fetch_file(repo_id: str, name: str, options: HubOptions) -> Path | None:
                 library_name="spatialboost",
             )
         except LocalEntryNotFoundError:
-            if options.revision and known_absent(repo_id, name, options):
+            if options.revision and is_known_absent(repo_id, name, options):
                 return None
             raise
         except EntryNotFoundError:
             return None
-        except ValueError as error:  # "forced download failed", in place of why
+        except ValueError as error:  # its text is "forced download failed"; the cause says why
             raise error.__cause__ or error from None
     return Path(path)
 
 
-def known_absent(repo_id: str, name: str, options: HubOptions) -> bool:
-    """Whether the cache knows the commit, and that it has no such file."""
+def is_known_absent(repo_id: str, name: str, options: HubOptions) -> bool:
+    """Whether the cache has recorded that this commit has no such file."""
     from huggingface_hub import try_to_load_from_cache
 
     inside = f"{options.subfolder}/{name}" if options.subfolder else name
@@ -103,29 +127,30 @@ def upload(
     commit_description: str | None,
     subfolder: str,
 ) -> str:
-    """Upload some files of a folder in one commit; the address of the commit, or of the pull request.
+    """Upload some files of a folder in one commit; returns the address of the commit, or of the pull request.
 
     Args:
         folder: Where the files are.
         repo_id: `user/name`; made if it is not there.
         files: Names in the folder.
-        replaces: Patterns of files in the repository that go with the same commit, unless they are among `files`.
+        replaces: Patterns of files that the same commit deletes from the repository, except those among `files`.
         private: Whether a new repository is private.
         token: None for the one that is set.
-        revision: Branch; made if it is not there, unless there is a pull request to be opened.
+        revision: Branch; made if it is not there, unless a pull request is opened.
         create_pr: Open a pull request instead of a commit on the branch.
         commit_message: First line.
-        commit_description: What follows it.
-        subfolder: Where in the repository.
+        commit_description: The lines after it.
+        subfolder: Folder in the repository.
 
     Raises:
-        SpatialBoostError: The Hub refuses; its answer is given.
+        SpatialBoostError: The Hub refuses; the message contains its answer.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if create_pr and revision not in (None, "main"):
-        raise SpatialBoostError(f"create_pr=True opens it against main; revision={revision!r} has to be left out.")
-    api = HfApi(token=token, library_name="spatialboost")
+        raise SpatialBoostError(f"create_pr=True opens a pull request against main: leave revision={revision!r} out.")
+    api = HfApi(token=clean_token(token), library_name="spatialboost")
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     with translated(f"could not push to {repo_id!r}"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -134,24 +159,31 @@ def upload(
         added = {f"{prefix}{name}": folder / name for name in files}
         there = api.list_repo_files(repo_id, revision=revision)
         stale = [p for p in there if p not in added and any(fnmatch(p, prefix + pattern) for pattern in replaces)]
-        # one commit: who downloads meanwhile gets the old delta or the new one (`upload_folder` may make several)
-        commit = api.create_commit(
-            repo_id=repo_id,
-            operations=[
-                *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in added.items()),
-                *(CommitOperationDelete(path_in_repo=path) for path in stale),
-            ],
-            revision=revision,
-            create_pr=create_pr,
-            commit_message=commit_message,
-            commit_description=commit_description or "",
-        )
+        # in one commit, so that a download at the same time gets the old or the new delta, never a mixture
+        # (`upload_folder` may make several commits)
+        operations: list[Any] = [
+            *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in added.items()),
+            *(CommitOperationDelete(path_in_repo=path) for path in stale),
+        ]
+        try:
+            commit = api.create_commit(
+                repo_id=repo_id,
+                operations=operations,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+                commit_description=commit_description or "",
+            )
+        except ValueError as error:  # the Hub does not accept the front matter of the card, for one
+            if isinstance(error, HfHubHTTPError | HFValidationError):
+                raise  # explained by `translated`
+            raise SpatialBoostError(f"could not push to {repo_id!r}: {error}") from error
     return str(commit.pr_url or commit.commit_url)
 
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what the Hub's client raises as our error: what failed, its answer, what to do about it."""
+    """Turn errors of the Hub's client into `SpatialBoostError`: what failed, the Hub's answer, what to do about it."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -159,7 +191,7 @@ def translated(what: str) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise _explained(what, error) from error
     except Exception as error:
-        # no wire, no answer, an answer cut short: classes of the HTTP library that the client happens to use
+        # no connection, no answer, an incomplete answer: errors of whichever HTTP library the client uses
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
             raise
         raise _explained(what, error) from error
@@ -176,9 +208,9 @@ def _explained(what: str, error: Exception) -> SpatialBoostError:
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     cause: Any = error.__cause__
-    advice = "Try again; what has arrived is kept."
+    advice = "Try again; what has been downloaded is kept."
     if isinstance(error, LocalEntryNotFoundError) and cause is not None and not _is_offline(cause):
-        return _explained(what, cause)  # the cache was asked after the Hub had refused
+        return _explained(what, cause)  # the Hub refused first; then the cache was searched
     if isinstance(error, GatedRepoError):
         advice = "Its owner grants access by request: ask on its page, then log in (`hf auth login`) or pass `token`."
     elif isinstance(error, RevisionNotFoundError):
@@ -190,7 +222,7 @@ def _explained(what: str, error: Exception) -> SpatialBoostError:
     elif isinstance(error, HFValidationError):
         advice = "Expected `user/name`."
     elif isinstance(error, LocalEntryNotFoundError):
-        advice = "The cache does not hold it: load it once with network, or give `cache_dir`."
+        advice = "It is not in the cache: load it once with a network connection, or give `cache_dir`."
     return SpatialBoostError(f"{what}: {str(error).strip()} {advice}")
 
 

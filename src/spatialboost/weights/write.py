@@ -1,15 +1,13 @@
-"""Write a delta so that a save which is cut short, at whatever point, leaves the one before it whole.
+"""Write a delta so that a save which is interrupted, at whatever point, leaves the delta before it readable.
 
-One replacement decides: of `model.safetensors`, or of the index where there are shards, whose names carry the checksum
-of what they hold, so that no new shard takes the place of an old one. The config is in every file's header as well, so
-that the weights are whole without the files that are replaced after them.
+All files are written under temporary names first. One replacement then makes the new delta valid: that of
+`model.safetensors`, or of the index where the weights are in shards (new shards never take the names of old ones). The
+config is in the header of every file with weights as well, so that `config.json` may be replaced later.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -19,20 +17,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spatialboost.boosting.canonical import outlines, plus_tensors
 from spatialboost.boosting.channel import SpatialChannel, full_value, require_boosted
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts import family_named
 from spatialboost.weights.card import model_card
-from spatialboost.weights.layout import outlines, plus_tensors
-from spatialboost.weights.read import CARD, CONFIG, CONFIG_LIMIT, INDEX, WEIGHTS, shard_names
-from spatialboost.weights.tensor_file import Entry, TensorWriter, combined, digest, is_finite, split
+from spatialboost.weights.format import (
+    CARD,
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    config_text,
+    delta_checksum,
+    index_text,
+    parse_index,
+    shard_names,
+)
+from spatialboost.weights.tensor_file import Entry, TensorWriter, is_finite, split
 
-Values = Iterator[tuple[str, Tensor]]
-BLANK = "0" * 16  # stands for the checksum until that is known
+NamedTensors = Iterator[tuple[str, Tensor]]
+BLANK = "0" * 16  # in the place of the checksum until it is known
 
 
 def is_main() -> bool:
-    """Whether this process is the only one, or the first of several."""
+    """Whether this process is the only one, or the one of rank 0."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not distributed or torch.distributed.get_rank() == 0
 
@@ -40,55 +48,61 @@ def is_main() -> bool:
 def save_delta(
     model: nn.Module, folder: Path, config: dict[str, Any], *, dtype: torch.dtype | None, limit: int, writes: bool
 ) -> Path:
-    """Write weights, config and card; a process that does not write only gives its shards to the one that does.
+    """Write weights, config and card. A process that does not write still takes part in gathering sharded weights.
 
     Args:
         model: Boosted, not compiled.
         folder: Made if it is not there.
-        config: Of `describe`.
+        config: From `describe`.
         dtype: Of the weights on disk.
         limit: Bytes of a file.
-        writes: Whether this process does.
+        writes: Whether this process writes.
     """
-    entries = plan(model, dtype)
-    as_text({**config, "checksum": BLANK})  # raises before anything is written
-    values = tensors(model, entries)
+    entries = file_entries(model, dtype)
+    config_text({**config, "checksum": BLANK})  # both raise, if they do, before anything is written
+    card = model_card(config)
+    tensors = stored_tensors(model, entries)
     try:
         if writes:
-            _write(folder, config, split(entries, limit), values)
+            _write(folder, config, card, split(entries, limit), tensors)
     except OSError:
-        for _ in values:  # the other processes wait for this one's part in each gathering
-            pass
+        _exhaust(tensors)
         raise
-    for _ in values:
-        pass
+    _exhaust(tensors)
     return folder
 
 
-def _write(folder: Path, config: dict[str, Any], parts: list[dict[str, Entry]], values: Values) -> None:
+def _exhaust(tensors: NamedTensors) -> None:
+    """Gather the tensors that are left: the other processes wait for this one in each gathering."""
+    for _ in tensors:
+        pass
+
+
+def _write(
+    folder: Path, config: dict[str, Any], card: str, parts: list[dict[str, Entry]], tensors: NamedTensors
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    old, index = _files_of(folder), None
+    old = _weights_in(folder)
     temporaries: list[Path] = []
     try:
         temporaries += [_temporary(folder, WEIGHTS) for _ in parts]
-        config = _write_parts(temporaries, parts, values, config)
-        names, card = [WEIGHTS], model_card(config)
-        if len(parts) > 1:
-            names = _shard_names(config, parts)
-            index = _index(names, parts)
+        config = _write_parts(temporaries, parts, tensors, config)
+        sharded = len(parts) > 1
+        names = shard_names(config, parts) if sharded else [WEIGHTS]
         for temporary, name in zip(temporaries, names, strict=True):
-            _put(temporary, folder / name)
+            _move(temporary, folder / name)
     finally:
         _remove(temporaries)
-    if index is not None:
-        _write_text(folder / INDEX, index)
-    _write_text(folder / CONFIG, as_text(config))
+    if sharded:
+        _write_text(folder / INDEX, index_text(names, parts))
+        names = [*names, INDEX]
+    _write_text(folder / CONFIG, config_text(config))
     _write_text(folder / CARD, card)
-    _remove([folder / name for name in old - {*names, *([INDEX] if index else [])}])
+    _remove([folder / name for name in old - set(names)])
 
 
-def plan(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Entry]:
-    """Every tensor of the file: gates first, whose float32 puts all others at even addresses."""
+def file_entries(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Entry]:
+    """Dtype and shape of every tensor of the file; the float32 gates first, so that all offsets are even."""
     gates, rest = {}, {}
     for _, attention, channel in require_boosted(model):
         prefix = f"layers.{channel.index}."
@@ -98,8 +112,8 @@ def plan(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Entry]:
     return gates | rest
 
 
-def tensors(model: nn.Module, entries: dict[str, Entry]) -> Values:
-    """Key and values, in the order of `entries` and as they are stored; gathered where the model is sharded."""
+def stored_tensors(model: nn.Module, entries: dict[str, Entry]) -> NamedTensors:
+    """Keys and tensors in the order and dtypes of `entries`; the weights of a sharded model are gathered one by one."""
     layers = require_boosted(model)
     for name, _, channel in layers:
         yield _stored(f"layers.{channel.index}.gate", full_value(channel.gate), entries, name)
@@ -110,14 +124,15 @@ def tensors(model: nn.Module, entries: dict[str, Entry]) -> Values:
             yield _stored(f"layers.{channel.index}.{key}", tensor, entries, name)
 
 
-def _all_but_gate(attention: nn.Module, channel: SpatialChannel) -> Values:
+def _all_but_gate(attention: nn.Module, channel: SpatialChannel) -> NamedTensors:
     return ((key, tensor) for key, tensor in plus_tensors(attention, channel).items() if key != "gate")
 
 
-def _stored(key: str, tensor: Tensor, entries: dict[str, Entry], name: str) -> tuple[str, Tensor]:
+def _stored(key: str, tensor: Tensor, entries: dict[str, Entry], layer: str) -> tuple[str, Tensor]:
     if not is_finite(tensor):
         raise SpatialBoostError(
-            f"{name}: Attn+ has values that are not finite ({key}); this is not saved. Lower the rate?"
+            f"{layer}: Attn+ has values that are not finite ({key}); this is not saved. Train again with a lower "
+            "learning rate?"
         )
     stored = tensor.to(entries[key].dtype)
     if stored.dtype != tensor.dtype and not is_finite(stored):
@@ -126,53 +141,30 @@ def _stored(key: str, tensor: Tensor, entries: dict[str, Entry], name: str) -> t
 
 
 def _write_parts(
-    paths: list[Path], parts: list[dict[str, Entry]], values: Values, config: dict[str, Any]
+    paths: list[Path], parts: list[dict[str, Entry]], tensors: NamedTensors, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the tensors; returns the config with their checksum, which stands in every header."""
-    blank = {"spatialboost": as_text({**config, "checksum": BLANK})}
+    """Write the tensors; returns the config with the checksum of all, which the header of every file has, too."""
+    blank = {"spatialboost": config_text({**config, "checksum": BLANK})}
     with ExitStack() as stack:
         writers = [TensorWriter(path, part, blank) for path, part in zip(paths, parts, strict=True)]
         for writer in writers:
             stack.callback(writer.close)
-        place = {key: writer for writer in writers for key in writer.entries}
-        for key, tensor in values:
-            place[key].write(key, tensor)
+        writer_of = {key: writer for writer in writers for key in writer.entries}
+        for key, tensor in tensors:
+            writer_of[key].write(key, tensor)
         checksums = {key: value for writer in writers for key, value in writer.checksums.items()}
-        config = {**config, "checksum": combined(checksums, config)}
+        config = {**config, "checksum": delta_checksum(checksums, config)}
         for writer in writers:
-            writer.finish({"spatialboost": as_text(config)})
+            writer.finish({"spatialboost": config_text(config)})
         return config
 
 
-def as_text(config: dict[str, Any]) -> str:
-    """The config as it is written: JSON with each list of numbers on one line."""
-    text = json.dumps(config, indent=2, allow_nan=False)
-    text = re.sub(r"\[[-+.\de,\s]+\]", lambda numbers: " ".join(numbers[0].split()), text)
-    if len(text) > CONFIG_LIMIT:
-        raise SpatialBoostError(
-            f"config.json would have {len(text):,} bytes, of at most {CONFIG_LIMIT:,}: shorten `training`."
-        )
-    return text
-
-
-def _shard_names(config: dict[str, Any], parts: list[dict[str, Entry]]) -> list[str]:
-    """Names that no other content has: of the weights, of the config in each header, of where the cuts are."""
-    content = digest(as_text(config).encode(), str([len(part) for part in parts]).encode())[:8]
-    return [f"model-{content}-{number:05d}-of-{len(parts):05d}.safetensors" for number in range(1, len(parts) + 1)]
-
-
-def _index(names: list[str], parts: list[dict[str, Entry]]) -> str:
-    weight_map = {key: name for name, part in zip(names, parts, strict=True) for key in part}
-    total = sum(entry.nbytes for part in parts for entry in part.values())
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
-
-
-def _files_of(folder: Path) -> set[str]:
-    """Weights that a save before this one has left, as far as they are ours."""
+def _weights_in(folder: Path) -> set[str]:
+    """Names of the weights and the index that an earlier save has left in a folder."""
     names = {name for name in (WEIGHTS, INDEX) if (folder / name).is_file()}
     if INDEX in names:
         with suppress(SpatialBoostError, OSError):
-            names |= set(shard_names((folder / INDEX).read_bytes(), folder / INDEX))
+            names |= set(parse_index((folder / INDEX).read_bytes(), folder / INDEX))
     return names
 
 
@@ -182,20 +174,20 @@ def _temporary(folder: Path, name: str) -> Path:
     return Path(path)
 
 
-def _put(temporary: Path, path: Path) -> None:
-    temporary.chmod(0o644)  # mkstemp's are for the owner alone
+def _move(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
     os.replace(temporary, path)
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a file beside `path`, flush it to disk, and only then put it in the place of `path`."""
+    """Write a temporary file, flush it to disk, and only then let it take the place of `path`."""
     temporary = _temporary(path.parent, path.name)
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text + "\n" if not text.endswith("\n") else text)
             file.flush()
             os.fsync(file.fileno())
-        _put(temporary, path)
+        _move(temporary, path)
     finally:
         _remove([temporary])
 
