@@ -12,7 +12,7 @@ import typer
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.commands import app as probe_app
-from spatialboost.scenes.commands import app as data_app
+from spatialboost.scenes.data_command import app as data_app
 from spatialboost.training.commands import train
 
 # Which extra of this package brings an optional package.

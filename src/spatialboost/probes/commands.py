@@ -207,7 +207,7 @@ class BuiltViews:
     def __init__(self, folder: Path) -> None:
         import pyarrow.parquet as pq
 
-        from spatialboost.scenes.dataset.writer import dataset_files
+        from spatialboost.scenes.dataset.schema import dataset_files
 
         tables = []
         for path in dataset_files(folder):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 
@@ -15,6 +18,20 @@ from spatialboost.errors import SpatialBoostError
 
 class CuesError(SpatialBoostError):
     """A view whose cues cannot be used (bulk work skips it, counts it and names it)."""
+
+
+# What a bad item of a source raises: a view that cannot be used, or a broken image, depth map or text file. PIL raises
+# SyntaxError on a broken PNG.
+BAD_ITEM = (
+    CuesError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)

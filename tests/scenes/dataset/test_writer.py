@@ -16,7 +16,8 @@ from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.dataset.writer import build_dataset, dataset_files, parse_shard
+from spatialboost.scenes.dataset.schema import dataset_files
+from spatialboost.scenes.dataset.writer import build_dataset, parse_shard
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
 from spatialboost.scenes.questions.conversation import TurnPlan
 from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
@@ -71,7 +72,7 @@ def test_datasets_opens_it_with_images_decoded(tmp_path):
     report = build(tmp_path / "data", seed=5)
     assert (report.written, report.skipped) == (14, {})
     rows = load(tmp_path / "data")
-    assert rows.column_names == ["images", "messages", "meta"]
+    assert rows.column_names == ["images", "messages", "meta", "poses", "intrinsics"]
     assert len(rows) == 14
     assert len({json.dumps(row["messages"]) for row in rows}) == 14  # the same view, but each item has its own seed
     image = np.asarray(rows[0]["images"][0])

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.writer import dataset_facts, dataset_files
+from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files
 from spatialboost.scenes.questions.checker import check_conversation
 
 _COLOURS = (

@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.commands import app, parse_size
-from spatialboost.scenes.dataset.writer import dataset_files
+from spatialboost.scenes.data_command import app, parse_size
+from spatialboost.scenes.dataset.schema import dataset_files
 from spatialboost.scenes.questions.checker import check_conversation
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -49,7 +49,7 @@ def test_points_only_and_shards(tmp_path):
         assert run(*words, "--rows-per-file", 2, "--shard", shard, "--order", "random")[0] == 0
     tables = [pq.read_table(path) for path in dataset_files(tmp_path)]
     assert [table.num_rows for table in tables] == [2, 2]
-    assert tables[0].column_names == ["images", "messages", "meta"]
+    assert tables[0].column_names == ["images", "messages", "meta", "poses", "intrinsics"]
     meta = json.loads(tables[0]["meta"][0].as_py())
     assert meta["size"] == [48, 64]
     assert sorted(turn["kind"] for turn in meta["turns"]) == ["closer", "closer", "depth", "depth"]
