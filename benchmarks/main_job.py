@@ -31,7 +31,8 @@ from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.extract.segments import propose_objects
 from spatialboost.scenes.questions.conversation import TurnPlan
 from spatialboost.scenes.readers.rgbd import RGBDFolder
-from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from spatialboost.scenes.rooms import Rooms
+from spatialboost.scenes.sources import Mapped, resize_cues
 from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder
 from spatialboost.training.config import load_config

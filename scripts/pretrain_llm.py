@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from spatialboost.demo import GRID, SIZE, load_encoder
 from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.training.engine import cosine_schedule
 from spatialboost.training.optimizers import build_optimizer, muon_groups
 from spatialboost.training.stages import decay_groups

@@ -155,7 +155,7 @@ def run(
     from spatialboost.scenes.dataset.viewer import write_page
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.questions.conversation import TurnPlan
-    from spatialboost.scenes.sources import Rooms
+    from spatialboost.scenes.rooms import Rooms
     from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
     from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
     from spatialboost.training.report import gates_per_layer, plot_losses

@@ -10,7 +10,7 @@ from spatialboost.boosting.channel import boosted_layers
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.commands import BuiltViews, open_encoder, open_views, split_views
 from spatialboost.scenes.dataset.writer import build_dataset
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.rooms import Rooms
 
 TINY = "vit_tiny_patch16_224"
 

@@ -148,7 +148,7 @@ def open_views(spec: str) -> Source:
     Raises:
         SpatialBoostError: it is none of these.
     """
-    from spatialboost.scenes.sources import Rooms
+    from spatialboost.scenes.rooms import Rooms
 
     if spec.startswith("rooms:"):
         number = spec.removeprefix("rooms:")

@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 
 from spatialboost.encoders import feature_layer, num_layers, prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import Cues
-from spatialboost.scenes.cues import BAD_ITEM
+from spatialboost.scenes.cues import BAD_ITEM, Cues
 from spatialboost.scenes.sources import Source
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ class Scene:
     """One or more views of one place; their common frame is that of the first view's camera.
 
     Example:
-        >>> from spatialboost.scenes.sources import Rooms
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> scene = Scene([Rooms(1, size=32)[0]])
         >>> len(scene.views), scene.poses[0].tolist() == np.eye(4).tolist()
         (1, True)

@@ -176,7 +176,9 @@ def test_damage_inside_of_a_file_costs_only_its_rows(folder, tmp_path):
     content[4:2000] = bytes(1996)  # the pages of the first group; the file's end is as it was
     path.write_bytes(content)
     rows = open_rows([tmp_path])
-    with pytest.raises(SpatialBoostError, match=r"part-00001.parquet: its row group 0 cannot be read .* build the file"):
+    with pytest.raises(
+        SpatialBoostError, match=r"part-00001.parquet: its row group 0 cannot be read .* build the file"
+    ):
         rows[20]
     assert items([rows[19], rows[40]]) == [19, 40]
 

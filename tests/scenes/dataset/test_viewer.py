@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.schema import dataset_files
+from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.writer import build_dataset
 from tiny_cues import tiny_cues
 

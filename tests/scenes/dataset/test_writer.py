@@ -20,7 +20,8 @@ from spatialboost.scenes.dataset.schema import dataset_files
 from spatialboost.scenes.dataset.writer import build_dataset, parse_shard
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
 from spatialboost.scenes.questions.conversation import TurnPlan
-from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from spatialboost.scenes.rooms import Rooms
+from spatialboost.scenes.sources import Mapped, resize_cues
 from tiny_cues import tiny_cues
 
 datasets = pytest.importorskip("datasets")

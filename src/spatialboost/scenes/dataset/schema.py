@@ -73,7 +73,9 @@ def arrow_schema(settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pya
 
 
 def dataset_files(folder: Path | str) -> list[Path]:
-    """The parquet files of a data set's folder, in order. Characters such as ``[`` or ``*`` in its name mean themselves.
+    """The parquet files of a data set's folder, in order.
+
+    Characters such as ``[`` or ``*`` in the folder's name mean themselves: it is no pattern.
 
     Raises:
         SpatialBoostError: there is none.

@@ -70,7 +70,7 @@ def build_dataset(
 
     Example:
         >>> from spatialboost.scenes.dataset.writer import build_dataset
-        >>> from spatialboost.scenes.sources import Rooms
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> report = build_dataset(Rooms(8, size=64), "rooms", seed=0)  # doctest: +SKIP
         >>> rows = datasets.load_dataset("parquet", data_files="rooms/*.parquet")["train"]  # doctest: +SKIP
 
@@ -210,7 +210,8 @@ def _check_folder(out: Path, settings: dict[str, Any]) -> int:
         wrong = differing_settings(found, settings)
         if wrong:
             raise SpatialBoostError(
-                f"{path} was built with {', '.join(wrong)}; choose another folder, or overwrite to replace what is there"
+                f"{path} was built with {', '.join(wrong)}; choose another folder, or overwrite to replace what is "
+                "there"
             )
         version = min(version, found["version"])
     return version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy.spatial import ConvexHull
 from skimage.color import rgb2lab
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.scenes.cues import BAD_ITEM, Cues, CuesError, SceneObject
 from spatialboost.scenes.extract.merging import Tree, make_superpixels, merge_superpixels
+from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.surfaces import find_bounds, measure_creases, measure_surface
 from spatialboost.scenes.extract.wording import describe_objects
 from spatialboost.scenes.sources import resize_cues
@@ -35,6 +37,35 @@ _MAX_COST = 6.0  # above, everything is clearly apart
 _TRIED = 40
 
 
+_MAX_OBJECTS = 8
+
+
+class Superpixels:
+    """The extractor of ``propose_objects``: masks and descriptions from colour and depth, without a network.
+
+    Args:
+        max_objects: the most to propose in a view.
+    """
+
+    kind = "masks"
+
+    def __init__(self, *, max_objects: int = _MAX_OBJECTS) -> None:
+        _check_max_objects(max_objects)
+        self.max_objects = max_objects
+        # What data sets have had in their settings from the first version on
+        self.name = "proposals" if max_objects == _MAX_OBJECTS else f"up to {max_objects} proposals"
+
+    def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
+        """The objects of each view."""
+        return [self._propose(view) for view in views]
+
+    def _propose(self, view: PartialCues) -> Addition:
+        try:
+            return {"objects": propose_objects(view.to_cues(), max_objects=self.max_objects).objects}
+        except BAD_ITEM as error:
+            return error if isinstance(error, CuesError) else CuesError(f"{view.source}: {error}")
+
+
 @dataclass(frozen=True)
 class _Candidate:
     score: float
@@ -42,7 +73,7 @@ class _Candidate:
     mask_HW: np.ndarray
 
 
-def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
+def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     """Find things in a view from colour and depth alone, and call each by its size, colour and place.
 
     Example:
@@ -64,8 +95,7 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
     Returns:
         The same view with objects; there may be none.
     """
-    if max_objects < 1:
-        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
+    _check_max_objects(max_objects)
     small = resize_cues(cues, _WORKING_EDGE) if min(cues.size) > _WORKING_EDGE else cues
     chosen = _choose(_find_candidates(small), max_objects)
     names = describe_objects(small, [candidate.mask_HW for candidate in chosen])
@@ -78,6 +108,11 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
             if name
         ),
     )
+
+
+def _check_max_objects(max_objects: int) -> None:
+    if max_objects < 1:
+        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
 
 
 def _find_candidates(cues: Cues) -> list[_Candidate]:
