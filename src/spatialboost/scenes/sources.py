@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,8 +24,8 @@ class Source(Protocol):
     def __len__(self) -> int:
         """How many items there are."""
 
-    def __getitem__(self, index: int, /) -> Cues | Scene:
-        """The item of this number: a view, or several views of one place."""
+    def __getitem__(self, index: int, /) -> Any:
+        """The item of this number: a view (``Cues``), or several views of one place (``Scene``)."""
 
 
 class Mapped:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from itertools import chain
+from typing import Any, Protocol
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import BAD_ITEM, Cues, CuesError
+from spatialboost.scenes.cues import BAD_ITEM, Cues
 from spatialboost.scenes.extract.protocol import KINDS, Addition, Extractor, PartialCues
 from spatialboost.scenes.scene import Scene
 
@@ -95,20 +96,18 @@ def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:
     """Let one extractor add to a batch of items; an item in which a view cannot be used becomes the reason."""
     reads = KINDS[extractor.kind].reads
     good = {number: views for number, views in enumerate(items) if not isinstance(views, Exception)}
-    asked = [
-        (number, place) for number, views in good.items() for place in range(1 if reads == "first" else len(views))
-    ]
-    if reads == "together":
-        batches = [[(number, place) for place in range(len(views))] for number, views in good.items()]
-    else:
-        batches = [asked] if asked else []
-    for batch in batches:
+    places = [[(number, place) for place in range(len(views))] for number, views in good.items()]
+    if reads == "first":
+        places = [of_item[:1] for of_item in places]
+    batches = places if reads == "together" else [list(chain.from_iterable(places))]
+    for batch in filter(None, batches):
         additions = _ask(extractor, [good[number][place] for number, place in batch], split=reads != "together")
         for (number, place), addition in zip(batch, additions, strict=True):
             if isinstance(addition, Exception):
                 items[number] = addition
             else:
-                good[number][place] = good[number][place].adding(_checked(extractor, addition))
+                _check(extractor, addition)
+                good[number][place] = good[number][place].adding(addition)
     if reads == "first":  # objects of the other views may be other things than those that were found now
         for views in good.values():
             views[1:] = [replace(view, objects=()) for view in views[1:]]
@@ -127,14 +126,14 @@ def _ask(extractor: Extractor, views: Views, *, split: bool) -> Sequence[Additio
     return additions
 
 
-def _checked(extractor: Extractor, addition: Addition) -> dict[str, object]:
+def _check(extractor: Extractor, addition: Mapping[str, Any]) -> None:
     sets = KINDS[extractor.kind].sets
-    wrong = [name for name in addition if name not in sets] if not isinstance(addition, CuesError) else []
+    wrong = [name for name in addition if name not in sets]
     if wrong:
         raise TypeError(
-            f"extractor {extractor.name!r} sets {wrong[0]}; one of the kind {extractor.kind!r} may set {', '.join(sets)}"
+            f"extractor {extractor.name!r} sets {wrong[0]}; those of the kind {extractor.kind!r} may set "
+            f"{', '.join(sets)}"
         )
-    return dict(addition)  # type: ignore[arg-type]
 
 
 def _finish(views: Views | Exception) -> Cues | Scene | Exception:

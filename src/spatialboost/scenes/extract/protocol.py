@@ -57,8 +57,8 @@ class PartialCues:
 
     def adding(self, additions: Mapping[str, Any]) -> PartialCues:
         """The view with some fields set; depth that is set again is valid where it has a reading."""
-        fresh = {"valid_HW": None} if "depth_HW" in additions and "valid_HW" not in additions else {}
-        return replace(self, **fresh, **additions)
+        stale = "depth_HW" in additions and "valid_HW" not in additions
+        return replace(self, **({"valid_HW": None, **additions} if stale else additions))
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def build_conversation(
     questions in every order, so that orders can be compared (the paper's Table 7).
 
     Args:
-        cues: the view, or a scene, of which the first view is asked about; objects are needed for relations, distances and captions.
+        cues: the view, or a scene, of which the first view is asked about; objects are needed for relations,
+            distances and captions.
         seed: picks points, pairs, phrasings and whether "yes" is right (which it is half of the time).
         order: "forward" = pixel, object, scene; "reverse" = scene, object, pixel; "random" = shuffled. The caption
             and its question stay last.
