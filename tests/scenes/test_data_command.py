@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.data_command import app, parse_size
-from spatialboost.scenes.dataset.schema import dataset_files
+from spatialboost.scenes.dataset.reader import open_rows
+from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files
+from spatialboost.scenes.extract.registry import EXTRACTORS
 from spatialboost.scenes.questions.checker import check_conversation
+from spatialboost.scenes.source_registry import SOURCES, SourceKind
+from tiny_cues import tiny_cues
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -63,6 +71,56 @@ def test_real_frames_are_built(tmp_path, assets):
     assert len({meta["source"] for meta in metas}) == 3
 
 
+def test_frames_keep_the_name_that_older_builds_have_in_their_settings(tmp_path, assets):
+    words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 2, "--size", "80x120"]
+    run("build", "--out", tmp_path / "objects", *words)
+    run("build", "--out", tmp_path / "points", *words, "--points-only")
+    names = [dataset_facts(tmp_path / kind / "part-00000.parquet")["source"] for kind in ("objects", "points")]
+    assert names == ["rgbd_room 80x120 with proposals", "rgbd_room 80x120"]
+
+
+def test_rows_of_several_views(tmp_path, assets):
+    words = ["--num", 2, "--size", 80, "--points-only", "--views", 2]
+    assert run("build", "--out", tmp_path / "rooms", *words)[0] == 0
+    more = ["--source", "rgbd", "--path", assets / "rgbd_room", "--stride", 6]
+    assert run("build", "--out", tmp_path / "frames", *words, *more)[0] == 0
+    for kind in ("rooms", "frames"):
+        rows = pq.read_table(tmp_path / kind / "part-00000.parquet").to_pylist()
+        assert [len(row["images"]) for row in rows] == [2, 2]
+        for row in rows:
+            first, second = np.array(row["poses"])
+            assert 0 < np.linalg.norm((first - second)[:3, 3]) < 2
+    name = dataset_facts(tmp_path / "frames" / "part-00000.parquet")["source"]
+    assert name == "rgbd_room 80 2 views 6 apart"
+
+
+def test_a_strangers_extractor_and_source_are_one_line_each(tmp_path, monkeypatch):
+    class Renamed:
+        kind, name = "masks", "renamed"
+
+        def __call__(self, views):
+            return [{"objects": [self._rename(thing) for thing in view.objects]} for view in views]
+
+        def _rename(self, thing):
+            return replace(thing, description=f"nice {thing.description}")
+
+    monkeypatch.setitem(EXTRACTORS, "renamed", Renamed)
+    words = ["build", "--num", 3, "--size", 64]
+    assert run(*words, "--out", tmp_path / "rooms", "--extract", "renamed")[0] == 0
+    facts = dataset_facts(tmp_path / "rooms" / "part-00000.parquet")
+    assert facts["source"] == "rooms 0-2 64 px with renamed"
+    metas = [json.loads(meta) for meta in open_rows([tmp_path / "rooms"])["meta"]]
+    assert metas and all(fact["description"].startswith("nice ") for meta in metas for fact in meta["objects"])
+
+    module = SimpleNamespace(open_mine=lambda options: [tiny_cues()] * options.num)
+    monkeypatch.setitem(sys.modules, "a_module_of_a_stranger", module)
+    monkeypatch.setitem(SOURCES, "mine", SourceKind("a_module_of_a_stranger:open_mine", extract=("renamed",)))
+    assert run(*words, "--out", tmp_path / "mine", "--source", "mine")[0] == 0
+    metas = open_rows([tmp_path / "mine"])["meta"]
+    assert len(metas) == 3
+    assert "nice red box" in metas[0]
+
+
 def test_objects_are_proposed_on_real_frames(tmp_path, assets):
     words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 24, "--size", 240]
     code, output, _ = run("build", "--out", tmp_path, *words)
@@ -85,6 +143,9 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
         (["--shard", "3/2"], "expected i/n"),
         (["--points-only", "--depth-turns", "0", "--closer-turns", "0"], "has no turn"),
         (["--rows-per-file", "0"], "expected >= 1"),
+        (["--source", "room"], "unknown source 'room'; known are rgbd, rooms. Did you mean 'rooms'?"),
+        (["--extract", "superpixel"], "Did you mean 'superpixels'?"),
+        (["--views", "0"], "expected at least 1"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_to_do(tmp_path, words, message):

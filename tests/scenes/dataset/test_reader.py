@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset import reader
-from spatialboost.scenes.dataset.reader import open_image, open_rows
+from spatialboost.scenes.dataset.reader import open_depth, open_image, open_rows
 from spatialboost.scenes.dataset.schema import VERSION, dataset_facts, dataset_files
 from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.writer import build_dataset
@@ -193,6 +193,14 @@ def test_an_image_that_cannot_be_decoded_is_an_error_of_ours():
     for broken, message in ((None, "no bytes"), (b"text", "no picture"), (encoded("PNG")[:90], "cannot be decoded")):
         with pytest.raises(SpatialBoostError, match=message):
             open_image({"bytes": broken, "path": None})
+
+
+def test_depth_is_opened_in_metres():
+    row = open_rows([OLD])[0]
+    view = tiny_cues((24, 32))
+    np.testing.assert_allclose(open_depth(row["depths"][0]), view.depth_HW, atol=0.00051)
+    with pytest.raises(SpatialBoostError, match="mode RGB, expected a depth map"):
+        open_depth(row["images"][0])
 
 
 def test_an_image_stays_as_it_is_stored_whatever_exif_says():

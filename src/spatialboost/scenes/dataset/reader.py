@@ -15,6 +15,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.schema import check_file, dataset_files
 
 if TYPE_CHECKING:
+    import PIL.Image
     import pyarrow
 
 log = logging.getLogger(__name__)
@@ -182,14 +183,30 @@ def open_image(image: Any) -> Any:
     Raises:
         SpatialBoostError: there are no bytes, or PIL cannot decode them.
     """
-    if not isinstance(image, Mapping):
-        return image
+    return _decode(image).convert("RGB") if isinstance(image, Mapping) else image
+
+
+def open_depth(image: Mapping[str, Any]) -> np.ndarray:
+    """An entry of the column ``depths``: float32 ``(H, W)``, z in metres, 0 where there is no reading.
+
+    Raises:
+        SpatialBoostError: there are no bytes, or they are no depth map.
+    """
+    depth = _decode(image)
+    if not depth.mode.startswith("I"):
+        raise SpatialBoostError(f"it has mode {depth.mode}, expected a depth map of one channel with 16 bits")
+    return np.asarray(depth, np.float32) / 1000
+
+
+def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     if image.get("bytes") is None:
         raise SpatialBoostError("it has no bytes in the dataset")
     try:
-        return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+        decoded = Image.open(io.BytesIO(image["bytes"]))
+        decoded.load()
+        return decoded
     except UnidentifiedImageError:
         raise SpatialBoostError("its bytes are no picture that PIL knows") from None
     except Exception as error:  # decoders raise nearly anything on damaged bytes

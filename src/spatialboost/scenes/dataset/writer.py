@@ -107,17 +107,7 @@ def build_dataset(
         raise SpatialBoostError(f"rows_per_shard is {rows_per_shard} and quality {quality}; expected >= 1 and 1 to 100")
     check_choices(order, seed)
     out, plan = Path(out), plan or TurnPlan()
-    settings = {
-        "version": VERSION,
-        "source": getattr(source, "name", type(source).__name__),
-        "items": len(source),
-        "seed": seed,
-        "order": order,
-        "plan": plan_settings(plan),
-        "rows_per_shard": rows_per_shard,
-        "with_depth": with_depth,
-        "quality": quality,
-    }
+    settings = build_settings(source, seed, order, plan, rows_per_shard, with_depth, quality)
     if overwrite:
         for path in out.glob("part-*.parquet"):
             part = path.stem.removeprefix("part-")
@@ -146,6 +136,26 @@ def build_dataset(
         log.warning("skipped %d of %d views: %s", times, sum(map(len, ranges)), reason)
     _replace(out / ("report.json" if count == 1 else f"report-{number}-of-{count}.json"), _to_json(vars(report)))
     return report
+
+
+def build_settings(
+    source: Source, seed: int, order: Order, plan: TurnPlan, rows_per_shard: int, with_depth: bool, quality: int
+) -> dict[str, Any]:
+    """What a build is told, as each file keeps it; a folder goes on only with the same.
+
+    A new option needs a line in `spatialboost.scenes.dataset.schema` that says what it was before there was one.
+    """
+    return {
+        "version": VERSION,
+        "source": getattr(source, "name", type(source).__name__),
+        "items": len(source),
+        "seed": seed,
+        "order": order,
+        "plan": plan_settings(plan),
+        "rows_per_shard": rows_per_shard,
+        "with_depth": with_depth,
+        "quality": quality,
+    }
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
