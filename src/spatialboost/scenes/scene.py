@@ -21,10 +21,11 @@ class Scene:
         (1, True)
 
     Attributes:
-        views: at least one; several have to know their poses.
+        views: at least one. Where there are several, each knows its pose, and objects of the same description are the
+            same thing.
 
     Raises:
-        CuesError: no view, or several of which one does not know where it was taken.
+        CuesError: no view, or several of which one has no pose.
     """
 
     views: Sequence[Cues]
@@ -45,7 +46,7 @@ class Scene:
 
     @property
     def poses(self) -> tuple[np.ndarray, ...]:
-        """Of each view, camera to the first view's camera: float64 ``(4, 4)``."""
+        """For each view, float64 ``(4, 4)``: from its camera's frame to the frame of the first view's camera."""
         first = self.views[0].pose_44
         if first is None:
             return (np.eye(4),)
@@ -55,5 +56,5 @@ class Scene:
 
 
 def as_scene(views: Cues | Scene) -> Scene:
-    """A view alone as a scene; a scene as it is."""
+    """A scene of one view for a view; a scene unchanged."""
     return views if isinstance(views, Scene) else Scene([views])

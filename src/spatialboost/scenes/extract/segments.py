@@ -1,4 +1,4 @@
-"""Objects of RGB-D frames that come without masks: regions that stay themselves while their parts merge."""
+"""Objects of RGB-D frames that come without masks: regions that last long while superpixels are merged."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ _MAX_BOUND = 0.35  # of the region's pixels lie on floor, walls or ceiling
 _MAX_CUT = 1.7  # pixels on the image's border over the square root of the area
 _MIN_SOLIDITY = 0.65  # area over that of the convex hull
 _MIN_SCORE = 0.15
-_FRAGMENT = 0.15  # of the larger part: merging with less does not make a region another one ...
-_OWN_LIFE = 1.0  # ... unless it had stayed itself over this range of costs
-_MAX_COST = 6.0  # above, everything is clearly apart
-_TRIED = 40
+# A region that is merged with a fragment counts as the same region as before: a fragment has at most this share of the
+# region's area, and was not itself a region over this range of costs.
+_FRAGMENT = 0.15
+_OWN_LIFE = 1.0
+_MAX_COST = 6.0  # two regions that cost more to merge are certainly two things
+_TRIED = 40  # regions with the best scores, whose masks are looked at
 
 
 _MAX_OBJECTS = 8
@@ -83,10 +85,11 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
         >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1
         True
 
-    Superpixels are merged, the most alike first, by colour and by the concave creases and jumps of the depth between
-    them. What stays itself over a long range of costs is taken for a thing, unless it is part of the floor or a wall,
-    too small, too large, cut by the image's border, ragged, or mostly without depth. Masks are disjoint, descriptions
-    unique; the same view always gives the same objects, the clearest first.
+    Superpixels are merged two by two, the most alike first: alike in colour, and without a concave crease or a jump of
+    the depth between them. A region that is merged with nothing large over a long range of costs is taken for a thing,
+    unless it is part of the floor or a wall, too small, too large, cut by the image's border, ragged, or mostly without
+    depth. Masks do not overlap, descriptions are unique; the same view always gives the same objects, the clearest
+    first.
 
     Args:
         cues: the view; objects that it already has are replaced.
@@ -154,7 +157,7 @@ def _choose(candidates: list[_Candidate], max_objects: int) -> list[_Candidate]:
 
 
 def _score(tree: Tree, labels_HW: np.ndarray, valid_HW: np.ndarray, bounds_S: np.ndarray) -> np.ndarray:
-    """Persistence of each node, for its size; 0 where it cannot be a thing."""
+    """For each node, over which range of costs it lasts, weighted by its size; 0 where it cannot be a thing."""
     num = len(bounds_S)
     labels = labels_HW.ravel()
     area_S = np.bincount(labels, minlength=num)

@@ -24,8 +24,8 @@ from spatialboost.scenes.scene import Scene
 
 __all__ = ["look", "render_rooms", "render_scenes", "render_views", "sample_room"]
 
-SMALLEST_SHARE = 0.003  # of the pixels: what shows less of itself is not named
-# Rays at once: what fits the caches of a CPU core, and what keeps a GPU busy within about 2 GB.
+SMALLEST_SHARE = 0.003  # of the pixels: a thing that covers less of the image is not listed as an object
+# On a CPU, as many rays as fit into the caches of a core; on a GPU, as many as keep it busy within about 2 GB.
 RAYS_AT_ONCE = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
@@ -221,12 +221,12 @@ def _tables(rooms: Sequence[Room], orders: Sequence[tuple[list[int], ...]], devi
     counts = tuple(max(len(order[kind]) for order in orders) for kind in range(3))
     total = raycast.SIDES + sum(counts)
     table = np.zeros((len(rooms), total, raycast.COLUMNS), np.float32)
-    # Padding: a speck far outside of any room, behind its sides.
+    # Rows that are not filled: tiny things far outside of any room, which no ray meets before the room's sides.
     table[:, :, raycast.CENTRE] = 1e4
     table[:, :, raycast.HALF] = 1e-3
     table[:, :, raycast.COS] = 1.0
     samples = [_light_samples(room) for room in rooms]
-    # Padding: lamps that are off, which change no bit of the sum.
+    # Rows that are not filled: lamps that are off, which add zero and so change no bit of the sum.
     lights = np.tile(np.array([0, -1, 0, 0, 0, 0], np.float32), (len(rooms), max(map(len, samples)), 1))
     for b, (room, order) in enumerate(zip(rooms, orders, strict=True)):
         width, height, depth = room.size
@@ -246,7 +246,7 @@ def _tables(rooms: Sequence[Room], orders: Sequence[tuple[list[int], ...]], devi
 
 
 def _row(centre: Sequence[float], half: Sequence[float], yaw: float, material: Material) -> np.ndarray:
-    # Squared: the renderer's linear light, whose square root is the picture.
+    # Squared, because the renderer works in linear light and takes the square root at the end.
     first, second = (np.square(shade) for shade in (material.first, material.second))
     texture = raycast.TEXTURES.index(material.texture)
     looks = [*first, *second, *material.axis, *material.frequency, *material.phase, texture, material.gloss]
@@ -271,7 +271,7 @@ def _lattice() -> np.ndarray:
 
 
 def _facts(room: Room, pose_44: np.ndarray, seen: Sequence[Thing]) -> dict[str, Any]:
-    """What captions may tell; JSON-able, metres."""
+    """What captions may tell about a view; JSON-able, metres."""
 
     def metres(values: Sequence[float]) -> list[float]:
         return [round(float(value), 3) for value in values]
