@@ -23,7 +23,6 @@ from spatialboost.scenes.questions.layout import (
     measure_layout,
 )
 from spatialboost.scenes.questions.points import Point, PointPicker, pixel_of
-from spatialboost.scenes.scene import Scene, as_scene
 
 META_VERSION = 1
 IMAGE_TAG = "<image>"
@@ -105,7 +104,7 @@ class Conversation:
 
 
 def build_conversation(
-    cues: Cues | Scene, *, seed: int, order: Order = "forward", plan: TurnPlan | None = None
+    cues: Cues, *, seed: int, order: Order = "forward", plan: TurnPlan | None = None
 ) -> Conversation:
     """Ask about a view what its cues can answer.
 
@@ -128,8 +127,7 @@ def build_conversation(
     questions in every order, so that orders can be compared (the paper's Table 7).
 
     Args:
-        cues: the view, or a scene, of which the first view is asked about; objects are needed for relations,
-            distances and captions.
+        cues: the view; objects are needed for relations, distances and captions.
         seed: picks points, pairs, phrasings and whether "yes" is right (which it is half of the time).
         order: "forward" = pixel, object, scene; "reverse" = scene, object, pixel; "random" = shuffled. The caption
             and its question stay last.
@@ -141,8 +139,6 @@ def build_conversation(
     """
     check_choices(order, seed)
     plan = plan or TurnPlan()
-    scene = as_scene(cues)
-    cues = scene.views[0]
     layout = measure_layout(cues)
     if len(layout.objects) < plan.needs_objects:
         raise CuesError(
@@ -162,13 +158,13 @@ def build_conversation(
     messages = []
     for question, answer, _ in turns + last:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    messages[0]["content"] = f"{IMAGE_TAG}\n" * len(scene.views) + messages[0]["content"]
+    messages[0]["content"] = f"{IMAGE_TAG}\n{messages[0]['content']}"
     meta = {
         "version": META_VERSION,
         "seed": seed,
         "source": cues.source,
         "order": order,
-        "images": len(scene.views),
+        "images": 1,
         "size": list(cues.size),
         "intrinsics": np.asarray(cues.intrinsics_33, np.float64).tolist(),
         "depth_noise": cues.depth_noise,

@@ -200,8 +200,8 @@ def _describe(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing,
             if extra not in extras and (traits[extra] or extra != "size"):
                 extras.append(extra)
         described.append(replace(thing, description=_phrase(traits, extras)))
-    # Of two things that differ only in size, one may be of a size without a word. Then their names are the same, and the
-    # later one is removed.
+    # Of two things that differ only in size, one may be of a size without a word. Then their names are the same, and
+    # the later one is removed.
     names = [thing.description for thing in described]
     return tuple(thing for i, thing in enumerate(described) if thing.description not in names[:i])
 
