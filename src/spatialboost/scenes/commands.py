@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,9 +35,10 @@ def build(
     order: Annotated[
         Literal["forward", "reverse", "random"], typer.Option(help="Pixel to scene, scene to pixel, or shuffled.")
     ] = "forward",
-    depth_turns: Annotated[int, typer.Option(help="Questions on the depth at a point.")] = 3,
-    closer_turns: Annotated[int, typer.Option(help="Questions on which of two points is closer.")] = 2,
-    points_only: Annotated[bool, typer.Option("--points-only", help="No questions on objects and no caption.")] = False,
+    turn: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND=COUNT, such as depth=3; once for each kind. The paper's twelve turns if not given."),
+    ] = None,
     shard: Annotated[str, typer.Option(help="i/n: write every n-th file from the i-th on.")] = "0/1",
     rows_per_file: Annotated[int, typer.Option(help="Views a parquet file.")] = 256,
     depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also keep depth maps and object labels.")] = True,
@@ -44,11 +46,10 @@ def build(
 ) -> None:
     """Write conversations about rooms or RGB-D frames. The same command goes on with a build that was cut off."""
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.questions.conversation import TurnPlan
+    from spatialboost.scenes.questions.plan import TurnPlan
 
-    objects = {"relations": (), "distance": 0, "caption": False} if points_only else {}
-    plan = TurnPlan(depth=depth_turns, closer=closer_turns, **objects)  # type: ignore[arg-type]
-    views = _open_source(source, path, num, first_room, size, propose=not points_only)
+    plan = TurnPlan(parse_turns(turn)) if turn else TurnPlan()
+    views = _open_source(source, path, num, first_room, size, propose=plan.needs_objects)
     try:
         report = build_dataset(
             views,
@@ -102,6 +103,25 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if not match:
         raise SpatialBoostError(f"size is {text!r}; expected pixels such as 224, or height x width such as 240x320")
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def parse_turns(words: Sequence[str]) -> dict[str, int]:
+    """Read "depth=3", "closer=2", ...
+
+    Example:
+        >>> parse_turns(["depth=3", "closer=2"])
+        {'depth': 3, 'closer': 2}
+
+    Raises:
+        SpatialBoostError: anything else, or a kind that is given twice.
+    """
+    turns: dict[str, int] = {}
+    for word in words:
+        match = re.fullmatch(r"(\w+)=(\d+)", word)
+        if not match or match[1] in turns:
+            raise SpatialBoostError(f"--turn {word}: expected KIND=COUNT, once for each kind, such as depth=3")
+        turns[match[1]] = int(match[2])
+    return turns
 
 
 def _open_source(

@@ -18,7 +18,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.dataset.writer import build_dataset, dataset_files, parse_shard
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
-from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
 from tiny_cues import tiny_cues
 
@@ -54,7 +54,7 @@ class Views:
 
 
 def build(out: Path, views=None, **options):
-    options = {"rows_per_shard": 4, "progress": False, **options}
+    options = {"rows_per_shard": 4, "progress": False, "plan": TurnPlan(least=12), **options}
     return build_dataset(Views(14) if views is None else views, out, **options)
 
 
@@ -162,7 +162,7 @@ def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
 
 
 def test_a_plan_of_pixel_turns_needs_no_objects(tmp_path):
-    plan = TurnPlan(depth=4, closer=2, relations=(), distance=0, caption=False)
+    plan = TurnPlan({"depth": 4, "closer": 2})
     report = build(tmp_path, [tiny_cues(boxes={})] * 3, plan=plan)
     assert report.written == 3
     assert len(load(tmp_path)[0]["messages"]) == 12

@@ -7,14 +7,15 @@ import json
 
 import pytest
 
-from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
+from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.questions.plan import TurnPlan
 from tiny_cues import tiny_cues
 
 PLANS = {
     "paper": TurnPlan(),
-    "points": TurnPlan(4, 3, (), 0, False),
-    "depths": TurnPlan(12, 0, (), 0, False),
-    "other numbers": TurnPlan(2, 5, (), 0, False, min_gap=0.2, smoothness=0.1, on_objects=0.9),
+    "points": TurnPlan({"depth": 4, "closer": 3}),
+    "depths": TurnPlan({"depth": 12}),
+    "other numbers": TurnPlan({"depth": 2, "closer": 5}, min_gap=0.2, smoothness=0.1, on_objects=0.9),
 }
 VIEWS = {"plain": tiny_cues(), "holes": tiny_cues((90, 60), holes=True), "noise": tiny_cues(noise=0.02)}
 # Of the messages and the meta of ten seeds, as the first version wrote them. Whoever has to change one of these changes

@@ -16,6 +16,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.writer import dataset_facts, dataset_files
 from spatialboost.scenes.questions.checker import check_conversation
+from spatialboost.scenes.questions.kinds import KINDS
 
 _COLOURS = (
     "#ff4d4d",
@@ -29,17 +30,6 @@ _COLOURS = (
     "#8a5a44",
     "#6b7cff",
 )
-_KINDS = {
-    "depth": "depth at a point",
-    "closer": "closer point",
-    "left_right": "left or right",
-    "above_below": "above or below",
-    "front_behind": "in front or behind",
-    "larger_smaller": "larger or smaller",
-    "distance": "distance",
-    "caption": "caption",
-    "caption_question": "question on the caption",
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
     turns = [
         {
             "number": i + 1,
-            "kind": _KINDS.get(turn["kind"], turn["kind"]),
+            "kind": KINDS[turn["kind"]].title if turn["kind"] in KINDS else turn["kind"],
             "question": row["messages"][2 * i]["content"].removeprefix("<image>\n"),
             "answer": row["messages"][2 * i + 1]["content"],
         }

@@ -20,8 +20,10 @@ from tqdm.auto import tqdm
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.questions.conversation import META_VERSION, Order, TurnPlan, build_conversation, check_choices
+from spatialboost.scenes.questions.conversation import Order, build_conversation, check_choices
 from spatialboost.scenes.questions.layout import clean_description
+from spatialboost.scenes.questions.meta import META_VERSION
+from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.sources import Source
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def build_dataset(
         "items": len(source),
         "seed": seed,
         "order": order,
-        "plan": {**asdict(plan), "relations": list(plan.relations)},
+        "plan": asdict(plan),
         "rows_per_shard": rows_per_shard,
         "with_depth": with_depth,
         "quality": quality,
