@@ -23,6 +23,7 @@ from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
 from tiny_cues import tiny_cues
 
 datasets = pytest.importorskip("datasets")
+pq = pytest.importorskip("pyarrow.parquet")
 datasets.disable_progress_bars()
 
 
@@ -159,6 +160,25 @@ def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
     (tmp_path / "part-00001.parquet").write_bytes(b"cut off")
     with pytest.raises(SpatialBoostError, match=r"part-00001.parquet is not a file that a build wrote"):
         build(tmp_path, Views(6), seed=2)
+
+
+def test_a_dataset_of_an_earlier_plan_is_refused_and_stays(tmp_path):
+    """Plans were written as fields of their own before they became counts by kind."""
+    build(tmp_path, Views(4))
+    (path,) = dataset_files(tmp_path)
+    table = pq.read_table(path)
+    settings = json.loads(table.schema.metadata[b"spatialboost"])
+    settings["plan"] = {"depth": 3, "closer": 2, "relations": ["left_right"], "distance": 1, "caption": True}
+    earlier = table.replace_schema_metadata({**table.schema.metadata, b"spatialboost": json.dumps(settings).encode()})
+    pq.write_table(earlier, path)
+    before = content(tmp_path)
+    with pytest.raises(
+        SpatialBoostError, match=r"was built with plan \{'depth': 3.* instead of .*choose another folder"
+    ):
+        build(tmp_path, Views(4))
+    assert content(tmp_path) == before
+    for row in load(tmp_path):
+        assert check_conversation(row["messages"], json.loads(row["meta"])) == []
 
 
 def test_a_plan_of_pixel_turns_needs_no_objects(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 
 from spatialboost.scenes.questions.kinds import KINDS, Context, Kind
 from spatialboost.scenes.questions.plan import TurnPlan
-from spatialboost.scenes.questions.turn import CannotBeAsked, Turn
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 from spatialboost.scenes.questions.view import AskedView
 
 
@@ -33,31 +33,31 @@ class Asker:
             for _ in range(count):
                 try:
                     self.turns.append(self._ask(KINDS[name]))
-                except CannotBeAsked as reason:
+                except CannotAskError as reason:
                     self.left_out.setdefault(name, str(reason))
 
     def _ask(self, kind: Kind) -> Turn:
         """Ask about the first view that supports the question, or about the scene."""
-        reason: CannotBeAsked | None = None
+        reason: CannotAskError | None = None
         for view, context in self._contexts(kind):
             try:
                 _require_objects(kind, context)
                 turn = kind.ask(context, self.rng)
-            except CannotBeAsked as error:
+            except CannotAskError as error:
                 reason = reason or error
                 continue
             facts: dict[str, Any] = {"kind": kind.name, **turn.facts}
             if view is None:
                 return replace(turn, facts=facts)
             return Turn(say_view(view, turn.question), turn.answer, {**facts, "view": view})
-        raise reason or CannotBeAsked("there is nothing to ask about")
+        raise reason or CannotAskError("there is nothing to ask about")
 
     def _contexts(self, kind: Kind) -> Iterator[tuple[int | None, Context]]:
         """What a turn may be about, and the number of the view if the question has to name it."""
         followed = self._followed(kind)
         if kind.views > 1:
             if len(self.views) < kind.views:
-                raise CannotBeAsked(f"the scene has {len(self.views)} views, but this question needs {kind.views}")
+                raise CannotAskError(f"the scene has {len(self.views)} views, but this question needs {kind.views}")
             yield None, Context(self.views, self.poses, followed)
         elif len(self.views) == 1:
             yield None, Context(self.views, self.poses, followed)
@@ -73,7 +73,7 @@ class Asker:
         for turn in reversed(self.turns):
             if turn.facts["kind"] == kind.follows:
                 return turn.facts
-        raise CannotBeAsked(f"it refers to a turn of {kind.follows}, which could not be asked")
+        raise CannotAskError(f"it refers to a turn of {kind.follows}, which could not be asked")
 
 
 def say_view(view: int, question: str) -> str:
@@ -89,4 +89,4 @@ def say_view(view: int, question: str) -> str:
 def _require_objects(kind: Kind, context: Context) -> None:
     for view in context.views:
         if len(view.objects) < kind.objects:
-            raise CannotBeAsked(f"{len(view.objects)} usable objects, but the question needs {kind.objects}")
+            raise CannotAskError(f"{len(view.objects)} usable objects, but the question needs {kind.objects}")

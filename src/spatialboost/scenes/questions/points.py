@@ -8,7 +8,7 @@ import numpy as np
 
 from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.questions.layout import SIGMAS
-from spatialboost.scenes.questions.turn import CannotBeAsked
+from spatialboost.scenes.questions.turn import CannotAskError
 
 # Shape legend: H, W = image height and width in pixels; G = 99, the grid of points that two decimals can name.
 
@@ -43,7 +43,7 @@ class PointPicker:
         on_objects: share of the points that lie on an object (each object alike); the others lie anywhere.
 
     Raises:
-        CannotBeAsked: no point of the view qualifies.
+        CannotAskError: no point of the view qualifies.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PointPicker:
         roughness_GG = np.maximum(self.depth_GG - self.lowest_GG, self.highest_GG - self.depth_GG)
         steady_GG = roughness_GG <= (smoothness + SIGMAS * cues.depth_noise) * self.depth_GG  # False where NaN
         if not steady_GG.any():
-            raise CannotBeAsked("no point has a steady depth around it; the depth is too sparse or too rough")
+            raise CannotAskError("no point has a steady depth around it; the depth is too sparse or too rough")
         areas = [np.flatnonzero(area_GG) for area_GG in (steady_GG, *(steady_GG & mask[near[0]] for mask in masks))]
         # flat indices into the grid: anywhere, then object by object
         self.areas = [area for area in areas if area.size]
@@ -78,7 +78,7 @@ class PointPicker:
         such pairs), so that the coordinates alone do not tell the answer.
 
         Raises:
-            CannotBeAsked: the view has no such pair.
+            CannotAskError: the view has no such pair.
         """
         lower_is_closer = rng.random() < 0.5
         for attempt in range(2 * _ATTEMPTS):  # a first point may have no partner: the middle of a wall
@@ -94,7 +94,7 @@ class PointPicker:
             areas = [area for area in areas if area.size]
             if areas:
                 return first, self._pick_from(areas, rng)
-        raise CannotBeAsked("no two points differ in depth by more than the margin")
+        raise CannotAskError("no two points differ in depth by more than the margin")
 
     def depth_at(self, point: Point) -> float:
         """Metres at a point, to six decimals."""

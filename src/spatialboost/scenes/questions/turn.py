@@ -11,7 +11,7 @@ import numpy as np
 from spatialboost.scenes.cues import CuesError
 
 
-class CannotBeAsked(CuesError):  # noqa: N818  # a turn is left out for it: the reason is no fault of anybody
+class CannotAskError(CuesError):
     """A view does not support a question; the message is the reason, without the view's name."""
 
 

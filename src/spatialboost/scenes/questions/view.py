@@ -41,7 +41,7 @@ class AskedView:
         """Picks points of this view.
 
         Raises:
-            CannotBeAsked: no point of the view qualifies.
+            CannotAskError: no point of the view qualifies.
         """
         names = {fact.description for fact in self.objects}
         masks = [thing.mask_HW for thing in self.cues.objects if clean_description(thing.description) in names]

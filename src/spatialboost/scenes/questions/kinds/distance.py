@@ -11,7 +11,7 @@ from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEH
 from spatialboost.scenes.questions.layout import measure_distance
 from spatialboost.scenes.questions.phrases import say_length
 from spatialboost.scenes.questions.scoring import LENGTH
-from spatialboost.scenes.questions.turn import CannotBeAsked, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
 
 
 class Distance(Kind):
@@ -34,7 +34,7 @@ class Distance(Kind):
             if clear and metres is not None:
                 break
         else:
-            raise CannotBeAsked("no two objects are clearly apart, so no distance can be asked")
+            raise CannotAskError("no two objects are clearly apart, so no distance can be asked")
         relation = clear[rng.integers(len(clear))]
         word = relation.words[0 if view.compare(relation.name, i, j) == 1 else 1]
         facts: dict[str, Any] = {"objects": [i, j], "relation": relation.name, "holds": word}

@@ -61,8 +61,8 @@ class Kind(ABC):
         objects: how many usable objects each view must have that it is asked about.
         views: 1 = it is asked about one view, which is drawn at random where there are several, and named in the
             question; 2 or more = it is asked about all views of a scene that has at least so many.
-        follows: the kind of the turn that it refers to, such as the caption; it is asked about the last such turn,
-            directly after it, and left out where there is none.
+        follows: for the level "caption": the kind of the turn that it refers to. It is asked about the last such turn,
+            comes after it, and is left out where there is none.
         scoring: how replies are compared with the true answer.
     """
 
@@ -84,6 +84,6 @@ class Kind(ABC):
             rng: the only source of chance.
 
         Raises:
-            CannotBeAsked: the view does not support the question, or the answer would be too close to call. A kind
+            CannotAskError: the view does not support the question, or the answer would be too close to call. A kind
                 draws again by itself where another draw may do.
         """

@@ -8,7 +8,7 @@ import numpy as np
 
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.phrases import say_located
-from spatialboost.scenes.questions.turn import CannotBeAsked, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
 from spatialboost.scenes.questions.view import AskedView
 
 
@@ -38,7 +38,7 @@ class Relation(Kind):
         view = context.view
         pair = next((pair for pair in view.pairs(rng) if view.compare(self.name, *pair)), None)
         if pair is None:
-            raise CannotBeAsked(f"no pair of objects is clear enough to ask about {'/'.join(self.words)}")
+            raise CannotAskError(f"no pair of objects is clear enough to ask about {'/'.join(self.words)}")
         i, j = pair
         true_word, false_word = self.words if view.compare(self.name, i, j) == 1 else self.words[::-1]
         verdict = bool(rng.random() < 0.5)
