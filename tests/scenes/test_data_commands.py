@@ -90,6 +90,7 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
         (["--turn", "depth=0"], "has no turn"),
         (["--turn", "depht=1"], "unknown kind of question 'depht'"),
         (["--turn", "depth"], "expected KIND=COUNT"),
+        (["--least", "13"], "least is 13; expected 1 to 12"),
         (["--turn", "depth=1", "--turn", "depth=2"], "once for each kind"),
         (["--rows-per-file", "0"], "expected >= 1"),
     ],

@@ -39,6 +39,7 @@ def build(
         list[str] | None,
         typer.Option(help="KIND=COUNT, such as depth=3; once for each kind. The paper's twelve turns if not given."),
     ] = None,
+    least: Annotated[int, typer.Option(help="Skip a view of which fewer turns than this can be asked.")] = 1,
     shard: Annotated[str, typer.Option(help="i/n: write every n-th file from the i-th on.")] = "0/1",
     rows_per_file: Annotated[int, typer.Option(help="Views a parquet file.")] = 256,
     depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also keep depth maps and object labels.")] = True,
@@ -46,9 +47,9 @@ def build(
 ) -> None:
     """Write conversations about rooms or RGB-D frames. The same command goes on with a build that was cut off."""
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.questions.plan import TurnPlan
+    from spatialboost.scenes.questions.plan import PAPER, TurnPlan
 
-    plan = TurnPlan(parse_turns(turn)) if turn else TurnPlan()
+    plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     views = _open_source(source, path, num, first_room, size, propose=plan.needs_objects)
     try:
         report = build_dataset(

@@ -162,21 +162,24 @@ def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
         build(tmp_path, Views(6), seed=2)
 
 
-def test_a_dataset_of_an_earlier_plan_is_refused_and_stays(tmp_path):
-    """Plans were written as fields of their own before they became counts by kind."""
-    build(tmp_path, Views(4))
-    (path,) = dataset_files(tmp_path)
+def test_a_dataset_of_the_first_version_goes_on_only_with_every_turn_needed(tmp_path):
+    """Its plan named the counts one by one, and a view that lacked one turn was skipped."""
+    build(tmp_path, Views(8))
+    path, last = dataset_files(tmp_path)
+    last.unlink()
     table = pq.read_table(path)
     settings = json.loads(table.schema.metadata[b"spatialboost"])
-    settings["plan"] = {"depth": 3, "closer": 2, "relations": ["left_right"], "distance": 1, "caption": True}
+    relations = ["left_right", "above_below", "front_behind", "larger_smaller"]
+    numbers = {name: settings["plan"][name] for name in ("min_gap", "smoothness", "on_objects")}
+    settings["plan"] = {"depth": 3, "closer": 2, "relations": relations, "distance": 1, "caption": True, **numbers}
     earlier = table.replace_schema_metadata({**table.schema.metadata, b"spatialboost": json.dumps(settings).encode()})
     pq.write_table(earlier, path)
     before = content(tmp_path)
-    with pytest.raises(
-        SpatialBoostError, match=r"was built with plan \{'depth': 3.* instead of .*choose another folder"
-    ):
-        build(tmp_path, Views(4))
+    with pytest.raises(SpatialBoostError, match=r"plan .*'least': 12.* instead of .*'least': 1.*choose another folder"):
+        build(tmp_path, Views(8), plan=TurnPlan())
     assert content(tmp_path) == before
+    report = build(tmp_path, Views(8), plan=TurnPlan(least=12))
+    assert (report.written, report.resumed, len(report.files)) == (8, 1, 2)
     for row in load(tmp_path):
         assert check_conversation(row["messages"], json.loads(row["meta"])) == []
 

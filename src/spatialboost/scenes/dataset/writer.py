@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.questions.conversation import Order, build_conversation, check_choices
 from spatialboost.scenes.questions.layout import clean_description
 from spatialboost.scenes.questions.meta import META_VERSION
-from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.questions.plan import TurnPlan, plan_settings, renew_settings
 from spatialboost.scenes.sources import Source
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def build_dataset(
         "items": len(source),
         "seed": seed,
         "order": order,
-        "plan": asdict(plan),
+        "plan": plan_settings(plan),
         "rows_per_shard": rows_per_shard,
         "with_depth": with_depth,
         "quality": quality,
@@ -280,6 +280,7 @@ def _schema(with_depth: bool) -> pyarrow.Schema:
 def _refuse_other_dataset(out: Path, settings: dict[str, Any]) -> None:
     for path in sorted(out.glob("*.parquet")):
         found = dataset_facts(path)
+        found["plan"] = renew_settings(found["plan"])
         wrong = [key for key, value in settings.items() if found.get(key) != value]
         if wrong:
             what = ", ".join(f"{key} {found.get(key)!r} instead of {settings[key]!r}" for key in wrong)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.questions.kinds import KINDS, LEVELS, kind_named
@@ -80,3 +82,33 @@ class TurnPlan:
     def needs_objects(self) -> bool:
         """Whether any of the turns is about objects."""
         return any(KINDS[kind].objects for kind in self.turns)
+
+
+def plan_settings(plan: TurnPlan) -> dict[str, Any]:
+    """A plan as it stands among the settings of a data set.
+
+    Example:
+        >>> plan_settings(TurnPlan({"depth": 2}))["turns"]
+        {'depth': 2}
+    """
+    return asdict(plan)
+
+
+def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a plan, as a data set of any version holds them, in today's form.
+
+    Example:
+        >>> found = {"depth": 2, "closer": 1, "relations": ["left_right"], "distance": 0, "caption": True}
+        >>> renewed = renew_settings({**found, "min_gap": 0.05, "smoothness": 0.03, "on_objects": 0.5})
+        >>> renewed["turns"], renewed["least"]
+        ({'depth': 2, 'closer': 1, 'left_right': 1, 'caption': 1, 'caption_question': 1}, 6)
+
+    Data sets of the first version name the counts one by one, and a view had to support every turn.
+    """
+    if "turns" in found:
+        return {**plan_settings(TurnPlan()), **found}
+    counts = {"depth": found["depth"], "closer": found["closer"], **Counter(found["relations"])}
+    counts |= {"distance": found["distance"], **dict.fromkeys(("caption", "caption_question"), int(found["caption"]))}
+    turns = {kind: count for kind, count in counts.items() if count}
+    numbers = {name: found[name] for name in ("min_gap", "smoothness", "on_objects")}
+    return {"turns": turns, **numbers, "least": sum(turns.values())}
