@@ -87,16 +87,9 @@ def build_conversation(
         "source": scene.source,
         "order": order,
         "images": len(views),
+        **_facts(views, scene),
+        "turns": [turn.facts for turn in turns],
     }
-    if len(views) == 1:
-        meta |= _view_facts(views[0])
-    else:
-        facts = [_view_facts(view) for view in views]
-        meta["views"] = [
-            {"source": view.cues.source, "pose": pose.tolist(), **fact}
-            for view, pose, fact in zip(views, scene.poses, facts, strict=True)
-        ]
-    meta["turns"] = [turn.facts for turn in turns]
     if asker.left_out:
         meta["left_out"] = asker.left_out
     return Conversation(_messages(turns, len(views)), meta)
@@ -129,6 +122,16 @@ def _messages(turns: Sequence[Turn], images: int) -> list[dict[str, str]]:
         messages += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
     messages[0]["content"] = f"{IMAGE_TAG}\n" * images + messages[0]["content"]
     return messages
+
+
+def _facts(views: Sequence[AskedView], scene: Scene) -> dict[str, Any]:
+    """What is known of one view, or of each of several under ``views``; `facts_of_views` reads both."""
+    if len(views) == 1:
+        return _view_facts(views[0])
+    places = [
+        {"source": view.cues.source, "pose": pose.tolist()} for view, pose in zip(views, scene.poses, strict=True)
+    ]
+    return {"views": [{**place, **_view_facts(view)} for place, view in zip(places, views, strict=True)]}
 
 
 def _view_facts(view: AskedView) -> dict[str, Any]:
