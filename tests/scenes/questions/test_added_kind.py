@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from spatialboost.cli import app
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.commands import app
 from spatialboost.scenes.dataset.viewer import write_page
-from spatialboost.scenes.dataset.writer import build_dataset, dataset_files
+from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
 from spatialboost.scenes.questions.checks import CHECKS, Check
 from spatialboost.scenes.questions.conversation import build_conversation
@@ -124,10 +124,23 @@ def test_it_is_written_and_shown(tmp_path):
 
 
 def test_it_is_named_on_the_command_line(tmp_path):
-    words = ["build", "--out", tmp_path, "--num", 2, "--size", 48, "--turn", "depth_range=2", "--turn", "depth=1"]
+    words = [
+        "data",
+        "build",
+        "--out",
+        tmp_path,
+        "--num",
+        2,
+        "--size",
+        48,
+        "--turn",
+        "depth_range=2",
+        "--turn",
+        "depth=1",
+    ]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    (path,) = dataset_files(tmp_path)
+    (path,) = tmp_path.glob("*.parquet")
     for row in pq.read_table(path).to_pylist():
         meta = json.loads(row["meta"])
         assert [turn["kind"] for turn in meta["turns"]] == ["depth", "depth_range", "depth_range"]
