@@ -39,7 +39,7 @@ def test_rooms_are_built_and_shown(tmp_path):
     assert (tmp_path / "rooms" / "index.html").is_file()
 
 
-def test_points_only_and_shards(tmp_path):
+def test_chosen_turns_and_shards(tmp_path):
     words = [
         "build",
         "--out",
@@ -48,9 +48,10 @@ def test_points_only_and_shards(tmp_path):
         4,
         "--size",
         "48x64",
-        "--points-only",
-        "--depth-turns",
-        2,
+        "--turn",
+        "depth=2",
+        "--turn",
+        "closer=2",
         "--no-depth",
     ]
     for shard in ("0/2", "1/2"):
@@ -64,7 +65,7 @@ def test_points_only_and_shards(tmp_path):
 
 
 def test_real_frames_are_built(tmp_path, assets):
-    words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 3, "--size", 120, "--points-only"]
+    words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 3, "--size", 120, "--turn", "depth=3"]
     assert run("build", "--out", tmp_path, *words)[0] == 0
     metas = [json.loads(meta) for meta in pq.read_table(tmp_path / "part-00000.parquet")["meta"].to_pylist()]
     assert [meta["size"] for meta in metas] == [[120, 180]] * 3
@@ -74,13 +75,13 @@ def test_real_frames_are_built(tmp_path, assets):
 def test_frames_keep_the_name_that_older_builds_have_in_their_settings(tmp_path, assets):
     words = ["--source", "rgbd", "--path", assets / "rgbd_room", "--num", 2, "--size", "80x120"]
     run("build", "--out", tmp_path / "objects", *words)
-    run("build", "--out", tmp_path / "points", *words, "--points-only")
+    run("build", "--out", tmp_path / "points", *words, "--turn", "depth=2")
     names = [dataset_facts(tmp_path / kind / "part-00000.parquet")["source"] for kind in ("objects", "points")]
     assert names == ["rgbd_room 80x120 with proposals", "rgbd_room 80x120"]
 
 
 def test_rows_of_several_views(tmp_path, assets):
-    words = ["--num", 2, "--size", 80, "--points-only", "--views", 2]
+    words = ["--num", 2, "--size", 80, "--turn", "depth=2", "--views", 2]
     assert run("build", "--out", tmp_path / "rooms", *words)[0] == 0
     more = ["--source", "rgbd", "--path", assets / "rgbd_room", "--stride", 6]
     assert run("build", "--out", tmp_path / "frames", *words, *more)[0] == 0
@@ -126,11 +127,14 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
     code, output, _ = run("build", "--out", tmp_path, *words)
     assert code == 0
     rows = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
-    assert len(rows) >= 4
     assert f"{len(rows)} conversations in 1 files; {24 - len(rows)} views skipped" in output
-    for row in rows:
-        assert len(row["messages"]) == 24
-        assert check_conversation(row["messages"], json.loads(row["meta"])) == []
+    metas = [json.loads(row["meta"]) for row in rows]
+    assert sum(len(meta["turns"]) == 12 for meta in metas) >= 4
+    assert len(rows) == 24  # those of which one turn cannot be asked are kept, and say which
+    for row, meta in zip(rows, metas, strict=True):
+        assert len(row["messages"]) == 2 * len(meta["turns"])
+        assert (len(meta["turns"]) < 12) == ("left_out" in meta)
+        assert check_conversation(row["messages"], meta) == []
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,11 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
         (["--num", "0"], "expected at least one view"),
         (["--size", "12by13"], "expected pixels such as 224"),
         (["--shard", "3/2"], "expected i/n"),
-        (["--points-only", "--depth-turns", "0", "--closer-turns", "0"], "has no turn"),
+        (["--turn", "depth=0"], "has no turn"),
+        (["--turn", "depht=1"], "unknown kind of question 'depht'"),
+        (["--turn", "depth"], "expected KIND=COUNT"),
+        (["--least", "13"], "least is 13; expected 1 to 12"),
+        (["--turn", "depth=1", "--turn", "depth=2"], "once for each kind"),
         (["--rows-per-file", "0"], "expected >= 1"),
         (["--source", "room"], "unknown source 'room'; known are rgbd, rooms. Did you mean 'rooms'?"),
         (["--extract", "superpixel"], "Did you mean 'superpixels'?"),
@@ -162,7 +170,7 @@ def test_more_mistakes(tmp_path):
     code, output, _ = run("build", "--out", tmp_path, "--order", "backward")
     assert (code, "backward" in output) == (2, True)
     assert "spatialboost data build" in str(run("show", tmp_path)[2])
-    _, _, error = run("build", "--out", tmp_path / "tiny", "--num", 2, "--size", 4)
+    _, _, error = run("build", "--out", tmp_path / "tiny", "--num", 2, "--size", 4, "--turn", "distance=1")
     assert "none of the 2 views could be used" in str(error)
 
 

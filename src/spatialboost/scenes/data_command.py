@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,9 +41,11 @@ def build(
     order: Annotated[
         Literal["forward", "reverse", "random"], typer.Option(help="Pixel to scene, scene to pixel, or shuffled.")
     ] = "forward",
-    depth_turns: Annotated[int, typer.Option(help="Questions on the depth at a point.")] = 3,
-    closer_turns: Annotated[int, typer.Option(help="Questions on which of two points is closer.")] = 2,
-    points_only: Annotated[bool, typer.Option("--points-only", help="No questions on objects and no caption.")] = False,
+    turn: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND=COUNT, such as depth=3; once for each kind. The paper's twelve turns if not given."),
+    ] = None,
+    least: Annotated[int, typer.Option(help="Skip a view of which fewer turns than this can be asked.")] = 1,
     shard: Annotated[str, typer.Option(help="i/n: write every n-th file from the i-th on.")] = "0/1",
     rows_per_file: Annotated[int, typer.Option(help="Items a parquet file.")] = 256,
     depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also keep depth maps and object labels.")] = True,
@@ -52,16 +55,16 @@ def build(
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.extract.pipeline import Extracted
     from spatialboost.scenes.extract.registry import open_extractor
-    from spatialboost.scenes.questions.conversation import TurnPlan
+    from spatialboost.scenes.questions.plan import PAPER, TurnPlan
     from spatialboost.scenes.source_registry import SOURCES, SourceOptions, open_source
 
-    objects = {"relations": (), "distance": 0, "caption": False} if points_only else {}
-    plan = TurnPlan(depth=depth_turns, closer=closer_turns, **objects)  # type: ignore[arg-type]
+    plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
     items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
-    extractors = SOURCES[source].extract if extract is None and not points_only else extract or ()
-    if extractors:
-        items = Extracted(items, [open_extractor(name) for name in extractors])
+    if extract is None and plan.needs_objects:
+        extract = [*SOURCES[source].extract]
+    if extract:
+        items = Extracted(items, [open_extractor(name) for name in extract])
     try:
         report = build_dataset(
             items,
@@ -115,3 +118,22 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if not match:
         raise SpatialBoostError(f"size is {text!r}; expected pixels such as 224, or height x width such as 240x320")
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def parse_turns(words: Sequence[str]) -> dict[str, int]:
+    """Read "depth=3", "closer=2", ...
+
+    Example:
+        >>> parse_turns(["depth=3", "closer=2"])
+        {'depth': 3, 'closer': 2}
+
+    Raises:
+        SpatialBoostError: anything else, or a kind that is given twice.
+    """
+    turns: dict[str, int] = {}
+    for word in words:
+        match = re.fullmatch(r"(\w+)=(\d+)", word)
+        if not match or match[1] in turns:
+            raise SpatialBoostError(f"--turn {word}: expected KIND=COUNT, once for each kind, such as depth=3")
+        turns[match[1]] = int(match[2])
+    return turns

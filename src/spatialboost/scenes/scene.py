@@ -21,8 +21,7 @@ class Scene:
         (1, True)
 
     Attributes:
-        views: at least one. Where there are several, each knows its pose, and objects of the same description are the
-            same thing.
+        views: at least one; where there are several, each knows its pose.
 
     Raises:
         CuesError: no view, or several of which one has no pose.

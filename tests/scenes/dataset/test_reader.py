@@ -20,6 +20,7 @@ from spatialboost.scenes.dataset.schema import VERSION, dataset_facts, dataset_f
 from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.questions.checker import check_conversation
+from spatialboost.scenes.questions.plan import TurnPlan
 from tiny_cues import tiny_cues
 
 OLD = Path(__file__).parent / "data" / "version-1"
@@ -128,14 +129,15 @@ def test_data_sets_of_version_1_are_read_shown_and_gone_on_with(tmp_path):
     half.mkdir()
     (half / "part-00000.parquet").write_bytes((OLD / "part-00000.parquet").read_bytes())
     views = [tiny_cues((24, 32))] * 4
-    report = build_dataset(views, half, seed=3, rows_per_shard=2, with_depth=True, quality=50, progress=False)
+    options = {"rows_per_shard": 2, "with_depth": True, "quality": 50, "plan": TurnPlan(least=12), "progress": False}
+    report = build_dataset(views, half, seed=3, **options)
     assert (report.resumed, report.written) == (1, 4)
     rows = open_rows([half])
     assert rows.column_names == ["images", "messages", "meta", "depths", "labels"]
     assert items(rows) == [0, 1, 2, 3]
     assert dataset_facts(half / "part-00001.parquet")["version"] == 1
     with pytest.raises(SpatialBoostError, match="was built with seed 3 instead of 4"):
-        build_dataset(views, half, seed=4, rows_per_shard=2, with_depth=True, quality=50, progress=False)
+        build_dataset(views, half, seed=4, **options)
 
 
 def test_a_version_from_the_future_is_refused_by_name(tmp_path, folder):

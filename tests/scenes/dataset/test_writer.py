@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -23,14 +22,15 @@ from spatialboost.scenes.dataset.schema import dataset_files
 from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.writer import build_dataset, parse_shard
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
-from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
 from spatialboost.scenes.rooms import Rooms
 from tiny_cues import tiny_cues
 
 datasets = pytest.importorskip("datasets")
+pq = pytest.importorskip("pyarrow.parquet")
 datasets.disable_progress_bars()
 
-POINTS = TurnPlan(depth=4, closer=2, relations=(), distance=0, caption=False)
+POINTS = TurnPlan({"depth": 4, "closer": 2})
 
 
 class Views:
@@ -61,7 +61,7 @@ class Views:
 
 
 def build(out: Path, views=None, **options):
-    options = {"rows_per_shard": 4, "progress": False, **options}
+    options = {"rows_per_shard": 4, "progress": False, "plan": TurnPlan(least=12), **options}
     return build_dataset(Views(14) if views is None else views, out, **options)
 
 
@@ -168,6 +168,28 @@ def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
         build(tmp_path, Views(6), seed=2)
 
 
+def test_a_dataset_of_the_first_version_goes_on_only_with_every_turn_needed(tmp_path):
+    """Its plan named the counts one by one, and a view that lacked one turn was skipped."""
+    build(tmp_path, Views(8))
+    path, last = dataset_files(tmp_path)
+    last.unlink()
+    table = pq.read_table(path)
+    settings = json.loads(table.schema.metadata[b"spatialboost"])
+    relations = ["left_right", "above_below", "front_behind", "larger_smaller"]
+    numbers = {name: settings["plan"][name] for name in ("min_gap", "smoothness", "on_objects")}
+    settings["plan"] = {"depth": 3, "closer": 2, "relations": relations, "distance": 1, "caption": True, **numbers}
+    earlier = table.replace_schema_metadata({**table.schema.metadata, b"spatialboost": json.dumps(settings).encode()})
+    pq.write_table(earlier, path)
+    before = content(tmp_path)
+    with pytest.raises(SpatialBoostError, match=r"plan .*'least': 12.* instead of .*'least': 1.*choose another folder"):
+        build(tmp_path, Views(8), plan=TurnPlan())
+    assert content(tmp_path) == before
+    report = build(tmp_path, Views(8), plan=TurnPlan(least=12))
+    assert (report.written, report.resumed, len(report.files)) == (8, 1, 2)
+    for row in load(tmp_path):
+        assert check_conversation(row["messages"], json.loads(row["meta"])) == []
+
+
 def test_a_plan_of_pixel_turns_needs_no_objects(tmp_path):
     report = build(tmp_path, [tiny_cues(boxes={})] * 3, plan=POINTS)
     assert report.written == 3
@@ -215,9 +237,10 @@ def test_scenes_of_several_views_make_rows_of_several_images(tmp_path):
             np.testing.assert_array_equal(row["intrinsics"][number], view.intrinsics_33)
             masks = {thing.description: thing.mask_HW for thing in view.objects}
             labels = np.asarray(row["labels"][number])
-            for label, fact in enumerate(meta["objects"], start=1):
-                seen = masks.get(fact["description"], np.zeros(view.size, bool))
-                np.testing.assert_array_equal(labels == label, seen)
+            facts = meta["views"][number]
+            np.testing.assert_allclose(facts["pose"], np.linalg.inv(row["poses"][0]) @ row["poses"][number], atol=1e-9)
+            for label, fact in enumerate(facts["objects"], start=1):
+                np.testing.assert_array_equal(labels == label, masks[fact["description"]])
     assert write_page(tmp_path / "data", tmp_path / "page.html").wrong == 0
     assert (tmp_path / "page.html").read_text().count('alt="view 0, image 2"') == 1
 
@@ -244,10 +267,10 @@ def test_an_option_that_an_old_build_did_not_know_does_not_end_it(tmp_path, monk
     monkeypatch.setitem(schema._EARLIER_SETTINGS, "new_option", 5)
     assert build(tmp_path, seed=1).resumed == 4
     # and a field of the plan that the old build did not know
-    older = {"version": 2, "plan": schema.plan_settings(TurnPlan())}
+    older = {"version": 2, "plan": plan_settings(TurnPlan())}
     del older["plan"]["smoothness"]
-    assert schema.differing_settings(older, {"plan": schema.plan_settings(TurnPlan())}) == []
-    assert schema.differing_settings(older, {"plan": schema.plan_settings(TurnPlan(smoothness=0.5))})
+    assert schema.differing_settings(older, {"plan": plan_settings(TurnPlan())}) == []
+    assert schema.differing_settings(older, {"plan": plan_settings(TurnPlan(smoothness=0.5))})
 
 
 def test_rows_lie_in_small_groups_without_statistics(tmp_path):

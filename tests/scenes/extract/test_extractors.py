@@ -13,12 +13,12 @@ from spatialboost.scenes.extract.pipeline import Extracted
 from spatialboost.scenes.extract.protocol import KINDS, PartialCues
 from spatialboost.scenes.extract.registry import EXTRACTORS, open_extractor
 from spatialboost.scenes.extract.segments import propose_objects
-from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.scene import Scene
 from tiny_cues import tiny_cues
 
-POINTS = TurnPlan(depth=2, closer=0, relations=(), distance=0, caption=False)
+POINTS = TurnPlan({"depth": 2})
 
 
 class Halves:
@@ -99,7 +99,7 @@ def test_a_strangers_extractor_is_one_line_and_then_builds(tmp_path, monkeypatch
     monkeypatch.setitem(EXTRACTORS, "halves", Halves)
     source = Extracted(Rooms(3, size=64), [open_extractor("halves", word="part")])
     assert source.name == "rooms 0-2 64 px with halves"
-    plan = TurnPlan(depth=0, closer=0, relations=("left_right",), distance=0, caption=False)
+    plan = TurnPlan({"left_right": 1})
     assert build_dataset(source, tmp_path, plan=plan, progress=False).written == 3
     assert all("left part" in row["messages"][0]["content"] for row in open_rows([tmp_path]))
 
@@ -183,13 +183,13 @@ def test_new_depth_is_valid_where_it_has_a_reading():
     assert view.valid_HW.all()
 
 
-def test_scenes_keep_the_objects_of_their_first_view_and_are_reconstructed_together():
+def test_every_view_of_a_scene_goes_through_and_a_scene_is_reconstructed_together():
     scenes = Rooms(2, size=32, views=3)
     halves = Halves()
     first, second = Extracted(scenes, [halves, Together()])
-    assert halves.batches == [["synthetic:0", "synthetic:1"]]
+    assert halves.batches == [[view.source for scene in scenes for view in scene.views]]
     assert isinstance(second, Scene)
-    assert [len(view.objects) for view in first.views] == [2, 0, 0]
+    assert [len(view.objects) for view in first.views] == [2, 2, 2]
     assert [view.depth_noise for view in second.views] == [0.03] * 3
     assert isinstance(Extracted(Rooms(1, size=32), [Together()])[0], Cues)
 

@@ -14,6 +14,7 @@ from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.dataset.schema import column_names
 from spatialboost.scenes.questions.conversation import Conversation
 from spatialboost.scenes.questions.layout import clean_description
+from spatialboost.scenes.questions.meta import facts_of_views
 from spatialboost.scenes.scene import Scene
 
 # Shape legend: H, W = image height and width in pixels.
@@ -39,7 +40,10 @@ def make_row(scene: Scene, talk: Conversation, item: int, settings: Mapping[str,
         "poses": lambda: [None if view.pose_44 is None else _numbers(view.pose_44) for view in views],
         "intrinsics": lambda: [_numbers(view.intrinsics_33) for view in views],
         "depths": lambda: [encode_image(millimetres(view)) for view in views],
-        "labels": lambda: [encode_image(_labels(view, talk.meta["objects"])) for view in views],
+        "labels": lambda: [
+            encode_image(_labels(view, facts["objects"]))
+            for view, facts in zip(views, facts_of_views(talk.meta), strict=True)
+        ],
     }
     names = column_names(settings["version"], with_depth=settings["with_depth"])
     return {name: columns[name]() for name in names}
@@ -63,12 +67,11 @@ def millimetres(view: Cues) -> np.ndarray:
 
 
 def _labels(view: Cues, facts: list[dict[str, Any]]) -> np.ndarray:
-    """uint8 ``(H, W)``: i + 1 where the object ``facts[i]`` is seen; in every view it has the same description."""
+    """uint8 ``(H, W)``: i + 1 where the object ``facts[i]`` is seen, 0 elsewhere."""
     masks = {clean_description(thing.description): thing.mask_HW for thing in view.objects}
     labels_HW = np.zeros(view.size, np.uint8)
     for label, fact in enumerate(facts[:_MAX_LABELS], start=1):
-        if fact["description"] in masks:
-            labels_HW[masks[fact["description"]]] = label
+        labels_HW[masks[fact["description"]]] = label
     return labels_HW
 
 

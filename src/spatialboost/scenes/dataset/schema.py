@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.questions.plan import renew_settings
 
 if TYPE_CHECKING:
     import pyarrow
@@ -142,11 +141,6 @@ def check_version(path: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def plan_settings(plan: TurnPlan) -> dict[str, Any]:
-    """A plan as it stands among the settings."""
-    return json.loads(json.dumps(asdict(plan)))  # tuples become lists, as they are when they are read again
-
-
 def differing_settings(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """In words, what a file was built with and a build does not ask for; the version aside.
 
@@ -154,12 +148,12 @@ def differing_settings(found: Mapping[str, Any], asked: Mapping[str, Any]) -> li
         >>> differing_settings({"version": 1, "seed": 1}, {"version": 2, "seed": 2})
         ['seed 1 instead of 2']
 
-    A setting that the file does not know counts as what it was before there was an option for it; a field that its
-    plan does not know, as the default of the plan of today.
+    A setting that the file does not know counts as what it was before there was an option for it; so does a field of
+    its plan.
     """
     found = {**_EARLIER_SETTINGS, **found}
     if "plan" in found:
-        found["plan"] = {**plan_settings(TurnPlan()), **found["plan"]}
+        found["plan"] = renew_settings(found["plan"])
     return [
         f"{key} {found.get(key)!r} instead of {value!r}"
         for key, value in asked.items()

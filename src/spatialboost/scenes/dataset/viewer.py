@@ -15,18 +15,8 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.drawing import COLOURS, as_uri, colour_depth, decode_pixels, draw_outlines
 from spatialboost.scenes.dataset.schema import NEEDED, dataset_facts, dataset_files
 from spatialboost.scenes.questions.checker import check_conversation
-
-_KINDS = {
-    "depth": "depth at a point",
-    "closer": "closer point",
-    "left_right": "left or right",
-    "above_below": "above or below",
-    "front_behind": "in front or behind",
-    "larger_smaller": "larger or smaller",
-    "distance": "distance",
-    "caption": "caption",
-    "caption_question": "question on the caption",
-}
+from spatialboost.scenes.questions.kinds import KINDS
+from spatialboost.scenes.questions.meta import facts_of_views
 
 
 @dataclass(frozen=True)
@@ -110,65 +100,56 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
     turns = [
         {
             "number": i + 1,
-            "kind": _KINDS.get(turn["kind"], turn["kind"]),
+            "kind": KINDS[turn["kind"]].title if turn["kind"] in KINDS else turn["kind"],
             "question": re.sub(r"\A(<image>\n)+", "", row["messages"][2 * i]["content"]),
             "answer": row["messages"][2 * i + 1]["content"],
         }
         for i, turn in enumerate(meta["turns"])
     ]
-    views = [_view(row, meta, number) for number in range(len(row["images"]))]
-    height, width = meta["size"]
+    views = [_view(row, meta, facts, number) for number, facts in enumerate(facts_of_views(meta))]
     return {
         "meta": meta,
         "truth": _lines(meta),
-        "size": (width, height),
         "views": views,
-        "objects": list(_legend(meta)),
         "turns": turns,
         "problems": check_conversation(row["messages"], meta),
     }
 
 
-def _view(row: dict[str, Any], meta: dict[str, Any], number: int) -> dict[str, Any]:
+def _view(row: dict[str, Any], meta: dict[str, Any], facts: dict[str, Any], number: int) -> dict[str, Any]:
     """One view of a conversation: its pictures, and what is drawn on them."""
-    height, width = meta["size"] if number == 0 else decode_pixels(row["images"][number]).shape[:2]
+    height, width = facts["size"]
     labels = decode_pixels(row["labels"][number]) if row.get("labels") else None
     return {
         "name": f"view {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),
+        "number": number + 1,
         "size": (width, height),
         "image": as_uri(row["images"][number]["bytes"]),
-        "outlines": None if labels is None else draw_outlines(labels, len(meta["objects"])),
+        "outlines": None if labels is None else draw_outlines(labels, len(facts["objects"])),
         "depth": colour_depth(decode_pixels(row["depths"][number])) if row.get("depths") else None,
+        "depth_noise": facts["depth_noise"],
         "points": list(_points(meta, number, (height, width))),
-        "objects": list(_objects(meta, number, labels, (height, width))),
+        "objects": list(_objects(facts, labels)),
     }
 
 
-def _legend(meta: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Number, name, colour and depth of each object."""
-    for number, fact in enumerate(meta["objects"], start=1):
-        colour = COLOURS[(number - 1) % len(COLOURS)]
-        yield {"number": number, "name": fact["description"], "colour": colour, "depth": fact["depth_m"]}
-
-
-def _objects(
-    meta: dict[str, Any], view: int, labels_HW: np.ndarray | None, size: tuple[int, int]
-) -> Iterator[dict[str, Any]]:
-    """Where each object's number stands in a view: above it where its outline is known, else in its middle.
-
-    The middle is known in the first view only.
-    """
-    height, width = size
-    for thing, fact in zip(_legend(meta), meta["objects"], strict=True):
-        number = thing["number"]
+def _objects(facts: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[dict[str, Any]]:
+    """Name, colour and the place of each object's number: above it where its outline is known, else in its middle."""
+    height, width = facts["size"]
+    for number, fact in enumerate(facts["objects"], start=1):
+        x, y = fact["centre_xy"][0] * width, fact["centre_xy"][1] * height
         if labels_HW is not None and (labels_HW == number).any():
             top = int(np.flatnonzero((labels_HW == number).any(1))[0])
             x, y = float(np.flatnonzero(labels_HW[top] == number).mean()), max(top - 0.02 * width, 0.025 * width)
-        elif view == 0:
-            x, y = fact["centre_xy"][0] * width, fact["centre_xy"][1] * height
-        else:
-            continue
-        yield {**thing, "x": x, "y": y}
+        colour = COLOURS[(number - 1) % len(COLOURS)]
+        yield {
+            "number": number,
+            "name": fact["description"],
+            "colour": colour,
+            "x": x,
+            "y": y,
+            "depth": fact["depth_m"],
+        }
 
 
 def _points(meta: dict[str, Any], view: int, size: tuple[int, int]) -> Iterator[dict[str, Any]]:

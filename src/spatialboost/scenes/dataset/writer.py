@@ -18,15 +18,9 @@ from tqdm.auto import tqdm
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM
 from spatialboost.scenes.dataset.row import make_row
-from spatialboost.scenes.dataset.schema import (
-    ROWS_PER_GROUP,
-    VERSION,
-    arrow_schema,
-    dataset_facts,
-    differing_settings,
-    plan_settings,
-)
-from spatialboost.scenes.questions.conversation import Order, TurnPlan, build_conversation, check_choices
+from spatialboost.scenes.dataset.schema import ROWS_PER_GROUP, VERSION, arrow_schema, dataset_facts, differing_settings
+from spatialboost.scenes.questions.conversation import Order, build_conversation, check_choices
+from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.sources import Source
 

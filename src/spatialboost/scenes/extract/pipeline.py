@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any, Protocol
 
@@ -94,23 +93,18 @@ class Extracted:
 
 def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:
     """Let one extractor add to a batch of items; an item in which a view cannot be used becomes the reason."""
-    reads = KINDS[extractor.kind].reads
+    together = KINDS[extractor.kind].together
     good = {number: views for number, views in enumerate(items) if not isinstance(views, Exception)}
-    places = [[(number, place) for place in range(len(views))] for number, views in good.items()]
-    if reads == "first":
-        places = [of_item[:1] for of_item in places]
-    batches = places if reads == "together" else [list(chain.from_iterable(places))]
+    scenes = [[(number, place) for place in range(len(views))] for number, views in good.items()]
+    batches = scenes if together else [list(chain.from_iterable(scenes))]
     for batch in filter(None, batches):
-        additions = _ask(extractor, [good[number][place] for number, place in batch], split=reads != "together")
+        additions = _ask(extractor, [good[number][place] for number, place in batch], split=not together)
         for (number, place), addition in zip(batch, additions, strict=True):
             if isinstance(addition, Exception):
                 items[number] = addition
             else:
                 _check(extractor, addition)
                 good[number][place] = good[number][place].adding(addition)
-    if reads == "first":  # objects of the other views may be other things than those that were found now
-        for views in good.values():
-            views[1:] = [replace(view, objects=()) for view in views[1:]]
 
 
 def _ask(extractor: Extractor, views: Views, *, split: bool) -> Sequence[Addition | Exception]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,20 +67,19 @@ class Kind:
 
     Attributes:
         sets: the fields of `PartialCues` that they may set.
-        reads: ``"each"`` = every view by itself; ``"first"`` = the first view of a scene only, since what is found in
-            another view cannot be known to be the same thing; ``"together"`` = all views of one scene at once.
+        together: whether all views of a scene must be given at once, and nothing else with them.
     """
 
     sets: tuple[str, ...]
-    reads: Literal["each", "first", "together"]
+    together: bool = False
 
 
 KINDS: dict[str, Kind] = {
-    "depth": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise"), "each"),
-    "masks": Kind(("objects",), "first"),
-    "text": Kind(("objects", "facts"), "each"),
-    "reconstruction": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "pose_44"), "together"),
-    "filter": Kind(("facts",), "each"),
+    "depth": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise")),
+    "masks": Kind(("objects",)),
+    "text": Kind(("objects", "facts")),
+    "reconstruction": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "pose_44"), together=True),
+    "filter": Kind(("facts",)),
 }
 
 # What an extractor adds to a view: fields of `PartialCues` by name; or the reason why the view cannot be used.
