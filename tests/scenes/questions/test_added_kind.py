@@ -138,7 +138,7 @@ def test_it_is_named_on_the_command_line(tmp_path):
         "--turn",
         "depth=1",
     ]
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in [*words, "--turn", "depth_range=2", "--turn", "depth=1"]])
     assert result.exit_code == 0, result.output
     (path,) = tmp_path.glob("*.parquet")
     for row in pq.read_table(path).to_pylist():

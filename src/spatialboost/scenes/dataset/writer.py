@@ -279,14 +279,19 @@ def _schema(with_depth: bool) -> pyarrow.Schema:
 
 def _refuse_other_dataset(out: Path, settings: dict[str, Any]) -> None:
     for path in sorted(out.glob("*.parquet")):
-        found = dataset_facts(path)
-        found["plan"] = renew_settings(found["plan"])
-        wrong = [key for key, value in settings.items() if found.get(key) != value]
+        facts = dataset_facts(path)
+        asked, found = _flat(settings), _flat({**facts, "plan": renew_settings(facts["plan"])})
+        wrong = [key for key, value in asked.items() if found.get(key) != value]
         if wrong:
-            what = ", ".join(f"{key} {found.get(key)!r} instead of {settings[key]!r}" for key in wrong)
+            what = ", ".join(f"{key} {found.get(key)!r} instead of {asked[key]!r}" for key in wrong)
             raise SpatialBoostError(
                 f"{path} was built with {what}; choose another folder, or overwrite to replace what is there"
             )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of the plan as keys of their own, so that an error names only what differs."""
+    return {**settings, **{f"plan.{key}": value for key, value in settings["plan"].items()}, "plan": None}
 
 
 def _item_name(source: Source, item: int) -> str:
