@@ -124,21 +124,8 @@ def test_it_is_written_and_shown(tmp_path):
 
 
 def test_it_is_named_on_the_command_line(tmp_path):
-    words = [
-        "data",
-        "build",
-        "--out",
-        tmp_path,
-        "--num",
-        2,
-        "--size",
-        48,
-        "--turn",
-        "depth_range=2",
-        "--turn",
-        "depth=1",
-    ]
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    words = f"data build --out {tmp_path} --num 2 --size 48 --turn depth_range=2 --turn depth=1"
+    result = CliRunner().invoke(app, words.split())
     assert result.exit_code == 0, result.output
     (path,) = tmp_path.glob("*.parquet")
     for row in pq.read_table(path).to_pylist():

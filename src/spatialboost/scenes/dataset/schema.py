@@ -154,8 +154,15 @@ def differing_settings(found: Mapping[str, Any], asked: Mapping[str, Any]) -> li
     found = {**_EARLIER_SETTINGS, **found}
     if "plan" in found:
         found["plan"] = renew_settings(found["plan"])
+    found, asked = _flat(found), _flat(asked)
     return [
         f"{key} {found.get(key)!r} instead of {value!r}"
         for key, value in asked.items()
         if key != "version" and found.get(key) != value
     ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of the plan as keys of their own, so that an error names only what differs."""
+    flat = {key: value for key, value in settings.items() if key != "plan"}
+    return {**flat, **{f"plan.{key}": value for key, value in settings.get("plan", {}).items()}}
