@@ -29,9 +29,10 @@ from spatialboost.probes import depth_probe, knn_probe
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.extract.segments import propose_objects
-from spatialboost.scenes.questions.conversation import TurnPlan
+from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.readers.rgbd import RGBDFolder
-from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from spatialboost.scenes.rooms import Rooms
+from spatialboost.scenes.sources import Mapped, resize_cues
 from spatialboost.training.accuracy import answer_accuracy
 from spatialboost.training.build import build_encoder
 from spatialboost.training.config import load_config
@@ -39,8 +40,8 @@ from spatialboost.training.data import ChatDataset, ImageStore
 from spatialboost.training.report import gates_per_layer
 from spatialboost.training.run import train
 
-POINTS = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
-DEPTHS = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)  # what the demo's language model knows
+POINTS = TurnPlan({"depth": 4, "closer": 3})
+DEPTHS = TurnPlan({"depth": 12})  # what the demo's language model knows
 DEMO_LLM = Path(spatialboost.__file__).parent / "assets" / "llm"
 TRAIN, TEST = 0.70, 0.22  # of the frames, as assets/README.md does
 

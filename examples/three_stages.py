@@ -15,7 +15,7 @@ import spatialboost as sb
 from spatialboost.probes import depth_probe
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
 from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
 from spatialboost.vlm.llms import load_llm

@@ -12,7 +12,7 @@ from torch import nn
 
 import spatialboost as sb
 from spatialboost.encoders import prepare_images
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.rooms import Rooms
 
 TINY = "--tiny" in sys.argv
 SIZE, STEPS, BATCH = (32, 20, 4) if TINY else (224, 300, 16)

@@ -14,7 +14,7 @@ from transformers import AutoModel, Dinov2Config, Dinov2Model
 import spatialboost as sb
 from spatialboost.encoders import feature_dim, patch_size, prepare_images, read_tokens
 from spatialboost.probes import depth_probe
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.rooms import Rooms
 
 TINY = "--tiny" in sys.argv
 names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]

@@ -26,8 +26,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from spatialboost.demo import GRID, SIZE, load_encoder
-from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.training.engine import cosine_schedule
 from spatialboost.training.optimizers import build_optimizer, muon_groups
 from spatialboost.training.stages import decay_groups
@@ -39,7 +40,7 @@ from spatialboost.vlm.model import SpatialVLM
 # Shape legend: N patches, C bins of log depth.
 
 FIRST_SEED = 2_000_000  # far from the seeds of the demo, of its encoder and of the tests
-PLAN = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)
+PLAN = TurnPlan({"depth": 12})
 BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
 HELD_OUT = 100
 

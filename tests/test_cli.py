@@ -202,7 +202,7 @@ def test_probe_depth_on_an_rgbd_folder_with_a_delta(command, walk: Path, tmp_pat
 
 def test_probe_depth_on_a_built_dataset(command, tmp_path: Path) -> None:
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.sources import Rooms
+    from spatialboost.scenes.rooms import Rooms
 
     for name, with_depth in (("with", True), ("without", False)):
         build_dataset(Rooms(10, size=96), tmp_path / name, with_depth=with_depth, progress=False)

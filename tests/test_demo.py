@@ -8,7 +8,8 @@ import spatialboost as sb
 from spatialboost.demo import SIZE, TINY, load_encoder, load_language_model, run, verdict
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
-from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
+from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms.render import render_rooms
 from spatialboost.vlm.chat import encode_chat
 
@@ -22,7 +23,7 @@ def test_the_shipped_encoder_is_a_plain_vit_that_sees_more_than_a_new_one():
 
 def test_the_shipped_language_model_knows_the_words_and_shape_of_answers():
     llm, tokenizer = load_language_model()
-    plan = TurnPlan(depth=12, closer=0, relations=(), distance=0, caption=False)
+    plan = TurnPlan({"depth": 12})
     messages = build_conversation(render_rooms([7], size=SIZE)[0], seed=0, plan=plan).messages
     encoded = encode_chat(messages, tokenizer)
     assert tokenizer.unk_token_id not in encoded["input_ids"]

@@ -1,10 +1,13 @@
-"""A view made by hand: boxes before a wall on a floor, exact to the pixel."""
+"""A view and a scene made by hand: boxes before a wall on a floor, exact to the pixel."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.scenes.scene import Scene
 
 # name: (top, bottom, left, right) as shares of the image, depth in metres
 BOXES = {
@@ -36,3 +39,14 @@ def tiny_cues(
     focal = float(width)
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     return Cues(image, depth, intrinsics, "hand-made", objects, depth_noise=noise)
+
+
+def tiny_scene(count: int = 3) -> Scene:
+    """Hand-made views of unlike sizes and objects, each 10 cm to the right of the one before."""
+    sizes, views = [(96, 128), (90, 60), (64, 64)], []
+    for number in range(count):
+        names = list(BOXES)[: 4 - number % 3] if number else list(BOXES)
+        view = tiny_cues(sizes[number % 3], boxes={name: BOXES[name] for name in names}, noise=0.01 * number)
+        pose = np.array([[0, 0, 1, 5 + 0.1 * number], [1, 0, 0, 2], [0, 1, 0, 1], [0, 0, 0, 1.0]])
+        views.append(replace(view, source=f"hand-made {number + 1}", pose_44=pose))
+    return Scene(views)

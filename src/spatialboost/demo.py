@@ -154,8 +154,8 @@ def run(
     from spatialboost.scenes.dataset.reader import open_rows
     from spatialboost.scenes.dataset.viewer import write_page
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.questions.conversation import TurnPlan
-    from spatialboost.scenes.sources import Rooms
+    from spatialboost.scenes.questions.plan import TurnPlan
+    from spatialboost.scenes.rooms import Rooms
     from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
     from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
     from spatialboost.training.report import gates_per_layer, plot_losses
@@ -168,9 +168,7 @@ def run(
     clock = _Clock()
 
     with clock("rooms and conversations"):
-        plan = TurnPlan(
-            depth=settings.depth_turns, closer=settings.closer_turns, relations=(), distance=0, caption=False
-        )
+        plan = TurnPlan({"depth": settings.depth_turns, "closer": settings.closer_turns})
         views = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
         report = build_dataset(views, out / "data", seed=seed, plan=plan, overwrite=True)
         # The paper's twelve turns, to be looked at: the stages keep to the depth of points, which a small model learns

@@ -19,8 +19,8 @@ from spatialboost.probes import (
     run_probe,
 )
 from spatialboost.probes.protocol import PROBES, Probe
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.scene import Scene
-from spatialboost.scenes.sources import Rooms
 
 TINY = "vit_tiny_patch16_224"
 

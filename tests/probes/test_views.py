@@ -5,7 +5,7 @@ import pytest
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.views import BuiltViews, open_views, split_views
 from spatialboost.scenes.dataset.writer import build_dataset
-from spatialboost.scenes.sources import Rooms
+from spatialboost.scenes.rooms import Rooms
 
 
 def test_the_first_and_the_last_views_and_none_twice() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.writer import BAD_ITEM
+from spatialboost.scenes.cues import BAD_ITEM
 
 logger = logging.getLogger(__name__)
 

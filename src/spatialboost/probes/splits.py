@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spatialboost.probes import token_store
-from spatialboost.scenes.dataset.writer import BAD_ITEM
+from spatialboost.scenes.cues import BAD_ITEM
 from spatialboost.scenes.scene import Scene
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ class Split:
     """The items of a source that can be read, in order: views (those of a scene one by one) or labelled images.
 
     Example:
-        >>> from spatialboost.scenes.sources import Rooms
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> split = Split(Rooms(3, size=16))
         >>> [view.source for view in split], len(split)
         (['synthetic:0', 'synthetic:1', 'synthetic:2'], 3)

@@ -21,7 +21,7 @@ def open_views(spec: str) -> Source:
     Raises:
         SpatialBoostError: it is none of these.
     """
-    from spatialboost.scenes.sources import Rooms
+    from spatialboost.scenes.rooms import Rooms
 
     if spec.startswith("rooms:"):
         number = spec.removeprefix("rooms:")
@@ -80,7 +80,7 @@ class BuiltViews:
     def __init__(self, folder: Path) -> None:
         import pyarrow.parquet as pq
 
-        from spatialboost.scenes.dataset.writer import dataset_files
+        from spatialboost.scenes.dataset.schema import dataset_files
 
         tables = []
         for path in dataset_files(folder):

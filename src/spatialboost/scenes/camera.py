@@ -24,9 +24,9 @@ def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
         [0.03, -0.01, 2.0]
 
     Args:
-        depth_HW: z in metres (not the length of the ray). A pixel without a reading gives what its value gives: NaN
-            stays NaN, 0 becomes the origin; use ``Cues.valid_HW`` to leave them out.
-        intrinsics_33: in pixels of this depth map; skew is heeded.
+        depth_HW: z in metres (not the length of the ray). Pixels without a reading are not left out: NaN gives NaN, and
+            0 gives the origin; use ``Cues.valid_HW`` to leave them out.
+        intrinsics_33: in pixels of this depth map; skew is taken into account.
 
     Returns:
         float64 ``(H, W, 3)``, metres in the camera's frame.
@@ -64,7 +64,7 @@ def project(points: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
 def rescale_intrinsics(intrinsics_33: np.ndarray, old_size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
     """Intrinsics of the same picture at another size.
 
-    Pixel centres are whole numbers, so what scales is u + 0.5: the principal point is not simply multiplied.
+    Pixel centres are whole numbers, so ``u + 0.5`` is what scales, and the principal point is not just multiplied.
 
     Example:
         >>> import numpy as np

@@ -1,12 +1,15 @@
-"""3D cues of one view: what every source of scenes gives, and all that questions and probes read."""
+"""The 3D cues of one view: what every source gives, and all that questions and probes read."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 
@@ -17,9 +20,23 @@ class CuesError(SpatialBoostError):
     """A view whose cues cannot be used (bulk work skips it, counts it and names it)."""
 
 
+# What a bad item of a source raises: a view that cannot be used, or a broken image, depth map or text file. PIL raises
+# SyntaxError on a broken PNG.
+BAD_ITEM = (
+    CuesError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a view: how one would call it, and where it is.
+    """One thing in a view: what it is called, and where it is.
 
     Attributes:
         description: noun phrase without article, such as ``"red box"``; unique within a view.
@@ -50,7 +67,7 @@ class Cues:
 
     Attributes:
         image_HW3: uint8 ``(H, W, 3)``, RGB.
-        depth_HW: float32 ``(H, W)``, z in metres; what is not finite or not above zero counts as no reading.
+        depth_HW: float32 ``(H, W)``, z in metres; a value that is not finite or not above zero is no reading.
         intrinsics_33: float ``(3, 3)`` in pixels of this image.
         source: where the view comes from, such as ``"synthetic:17"``; goes into ``meta`` and into error messages.
         objects: things with masks; may be empty.

@@ -15,16 +15,16 @@ class Scene:
     """One or more views of one place; their common frame is that of the first view's camera.
 
     Example:
-        >>> from spatialboost.scenes.sources import Rooms
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> scene = Scene([Rooms(1, size=32)[0]])
         >>> len(scene.views), scene.poses[0].tolist() == np.eye(4).tolist()
         (1, True)
 
     Attributes:
-        views: at least one; several have to know their poses.
+        views: at least one; where there are several, each knows its pose.
 
     Raises:
-        CuesError: no view, or several of which one does not know where it was taken.
+        CuesError: no view, or several of which one has no pose.
     """
 
     views: Sequence[Cues]
@@ -45,7 +45,7 @@ class Scene:
 
     @property
     def poses(self) -> tuple[np.ndarray, ...]:
-        """Of each view, camera to the first view's camera: float64 ``(4, 4)``."""
+        """For each view, float64 ``(4, 4)``: from its camera's frame to the frame of the first view's camera."""
         first = self.views[0].pose_44
         if first is None:
             return (np.eye(4),)
@@ -55,5 +55,5 @@ class Scene:
 
 
 def as_scene(views: Cues | Scene) -> Scene:
-    """A view alone as a scene; a scene as it is."""
+    """A scene of one view for a view; a scene unchanged."""
     return views if isinstance(views, Scene) else Scene([views])

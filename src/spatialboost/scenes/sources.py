@@ -1,80 +1,46 @@
-"""Views by number, made when they are asked for: what a build reads."""
+"""Items by number, made when they are asked for: what a build reads, and how one source is made from another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
-from spatialboost.scenes.cues import Cues, SceneObject
-
-_ROOMS_AT_ONCE = 32
+from spatialboost.scenes.cues import Cues, CuesError, SceneObject
+from spatialboost.scenes.scene import Scene
 
 
 class Source(Protocol):
-    """Views by number: a list of ``Cues``, ``Rooms``, ``RGBDFolder``; ``source[i]`` may raise for a bad item.
+    """Items by number: a list of ``Cues``, ``Rooms``, ``RGBDFolder``; ``source[i]`` may raise for a bad item.
 
     ``names`` (one for each item) and ``name`` (of the whole) are used in reports where they exist.
     """
 
     def __len__(self) -> int:
-        """How many views there are."""
+        """How many items there are."""
 
-    def __getitem__(self, index: int, /) -> Cues:
-        """The view of this number."""
-
-
-class Rooms:
-    """Procedural rooms of the seeds ``first`` to ``first + num - 1``, one view each, rendered a batch at a time.
-
-    Example:
-        >>> from spatialboost.scenes.sources import Rooms
-        >>> rooms = Rooms(3, size=32)
-        >>> len(rooms), rooms[2].source
-        (3, 'synthetic:2')
-
-    Args:
-        num: how many.
-        first: seed of the first room; keep the rooms that one trains on and tests on apart by it.
-        size: edge of a square picture, or ``(height, width)``, pixels.
-        device: where to render.
-    """
-
-    def __init__(self, num: int, *, first: int = 0, size: int | tuple[int, int] = 224, device: str = "cpu") -> None:
-        if num < 1 or first < 0:
-            raise SpatialBoostError(f"num is {num} and first {first}; expected at least one room, seeds from 0 on")
-        self.num, self.first, self.size, self.device = num, first, size, device
-        self.name = f"rooms {first}-{first + num - 1} {size} px"
-        self._views: tuple[int, list[Cues]] = (-1, [])
-
-    def __len__(self) -> int:
-        return self.num
-
-    def __getitem__(self, index: int, /) -> Cues:
-        if not 0 <= index < self.num:
-            raise IndexError(f"room {index} of {self.num}")
-        batch, place = divmod(index, _ROOMS_AT_ONCE)
-        if self._views[0] != batch:
-            from spatialboost.scenes.rooms.render import render_rooms
-
-            start = self.first + batch * _ROOMS_AT_ONCE
-            seeds = range(start, min(start + _ROOMS_AT_ONCE, self.first + self.num))
-            self._views = batch, render_rooms(seeds, size=self.size, device=self.device)
-        return self._views[1][place]
+    def __getitem__(self, index: int, /) -> Any:
+        """The item of this number: a view (``Cues``), or several views of one place (``Scene``)."""
 
 
 class Mapped:
-    """A source whose views pass through functions, such as ``propose_objects``, when they are asked for.
+    """A source whose views pass through functions, such as ``resize_cues``, when they are asked for.
 
     Example:
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> views = Mapped(Rooms(2, size=32), lambda view: resize_cues(view, 16), name="small rooms")
         >>> views[0].size
         (16, 16)
+
+    Args:
+        source: of views or scenes.
+        functions: each takes and gives one view; they are applied in turn, to every view of a scene.
+        name: of the new source.
     """
 
     def __init__(self, source: Source, *functions: Callable[[Cues], Cues], name: str) -> None:
@@ -84,11 +50,62 @@ class Mapped:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int, /) -> Cues:
-        view = self.source[index]
+    def __getitem__(self, index: int, /) -> Cues | Scene:
+        item = self.source[index]
+        return Scene([self._apply(view) for view in item.views]) if isinstance(item, Scene) else self._apply(item)
+
+    def _apply(self, view: Cues) -> Cues:
         for function in self.functions:
             view = function(view)
         return view
+
+
+class Walk:
+    """Scenes of several frames of a walk: the frames ``i``, ``i + stride``, ``i + 2 stride``, ... make scene ``i``.
+
+    Example:
+        >>> from spatialboost.scenes.rooms.render import look, render_views, sample_room
+        >>> poses = [look((0.1 * i, -1.4, -1.0), yaw=0.0, pitch=0.2) for i in range(5)]
+        >>> walk = Walk(render_views(sample_room(3), poses, size=16), views=2, stride=2)
+        >>> len(walk), [view.source for view in walk[1].views]
+        (3, ['synthetic:3/view1', 'synthetic:3/view3'])
+
+    Args:
+        frames: views in the order in which they were taken; each knows its pose.
+        views: of a scene.
+        stride: frames from one view to the next.
+
+    Raises:
+        SpatialBoostError: there are too few frames, or a number is below one.
+        CuesError: from ``[i]``, a frame that cannot be used or that has no pose.
+    """
+
+    def __init__(self, frames: Source, *, views: int, stride: int = 1) -> None:
+        self.frames, self.views, self.stride = frames, views, stride
+        if min(views, stride) < 1:
+            raise SpatialBoostError(f"views is {views} and stride {stride}; expected at least 1")
+        self.num = len(frames) - (views - 1) * stride
+        if self.num < 1:
+            raise SpatialBoostError(
+                f"{views} views that are {stride} frames apart need {(views - 1) * stride + 1} frames, found "
+                f"{len(frames)}; take fewer views or a smaller stride"
+            )
+        names: Sequence[str] | None = getattr(frames, "names", None)
+        self.names = None if names is None else list(names[: self.num])
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int, /) -> Scene:
+        if not 0 <= index < self.num:
+            raise IndexError(f"scene {index} of {self.num}")
+        views = []
+        for number in range(self.views):
+            frame = self.frames[index + number * self.stride]
+            if isinstance(frame, Scene):
+                raise CuesError(f"{frame.source}: a walk is made of single views, found a scene of several")
+            views.append(frame)
+        return Scene(views)
 
 
 class _Some:
@@ -102,7 +119,7 @@ class _Some:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int, /) -> Cues:
+    def __getitem__(self, index: int, /) -> Cues | Scene:
         return self.source[self.items[index]]
 
 
@@ -110,6 +127,7 @@ def evenly_spaced(source: Source, num: int) -> Source:
     """``num`` items of a source, from its first to its last at even steps; all of them where it has no more.
 
     Example:
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> len(evenly_spaced(Rooms(10, size=8), 4))
         4
     """

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.schema import dataset_files
 from spatialboost.scenes.dataset.viewer import write_page
-from spatialboost.scenes.dataset.writer import build_dataset, dataset_files
+from spatialboost.scenes.dataset.writer import build_dataset
+from spatialboost.scenes.rooms import Rooms
 from tiny_cues import tiny_cues
 
 
@@ -117,6 +119,21 @@ def test_a_dataset_without_depth_shows_points_on_the_image(tmp_path):
     tags = Tags(write_page(tmp_path / "data", tmp_path / "page.html").path.read_text())
     assert len(tags.uris) == 1
     assert tags.seen.count("circle") == 3 + 2 * 2
+
+
+def test_every_view_of_a_scene_is_shown_with_its_own_points_and_objects(tmp_path):
+    build_dataset(Rooms(3, size=64, views=2), tmp_path / "data", with_depth=True, progress=False)
+    page = write_page(tmp_path / "data", tmp_path / "page.html")
+    assert (page.shown, page.wrong) == (3, 0)
+    text = page.path.read_text()
+    tags = Tags(text)
+    assert tags.open == []
+    assert len(tags.uris) == 3 * 2 * 3
+    assert re.findall(r'<div class="kind">(Image \d)</div>', text) == ["Image 1", "Image 2"] * 3
+    metas = [json.loads(meta) for meta in pq.read_table(dataset_files(tmp_path / "data")[0])["meta"].to_pylist()]
+    assert tags.seen.count("circle") == sum(len(turn.get("points", [])) for meta in metas for turn in meta["turns"])
+    assert len(re.findall(r"<li><b", text)) == sum(len(view["objects"]) for meta in metas for view in meta["views"])
+    assert "&lt;image&gt;" not in text.split("<details>")[0]
 
 
 def test_mistakes_say_what_to_do(folder, tmp_path):

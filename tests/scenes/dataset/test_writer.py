@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,14 +17,20 @@ from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.dataset.writer import build_dataset, dataset_files, parse_shard
+from spatialboost.scenes.dataset import schema, writer
+from spatialboost.scenes.dataset.schema import dataset_files
+from spatialboost.scenes.dataset.viewer import write_page
+from spatialboost.scenes.dataset.writer import build_dataset, parse_shard
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
-from spatialboost.scenes.questions.conversation import TurnPlan
-from spatialboost.scenes.sources import Mapped, Rooms, resize_cues
+from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
+from spatialboost.scenes.rooms import Rooms
 from tiny_cues import tiny_cues
 
 datasets = pytest.importorskip("datasets")
+pq = pytest.importorskip("pyarrow.parquet")
 datasets.disable_progress_bars()
+
+POINTS = TurnPlan({"depth": 4, "closer": 2})
 
 
 class Views:
@@ -54,7 +61,7 @@ class Views:
 
 
 def build(out: Path, views=None, **options):
-    options = {"rows_per_shard": 4, "progress": False, **options}
+    options = {"rows_per_shard": 4, "progress": False, "plan": TurnPlan(least=12), **options}
     return build_dataset(Views(14) if views is None else views, out, **options)
 
 
@@ -71,7 +78,7 @@ def test_datasets_opens_it_with_images_decoded(tmp_path):
     report = build(tmp_path / "data", seed=5)
     assert (report.written, report.skipped) == (14, {})
     rows = load(tmp_path / "data")
-    assert rows.column_names == ["images", "messages", "meta"]
+    assert rows.column_names == ["images", "messages", "meta", "poses", "intrinsics"]
     assert len(rows) == 14
     assert len({json.dumps(row["messages"]) for row in rows}) == 14  # the same view, but each item has its own seed
     image = np.asarray(rows[0]["images"][0])
@@ -161,9 +168,30 @@ def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
         build(tmp_path, Views(6), seed=2)
 
 
+def test_a_dataset_of_the_first_version_goes_on_only_with_every_turn_needed(tmp_path):
+    """Its plan named the counts one by one, and a view that lacked one turn was skipped."""
+    build(tmp_path, Views(8))
+    path, last = dataset_files(tmp_path)
+    last.unlink()
+    table = pq.read_table(path)
+    settings = json.loads(table.schema.metadata[b"spatialboost"])
+    relations = ["left_right", "above_below", "front_behind", "larger_smaller"]
+    numbers = {name: settings["plan"][name] for name in ("min_gap", "smoothness", "on_objects")}
+    settings["plan"] = {"depth": 3, "closer": 2, "relations": relations, "distance": 1, "caption": True, **numbers}
+    earlier = table.replace_schema_metadata({**table.schema.metadata, b"spatialboost": json.dumps(settings).encode()})
+    pq.write_table(earlier, path)
+    before = content(tmp_path)
+    with pytest.raises(SpatialBoostError, match=r"was built with plan.least 12 instead of 1; choose another"):
+        build(tmp_path, Views(8), plan=TurnPlan())
+    assert content(tmp_path) == before
+    report = build(tmp_path, Views(8), plan=TurnPlan(least=12))
+    assert (report.written, report.resumed, len(report.files)) == (8, 1, 2)
+    for row in load(tmp_path):
+        assert check_conversation(row["messages"], json.loads(row["meta"])) == []
+
+
 def test_a_plan_of_pixel_turns_needs_no_objects(tmp_path):
-    plan = TurnPlan(depth=4, closer=2, relations=(), distance=0, caption=False)
-    report = build(tmp_path, [tiny_cues(boxes={})] * 3, plan=plan)
+    report = build(tmp_path, [tiny_cues(boxes={})] * 3, plan=POINTS)
     assert report.written == 3
     assert len(load(tmp_path)[0]["messages"]) == 12
 
@@ -191,25 +219,63 @@ def test_an_empty_folder_says_how_to_build(tmp_path):
         dataset_files(tmp_path)
 
 
-def test_rooms_are_the_same_however_they_are_asked_for(tmp_path):
-    rooms = Rooms(40, size=32)
-    late = rooms[37]
-    np.testing.assert_array_equal(Rooms(4, first=36, size=32)[1].image_HW3, late.image_HW3)
-    assert late.source == "synthetic:37"
-    with pytest.raises(IndexError):
-        rooms[40]
-    with pytest.raises(SpatialBoostError, match="at least one room"):
-        Rooms(0)
+def test_scenes_of_several_views_make_rows_of_several_images(tmp_path):
+    source = Rooms(3, first=2, size=64, views=2)
+    report = build(tmp_path / "data", source, with_depth=True, quality=100, plan=POINTS)
+    assert report.written == 3
+    assert build(tmp_path / "data", source, with_depth=True, quality=100, plan=POINTS).resumed == 1
+    for row, item in zip(load(tmp_path / "data"), (2, 3, 4), strict=True):
+        scene = Rooms(1, first=item, size=64, views=2)[0]
+        assert row["messages"][0]["content"].startswith("<image>\n<image>\n")
+        assert not row["messages"][0]["content"].startswith("<image>\n" * 3)
+        meta = json.loads(row["meta"])
+        assert meta["images"] == 2
+        for number, view in enumerate(scene.views):
+            np.testing.assert_array_equal(np.asarray(row["images"][number]), view.image_HW3)
+            np.testing.assert_allclose(np.asarray(row["depths"][number]) / 1000, view.depth_HW, atol=0.00051)
+            np.testing.assert_array_equal(row["poses"][number], view.pose_44)
+            np.testing.assert_array_equal(row["intrinsics"][number], view.intrinsics_33)
+            masks = {thing.description: thing.mask_HW for thing in view.objects}
+            labels = np.asarray(row["labels"][number])
+            facts = meta["views"][number]
+            np.testing.assert_allclose(facts["pose"], np.linalg.inv(row["poses"][0]) @ row["poses"][number], atol=1e-9)
+            for label, fact in enumerate(facts["objects"], start=1):
+                np.testing.assert_array_equal(labels == label, masks[fact["description"]])
+    assert write_page(tmp_path / "data", tmp_path / "page.html").wrong == 0
+    assert (tmp_path / "page.html").read_text().count('alt="view 0, image 2"') == 1
 
 
-def test_resized_views_keep_their_geometry():
-    view = tiny_cues((96, 128))
-    small = resize_cues(view, 48)
-    assert small.size == (48, 64)
-    assert resize_cues(view, (30, 30)).size == (30, 30)
-    np.testing.assert_allclose(small.intrinsics_33, [[64, 0, 31.5], [0, 64, 23.5], [0, 0, 1]])
-    assert Mapped([view], lambda cues: resize_cues(cues, 48), name="small")[0].size == (48, 64)
-    from spatialboost.scenes.questions.layout import measure_layout
+def test_a_pose_that_is_not_known_stays_unknown(tmp_path):
+    known = replace(tiny_cues(), pose_44=np.diag([1.0, -1.0, -1.0, 1.0]))
+    build(tmp_path, [tiny_cues(), known])
+    rows = load(tmp_path)
+    assert rows[0]["poses"] == [None]
+    assert rows[1]["poses"] == [known.pose_44.tolist()]
+    assert rows[0]["intrinsics"] == [tiny_cues().intrinsics_33.tolist()]
 
-    for before, after in zip(measure_layout(view).objects, measure_layout(small).objects, strict=True):
-        np.testing.assert_allclose(before.extent_m, after.extent_m, atol=0.05)
+
+def test_an_option_that_an_old_build_did_not_know_does_not_end_it(tmp_path, monkeypatch):
+    build(tmp_path, seed=1)
+
+    def newer(settings):  # of a library with one more option, which is as it always was
+        return {**settings, "new_option": 5}
+
+    inner = writer.build_settings
+    monkeypatch.setattr(writer, "build_settings", lambda *args: newer(inner(*args)))
+    with pytest.raises(SpatialBoostError, match="new_option None instead of 5"):
+        build(tmp_path, seed=1)
+    monkeypatch.setitem(schema._EARLIER_SETTINGS, "new_option", 5)
+    assert build(tmp_path, seed=1).resumed == 4
+    # and a field of the plan that the old build did not know
+    older = {"version": 2, "plan": plan_settings(TurnPlan())}
+    del older["plan"]["smoothness"]
+    assert schema.differing_settings(older, {"plan": plan_settings(TurnPlan())}) == []
+    assert schema.differing_settings(older, {"plan": plan_settings(TurnPlan(smoothness=0.5))})
+
+
+def test_rows_lie_in_small_groups_without_statistics(tmp_path):
+    build(tmp_path, Views(40), rows_per_shard=40)
+    footer = pq.read_metadata(tmp_path / "part-00000.parquet")
+    assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [16, 16, 8]
+    column = footer.row_group(0).column(0)
+    assert (column.is_stats_set, column.has_dictionary_page) == (False, False)

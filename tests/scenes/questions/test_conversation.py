@@ -9,12 +9,15 @@ import pytest
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError, SceneObject
-from spatialboost.scenes.questions.conversation import LEVELS, TurnPlan, build_conversation
+from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.questions.kinds import KINDS, LEVELS
 from spatialboost.scenes.questions.layout import RELATIONS, clean_description, measure_layout
 from spatialboost.scenes.questions.phrases import say_length, say_list
+from spatialboost.scenes.questions.plan import TurnPlan
 from tiny_cues import BOXES, tiny_cues
 
-PIXELS_ONLY = TurnPlan(depth=4, closer=3, relations=(), distance=0, caption=False)
+PIXELS_ONLY = TurnPlan({"depth": 4, "closer": 3})
+ALL_TWELVE = TurnPlan(least=12)
 
 
 def kinds(talk) -> list[str]:
@@ -36,7 +39,7 @@ def test_orders_ask_the_same_questions():
     talks = {order: build_conversation(tiny_cues(), seed=8, order=order) for order in ("forward", "reverse", "random")}
     answers = {order: Counter(m["content"] for m in talk.messages[1::2]) for order, talk in talks.items()}
     assert answers["forward"] == answers["reverse"] == answers["random"]
-    assert [LEVELS[kind] for kind in kinds(talks["reverse"])] == [2, 1, 1, 1, 1, 0, 0, 0, 0, 0, 3, 3]
+    assert [LEVELS.index(KINDS[kind].level) for kind in kinds(talks["reverse"])] == [2, 1, 1, 1, 1, 0, 0, 0, 0, 0, 3, 3]
     assert kinds(talks["random"]) != kinds(talks["forward"])
     assert kinds(talks["random"])[-2:] == ["caption", "caption_question"]
 
@@ -123,7 +126,7 @@ def test_pairs_within_the_noise_are_not_asked():
                 first, second = turn["depths"]
                 assert abs(first - second) > 2 * 0.08 * np.hypot(first, second)
     with pytest.raises(CuesError, match="no pair of objects is clear enough to ask about in front of/behind"):
-        build_conversation(tiny_cues(noise=0.6), seed=0, plan=TurnPlan(0, 0, ("front_behind",), 0, False))
+        build_conversation(tiny_cues(noise=0.6), seed=0, plan=TurnPlan({"front_behind": 1}))
 
 
 def test_lengths_below_half_a_metre_are_in_centimetres():
@@ -139,34 +142,34 @@ def test_lengths_below_half_a_metre_are_in_centimetres():
 def test_other_plans():
     talk = build_conversation(tiny_cues(boxes={}), seed=0, plan=PIXELS_ONLY)
     assert kinds(talk) == ["depth"] * 4 + ["closer"] * 3
-    talk = build_conversation(tiny_cues(), seed=0, plan=TurnPlan(1, 0, ("front_behind",) * 3, 2, False))
+    talk = build_conversation(tiny_cues(), seed=0, plan=TurnPlan({"depth": 1, "front_behind": 3, "distance": 2}))
     assert kinds(talk) == ["depth", *["front_behind"] * 3, "distance", "distance"]
-    with pytest.raises(SpatialBoostError, match=r"unknown relations \['beside'\]"):
-        TurnPlan(relations=("beside",))
+    with pytest.raises(SpatialBoostError, match=r"unknown kind of question 'abov_below'.*Did you mean 'above_below'"):
+        TurnPlan({"abov_below": 1})
     with pytest.raises(SpatialBoostError, match="has no turn"):
-        TurnPlan(0, 0, (), 0, False)
+        TurnPlan({"depth": 0})
     with pytest.raises(SpatialBoostError, match="expected 'forward', 'reverse' or 'random'"):
         build_conversation(tiny_cues(), seed=0, order="backward")
 
 
 def test_views_that_cannot_support_the_turns_say_why():
-    with pytest.raises(CuesError, match="1 usable objects, but the turns need 2"):
-        build_conversation(tiny_cues(boxes={"red box": BOXES["red box"]}), seed=0)
+    with pytest.raises(CuesError, match="1 usable objects, but the question needs 2"):
+        build_conversation(tiny_cues(boxes={"red box": BOXES["red box"]}), seed=0, plan=ALL_TWELVE)
     view = tiny_cues()
     flat = Cues(view.image_HW3, np.full(view.size, 2.0, np.float32), view.intrinsics_33, "flat")
     with pytest.raises(CuesError, match="no two points differ in depth"):
-        build_conversation(flat, seed=0, plan=PIXELS_ONLY)
+        build_conversation(flat, seed=0, plan=TurnPlan({"closer": 3}))
     rough = tiny_cues((200, 200))
     rough.depth_HW[::2] *= 1.5
     with pytest.raises(CuesError, match="no point has a steady depth"):
         build_conversation(rough, seed=0, plan=PIXELS_ONLY)
     same_height = {"red box": (0.4, 0.6, 0.1, 0.3, 1.0), "blue box": (0.4, 0.6, 0.6, 0.8, 1.0)}
     with pytest.raises(CuesError, match="no pair of objects is clear enough to ask about above/below"):
-        build_conversation(tiny_cues(boxes=same_height), seed=0)
+        build_conversation(tiny_cues(boxes=same_height), seed=0, plan=ALL_TWELVE)
 
 
 def test_size_of_a_cut_object_is_not_asked_where_it_may_be_larger_than_seen():
-    plan = TurnPlan(0, 0, ("larger_smaller",), 0, False)
+    plan = TurnPlan({"larger_smaller": 1})
     whole = {"big box": (0.2, 0.8, 0.4, 0.9, 2.0), "small box": (0.4, 0.6, 0.1, 0.2, 2.0)}
     assert build_conversation(tiny_cues(boxes=whole), seed=0, plan=plan).meta["turns"][0]["kind"] == "larger_smaller"
     with pytest.raises(CuesError, match="clear enough to ask about larger/smaller"):

@@ -8,8 +8,8 @@ import torch
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import unproject
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.rooms.render import look, render_rooms, render_views, sample_room
-from spatialboost.scenes.sources import Rooms
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SEEDS = range(20)

@@ -1,1 +1,5 @@
-"""Conversations on disk: parquet shards that `datasets.load_dataset` opens."""
+"""Conversations on disk, as parquet files.
+
+Open `schema` first: columns, version and settings. `writer` builds a data set out of a source, `row` makes one row of
+it; `reader` opens rows for training; `viewer` writes a page that shows them.
+"""

@@ -1,42 +1,235 @@
-"""Read conversations from disk: rows as they are asked for, and their images."""
+"""Read conversations from disk: rows when they are asked for, and their images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.schema import check_file, dataset_files
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import pyarrow
+
+log = logging.getLogger(__name__)
+
+# Shape legend: N = rows, G = row groups (rows that lie together in a file), F = files.
+
+_FILES_AT_ONCE = 8  # footers are small: reading them is mostly waiting for the disk
+_LARGE_GROUP = 2**28  # bytes
 
 
-def open_rows(folders: Sequence[Path | str]) -> Any:
-    """All rows of folders of parquet shards, read from disk as they are asked for."""
-    import datasets
+def open_rows(folders: Sequence[Path | str]) -> Rows:
+    """All rows of folders of parquet files; nothing but the end of each file is read before a row is asked for.
 
-    files: list[str] = []
-    for folder in map(Path, folders):
-        found = sorted(folder.glob("*.parquet"))
-        if not found:
-            raise SpatialBoostError(f"no parquet shards in {folder}; make some with `spatialboost data build`")
-        files += map(str, found)
-    rows = datasets.load_dataset("parquet", data_files=files, split="train")
-    missing = {"images", "messages"} - set(rows.column_names)
-    if missing:
-        raise SpatialBoostError(f"{files[0]} has no column {sorted(missing)}; it has {rows.column_names}")
-    # Bytes, so that a broken image is met one row at a time
-    return rows.cast_column("images", datasets.List(datasets.Image(decode=False)))
+    Example::
+
+        rows = open_rows(["data/rooms", "data/frames"])
+        image = open_image(rows[0]["images"][0])
+        train = rows.select(range(900)).select_columns(["images", "messages"])
+
+    Args:
+        folders: each with files that `build_dataset` or anybody else wrote, with the columns ``images`` and
+            ``messages`` at least. Data sets of all versions are read.
+
+    Raises:
+        SpatialBoostError: a folder without files, a damaged file, a column that is missing, or a data set that a later
+            version of this library wrote.
+    """
+    files = [file for folder in folders for file in dataset_files(folder)]
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        footers = list(pool.map(_read_footer, files))
+    if not files:
+        raise SpatialBoostError("no folder is given; expected at least one with parquet files")
+    sizes_G = np.array([size for sizes, _ in footers for size in sizes], np.int64)
+    groups_F = np.array([len(sizes) for sizes, _ in footers], np.int64)
+    first = footers[0][1]
+    common = set(first).intersection(*(set(names) for _, names in footers[1:]))
+    return Rows([str(file) for file in files], sizes_G, groups_F, [name for name in first if name in common])
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """Rows of many parquet files as one sequence, read from disk one group of rows at a time.
+
+    It can be pickled and handed to worker processes, forked or spawned: no file stays open. Made by `open_rows`.
+
+    Attributes:
+        column_names: the columns that every file has and that rows are given with.
+    """
+
+    def __init__(
+        self,
+        files: list[str],
+        sizes_G: np.ndarray,
+        groups_F: np.ndarray,
+        column_names: list[str],
+        chosen_N: np.ndarray | None = None,
+    ) -> None:
+        self._files, self._sizes_G, self._groups_F = files, sizes_G, groups_F
+        self._ends_G, self._last_F = np.cumsum(sizes_G), np.cumsum(groups_F)
+        self.column_names, self._chosen_N = column_names, chosen_N
+        self._read: tuple[int, pyarrow.Table] | None = None  # the group that was read last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": None}
+
+    def __repr__(self) -> str:
+        return f"{len(self)} rows of {len(self._files)} files with the columns {', '.join(self.column_names)}"
+
+    def __len__(self) -> int:
+        if self._chosen_N is not None:
+            return len(self._chosen_N)
+        return int(self._ends_G[-1]) if len(self._ends_G) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    @overload
+    def __getitem__(self, index: str) -> Column: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """One row as a dictionary; some rows for a slice; one column for a name.
+
+        Raises:
+            SpatialBoostError: this row cannot be read; the others can.
+        """
+        if isinstance(index, str):
+            return Column(self.select_columns([index]), index)
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        row = index % len(self) if self._chosen_N is None else int(self._chosen_N[index])
+        group = int(np.searchsorted(self._ends_G, row, side="right"))
+        place = row - int(self._ends_G[group] - self._sizes_G[group])
+        return self._group(group).slice(place, 1).to_pylist()[0]
+
+    def select(self, indices: Iterable[int]) -> Rows:
+        """Some of the rows, in the order given; nothing is read.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        chosen_N = np.fromiter(indices, np.int64) if not isinstance(indices, np.ndarray) else indices.astype(np.int64)
+        wrong = chosen_N[(chosen_N < 0) | (chosen_N >= len(self))]
+        if wrong.size:
+            raise IndexError(f"row {wrong[0]} of {len(self)}")
+        chosen_N = chosen_N if self._chosen_N is None else self._chosen_N[chosen_N]
+        return Rows(self._files, self._sizes_G, self._groups_F, self.column_names, chosen_N)
+
+    def select_columns(self, names: Sequence[str]) -> Rows:
+        """The same rows with some columns only; the others are not read from disk.
+
+        Raises:
+            SpatialBoostError: there is no such column.
+        """
+        missing = [name for name in names if name not in self.column_names]
+        if missing:
+            raise SpatialBoostError(f"there is no column {missing}; there are {self.column_names}")
+        return Rows(self._files, self._sizes_G, self._groups_F, list(names), self._chosen_N)
+
+    def _group(self, group: int) -> pyarrow.Table:
+        read = self._read
+        if read is None or read[0] != group:
+            self._read = read = (group, self._read_group(group))
+        return read[1]
+
+    def _read_group(self, group: int) -> pyarrow.Table:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        number = int(np.searchsorted(self._last_F, group, side="right"))
+        within = group - int(self._last_F[number] - self._groups_F[number])
+        try:
+            with pq.ParquetFile(self._files[number], memory_map=True) as file:
+                # Threads of a parent process do not exist in a forked worker
+                return file.read_row_group(within, columns=self.column_names, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise SpatialBoostError(
+                f"{self._files[number]}: its row group {within} cannot be read ({reason}); build the file again"
+            ) from error
+
+
+class Column(Sequence[Any]):
+    """One column of `Rows`, read when it is asked for."""
+
+    def __init__(self, rows: Rows, name: str) -> None:
+        self._rows, self._name = rows, name
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Column(self._rows[index], self._name)
+        return self._rows[index][self._name]
 
 
 def open_image(image: Any) -> Any:
-    """A PIL image or an array as it is; bytes of a file decoded."""
-    if not isinstance(image, Mapping):
-        return image
+    """The pixels of an image in a row: bytes of a file decoded to RGB; a PIL image or an array as it is.
+
+    The orientation that a camera writes into EXIF is not applied: depth maps, masks and intrinsics of RGB-D frames
+    belong to the pixels as they are stored.
+
+    Raises:
+        SpatialBoostError: there are no bytes, or PIL cannot decode them.
+    """
+    return _decode(image).convert("RGB") if isinstance(image, Mapping) else image
+
+
+def open_depth(image: Mapping[str, Any]) -> np.ndarray:
+    """An entry of the column ``depths``: float32 ``(H, W)``, z in metres, 0 where there is no reading.
+
+    Raises:
+        SpatialBoostError: there are no bytes, or they are no depth map.
+    """
+    depth = _decode(image)
+    if not depth.mode.startswith("I"):
+        raise SpatialBoostError(f"it has mode {depth.mode}, expected a depth map of one channel with 16 bits")
+    return np.asarray(depth, np.float32) / 1000
+
+
+def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     if image.get("bytes") is None:
         raise SpatialBoostError("it has no bytes in the dataset")
     try:
-        return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+        decoded = Image.open(io.BytesIO(image["bytes"]))
+        decoded.load()
+        return decoded
     except UnidentifiedImageError:
         raise SpatialBoostError("its bytes are no picture that PIL knows") from None
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise SpatialBoostError(f"its bytes cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _read_footer(path: Path) -> tuple[list[int], list[str]]:
+    """Rows of each group of a file, and the names of its columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        footer = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise SpatialBoostError(f"{path} cannot be read as parquet ({error}); build it again or remove it") from error
+    names = check_file(path, footer)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    largest = max((group.total_byte_size for group in groups), default=0)
+    if largest > _LARGE_GROUP:
+        log.warning(
+            "%s has row groups of up to %.1f GB, which are read whole for each row; write it again with fewer rows a "
+            "group (pyarrow.parquet.write_table(..., row_group_size=16))",
+            path,
+            largest / 1e9,
+        )
+    return [group.num_rows for group in groups], names

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.writer import dataset_facts, dataset_files
+from spatialboost.scenes.dataset.drawing import COLOURS, as_uri, colour_depth, decode_pixels, draw_outlines
+from spatialboost.scenes.dataset.schema import NEEDED, dataset_facts, dataset_files
 from spatialboost.scenes.questions.checker import check_conversation
-
-_COLOURS = (
-    "#ff4d4d",
-    "#2f9bff",
-    "#25b34b",
-    "#ffab00",
-    "#c457ff",
-    "#00bfb3",
-    "#ff6fb5",
-    "#9a8c00",
-    "#8a5a44",
-    "#6b7cff",
-)
-_KINDS = {
-    "depth": "depth at a point",
-    "closer": "closer point",
-    "left_right": "left or right",
-    "above_below": "above or below",
-    "front_behind": "in front or behind",
-    "larger_smaller": "larger or smaller",
-    "distance": "distance",
-    "caption": "caption",
-    "caption_question": "question on the caption",
-}
+from spatialboost.scenes.questions.kinds import KINDS
+from spatialboost.scenes.questions.meta import facts_of_views
 
 
 @dataclass(frozen=True)
@@ -83,17 +60,14 @@ def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int 
         raise SpatialBoostError(f"limit is {limit}; expected at least one conversation")
     folder, html_path = Path(dataset_folder), Path(html_path)
     files = dataset_files(folder)
-    facts = dataset_facts(files[0])
-    rows, skipped = 0, 0
-    for path in files:
-        part = dataset_facts(path)
-        rows, skipped = rows + part["rows"], skipped + len(part["skipped"])
+    parts = [dataset_facts(path) for path in files]
+    rows, skipped = sum(part["rows"] for part in parts), sum(len(part["skipped"]) for part in parts)
     cards = [_card(row) for row in _first_rows(files, limit)]
     loader = PackageLoader("spatialboost.scenes.dataset")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("page.html.j2").render(
         title=folder.resolve().name,
-        facts=facts,
+        facts=parts[0],
         rows=rows,
         skipped=skipped,
         cards=cards,
@@ -109,7 +83,7 @@ def _first_rows(files: list[Path], limit: int) -> Iterator[dict[str, Any]]:
 
     for path in files:
         file = pq.ParquetFile(path)
-        missing = {"images", "messages", "meta"} - set(file.schema_arrow.names)
+        missing = set(NEEDED) - set(file.schema_arrow.names)
         if missing:
             raise SpatialBoostError(f"{path} has no column {sorted(missing)}; found {file.schema_arrow.names}")
         for batch in file.iter_batches(batch_size=16):
@@ -123,41 +97,51 @@ def _first_rows(files: list[Path], limit: int) -> Iterator[dict[str, Any]]:
 def _card(row: dict[str, Any]) -> dict[str, Any]:
     """What the template needs to know about one conversation."""
     meta = json.loads(row["meta"])
-    height, width = meta["size"]
-    labels = _decode(row["labels"][0]) if row.get("labels") else None
-    depth = _colour_depth(_decode(row["depths"][0])) if row.get("depths") else None
     turns = [
         {
             "number": i + 1,
-            "kind": _KINDS.get(turn["kind"], turn["kind"]),
-            "question": row["messages"][2 * i]["content"].removeprefix("<image>\n"),
+            "kind": KINDS[turn["kind"]].title if turn["kind"] in KINDS else turn["kind"],
+            "question": re.sub(r"\A(<image>\n)+", "", row["messages"][2 * i]["content"]),
             "answer": row["messages"][2 * i + 1]["content"],
         }
         for i, turn in enumerate(meta["turns"])
     ]
+    views = [_view(row, meta, facts, number) for number, facts in enumerate(facts_of_views(meta))]
     return {
         "meta": meta,
         "truth": _lines(meta),
-        "size": (width, height),
-        "image": _as_uri(row["images"][0]["bytes"]),
-        "outlines": None if labels is None else _outlines(labels, len(meta["objects"])),
-        "depth": depth,
-        "points": list(_points(meta)),
-        "objects": list(_objects(meta, labels)),
+        "views": views,
         "turns": turns,
         "problems": check_conversation(row["messages"], meta),
     }
 
 
-def _objects(meta: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[dict[str, Any]]:
+def _view(row: dict[str, Any], meta: dict[str, Any], facts: dict[str, Any], number: int) -> dict[str, Any]:
+    """One view of a conversation: its pictures, and what is drawn on them."""
+    height, width = facts["size"]
+    labels = decode_pixels(row["labels"][number]) if row.get("labels") else None
+    return {
+        "name": f"view {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),
+        "number": number + 1,
+        "size": (width, height),
+        "image": as_uri(row["images"][number]["bytes"]),
+        "outlines": None if labels is None else draw_outlines(labels, len(facts["objects"])),
+        "depth": colour_depth(decode_pixels(row["depths"][number])) if row.get("depths") else None,
+        "depth_noise": facts["depth_noise"],
+        "points": list(_points(meta, number, (height, width))),
+        "objects": list(_objects(facts, labels)),
+    }
+
+
+def _objects(facts: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[dict[str, Any]]:
     """Name, colour and the place of each object's number: above it where its outline is known, else in its middle."""
-    height, width = meta["size"]
-    for number, fact in enumerate(meta["objects"], start=1):
+    height, width = facts["size"]
+    for number, fact in enumerate(facts["objects"], start=1):
         x, y = fact["centre_xy"][0] * width, fact["centre_xy"][1] * height
         if labels_HW is not None and (labels_HW == number).any():
             top = int(np.flatnonzero((labels_HW == number).any(1))[0])
             x, y = float(np.flatnonzero(labels_HW[top] == number).mean()), max(top - 0.02 * width, 0.025 * width)
-        colour = _COLOURS[(number - 1) % len(_COLOURS)]
+        colour = COLOURS[(number - 1) % len(COLOURS)]
         yield {
             "number": number,
             "name": fact["description"],
@@ -168,12 +152,12 @@ def _objects(meta: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[dic
         }
 
 
-def _points(meta: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every point that is asked about, its name placed where it covers no other point or name."""
-    height, width = meta["size"]
+def _points(meta: dict[str, Any], view: int, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Every point of a view that is asked about, its name placed where it covers no other point or name."""
+    height, width = size
     asked = []
     for number, turn in enumerate(meta["turns"], start=1):
-        points = turn.get("points", [])
+        points = turn.get("points", []) if turn.get("view", 0) == view else []
         for which, (x, y) in enumerate(points, start=1):
             name = str(number) if len(points) == 1 else f"{number}.{which}"
             asked.append((name, x * width, y * height, turn["depths"][which - 1]))
@@ -194,49 +178,6 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _decode(image: dict[str, Any]) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(image["bytes"])))
-
-
-def _colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
-    """A palette PNG of the depth and the range that its colours span; grey where there is no reading."""
-    from matplotlib import colormaps
-
-    valid = millimetres_HW > 0
-    near, far = np.percentile(millimetres_HW[valid], (1, 99)) if valid.any() else (0, 1)
-    steps = np.clip((millimetres_HW - near) / max(far - near, 1) * 254, 0, 254).astype(np.uint8)
-    palette = (colormaps["turbo_r"](np.linspace(0, 1, 255))[:, :3] * 255).astype(np.uint8)
-    image = Image.fromarray(np.where(valid, steps, 255).astype(np.uint8), "P")
-    image.putpalette([*palette.ravel().tolist(), 150, 150, 150])
-    bar = [f"rgb({r},{g},{b})" for r, g, b in palette[::28].tolist()]
-    return {
-        "uri": _as_uri(_png(image)),
-        "near": near / 1000,
-        "far": far / 1000,
-        "bar": ", ".join(bar),
-        "missing": 100 * (1 - valid.mean()),
-    }
-
-
-def _outlines(labels_HW: np.ndarray, count: int) -> str:
-    """A transparent picture with the border of every object in its colour."""
-    border = np.zeros(labels_HW.shape, bool)
-    border[:, 1:] |= labels_HW[:, 1:] != labels_HW[:, :-1]
-    border[:, :-1] |= labels_HW[:, 1:] != labels_HW[:, :-1]
-    border[1:] |= labels_HW[1:] != labels_HW[:-1]
-    border[:-1] |= labels_HW[1:] != labels_HW[:-1]
-    image = Image.fromarray(np.where(border, labels_HW, 0).astype(np.uint8), "P")
-    colours = [bytes.fromhex(_COLOURS[i % len(_COLOURS)][1:]) for i in range(count)]
-    image.putpalette([0, 0, 0, *b"".join(colours)])
-    return _as_uri(_png(image, transparency=0))
-
-
-def _png(image: Image.Image, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", **options)
-    return stream.getvalue()
-
-
 def _lines(meta: dict[str, Any]) -> str:
     """JSON with one line for each key, object and turn."""
     lines = []
@@ -245,8 +186,3 @@ def _lines(meta: dict[str, Any]) -> str:
         text = ",\n".join(f"   {json.dumps(one)}" for one in value) if many else json.dumps(value)
         lines.append(f' "{key}": [\n{text}\n ]' if many else f' "{key}": {text}')
     return "{\n" + ",\n".join(lines) + "\n}"
-
-
-def _as_uri(content: bytes) -> str:
-    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

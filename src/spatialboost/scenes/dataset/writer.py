@@ -7,42 +7,24 @@ import json
 import logging
 import os
 import re
-import struct
-import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.questions.conversation import META_VERSION, Order, TurnPlan, build_conversation, check_choices
-from spatialboost.scenes.questions.layout import clean_description
+from spatialboost.scenes.cues import BAD_ITEM
+from spatialboost.scenes.dataset.row import make_row
+from spatialboost.scenes.dataset.schema import ROWS_PER_GROUP, VERSION, arrow_schema, dataset_facts, differing_settings
+from spatialboost.scenes.questions.conversation import Order, build_conversation, check_choices
+from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
+from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.sources import Source
 
-if TYPE_CHECKING:
-    import pyarrow
-
 log = logging.getLogger(__name__)
-
-# What reading a broken image, depth map or text file raises; PIL raises SyntaxError on a broken PNG.
-BAD_ITEM = (
-    CuesError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-_SETTINGS_KEY = b"spatialboost"
-_MAX_MILLIMETRES = 2**16 - 1
 
 
 @dataclass
@@ -78,11 +60,11 @@ def build_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> BuildReport:
-    """Ask about every view of a source and write the conversations.
+    """Ask about every item of a source, a view or a scene of several views, and write the conversations.
 
     Example:
         >>> from spatialboost.scenes.dataset.writer import build_dataset
-        >>> from spatialboost.scenes.sources import Rooms
+        >>> from spatialboost.scenes.rooms import Rooms
         >>> report = build_dataset(Rooms(8, size=64), "rooms", seed=0)  # doctest: +SKIP
         >>> rows = datasets.load_dataset("parquet", data_files="rooms/*.parquet")["train"]  # doctest: +SKIP
 
@@ -92,8 +74,8 @@ def build_dataset(
     described in ``docs/data-format.md``.
 
     Args:
-        source: has ``len`` and ``[i] -> Cues``.
-        out: folder; created if missing.
+        source: has ``len`` and ``[i]``, which gives ``Cues`` or a ``Scene``.
+        out: folder; created if missing. Characters such as ``[`` and ``*`` in its name mean themselves.
         seed: every item's own seed comes from this one and the item's number.
         order: of the turns, see ``build_conversation``.
         plan: which turns; None = the paper's twelve.
@@ -111,31 +93,22 @@ def build_dataset(
 
     Raises:
         SpatialBoostError: a wrong ``shard``, ``order``, ``seed`` or number, or a folder that holds a dataset built with
-            other arguments.
+            other arguments. A build that an earlier version of this library began goes on, with the columns that it
+            began with.
     """
     number, count = parse_shard(shard)
     if rows_per_shard < 1 or not 1 <= quality <= 100:
         raise SpatialBoostError(f"rows_per_shard is {rows_per_shard} and quality {quality}; expected >= 1 and 1 to 100")
     check_choices(order, seed)
     out, plan = Path(out), plan or TurnPlan()
-    settings = {
-        "version": META_VERSION,
-        "source": getattr(source, "name", type(source).__name__),
-        "items": len(source),
-        "seed": seed,
-        "order": order,
-        "plan": {**asdict(plan), "relations": list(plan.relations)},
-        "rows_per_shard": rows_per_shard,
-        "with_depth": with_depth,
-        "quality": quality,
-    }
+    settings = build_settings(source, seed, order, plan, rows_per_shard, with_depth, quality)
     if overwrite:
         for path in out.glob("part-*.parquet"):
             part = path.stem.removeprefix("part-")
             if part.isdecimal() and int(part) % count == number:
                 path.unlink()
     else:
-        _refuse_other_dataset(out, settings)
+        settings["version"] = _check_folder(out, settings)
     out.mkdir(parents=True, exist_ok=True)
     parts = range(number, -(-len(source) // rows_per_shard), count)
     report = BuildReport(files=[f"part-{part:05d}.parquet" for part in parts])
@@ -159,6 +132,26 @@ def build_dataset(
     return report
 
 
+def build_settings(
+    source: Source, seed: int, order: Order, plan: TurnPlan, rows_per_shard: int, with_depth: bool, quality: int
+) -> dict[str, Any]:
+    """What a build is told, as each file keeps it; a folder goes on only with the same.
+
+    A new option needs a line in `spatialboost.scenes.dataset.schema` that says what it was before there was one.
+    """
+    return {
+        "version": VERSION,
+        "source": getattr(source, "name", type(source).__name__),
+        "items": len(source),
+        "seed": seed,
+        "order": order,
+        "plan": plan_settings(plan),
+        "rows_per_shard": rows_per_shard,
+        "with_depth": with_depth,
+        "quality": quality,
+    }
+
+
 def parse_shard(shard: str) -> tuple[int, int]:
     """Read "i/n" with 0 <= i < n.
 
@@ -175,115 +168,57 @@ def parse_shard(shard: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def dataset_files(folder: Path | str) -> list[Path]:
-    """The parquet files of a dataset folder, in order.
-
-    Raises:
-        SpatialBoostError: there is none.
-    """
-    files = sorted(Path(folder).glob("*.parquet"))
-    if not files:
-        raise SpatialBoostError(
-            f"{folder} holds no parquet file; build one with: spatialboost data build --out {folder}"
-        )
-    return files
-
-
-def dataset_facts(path: Path) -> dict[str, Any]:
-    """What a dataset's parquet file says of itself: the build's settings, ``rows``, ``skipped`` items with reasons.
-
-    Raises:
-        SpatialBoostError: no file of ours.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_metadata(path)
-        return {**json.loads(metadata.schema.to_arrow_schema().metadata[_SETTINGS_KEY]), "rows": metadata.num_rows}
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise SpatialBoostError(
-            f"{path} is not a file that a build wrote ({type(error).__name__}); choose another folder or remove it"
-        ) from None
-
-
 def _write_part(
     path: Path, source: Source, items: range, settings: dict[str, Any], order: Order, plan: TurnPlan, bar: tqdm
 ) -> tuple[int, dict[str, str]]:
     """Write one file; returns its number of rows and what was skipped."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     rows, skipped = [], {}
     for item in items:
         try:
-            rows.append(_make_row(source[item], item, settings, order, plan))
+            found = source[item]
+            seed = int(np.random.SeedSequence([settings["seed"], item]).generate_state(1)[0])
+            talk = build_conversation(found, seed=seed, order=order, plan=plan)
+            rows.append(make_row(as_scene(found), talk, item, settings))
         except BAD_ITEM as error:
             reason = re.sub(r" at 0x[0-9a-f]+", "", str(error))  # an address would differ from run to run
             skipped[_item_name(source, item)] = reason or type(error).__name__
         bar.update()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = _schema(settings["with_depth"])
-    facts = _to_json({**settings, "skipped": skipped})
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({**schema.metadata, _SETTINGS_KEY: facts}))
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(settings, skipped))
     stream = io.BytesIO()
-    pq.write_table(table, stream, row_group_size=64)
+    # Images are compressed already and hardly ever alike: neither a dictionary nor statistics of them are of use, and
+    # both make the end of the file longer, which is read when the data set is opened.
+    pq.write_table(
+        table,
+        stream,
+        row_group_size=ROWS_PER_GROUP,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
     _replace(path, stream.getvalue())
     return len(rows), skipped
 
 
-def _make_row(cues: Cues, item: int, settings: dict[str, Any], order: Order, plan: TurnPlan) -> dict[str, Any]:
-    seed = int(np.random.SeedSequence([settings["seed"], item]).generate_state(1)[0])
-    talk = build_conversation(cues, seed=seed, order=order, plan=plan)
-    row = {
-        "images": [_encoded(cues.image_HW3, settings["quality"])],
-        "messages": talk.messages,
-        "meta": json.dumps({**talk.meta, "item": item}),
-    }
-    if settings["with_depth"]:
-        millimetres = np.where(cues.valid_HW, np.rint(np.nan_to_num(cues.depth_HW) * 1000), 0)
-        millimetres[millimetres > _MAX_MILLIMETRES] = 0
-        labels = np.zeros(cues.size, np.uint8)
-        masks = {clean_description(thing.description): thing.mask_HW for thing in cues.objects}
-        for label, fact in enumerate(talk.meta["objects"][:255]):
-            labels[masks[fact["description"]]] = label + 1
-        row["depths"] = [_encoded(millimetres.astype(np.uint16))]
-        row["labels"] = [_encoded(labels)]
-    return row
+def _check_folder(out: Path, settings: dict[str, Any]) -> int:
+    """The version in which a build into a folder writes: that of the files that are there, or else the newest.
 
-
-def _encoded(pixels: np.ndarray, quality: int = 100) -> dict[str, Any]:
-    stream = io.BytesIO()
-    if quality < 100:
-        Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
-    else:
-        Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
-    return {"bytes": stream.getvalue(), "path": None}
-
-
-def _schema(with_depth: bool) -> pyarrow.Schema:
-    """Arrow types with the metadata by which ``datasets`` decodes the images."""
-    from datasets import Features, Value
-    from datasets import Image as ImageFeature
-
-    columns: dict[str, Any] = {
-        "images": [ImageFeature()],
-        "messages": [{"role": Value("string"), "content": Value("string")}],
-        "meta": Value("string"),
-    }
-    if with_depth:
-        columns |= {"depths": [ImageFeature()], "labels": [ImageFeature()]}
-    return Features(columns).arrow_schema
-
-
-def _refuse_other_dataset(out: Path, settings: dict[str, Any]) -> None:
+    Raises:
+        SpatialBoostError: what is there was built with other settings.
+    """
+    version = VERSION
     for path in sorted(out.glob("*.parquet")):
         found = dataset_facts(path)
-        wrong = [key for key, value in settings.items() if found.get(key) != value]
+        wrong = differing_settings(found, settings)
         if wrong:
-            what = ", ".join(f"{key} {found.get(key)!r} instead of {settings[key]!r}" for key in wrong)
             raise SpatialBoostError(
-                f"{path} was built with {what}; choose another folder, or overwrite to replace what is there"
+                f"{path} was built with {', '.join(wrong)}; choose another folder, or overwrite to replace what is "
+                "there"
             )
+        version = min(version, found["version"])
+    return version
 
 
 def _item_name(source: Source, item: int) -> str:

@@ -18,12 +18,12 @@ _COLOUR = 0.35  # weight of the difference of colour itself
 
 @dataclass(frozen=True)
 class Tree:
-    """Regions from superpixels up to the whole picture; costs never fall on the way up.
+    """Regions from superpixels up to the whole picture; the cost of a node is never below that of its parts.
 
     Attributes:
         parts: the two children of each node; None for superpixels.
-        birth_M: cost at which a node's parts were merged, 0 for superpixels.
-        death_M: cost at which the node itself was merged into another, inf for the root.
+        birth_M: cost of merging a node's parts into it, 0 for superpixels.
+        death_M: cost of merging the node with another, inf for the root.
     """
 
     parts: list[tuple[int, int] | None]
@@ -66,8 +66,7 @@ def merge_superpixels(
 ) -> Tree:
     """Merge the two most alike neighbours until one region is left.
 
-    Two regions are alike if the edges along their common boundary are weak on average, and the more so if their mean
-    colours are the same.
+    Two regions are alike if the edges along their common boundary are weak on average, and their mean colours close.
 
     Args:
         labels_HW: superpixels, from 0 on.

@@ -1,7 +1,8 @@
-"""Objects of RGB-D frames that come without masks: regions that stay themselves while their parts merge."""
+"""Objects of RGB-D frames that come without masks: regions that last long while superpixels are merged."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy.spatial import ConvexHull
 from skimage.color import rgb2lab
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.scenes.cues import BAD_ITEM, Cues, CuesError, SceneObject
 from spatialboost.scenes.extract.merging import Tree, make_superpixels, merge_superpixels
+from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.surfaces import find_bounds, measure_creases, measure_surface
 from spatialboost.scenes.extract.wording import describe_objects
 from spatialboost.scenes.sources import resize_cues
@@ -29,10 +31,41 @@ _MAX_BOUND = 0.35  # of the region's pixels lie on floor, walls or ceiling
 _MAX_CUT = 1.7  # pixels on the image's border over the square root of the area
 _MIN_SOLIDITY = 0.65  # area over that of the convex hull
 _MIN_SCORE = 0.15
-_FRAGMENT = 0.15  # of the larger part: merging with less does not make a region another one ...
-_OWN_LIFE = 1.0  # ... unless it had stayed itself over this range of costs
-_MAX_COST = 6.0  # above, everything is clearly apart
-_TRIED = 40
+# A region that is merged with a fragment counts as the same region as before: a fragment has at most this share of the
+# region's area, and was not itself a region over this range of costs.
+_FRAGMENT = 0.15
+_OWN_LIFE = 1.0
+_MAX_COST = 6.0  # two regions that cost more to merge are certainly two things
+_TRIED = 40  # regions with the best scores, whose masks are looked at
+
+
+_MAX_OBJECTS = 8
+
+
+class Superpixels:
+    """The extractor of ``propose_objects``: masks and descriptions from colour and depth, without a network.
+
+    Args:
+        max_objects: the most to propose in a view.
+    """
+
+    kind = "masks"
+
+    def __init__(self, *, max_objects: int = _MAX_OBJECTS) -> None:
+        _check_max_objects(max_objects)
+        self.max_objects = max_objects
+        # What data sets have had in their settings from the first version on
+        self.name = "proposals" if max_objects == _MAX_OBJECTS else f"up to {max_objects} proposals"
+
+    def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
+        """The objects of each view."""
+        return [self._propose(view) for view in views]
+
+    def _propose(self, view: PartialCues) -> Addition:
+        try:
+            return {"objects": propose_objects(view.to_cues(), max_objects=self.max_objects).objects}
+        except BAD_ITEM as error:
+            return error if isinstance(error, CuesError) else CuesError(f"{view.source}: {error}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +75,7 @@ class _Candidate:
     mask_HW: np.ndarray
 
 
-def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
+def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     """Find things in a view from colour and depth alone, and call each by its size, colour and place.
 
     Example:
@@ -52,10 +85,11 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
         >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1
         True
 
-    Superpixels are merged, the most alike first, by colour and by the concave creases and jumps of the depth between
-    them. What stays itself over a long range of costs is taken for a thing, unless it is part of the floor or a wall,
-    too small, too large, cut by the image's border, ragged, or mostly without depth. Masks are disjoint, descriptions
-    unique; the same view always gives the same objects, the clearest first.
+    Superpixels are merged two by two, the most alike first: alike in colour, and without a concave crease or a jump of
+    the depth between them. A region that is merged with nothing large over a long range of costs is taken for a thing,
+    unless it is part of the floor or a wall, too small, too large, cut by the image's border, ragged, or mostly without
+    depth. Masks do not overlap, descriptions are unique; the same view always gives the same objects, the clearest
+    first.
 
     Args:
         cues: the view; objects that it already has are replaced.
@@ -64,8 +98,7 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
     Returns:
         The same view with objects; there may be none.
     """
-    if max_objects < 1:
-        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
+    _check_max_objects(max_objects)
     small = resize_cues(cues, _WORKING_EDGE) if min(cues.size) > _WORKING_EDGE else cues
     chosen = _choose(_find_candidates(small), max_objects)
     names = describe_objects(small, [candidate.mask_HW for candidate in chosen])
@@ -78,6 +111,11 @@ def propose_objects(cues: Cues, *, max_objects: int = 8) -> Cues:
             if name
         ),
     )
+
+
+def _check_max_objects(max_objects: int) -> None:
+    if max_objects < 1:
+        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
 
 
 def _find_candidates(cues: Cues) -> list[_Candidate]:
@@ -119,7 +157,7 @@ def _choose(candidates: list[_Candidate], max_objects: int) -> list[_Candidate]:
 
 
 def _score(tree: Tree, labels_HW: np.ndarray, valid_HW: np.ndarray, bounds_S: np.ndarray) -> np.ndarray:
-    """Persistence of each node, for its size; 0 where it cannot be a thing."""
+    """For each node, over which range of costs it lasts, weighted by its size; 0 where it cannot be a thing."""
     num = len(bounds_S)
     labels = labels_HW.ravel()
     area_S = np.bincount(labels, minlength=num)

@@ -39,8 +39,9 @@ class Surface:
 def measure_surface(cues: Cues, *, window: int) -> Surface:
     """Fit a plane around every pixel.
 
-    A plane's inverse depth is linear in the pixel's coordinates, ``1 / z = a x + b y + c`` with (a, b, c) along its
-    normal: least squares over a window, whose moments are box filters.
+    On a plane the inverse depth is linear in the pixel's coordinates, ``1 / z = a x + b y + c``, and (a, b, c) has the
+    direction of its normal. So each pixel takes a least squares fit over the window around it, whose sums come from box
+    filters.
 
     Args:
         cues: the view.
@@ -69,7 +70,7 @@ def measure_surface(cues: Cues, *, window: int) -> Surface:
 def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
     """How far one side of each pixel stands out of the other side's tangent plane, over the depth: ``(H, W)``, >= 0.
 
-    Things meet in concave creases and at jumps of the depth; the convex edges of one thing give nothing.
+    Where two things meet there is a concave crease or a jump of the depth. A convex edge belongs to one thing: 0.
     Source: the convexity criterion of Stein et al., "Object Partitioning using Local Convexity", CVPR 2014.
 
     Args:
@@ -89,7 +90,7 @@ def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
 
 
 def find_bounds(surface: Surface, labels_HW: np.ndarray) -> np.ndarray:
-    """Superpixels that lie on floor, walls or ceiling: large planes with next to nothing behind them; bool ``(S,)``."""
+    """Superpixels on floor, walls or ceiling: large planes with hardly anything behind them; bool ``(S,)``."""
     known = surface.known_HW.ravel()
     labels = labels_HW.ravel()[known]
     num = int(labels_HW.max()) + 1
@@ -103,7 +104,7 @@ def find_bounds(surface: Surface, labels_HW: np.ndarray) -> np.ndarray:
     length_S = np.linalg.norm(normals_S3, axis=-1)
     normals_S3 /= length_S[:, None] + 1e-9
     tolerance_S = _TOLERANCE * (points_S3[:, 2] + 1.0)
-    # Every superpixel's own plane is a hypothesis: rows are planes, columns what lies on them.
+    # The plane of every superpixel is tried: row i tells which superpixels (columns) lie on the plane of superpixel i.
     height_SS = normals_S3 @ points_S3.T - (normals_S3 * points_S3).sum(-1)[:, None]
     alike_SS = (np.abs(height_SS) < tolerance_S) & (normals_S3 @ normals_S3.T > 0.85)
     behind_S = ((height_SS < -4 * tolerance_S) * count_S).sum(1)

@@ -1,4 +1,4 @@
-"""What one would call a thing of which only pixels are known: its size, its colour and its place."""
+"""Names for things of which only the pixels are known, from their size, colour and place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _GRID = (
 
 
 def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[str]:
-    """Name things such as ``"large grey object on the left"``; "" for one that cannot be told from an earlier one.
+    """Names such as ``"large grey object on the left"``; "" for a thing whose name would be that of an earlier one.
 
     Args:
         cues: the view.

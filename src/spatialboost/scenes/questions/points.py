@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.questions.layout import SIGMAS
+from spatialboost.scenes.questions.turn import CannotAskError
 
 # Shape legend: H, W = image height and width in pixels; G = 99, the grid of points that two decimals can name.
 
@@ -35,7 +36,6 @@ class PointPicker:
     Args:
         cues: the view.
         masks: bool ``(H, W)`` each, the objects on which some of the points shall lie.
-        rng: the only source of chance.
         min_gap: the two points of a pair differ in depth by more than this share of the nearer depth, and by more
             than two standard deviations of the source's noise.
         smoothness: half a percent of the image away, in all eight directions, the depth differs by at most this share
@@ -43,50 +43,46 @@ class PointPicker:
         on_objects: share of the points that lie on an object (each object alike); the others lie anywhere.
 
     Raises:
-        CuesError: no point of the view qualifies.
+        CannotAskError: no point of the view qualifies.
     """
 
     def __init__(
         self,
         cues: Cues,
         masks: Sequence[np.ndarray],
-        rng: np.random.Generator,
         *,
         min_gap: float,
         smoothness: float,
         on_objects: float,
     ) -> None:
-        self.cues, self.rng, self.min_gap, self.on_objects = cues, rng, min_gap, on_objects
+        self.cues, self.min_gap, self.on_objects = cues, min_gap, on_objects
         near = [_grid_index(cues.size, *shift) for shift in _HALF_PERCENT]
         depth_9GG = np.stack([np.where(cues.valid_HW[i], cues.depth_HW[i], np.nan) for i in near]).astype(np.float64)
         self.depth_GG, self.lowest_GG, self.highest_GG = depth_9GG[0], depth_9GG.min(0), depth_9GG.max(0)
         roughness_GG = np.maximum(self.depth_GG - self.lowest_GG, self.highest_GG - self.depth_GG)
         steady_GG = roughness_GG <= (smoothness + SIGMAS * cues.depth_noise) * self.depth_GG  # False where NaN
         if not steady_GG.any():
-            raise CuesError(
-                f"{cues.source}: no point has a steady depth around it; the depth is too sparse or too rough"
-            )
+            raise CannotAskError("no point has a steady depth around it; the depth is too sparse or too rough")
         areas = [np.flatnonzero(area_GG) for area_GG in (steady_GG, *(steady_GG & mask[near[0]] for mask in masks))]
-        self.areas = [
-            area for area in areas if area.size
-        ]  # flat indices into the grid: anywhere, then object by object
+        # flat indices into the grid: anywhere, then object by object
+        self.areas = [area for area in areas if area.size]
 
-    def pick(self) -> Point:
+    def pick(self, rng: np.random.Generator) -> Point:
         """Pick one point."""
-        return self._pick_from(self.areas)
+        return self._pick_from(self.areas, rng)
 
-    def pick_pair(self) -> tuple[Point, Point]:
+    def pick_pair(self, rng: np.random.Generator) -> tuple[Point, Point]:
         """Pick two points of clearly different depth, in no particular order.
 
         Floors make the lower point the closer one in most views; here it is so in half of the pairs (where the view has
         such pairs), so that the coordinates alone do not tell the answer.
 
         Raises:
-            CuesError: the view has no such pair.
+            CannotAskError: the view has no such pair.
         """
-        lower_is_closer = self.rng.random() < 0.5
+        lower_is_closer = rng.random() < 0.5
         for attempt in range(2 * _ATTEMPTS):  # a first point may have no partner: the middle of a wall
-            first = self.pick()
+            first = self.pick(rng)
             apart_GG = self._apart_from(first)
             if attempt < _ATTEMPTS:
                 lower_G1 = first[1] < _HUNDREDTHS_G[:, None]
@@ -97,17 +93,17 @@ class PointPicker:
             areas = [area[apart[area]] for area in self.areas]
             areas = [area for area in areas if area.size]
             if areas:
-                return first, self._pick_from(areas)
-        raise CuesError(f"{self.cues.source}: no two points differ in depth by more than the margin")
+                return first, self._pick_from(areas, rng)
+        raise CannotAskError("no two points differ in depth by more than the margin")
 
     def depth_at(self, point: Point) -> float:
         """Metres at a point, to six decimals."""
         return round(float(self.depth_GG[point[1] - 1, point[0] - 1]), 6)
 
-    def _pick_from(self, areas: list[np.ndarray]) -> Point:
-        on_object = len(areas) > 1 and self.rng.random() < self.on_objects
-        area = areas[self.rng.integers(1, len(areas)) if on_object else 0]
-        row, column = divmod(int(area[self.rng.integers(area.size)]), _HUNDREDTHS_G.size)
+    def _pick_from(self, areas: list[np.ndarray], rng: np.random.Generator) -> Point:
+        on_object = len(areas) > 1 and rng.random() < self.on_objects
+        area = areas[rng.integers(1, len(areas)) if on_object else 0]
+        row, column = divmod(int(area[rng.integers(area.size)]), _HUNDREDTHS_G.size)
         return int(_HUNDREDTHS_G[column]), int(_HUNDREDTHS_G[row])
 
     def _apart_from(self, point: Point) -> np.ndarray:

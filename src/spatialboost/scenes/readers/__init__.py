@@ -1,1 +1,1 @@
-"""Readers of the layouts in which data sets are handed out."""
+"""Readers of the layouts in which data sets are handed out: `rgbd` reads a folder with a walk of RGB-D frames."""

@@ -11,7 +11,8 @@ from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.sources import resize_cues
+from spatialboost.scenes.source_registry import SourceOptions
+from spatialboost.scenes.sources import Mapped, Source, Walk, evenly_spaced, resize_cues
 
 # Shape legend: H, W = image height and width in pixels; N = frames.
 
@@ -88,6 +89,30 @@ class RGBDFolder:
             depth_noise=self.depth_noise,
         )
         return cues if self.size is None else resize_cues(cues, self.size)
+
+
+def open_frames(options: SourceOptions) -> Source:
+    """The frames of a folder as the command line asks for them: all, or some that are spaced evenly.
+
+    Raises:
+        SpatialBoostError: no folder is given, or it is none of RGB-D frames.
+    """
+    if options.path is None:
+        raise SpatialBoostError("--source rgbd needs --path FOLDER, with rgb/, depth/, intrinsics.txt and poses.txt")
+    size = options.size
+    items: Source = RGBDFolder(options.path)
+    name = f"{options.path.resolve().name} {'full size' if size is None else _say_size(size)}"
+    if options.views > 1:
+        items = Walk(items, views=options.views, stride=options.stride)
+        name += f" {options.views} views {options.stride} apart"
+    if options.num is not None:
+        items = evenly_spaced(items, options.num)
+    steps = [] if size is None else [lambda view: resize_cues(view, size)]
+    return Mapped(items, *steps, name=name)
+
+
+def _say_size(size: int | tuple[int, int]) -> str:
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
 def _list_images(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# sRGB in [0, 1]. Anchors are far enough apart that a name survives shading.
+# sRGB in [0, 1]. The colours are so far apart that one can still be named when it is shaded.
 PALETTE: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.10, 0.10),
     "orange": (0.95, 0.50, 0.08),

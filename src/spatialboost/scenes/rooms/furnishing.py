@@ -1,4 +1,4 @@
-"""Furnishing: things of all kinds, placed where they can stand or hang, with names that tell them apart."""
+"""What stands and hangs in a room: things of all kinds, placed where they fit, with names that tell them apart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sample_things(
         pose_44: camera to world; nothing stands in its way, and most things in its view.
         fov: horizontal field of view, degrees.
         count: how many to try for.
-        avoid: colours of walls and floor, before which a thing would be hard to see.
+        avoid: colours of walls and floor, against which a thing would be hard to see.
     """
     things: list[Thing] = []
     for _ in range(40 * count):
@@ -118,7 +118,7 @@ def _stand(
 def _hang(rng: np.random.Generator, size: tuple[float, float, float], half: Sequence[float]) -> Placed:
     width, height, depth = size
     y = -rng.uniform(1.1, max(1.15, height - half[1] - 0.15))
-    wall = int(rng.integers(3))  # back, left, right: the camera has the fourth behind it
+    wall = int(rng.integers(3))  # back, left, right; the fourth wall is behind the camera
     if wall == 0:
         x = rng.uniform(-1, 1) * (width / 2 - half[0] - 0.05)
         return (float(x), float(y), depth / 2 - half[2]), 0.0
@@ -131,11 +131,11 @@ def _stack(
 ) -> tuple[Placed, str, tuple[float, float, float]]:
     """On top of a box or cylinder, shrunk to fit there."""
     below = things[int(rng.integers(len(things)))]
-    room = min(below.half[0], below.half[2])
-    if below.shape not in ("box", "cylinder") or below.place != "floor" or room < 0.16 or 2 * below.half[1] > 1.3:
+    narrow = min(below.half[0], below.half[2])
+    if below.shape not in ("box", "cylinder") or below.place != "floor" or narrow < 0.16 or 2 * below.half[1] > 1.3:
         return None, "", half
-    # Its whole footprint, at any yaw, stays on the top.
-    shrink = min(1.0, rng.uniform(0.6, 0.95) * room / float(np.hypot(half[0], half[2])), 0.45 / half[1])
+    # So small that all of it stands on the top, whichever way it is turned
+    shrink = min(1.0, rng.uniform(0.6, 0.95) * narrow / float(np.hypot(half[0], half[2])), 0.45 / half[1])
     half = (half[0] * shrink, half[1] * shrink, half[2] * shrink)
     if max(half) < 0.08:
         return None, "", half
@@ -152,15 +152,16 @@ def _fits(
     half: tuple[float, float, float],
     place: str,
 ) -> bool:
+    """Whether a thing touches neither the walls, nor the camera, nor the things that are there."""
     radius = half[0] if shape in ("sphere", "cylinder") else float(np.hypot(half[0], half[2]))
-    if place == "wall":  # clear of other panels and of what stands before it
+    if place == "wall":  # away from other panels and from what stands in front of it
         return all(
             np.linalg.norm(np.subtract(centre, other.centre)) > 0.1 + max(half) + max(other.half) for other in things
         )
     inside = abs(centre[0]) + radius < size[0] / 2 - 0.02 and abs(centre[2]) + radius < size[2] / 2 - 0.02
     if not inside or np.hypot(centre[0] - pose_44[0, 3], centre[2] - pose_44[2, 3]) < radius + 0.75:
         return False
-    if place != "floor":  # stacked: the tower below is already clear of everything but another thing on the same top
+    if place != "floor":  # on top of a thing that fits: only another thing on the same top can be in the way
         return all(
             np.hypot(centre[0] - o.centre[0], centre[2] - o.centre[2]) > 1e-6 or o.place == "floor" for o in things
         )
@@ -184,7 +185,7 @@ def _traits(thing: Thing) -> dict[str, str]:
 
 
 def _describe(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing, ...]:
-    """Names: colour and shape, and of texture, size and place what is needed to tell a thing from all others."""
+    """Names of colour and shape, with as much of texture, size and place as tells a thing from all others."""
     described = []
     for thing in things:
         traits = _traits(thing)
@@ -199,7 +200,8 @@ def _describe(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing,
             if extra not in extras and (traits[extra] or extra != "size"):
                 extras.append(extra)
         described.append(replace(thing, description=_phrase(traits, extras)))
-    # Two things may differ only in that one of them has no size word: then those names stay alike, so the later goes.
+    # Of two things that differ only in size, one may be of a size without a word. Then their names are the same, and
+    # the later one is removed.
     names = [thing.description for thing in described]
     return tuple(thing for i, thing in enumerate(described) if thing.description not in names[:i])
 

@@ -1,9 +1,10 @@
 """Analytic ray casting of boxes, spheres and cylinders in a box-shaped room, batched in torch.
 
-Every intersection is closed form, so the depth is exact up to float32. Only additions, products, divisions and square
-roots are used per pixel: the picture of a room depends neither on its place in a batch nor on vectorised libm variants.
-Most rays miss most primitives: a coarse test against bounding balls, which may only err towards a hit, leaves few pairs
-of ray and primitive to intersect.
+Every intersection is a closed formula, so the depth is exact up to float32. A pixel takes only additions, products,
+divisions and square roots, which every CPU rounds alike: the picture of a room does not depend on its place in a batch
+or on the vector instructions that are used.
+Most rays miss most primitives. So a coarse test comes first, against the ball around each primitive: it never misses a
+hit, and it leaves few pairs of a ray and a primitive that have to be intersected.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COLUMNS = 25
 
 SIDES = 6  # -x, +x, -y (ceiling), +y (floor), -z, +z
 MISS = float("inf")
-NUDGE = 1e-12  # keeps 1 / d finite where a ray is parallel to a plane; lost in rounding everywhere else
+NUDGE = 1e-12  # keeps 1 / d finite where a ray is parallel to a plane; everywhere else rounding removes it
 
 Vector = tuple[Tensor, Tensor, Tensor]
 
@@ -82,8 +83,8 @@ def first_hits(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple
 def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
     """Which points do not see which sample of the lights: bool ``(B, S, N)``.
 
-    No convex thing lies between a lamp and those of its own points that face the lamp, so each point's own primitive is
-    left out; points that turn away from the lamp are dark by their normals.
+    A convex thing cannot hide a lamp from those of its own points that face the lamp, so the primitive that a point
+    lies on is not tested; a point that faces away from the lamp is dark anyway, by its normal.
 
     Args:
         batch: the rooms.
@@ -100,7 +101,7 @@ def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
         _may_hit(batch, lamp_B3, points_B3N - lamp_B3[:, :, None]) & other_BPN for lamp_B3 in lamps_BS3.unbind(1)
     ]
     for kind in (BOX, BALL, CYLINDER):
-        # All samples at once: there are few pairs, so that the overhead of an operation counts.
+        # All samples at once: there are few pairs, so the time goes into the number of operations, not into their size.
         pairs = [near_BPN[:, _places(batch, kind)].nonzero() for near_BPN in near_SBPN]
         b, p, n = torch.cat(pairs).unbind(1)
         counts = torch.tensor([len(pair) for pair in pairs], device=b.device)
@@ -115,7 +116,7 @@ def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
 
 
 def _pick(x_B3N: Tensor, b: Tensor, n: Tensor) -> Tensor:
-    """``x[b, :, n]`` as ``(3, K)``: with one index, much quicker than with two."""
+    """``x[b, :, n]`` as ``(3, K)``; with one index tensor, which is much faster than with two."""
     return x_B3N.movedim(1, 0).reshape(3, -1).index_select(1, b * x_B3N.shape[2] + n)
 
 
@@ -200,7 +201,7 @@ def _intersect(
 
 
 def _sides(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple[Tensor, Tensor]:
-    """The viewer is inside the room: the first side that a ray leaves by is the one it shows."""
+    """Where rays meet the room's sides: their origin is inside, so it is the nearest plane that a ray runs towards."""
     half_B31, middle_B31 = batch.primitives_BMF[:, 0, HALF, None], batch.primitives_BMF[:, 0, CENTRE, None]
     ray_B3N = directions_B3N + NUDGE
     wall_B3N = torch.where(ray_B3N > 0, half_B31, -half_B31) + middle_B31

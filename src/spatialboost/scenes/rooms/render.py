@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from spatialboost.scenes.rooms import raycast
 from spatialboost.scenes.rooms.room import Material, Room, Thing, look, scale
 from spatialboost.scenes.rooms.sampling import sample_room
 from spatialboost.scenes.rooms.shading import develop, render_rays
+from spatialboost.scenes.rooms.viewpoints import sample_poses
+from spatialboost.scenes.scene import Scene
 
-__all__ = ["look", "render_rooms", "render_views", "sample_room"]
+__all__ = ["look", "render_rooms", "render_scenes", "render_views", "sample_room"]
 
-SMALLEST_SHARE = 0.003  # of the pixels: what shows less of itself is not named
-# Rays at once: what fits the caches of a CPU core, and what keeps a GPU busy within about 2 GB.
+SMALLEST_SHARE = 0.003  # of the pixels: a thing that covers less of the image is not listed as an object
+# On a CPU, as many rays as fit into the caches of a core; on a GPU, as many as keep it busy within about 2 GB.
 RAYS_AT_ONCE = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
@@ -48,9 +50,36 @@ def render_rooms(
     Returns:
         Cues with exact depth, pose (camera to world), objects with masks, and facts for captions.
     """
-    return _render(
-        [(room := sample_room(int(seed)), room.pose_44, f"synthetic:{room.seed}") for seed in seeds], size, device
-    )
+    return _render([_first_shot(sample_room(int(seed))) for seed in seeds], size, device)
+
+
+def render_scenes(
+    seeds: Sequence[int], *, views: int, size: int | tuple[int, int] = 128, device: str | torch.device = "cpu"
+) -> list[Scene]:
+    """Render several views of the room of each seed; the first is what ``render_rooms`` gives.
+
+    Example:
+        >>> from spatialboost.scenes.rooms.render import render_scenes
+        >>> scene = render_scenes([2], views=2, size=32)[0]
+        >>> [view.source for view in scene.views]
+        ['synthetic:2', 'synthetic:2/view1']
+
+    Things have the same description in every view.
+
+    Args:
+        seeds: non-negative integers.
+        views: cameras in each room.
+        size: edge of a square picture, or ``(height, width)``, pixels.
+        device: where rays are cast.
+    """
+    shots = []
+    for seed in seeds:
+        room = sample_room(int(seed))
+        _, *further = sample_poses(room, views)
+        shots.append(_first_shot(room))
+        shots += [Shot(room, pose, f"synthetic:{room.seed}/view{i}", i) for i, pose in enumerate(further, start=1)]
+    rendered = _render(shots, size, device)
+    return [Scene(rendered[start : start + views]) for start in range(0, len(rendered), views)]
 
 
 def render_views(
@@ -86,10 +115,22 @@ def render_views(
                 f"camera {number} is at ({x:.2f}, {y:.2f}, {z:.2f}), outside of the room of seed {room.seed}; expected "
                 f"|x| < {width / 2:.2f}, {-height:.2f} < y < 0, |z| < {depth / 2:.2f}"
             )
-    return _render([(room, pose, f"synthetic:{room.seed}/view{i}") for i, pose in enumerate(poses)], size, device)
+    return _render(
+        [Shot(room, pose, f"synthetic:{room.seed}/view{i}", i) for i, pose in enumerate(poses)], size, device
+    )
 
 
-Shot = tuple[Room, np.ndarray, str]
+class Shot(NamedTuple):
+    """A picture to be taken: of which room, from which pose, the view's name, and its number in the room."""
+
+    room: Room
+    pose_44: np.ndarray
+    source: str
+    number: int
+
+
+def _first_shot(room: Room) -> Shot:
+    return Shot(room, room.pose_44, f"synthetic:{room.seed}", 0)
 
 
 def _render(shots: Sequence[Shot], size: int | tuple[int, int], device: str | torch.device) -> list[Cues]:
@@ -109,11 +150,11 @@ def _render(shots: Sequence[Shot], size: int | tuple[int, int], device: str | to
 def _render_chunk(
     shots: Sequence[Shot], height: int, width: int, device: torch.device, rays_at_once: int
 ) -> list[Cues]:
-    rooms = [room for room, _, _ in shots]
+    rooms = [shot.room for shot in shots]
     orders = [_order(room) for room in rooms]
     batch = _tables(rooms, orders, device)
     focals = [width / 2 / np.tan(np.radians(room.fov) / 2) for room in rooms]
-    poses = torch.tensor(np.stack([pose for _, pose, _ in shots]), dtype=torch.float64)
+    poses = torch.tensor(np.stack([shot.pose_44 for shot in shots]), dtype=torch.float64)
     directions_B3N = _directions(poses, focals, height, width).to(device)
     origin_B3 = poses[:, :3, 3].float().to(device)
     angle_B = torch.tensor([1.0 / focal for focal in focals], dtype=torch.float32, device=device)
@@ -122,12 +163,12 @@ def _render_chunk(
         for rays in directions_B3N.split(max(1, rays_at_once // len(rooms)), dim=2)
     ]
     t_BN, index_BN, light_B3N = (torch.cat(parts, -1) for parts in zip(*pieces, strict=True))
-    image = develop(light_B3N.unflatten(-1, (height, width)), rooms)
+    image = develop(light_B3N.unflatten(-1, (height, width)), rooms, [shot.number for shot in shots])
     images = image.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     depths = t_BN.unflatten(-1, (height, width)).cpu().numpy()
     indices = index_BN.unflatten(-1, (height, width)).cpu().numpy()
     views = []
-    for b, (room, pose, source) in enumerate(shots):
+    for b, (room, pose, source, _) in enumerate(shots):
         intrinsics = np.array([[focals[b], 0, (width - 1) / 2], [0, focals[b], (height - 1) / 2], [0, 0, 1]])
         rows = _rows_of(orders[b], batch.counts)
         objects, seen = [], []
@@ -180,12 +221,12 @@ def _tables(rooms: Sequence[Room], orders: Sequence[tuple[list[int], ...]], devi
     counts = tuple(max(len(order[kind]) for order in orders) for kind in range(3))
     total = raycast.SIDES + sum(counts)
     table = np.zeros((len(rooms), total, raycast.COLUMNS), np.float32)
-    # Padding: a speck far outside of any room, behind its sides.
+    # Rows that are not filled: tiny things far outside of any room, which no ray meets before the room's sides.
     table[:, :, raycast.CENTRE] = 1e4
     table[:, :, raycast.HALF] = 1e-3
     table[:, :, raycast.COS] = 1.0
     samples = [_light_samples(room) for room in rooms]
-    # Padding: lamps that are off, which change no bit of the sum.
+    # Rows that are not filled: lamps that are off, which add zero and so change no bit of the sum.
     lights = np.tile(np.array([0, -1, 0, 0, 0, 0], np.float32), (len(rooms), max(map(len, samples)), 1))
     for b, (room, order) in enumerate(zip(rooms, orders, strict=True)):
         width, height, depth = room.size
@@ -205,7 +246,7 @@ def _tables(rooms: Sequence[Room], orders: Sequence[tuple[list[int], ...]], devi
 
 
 def _row(centre: Sequence[float], half: Sequence[float], yaw: float, material: Material) -> np.ndarray:
-    # Squared: the renderer's linear light, whose square root is the picture.
+    # Squared, because the renderer works in linear light and takes the square root at the end.
     first, second = (np.square(shade) for shade in (material.first, material.second))
     texture = raycast.TEXTURES.index(material.texture)
     looks = [*first, *second, *material.axis, *material.frequency, *material.phase, texture, material.gloss]
@@ -230,7 +271,7 @@ def _lattice() -> np.ndarray:
 
 
 def _facts(room: Room, pose_44: np.ndarray, seen: Sequence[Thing]) -> dict[str, Any]:
-    """What captions may tell; JSON-able, metres."""
+    """What captions may tell about a view; JSON-able, metres."""
 
     def metres(values: Sequence[float]) -> list[float]:
         return [round(float(value), 3) for value in values]

@@ -1,4 +1,4 @@
-"""What a procedural room is made of: materials, things, lights and a camera.
+"""The description of a procedural room: its materials, things, lights and camera.
 
 World frame: x right, y down, z forward, metres; the floor is y = 0 and the room's middle is x = z = 0.
 """
@@ -77,7 +77,7 @@ class Room:
     """A room with its things, its lights and one camera, all from one seed.
 
     Attributes:
-        seed: where everything comes from.
+        seed: of all random numbers that made it.
         size: width (x), height (y), depth (z), metres.
         sides: materials of -x, +x, ceiling, floor, -z, +z.
         things: everything that stands, lies or hangs in it, visible or not.
@@ -112,5 +112,5 @@ def look(position: Sequence[float], yaw: float, pitch: float, roll: float = 0.0)
 
 
 def scale(colour: RGB, by: float) -> RGB:
-    """A vector of three times a number."""
+    """A colour, each channel times a number."""
     return colour[0] * by, colour[1] * by, colour[2] * by

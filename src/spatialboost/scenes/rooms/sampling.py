@@ -1,4 +1,4 @@
-"""Rooms from seeds: walls, light and camera; what stands in them is furnished apart."""
+"""Rooms from seeds: walls, lights and a camera here, and the things that `furnishing` puts in."""
 
 from __future__ import annotations
 

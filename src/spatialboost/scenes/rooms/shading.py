@@ -145,8 +145,14 @@ def _grain() -> np.ndarray:
     return np.random.default_rng(22057).standard_normal(1 << 20, dtype=np.float32)
 
 
-def develop(light_B3HW: Tensor, rooms: Sequence[Room]) -> Tensor:
-    """From linear light to uint8: a soft shoulder, gamma 2, a lens that is not perfectly sharp, sensor noise."""
+def develop(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Sequence[int]) -> Tensor:
+    """From linear light to uint8: a soft shoulder, gamma 2, a lens that is not perfectly sharp, sensor noise.
+
+    Args:
+        light_B3HW: from ``render_rays``.
+        rooms: which room each picture shows.
+        numbers: of each picture in its room: two pictures of one room do not have the same noise.
+    """
     shoulder = light_B3HW * (1.0 + 0.15 * light_B3HW) / (1.0 + 0.55 * light_B3HW)
     image = (shoulder * 1.25).clamp(0.0, 1.0).sqrt()
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
@@ -154,8 +160,8 @@ def develop(light_B3HW: Tensor, rooms: Sequence[Room]) -> Tensor:
     image = 0.14 * rows[..., :-2] + 0.72 * rows[..., 1:-1] + 0.14 * rows[..., 2:]
     grain = _grain()
     count = image[0].numel()
-    for b, room in enumerate(rooms):
-        offset = room.seed * 7919 % len(grain)
+    for b, (room, number) in enumerate(zip(rooms, numbers, strict=True)):
+        offset = (room.seed * 7919 + number * 104729) % len(grain)
         noise = grain.take(np.arange(offset, offset + count), mode="wrap")
         image[b] += room.noise * torch.from_numpy(noise).to(image.device).view_as(image[b])
     return (image.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)

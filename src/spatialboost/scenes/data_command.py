@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from spatialboost.errors import SpatialBoostError
-
-if TYPE_CHECKING:
-    from spatialboost.scenes.sources import Source
 
 app = typer.Typer(help="Views and their 3D cues to conversations on disk.", no_args_is_help=True)
 
@@ -19,39 +17,57 @@ app = typer.Typer(help="Views and their 3D cues to conversations on disk.", no_a
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
-    source: Annotated[Literal["rooms", "rgbd"], typer.Option(help="Procedural rooms, or an RGB-D folder.")] = "rooms",
+    source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
     path: Annotated[
         Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt.")
     ] = None,
     num: Annotated[
-        int | None, typer.Option(help="How many views: 1000 rooms, or all frames; fewer frames are spaced evenly.")
+        int | None, typer.Option(help="How many items: 1000 rooms, or all frames; fewer frames are spaced evenly.")
     ] = None,
     first_room: Annotated[int, typer.Option(help="Seed of the first room; keeps train and test rooms apart.")] = 0,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 224 (shorter edge) or 240x320 (height x width). Rooms: 224.")
     ] = None,
+    views: Annotated[int, typer.Option(help="Views of one place in each item.")] = 1,
+    stride: Annotated[int, typer.Option(help="RGB-D frames from one view of an item to the next.")] = 10,
+    extract: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Extractors that add to the views, in this order; give it once for each. "
+            "Objects of RGB-D frames: superpixels."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Picks points, pairs and phrasings.")] = 0,
     order: Annotated[
         Literal["forward", "reverse", "random"], typer.Option(help="Pixel to scene, scene to pixel, or shuffled.")
     ] = "forward",
-    depth_turns: Annotated[int, typer.Option(help="Questions on the depth at a point.")] = 3,
-    closer_turns: Annotated[int, typer.Option(help="Questions on which of two points is closer.")] = 2,
-    points_only: Annotated[bool, typer.Option("--points-only", help="No questions on objects and no caption.")] = False,
+    turn: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND=COUNT, such as depth=3; once for each kind. The paper's twelve turns if not given."),
+    ] = None,
+    least: Annotated[int, typer.Option(help="Skip a view of which fewer turns than this can be asked.")] = 1,
     shard: Annotated[str, typer.Option(help="i/n: write every n-th file from the i-th on.")] = "0/1",
-    rows_per_file: Annotated[int, typer.Option(help="Views a parquet file.")] = 256,
+    rows_per_file: Annotated[int, typer.Option(help="Items a parquet file.")] = 256,
     depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also keep depth maps and object labels.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
     """Write conversations about rooms or RGB-D frames. The same command goes on with a build that was cut off."""
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.questions.conversation import TurnPlan
+    from spatialboost.scenes.extract.pipeline import Extracted
+    from spatialboost.scenes.extract.registry import open_extractor
+    from spatialboost.scenes.questions.plan import PAPER, TurnPlan
+    from spatialboost.scenes.source_registry import SOURCES, SourceOptions, open_source
 
-    objects = {"relations": (), "distance": 0, "caption": False} if points_only else {}
-    plan = TurnPlan(depth=depth_turns, closer=closer_turns, **objects)  # type: ignore[arg-type]
-    views = _open_source(source, path, num, first_room, size, propose=not points_only)
+    plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
+    pixels = None if size is None else parse_size(size)
+    items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
+    if extract is None and plan.needs_objects:
+        extract = [*SOURCES[source].extract]
+    if extract:
+        items = Extracted(items, [open_extractor(name) for name in extract])
     try:
         report = build_dataset(
-            views,
+            items,
             out,
             seed=seed,
             order=order,
@@ -104,27 +120,20 @@ def parse_size(text: str) -> int | tuple[int, int]:
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
-def _open_source(
-    source: str, path: Path | None, num: int | None, first_room: int, size: str | None, *, propose: bool
-) -> Source:
-    from spatialboost.scenes.sources import Mapped, Rooms, evenly_spaced, resize_cues
+def parse_turns(words: Sequence[str]) -> dict[str, int]:
+    """Read "depth=3", "closer=2", ...
 
-    pixels = None if size is None else parse_size(size)
-    if num is not None and num < 1:
-        raise SpatialBoostError(f"num is {num}; expected at least one view")
-    if source == "rooms":
-        if path is not None:
-            raise SpatialBoostError("--path is for --source rgbd; rooms are made, not read")
-        return Rooms(num or 1000, first=first_room, size=pixels or 224)
-    if path is None:
-        raise SpatialBoostError("--source rgbd needs --path FOLDER, with rgb/, depth/, intrinsics.txt and poses.txt")
-    from spatialboost.scenes.readers.rgbd import RGBDFolder
+    Example:
+        >>> parse_turns(["depth=3", "closer=2"])
+        {'depth': 3, 'closer': 2}
 
-    frames = RGBDFolder(path)
-    steps = [] if pixels is None else [lambda view: resize_cues(view, pixels)]
-    if propose:
-        from spatialboost.scenes.extract.segments import propose_objects
-
-        steps.append(propose_objects)
-    name = f"{path.resolve().name} {size or 'full size'}{' with proposals' if propose else ''}"
-    return Mapped(frames if num is None else evenly_spaced(frames, num), *steps, name=name)
+    Raises:
+        SpatialBoostError: anything else, or a kind that is given twice.
+    """
+    turns: dict[str, int] = {}
+    for word in words:
+        match = re.fullmatch(r"(\w+)=(\d+)", word)
+        if not match or match[1] in turns:
+            raise SpatialBoostError(f"--turn {word}: expected KIND=COUNT, once for each kind, such as depth=3")
+        turns[match[1]] = int(match[2])
+    return turns

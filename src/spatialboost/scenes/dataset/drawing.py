@@ -1,0 +1,88 @@
+"""Pictures on the page of a data set: coloured depth maps, outlines of objects, and images as text of a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# Shape legend: H, W = image height and width in pixels.
+
+COLOURS = (
+    "#ff4d4d",
+    "#2f9bff",
+    "#25b34b",
+    "#ffab00",
+    "#c457ff",
+    "#00bfb3",
+    "#ff6fb5",
+    "#9a8c00",
+    "#8a5a44",
+    "#6b7cff",
+)
+
+
+def decode_pixels(image: dict[str, Any]) -> np.ndarray:
+    """The pixels of an image in a row, as they are stored."""
+    return np.asarray(Image.open(io.BytesIO(image["bytes"])))
+
+
+def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
+    """A palette PNG of the depth and the range that its colours span; grey where there is no reading.
+
+    Args:
+        millimetres_HW: 0 where there is no reading.
+
+    Returns:
+        ``uri`` of the picture, ``near`` and ``far`` in metres, colours of the ``bar`` between them, and which share of
+        the pixels is ``missing``, in percent.
+    """
+    from matplotlib import colormaps
+
+    valid = millimetres_HW > 0
+    near, far = np.percentile(millimetres_HW[valid], (1, 99)) if valid.any() else (0, 1)
+    steps = np.clip((millimetres_HW - near) / max(far - near, 1) * 254, 0, 254).astype(np.uint8)
+    palette = (colormaps["turbo_r"](np.linspace(0, 1, 255))[:, :3] * 255).astype(np.uint8)
+    image = Image.fromarray(np.where(valid, steps, 255).astype(np.uint8), "P")
+    image.putpalette([*palette.ravel().tolist(), 150, 150, 150])
+    bar = [f"rgb({r},{g},{b})" for r, g, b in palette[::28].tolist()]
+    return {
+        "uri": as_uri(_png(image)),
+        "near": near / 1000,
+        "far": far / 1000,
+        "bar": ", ".join(bar),
+        "missing": 100 * (1 - valid.mean()),
+    }
+
+
+def draw_outlines(labels_HW: np.ndarray, count: int) -> str:
+    """A transparent picture with the border of every object in its colour.
+
+    Args:
+        labels_HW: 1 to count where an object is seen, 0 elsewhere.
+        count: how many objects there are.
+    """
+    border = np.zeros(labels_HW.shape, bool)
+    border[:, 1:] |= labels_HW[:, 1:] != labels_HW[:, :-1]
+    border[:, :-1] |= labels_HW[:, 1:] != labels_HW[:, :-1]
+    border[1:] |= labels_HW[1:] != labels_HW[:-1]
+    border[:-1] |= labels_HW[1:] != labels_HW[:-1]
+    image = Image.fromarray(np.where(border, labels_HW, 0).astype(np.uint8), "P")
+    colours = [bytes.fromhex(COLOURS[i % len(COLOURS)][1:]) for i in range(count)]
+    image.putpalette([0, 0, 0, *b"".join(colours)])
+    return as_uri(_png(image, transparency=0))
+
+
+def _png(image: Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def as_uri(content: bytes) -> str:
+    """A PNG or JPEG file as an address that holds the whole picture."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

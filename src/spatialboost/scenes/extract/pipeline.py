@@ -1,0 +1,140 @@
+"""Extractors at work: a source whose items have passed through extractors, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.cues import BAD_ITEM, Cues
+from spatialboost.scenes.extract.protocol import KINDS, Addition, Extractor, PartialCues
+from spatialboost.scenes.scene import Scene
+
+Views = list[PartialCues]  # of one item
+
+
+class PartialSource(Protocol):
+    """A `Source` whose items may lack cues."""
+
+    def __len__(self) -> int:
+        """How many items there are."""
+
+    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues:
+        """The item of this number."""
+
+
+class Extracted:
+    """A source whose items pass through extractors when they are asked for.
+
+    Example:
+        >>> from spatialboost.scenes.extract.registry import open_extractor
+        >>> from spatialboost.scenes.rooms import Rooms
+        >>> views = Extracted(Rooms(4, size=64), [open_extractor("superpixels")])
+        >>> len(views), "object" in views[2].objects[0].description
+        (4, True)
+
+    Items ``k * batch_size`` to ``(k + 1) * batch_size - 1`` go through the extractors together, whichever of them is
+    asked for first, so that the result does not depend on the order or on the process. A bad item raises when it is
+    asked for, and costs no other.
+
+    Args:
+        source: of views, scenes, or views of which not everything is known.
+        extractors: applied in turn.
+        batch_size: items that are processed together.
+
+    Raises:
+        SpatialBoostError: no extractor, or a batch size below one.
+        CuesError: from ``[i]``, an item that cannot be used.
+        TypeError: from ``[i]``, an extractor that does not keep to `Extractor`.
+    """
+
+    def __init__(self, source: PartialSource, extractors: Sequence[Extractor], *, batch_size: int = 8) -> None:
+        if not extractors or batch_size < 1:
+            raise SpatialBoostError(
+                f"{len(extractors)} extractors and batches of {batch_size} items; expected at least 1 of each"
+            )
+        self.source, self.extractors, self.batch_size = source, list(extractors), batch_size
+        steps = ", ".join(extractor.name for extractor in extractors)
+        self.name = f"{getattr(source, 'name', type(source).__name__)} with {steps}"
+        self.names: Sequence[str] | None = getattr(source, "names", None)
+        self._done: tuple[int, list[Cues | Scene | Exception]] = (-1, [])  # number of the batch, and its items
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int, /) -> Cues | Scene:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        batch, place = divmod(index, self.batch_size)
+        if self._done[0] != batch:
+            start = batch * self.batch_size
+            self._done = batch, self._run(range(start, min(start + self.batch_size, len(self))))
+        found = self._done[1][place]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _run(self, indices: range) -> list[Cues | Scene | Exception]:
+        items = [self._read(index) for index in indices]
+        for extractor in self.extractors:
+            _apply(extractor, items)
+        return [_finish(views) for views in items]
+
+    def _read(self, index: int) -> Views | Exception:
+        try:
+            item = self.source[index]
+        except BAD_ITEM as error:
+            return error
+        if isinstance(item, PartialCues):
+            return [item]
+        return [PartialCues.of(view) for view in (item.views if isinstance(item, Scene) else [item])]
+
+
+def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:
+    """Let one extractor add to a batch of items; an item in which a view cannot be used becomes the reason."""
+    together = KINDS[extractor.kind].together
+    good = {number: views for number, views in enumerate(items) if not isinstance(views, Exception)}
+    scenes = [[(number, place) for place in range(len(views))] for number, views in good.items()]
+    batches = scenes if together else [list(chain.from_iterable(scenes))]
+    for batch in filter(None, batches):
+        additions = _ask(extractor, [good[number][place] for number, place in batch], split=not together)
+        for (number, place), addition in zip(batch, additions, strict=True):
+            if isinstance(addition, Exception):
+                items[number] = addition
+            else:
+                _check(extractor, addition)
+                good[number][place] = good[number][place].adding(addition)
+
+
+def _ask(extractor: Extractor, views: Views, *, split: bool) -> Sequence[Addition | Exception]:
+    """What an extractor adds to some views; where it raises, each view is tried alone."""
+    try:
+        additions = extractor(views)
+    except BAD_ITEM as error:
+        if split and len(views) > 1:
+            return [_ask(extractor, [view], split=False)[0] for view in views]
+        return [error] * len(views)
+    if len(additions) != len(views):
+        raise TypeError(f"extractor {extractor.name!r} gave {len(additions)} results for {len(views)} views")
+    return additions
+
+
+def _check(extractor: Extractor, addition: Mapping[str, Any]) -> None:
+    sets = KINDS[extractor.kind].sets
+    wrong = [name for name in addition if name not in sets]
+    if wrong:
+        raise TypeError(
+            f"extractor {extractor.name!r} sets {wrong[0]}; those of the kind {extractor.kind!r} may set "
+            f"{', '.join(sets)}"
+        )
+
+
+def _finish(views: Views | Exception) -> Cues | Scene | Exception:
+    if isinstance(views, Exception):
+        return views
+    try:
+        cues = [view.to_cues() for view in views]
+        return cues[0] if len(cues) == 1 else Scene(cues)
+    except BAD_ITEM as error:
+        return error

@@ -1,0 +1,41 @@
+"""The extractors that the command line and `open_extractor` know by name. A new one is one line here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.scenes.extract.protocol import KINDS, Extractor
+from spatialboost.scenes.registry import look_up
+
+EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
+    "superpixels": "spatialboost.scenes.extract.segments:Superpixels",
+}
+
+
+def open_extractor(name: str, **options: Any) -> Extractor:
+    """Make an extractor by its name.
+
+    Example:
+        >>> open_extractor("superpixels", max_objects=4).kind
+        'masks'
+
+    Args:
+        name: in ``EXTRACTORS``.
+        options: of this extractor, such as ``model``, ``device`` and ``dtype`` where it has a network.
+
+    Raises:
+        SpatialBoostError: an unknown name, an option that the extractor does not have, or an unknown kind.
+    """
+    factory = look_up(EXTRACTORS, "extractor", name)
+    known = list(inspect.signature(factory).parameters)
+    wrong = [option for option in options if option not in known]
+    if wrong:
+        has = f"its options are {', '.join(known)}" if known else "it has no options"
+        raise SpatialBoostError(f"extractor {name!r} has no option {wrong[0]!r}; {has}")
+    extractor: Extractor = factory(**options)
+    if extractor.kind not in KINDS:
+        raise unknown("kind of extractor", extractor.kind, KINDS)
+    return extractor

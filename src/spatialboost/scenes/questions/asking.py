@@ -1,0 +1,92 @@
+"""Draw the turns of a plan about a scene; what cannot be asked is left out, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spatialboost.scenes.questions.kinds import KINDS, Context, Kind
+from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
+from spatialboost.scenes.questions.view import AskedView
+
+
+class Asker:
+    """Asks about the views of one scene, drawing from one random stream.
+
+    Attributes:
+        turns: what has been asked, with ``kind`` and, where there are several views, ``view`` among the facts.
+        left_out: kind -> why at least one of its turns could not be asked.
+    """
+
+    def __init__(self, views: tuple[AskedView, ...], poses: tuple[np.ndarray, ...], rng: np.random.Generator) -> None:
+        self.views, self.poses, self.rng = views, poses, rng
+        self.turns: list[Turn] = []
+        self.left_out: dict[str, str] = {}
+
+    def ask_all(self, plan: TurnPlan) -> None:
+        """Ask every turn of a plan, in its order."""
+        for name, count in plan.turns.items():
+            for _ in range(count):
+                try:
+                    self.turns.append(self._ask(KINDS[name]))
+                except CannotAskError as reason:
+                    self.left_out.setdefault(name, str(reason))
+
+    def _ask(self, kind: Kind) -> Turn:
+        """Ask about the first view that supports the question, or about the scene."""
+        reason: CannotAskError | None = None
+        for view, context in self._contexts(kind):
+            try:
+                _require_objects(kind, context)
+                turn = kind.ask(context, self.rng)
+            except CannotAskError as error:
+                reason = reason or error
+                continue
+            facts: dict[str, Any] = {"kind": kind.name, **turn.facts}
+            if view is None:
+                return replace(turn, facts=facts)
+            return Turn(say_view(view, turn.question), turn.answer, {**facts, "view": view})
+        raise reason or CannotAskError("there is nothing to ask about")
+
+    def _contexts(self, kind: Kind) -> Iterator[tuple[int | None, Context]]:
+        """What a turn may be about, and the number of the view if the question has to name it."""
+        followed = self._followed(kind)
+        if kind.views > 1:
+            if len(self.views) < kind.views:
+                raise CannotAskError(f"the scene has {len(self.views)} views, but this question needs {kind.views}")
+            yield None, Context(self.views, self.poses, followed)
+        elif len(self.views) == 1:
+            yield None, Context(self.views, self.poses, followed)
+        else:
+            order = [followed["view"]] if "view" in followed else self.rng.permutation(len(self.views)).tolist()
+            for i in order:
+                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed)
+
+    def _followed(self, kind: Kind) -> dict[str, Any]:
+        """Facts of the last turn of the kind that this one refers to; empty if it refers to none."""
+        if kind.follows is None:
+            return {}
+        for turn in reversed(self.turns):
+            if turn.facts["kind"] == kind.follows:
+                return turn.facts
+        raise CannotAskError(f"it refers to a turn of {kind.follows}, which could not be asked")
+
+
+def say_view(view: int, question: str) -> str:
+    """A question that names the view it is about, counted from 0 here and from 1 in the text.
+
+    Example:
+        >>> say_view(1, "How far is the lamp from the chair?")
+        'In image 2, how far is the lamp from the chair?'
+    """
+    return f"In image {view + 1}, {question[:1].lower()}{question[1:]}"
+
+
+def _require_objects(kind: Kind, context: Context) -> None:
+    for view in context.views:
+        if len(view.objects) < kind.objects:
+            raise CannotAskError(f"{len(view.objects)} usable objects, but the question needs {kind.objects}")

@@ -1,0 +1,45 @@
+"""The checks of the kinds of question: one file a kind, and the table of all of them.
+
+Open `protocol` first. A check recomputes each answer from ``meta`` by another path than the one that wrote it: nothing
+here imports the kinds, the layout, the points or the phrases. `lengths`, `points` and `boxes` are shared by the checks.
+"""
+
+from __future__ import annotations
+
+from spatialboost import errors
+from spatialboost.scenes.questions.checks.caption import CaptionCheck
+from spatialboost.scenes.questions.checks.caption_question import CaptionQuestionCheck
+from spatialboost.scenes.questions.checks.closer import CloserCheck
+from spatialboost.scenes.questions.checks.depth import DepthCheck
+from spatialboost.scenes.questions.checks.distance import DistanceCheck
+from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
+from spatialboost.scenes.questions.checks.relations import RelationCheck
+
+__all__ = ["CHECKS", "Check", "MeasuredView", "check_named"]
+
+CHECKS: dict[str, Check] = {
+    "depth": DepthCheck(),
+    "closer": CloserCheck(),
+    "left_right": RelationCheck(),
+    "above_below": RelationCheck(),
+    "front_behind": RelationCheck(),
+    "larger_smaller": RelationCheck(),
+    "distance": DistanceCheck(),
+    "caption": CaptionCheck(),
+    "caption_question": CaptionQuestionCheck(),
+}
+
+
+def check_named(kind: str) -> Check:
+    """The check of this kind of question.
+
+    Example:
+        >>> check_named("depth").level
+        0
+
+    Raises:
+        SpatialBoostError: there is none.
+    """
+    if kind not in CHECKS:
+        raise errors.unknown("kind of question", kind, CHECKS)
+    return CHECKS[kind]

@@ -1,0 +1,105 @@
+"""Boxes of objects: what their relations are, and whether the reason in an answer states them rightly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from spatialboost.scenes.questions.checks.lengths import ROUNDING
+
+Box = Sequence[float] | np.ndarray  # xmin, ymin, zmin, xmax, ymax, zmax
+
+_NUMBER = r"-?\d+\.\d\d"
+_CUBE = rf"\[({_NUMBER}(?:, {_NUMBER}){{5}})\]"
+# What a word claims about the first object: which relation, and whether it comes first in it.
+CLAIMS = {
+    "left": ("left_right", True),
+    "right": ("left_right", False),
+    "above": ("above_below", True),
+    "below": ("above_below", False),
+    "in front of": ("front_behind", True),
+    "behind": ("front_behind", False),
+    "larger": ("larger_smaller", True),
+    "smaller": ("larger_smaller", False),
+}
+WORD = re.compile(rf"\b({'|'.join(CLAIMS)})\b")
+_AXIS = {"left_right": 0, "above_below": 1, "front_behind": 2}
+
+
+def check_reason(
+    answer: str, relation: str, a: dict[str, Any], b: dict[str, Any], facts: dict[str, Any]
+) -> Generator[str, None, bool | None]:
+    """Check both cubes and the comparison that an answer begins with.
+
+    Returns:
+        Whether the relation's first word holds; None where nothing can be parsed.
+    """
+    names = re.escape(a["description"]), re.escape(b["description"])
+    found = re.match(
+        r"The {0} is located {2} in the image\. The {1} is located {2} in the image\. "
+        r"Comparing their 3D (?:positions|sizes), the {0} is (.+) the {1}\. Answer: ".format(*names, _CUBE),
+        answer,
+    )
+    word = found and WORD.search(found[3])
+    if not found or not word:
+        yield f"the answer {answer!r} does not state both cubes and their comparison in the expected form"
+        return None
+    cubes = [[float(side) for side in found[i].split(", ")] for i in (1, 2)]
+    low, size = np.array(facts["scene_box"][:3]), np.diff(np.reshape(facts["scene_box"], (2, 3)), axis=0)[0]
+    for cube, thing in zip(cubes, (a, b), strict=True):
+        scaled = ((np.reshape(thing["extent_m"], (2, 3)) - low) / np.maximum(size, 1e-3)).clip(0, 1).ravel()
+        # six decimals of metres become coarser in a thin scene's box
+        if np.abs(scaled - thing["cube"]).max() > 4 * ROUNDING / max(size.min(), 1e-3) + ROUNDING:
+            recomputed = np.round(scaled, 4).tolist()
+            yield f"the recorded cube of {thing['description']!r} is {thing['cube']}, recomputed {recomputed}"
+        if np.abs(np.subtract(cube, thing["cube"])).max() > 0.005 + ROUNDING:
+            yield f"the answer gives {thing['description']!r} the cube {cube}, the ground truth is {thing['cube']}"
+    holds = first_holds(relation, a["extent_m"], b["extent_m"])
+    if first_holds(relation, *cubes) != holds:
+        yield "the cubes as printed do not show the relation that holds"
+    if not _is_beyond_noise(relation, a["extent_m"], b["extent_m"], facts["depth_noise"]):
+        yield "the two objects differ by no more than the noise of their source"
+    if CLAIMS[word[1]] != (relation, holds):
+        yield f"the comparison says {word[1]!r}, which does not hold"
+    return holds
+
+
+def measure_claim(word: str, objects: Sequence[int], extents: Sequence[np.ndarray]) -> Generator[str, None, None]:
+    """What a word claims about two objects holds for their extents as measured again."""
+    relation, holds = CLAIMS[word]
+    if first_holds(relation, *(extents[i] for i in objects)) != holds:
+        yield f"measured again, {word!r} does not hold"
+
+
+def first_holds(relation: str, a: Box, b: Box) -> bool:
+    """Whether the first of two boxes is the left, upper, nearer or larger one."""
+    if relation == "larger_smaller":
+        return _front(a) > _front(b)
+    return centre_of(a)[_AXIS[relation]] < centre_of(b)[_AXIS[relation]]
+
+
+def is_extreme(winner: int, among: Sequence[int], facts: dict[str, Any], *, closest: bool) -> bool:
+    """Whether an object's centre is the closest (or the farthest) of these objects."""
+    depths = {i: centre_of(facts["objects"][i]["extent_m"])[2] for i in among}
+    return winner == (min if closest else max)(depths, key=lambda i: depths[i])
+
+
+def centre_of(box: Box) -> list[float]:
+    """The middle of a box."""
+    return [(box[i] + box[i + 3]) / 2 for i in range(3)]
+
+
+def _is_beyond_noise(relation: str, a: Box, b: Box, noise: float) -> bool:
+    if relation == "larger_smaller":
+        return abs(math.log(_front(a)) - math.log(_front(b))) > 4 * math.sqrt(2) * noise
+    first, second = centre_of(a)[_AXIS[relation]], centre_of(b)[_AXIS[relation]]
+    return abs(first - second) > 2 * noise * math.hypot(first, second)
+
+
+def _front(box: Box) -> float:
+    """Width times height."""
+    return (box[3] - box[0]) * (box[4] - box[1])

@@ -1,0 +1,76 @@
+"""What the check of a kind of question has to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spatialboost.scenes.cues import Cues
+
+
+@dataclass(frozen=True)
+class MeasuredView:
+    """A view whose objects were measured again, from all of their points.
+
+    Attributes:
+        cues: the view.
+        extents: of each object in ``meta``, float ``(6,)``: xmin, ymin, zmin, xmax, ymax, zmax in metres.
+    """
+
+    cues: Cues
+    extents: Sequence[np.ndarray]
+
+
+class Check(ABC):
+    """Recomputes the answers of one kind of question, and shares no code with the file that asks it.
+
+    Example:
+        >>> class ImageSize(Check):
+        ...     level = 2
+        ...
+        ...     def check(self, question, answer, turn, facts):
+        ...         width = facts["size"][1]
+        ...         if answer != f"{width} pixels.":
+        ...             yield f"the answer is {answer!r}, but the image is {width} pixels wide"
+        >>> list(ImageSize().check("How many pixels wide is the image?", "3 pixels.", {}, {"size": [2, 4]}))
+        ["the answer is '3 pixels.', but the image is 4 pixels wide"]
+
+    Attributes:
+        level: where the turns stand in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption.
+        follows: the kind of a turn that has to come before, about the same view.
+    """
+
+    level: int
+    follows: str | None = None
+
+    @abstractmethod
+    def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
+        """Recompute the answer from what ``meta`` says.
+
+        Args:
+            question: its text, without image lines and without the name of the view.
+            answer: its text.
+            turn: the turn's facts.
+            facts: of the view that the turn is about (``size``, ``objects``, ...); all of ``meta`` for a turn that is
+                about the whole scene.
+
+        Yields:
+            One sentence a problem. A ``KeyError``, ``TypeError``, ``ValueError`` or ``IndexError`` counts as one.
+        """
+
+    def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
+        """Measure again, in the depth maps and masks, what the turn claims; by default there is nothing to measure.
+
+        Args:
+            question: its text, without image lines and without the name of the view.
+            turn: the turn's facts.
+            views: the view that the turn is about, or all of them.
+
+        Yields:
+            One sentence a problem.
+        """
+        yield from ()

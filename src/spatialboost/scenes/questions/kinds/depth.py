@@ -1,0 +1,33 @@
+"""How deep is this point?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spatialboost.scenes.questions.kinds.protocol import Context, Kind
+from spatialboost.scenes.questions.phrases import say_length, say_point
+from spatialboost.scenes.questions.scoring import LENGTH
+from spatialboost.scenes.questions.turn import Turn, choose_wording
+
+
+class Depth(Kind):
+    """The depth at a point."""
+
+    name = "depth"
+    title = "depth at a point"
+    level = "pixel"
+    wordings = (
+        "What is the depth value at coordinate {point}?",  # the paper's own wording
+        "What is the depth at point {point}?",
+    )
+    scoring = LENGTH
+
+    def ask(self, context: Context, rng: np.random.Generator) -> Turn:
+        """Ask about a point that lies on no edge."""
+        point = context.view.picker.pick(rng)
+        facts = context.view.point_facts([point])
+        question, facts["template"] = choose_wording(self.wordings, rng, point=say_point(point))
+        return Turn(question, f"The depth is {say_length(facts['depths'][0])}.", facts)
+
+
+DEPTH = Depth()

@@ -1,0 +1,44 @@
+"""One question with its answer, and the reason where a question cannot be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spatialboost.scenes.cues import CuesError
+
+
+class CannotAskError(CuesError):
+    """A view does not support a question; the message is the reason, without the view's name."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        question: what the user says.
+        answer: the true answer.
+        facts: what the answer was computed from, JSON-able: it goes into ``meta["turns"]``.
+    """
+
+    question: str
+    answer: str
+    facts: dict[str, Any]
+
+
+def choose_wording(wordings: Sequence[str], rng: np.random.Generator, **words: str) -> tuple[str, int]:
+    """Draw one of the wordings and fill in the words.
+
+    Example:
+        >>> choose_wording(["How far is the {a}?"], np.random.default_rng(0), a="red box")
+        ('How far is the red box?', 0)
+
+    Returns:
+        The text, and which wording it is.
+    """
+    template = int(rng.integers(len(wordings)))
+    return wordings[template].format(**words), template

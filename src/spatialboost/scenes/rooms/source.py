@@ -1,0 +1,82 @@
+"""Procedural rooms as a source of views: one room for each seed, rendered when it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.rooms.render import render_rooms, render_scenes
+from spatialboost.scenes.source_registry import SourceOptions
+
+_ROOMS_AT_ONCE = 32
+_USUAL_NUM, _USUAL_SIZE = 1000, 224
+
+
+class Rooms:
+    """Procedural rooms of the seeds ``first`` to ``first + num - 1``, rendered a batch at a time.
+
+    Example:
+        >>> from spatialboost.scenes.rooms import Rooms
+        >>> rooms = Rooms(3, size=32)
+        >>> len(rooms), rooms[2].source
+        (3, 'synthetic:2')
+        >>> len(Rooms(3, size=32, views=2)[2].views)
+        2
+
+    ``rooms[i]`` is a view (``Cues``); with ``views`` above one, a ``Scene`` whose first view is that view.
+
+    Args:
+        num: how many.
+        first: seed of the first room; keep the rooms that one trains on and tests on apart by it.
+        size: edge of a square picture, or ``(height, width)``, pixels.
+        views: cameras in each room.
+        device: where to render.
+
+    Raises:
+        SpatialBoostError: a number below one, or a negative seed.
+    """
+
+    def __init__(
+        self,
+        num: int,
+        *,
+        first: int = 0,
+        size: int | tuple[int, int] = _USUAL_SIZE,
+        views: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        if num < 1 or first < 0:
+            raise SpatialBoostError(f"num is {num} and first {first}; expected at least one room, seeds from 0 on")
+        if views < 1:
+            raise SpatialBoostError(f"views is {views}; expected at least one camera in each room")
+        self.num, self.first, self.size, self.views, self.device = num, first, size, views, device
+        self.name = f"rooms {first}-{first + num - 1} {size} px" + (f" {views} views" if views > 1 else "")
+        self._rendered: tuple[int, list[Any]] = (-1, [])  # number of the batch, and its items
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int, /) -> Any:
+        if not 0 <= index < self.num:
+            raise IndexError(f"room {index} of {self.num}")
+        batch, place = divmod(index, _ROOMS_AT_ONCE)
+        if self._rendered[0] != batch:
+            start = self.first + batch * _ROOMS_AT_ONCE
+            seeds = range(start, min(start + _ROOMS_AT_ONCE, self.first + self.num))
+            if self.views == 1:
+                self._rendered = batch, render_rooms(seeds, size=self.size, device=self.device)
+            else:
+                scenes = render_scenes(seeds, views=self.views, size=self.size, device=self.device)
+                self._rendered = batch, scenes
+        return self._rendered[1][place]
+
+
+def open_rooms(options: SourceOptions) -> Rooms:
+    """Rooms as the command line asks for them.
+
+    Raises:
+        SpatialBoostError: a folder is given.
+    """
+    if options.path is not None:
+        raise SpatialBoostError("--path is for --source rgbd; rooms are made, not read")
+    return Rooms(options.num or _USUAL_NUM, first=options.first, size=options.size or _USUAL_SIZE, views=options.views)
