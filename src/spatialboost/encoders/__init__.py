@@ -1,6 +1,7 @@
 """Any image encoder as one thing: its patch tokens, its size, and how it wants its images."""
 
 from spatialboost.encoders.images import ImagePreparation, image_preparation, normalisation, prepare_images
+from spatialboost.encoders.photographs import open_photograph
 from spatialboost.encoders.tokens import (
     Tokens,
     feature_dim,
@@ -18,6 +19,7 @@ __all__ = [
     "image_preparation",
     "normalisation",
     "num_layers",
+    "open_photograph",
     "patch_size",
     "prepare_images",
     "read_tokens",

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spatialboost.encoders.photographs import open_photograph, to_rgb
 from spatialboost.encoders.tokens import _is_timm, patch_size
 from spatialboost.errors import SpatialBoostError
+
+__all__ = ["ImagePreparation", "image_preparation", "normalisation", "open_photograph", "prepare_images"]
 
 # Shape legend: B batch, H and W pixels.
 
@@ -97,7 +100,7 @@ def prepare_images(encoder: nn.Module, images: Sequence[Any], size: tuple[int, i
 
 def _pixels(image: Any) -> Tensor:
     """An image as float ``(3, H, W)`` in [0, 1]."""
-    pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    pixels = np.asarray(to_rgb(image) if hasattr(image, "convert") else image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise SpatialBoostError(f"an image is {pixels.dtype} {pixels.shape}; expected uint8 (height, width, 3)")
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
