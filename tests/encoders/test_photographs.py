@@ -68,11 +68,11 @@ def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(SpatialBoostError, match="an image of 4 bytes cannot be read"):
         open_photograph(b"text")
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    with pytest.raises(SpatialBoostError, match="cannot be read as an image: .*truncated"):
+    with pytest.raises(SpatialBoostError, match=r"cannot be read as an image: .*truncated"):
         open_photograph(saved(Image.fromarray(noise), "JPEG")[:-2000])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     with pytest.raises(SpatialBoostError, match="64 x 64 pixels; expected at most 4000"), pytest.warns(Warning):
         open_photograph(saved(Image.fromarray(noise)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(SpatialBoostError, match="cannot be read as an image: .*bomb"):
+    with pytest.raises(SpatialBoostError, match=r"cannot be read as an image: .*bomb"):
         open_photograph(saved(Image.fromarray(noise)))
