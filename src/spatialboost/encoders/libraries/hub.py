@@ -1,0 +1,120 @@
+"""Folders of torch.hub on this machine: DINO, DINOv2 and DINOv3 as their authors publish them, and what is built alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.encoders.libraries.blocks import block_outputs
+from spatialboost.encoders.libraries.protocol import Tokens, divided, pair, split
+from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing
+from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.errors import SpatialBoostError, unknown
+
+REGISTERS = ("register_tokens", "storage_tokens", "reg_token")
+
+
+class Hub:
+    """See `spatialboost.encoders.libraries.protocol.Library`.
+
+    The code of the folder is run, and it is the user's own: nothing is fetched, so weights come from a file of
+    safetensors (`weights`), or from what `kwargs` tell the entry.
+    """
+
+    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+        folder, colon, entry = config.name.rpartition(":")
+        if not colon or not (Path(folder).expanduser() / "hubconf.py").is_file():
+            raise SpatialBoostError(
+                f"hub encoder is {config.name!r}; expected FOLDER:ENTRY with a folder that holds hubconf.py"
+            )
+        path = str(Path(folder).expanduser())
+        entries = torch.hub.list(path, source="local", trust_repo=True)
+        if entry not in entries:
+            raise unknown(f"entry of {folder}", entry, entries)
+        options = dict(config.kwargs)
+        if self._takes_pretrained(path, entry) and "pretrained" not in options:
+            options["pretrained"] = False  # an entry's own default would fetch its weights from the network
+        model = torch.hub.load(path, entry, source="local", trust_repo=True, **options)
+        if not isinstance(model, nn.Module):
+            raise SpatialBoostError(f"{config.name} gave {type(model).__name__}; expected an encoder (nn.Module)")
+        return model
+
+    def loads_weights(self, config: EncoderConfig) -> bool | None:
+        folder, _, entry = config.name.rpartition(":")
+        given = config.kwargs.get("pretrained")
+        if given is None and not self._takes_pretrained(str(Path(folder).expanduser()), entry):
+            return None
+        return bool(given)
+
+    def _takes_pretrained(self, path: str, entry: str) -> bool:
+        sys_entry = torch.hub._load_entry_from_hubconf
+        module = torch.hub._import_module("hubconf", str(Path(path) / "hubconf.py"))
+        return "pretrained" in inspect.signature(sys_entry(module, entry)).parameters
+
+    def reads(self, encoder: nn.Module) -> bool:
+        blocks = getattr(encoder, "blocks", None)
+        return isinstance(blocks, (nn.ModuleList, nn.Sequential)) and _projection(encoder) is not None
+
+    def feature_dim(self, encoder: Any) -> int:
+        return int(_projection(encoder).out_channels)
+
+    def patch_size(self, encoder: Any) -> int:
+        return int(_projection(encoder).stride[0])
+
+    def num_layers(self, encoder: Any) -> int:
+        return len(_blocks(encoder))
+
+    def hierarchical(self, encoder: nn.Module) -> bool:
+        return False
+
+    def native_size(self, encoder: Any) -> tuple[int, int]:
+        patch = self.patch_size(encoder)
+        table = getattr(encoder, "pos_embed", None)
+        if isinstance(table, Tensor):  # the class token has a place in it; a square grid is what is left
+            side = int(table.shape[1] ** 0.5) * patch
+            return side, side
+        size = getattr(getattr(encoder, "patch_embed", None), "img_size", None)
+        return pair(size, default=14 * patch)
+
+    def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
+        grid = divided(pixel_values, self.patch_size(encoder))
+        blocks = _blocks(encoder)
+        outputs = block_outputs(blocks, layers, lambda: encoder(pixel_values))
+        has_cls = getattr(encoder, "cls_token", None) is not None
+        before = int(has_cls) + sum(
+            token.shape[1] for token in (getattr(encoder, name, None) for name in REGISTERS) if token is not None
+        )
+        found = []
+        for layer in layers:
+            tokens = outputs[layer]
+            if layer == len(blocks) - 1 and isinstance(norm := getattr(encoder, "norm", None), nn.Module):
+                tokens = norm(tokens)
+            found.append(split(tokens, grid, before, 0, cls=has_cls, name=type(encoder).__name__))
+        return found
+
+    def preprocessing(self, encoder: nn.Module) -> Preprocessing | None:
+        return None
+
+    def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
+        return Preprocessing(*IMAGENET, "bicubic")
+
+
+def _projection(encoder: nn.Module) -> Any:
+    """The convolution that makes tokens of patches: `patch_embed`, or the one in it."""
+    embed = getattr(encoder, "patch_embed", None)
+    if isinstance(embed, nn.Module):
+        return next((module for module in embed.modules() if isinstance(module, nn.Conv2d)), None)
+    return None
+
+
+def _blocks(encoder: Any) -> list[nn.Module]:
+    """The blocks in order; DINOv2 may keep them in chunks for FSDP, with placeholders before each chunk's own."""
+    blocks = list(encoder.blocks)
+    if blocks and all(isinstance(chunk, nn.ModuleList) for chunk in blocks):
+        return [block for chunk in blocks for block in chunk if not isinstance(block, nn.Identity)]
+    return blocks
