@@ -11,70 +11,106 @@ from spatialboost.encoders.libraries import find_reader
 from spatialboost.encoders.tokens import read_tokens
 from spatialboost.errors import SpatialBoostError
 
-# Shape legend: H and W pixels, R and C rows and columns of patches.
+# Shape legend: N patches, D width of the encoder, R and C rows and columns of the grid.
+
+DRAWS, DRAWS_DEEP = 2, 4  # patches of noise tried at each place, and where only a deep layer can be read
+ALIKE = 0.95  # cosine between the changes for two places, above which they tell nothing of the place
+SHARE = 1 / 3  # of the largest change, which the right token has to reach
 
 _passed: WeakKeyDictionary[nn.Module, set[tuple[int, int]]] = WeakKeyDictionary()
 
 
-@torch.no_grad()
 def check_grid(encoder: nn.Module, size: tuple[int, int] | int | None = None) -> None:
-    """See that the token which changes most is the one whose patch of the image has changed.
+    """See that a token changes with the patch of the image that it stands for.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
         >>> check_grid(VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2))
 
-    A count of tokens that fits says nothing of their order. So noise is shown to the encoder, then the same noise with
-    another patch at one place, for two places that no flip, transposition or shift exchanges. What the first layer
-    gives is compared, since there a token still is mostly its own patch. It is done once for an encoder and a size, and
-    not at all for an encoder on the meta device, which has no values.
+    A count of tokens that fits says nothing of their order. So an image of noise is shown to the encoder, then the same
+    with other noise in one patch, and the changes of the tokens are compared, less what all tokens have in common.
+    Both places that are tried would be found elsewhere if the grid were flipped, transposed or shifted.
+
+    What the first layer gives is read, since there a token still is mostly its own patch: a wrong one moves a hundred
+    times less. Of a hierarchical encoder only the last layer can be read, and its convolutions spread a patch over the
+    neighbours: hence it is enough that the right token reaches a third of the largest change.
+
+    It is done once for an encoder and a size, and not for an encoder on the meta device, which has no values.
 
     Args:
         encoder: Anything that `read_tokens` reads.
         size: Height and width in pixels, or one number for both; None is the size that the encoder was built for.
 
     Raises:
-        SpatialBoostError: Another token changes most, or none does: the tokens cannot be placed on a grid.
+        SpatialBoostError: Another token changes, or none does: the tokens cannot be placed on a grid.
     """
     library, inner = find_reader(encoder)
-    height, width = library.native_size(inner) if size is None else (size, size) if isinstance(size, int) else size
+    size = library.native_size(inner) if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
     done = _passed.setdefault(encoder, set())
     weight = next(encoder.parameters(), None)
-    if (height, width) in done or weight is None or weight.is_meta:
+    if size in done or weight is None or weight.is_meta:
         return
     layer = -1 if library.hierarchical(inner) else 0
     was_training = encoder.training
     encoder.eval()
     try:
-        for place, change_RC in _changes(encoder, (height, width), layer, weight):
-            found = divmod(int(change_RC.argmax()), change_RC.shape[1])
-            if found != place or not change_RC.max() > 0:
-                moved = f"the token of row {found[0]}, column {found[1]}" if change_RC.max() > 0 else "no token"
-                raise SpatialBoostError(
-                    f"the tokens of {type(encoder).__name__} cannot be placed on a grid of "
-                    f"{change_RC.shape[0]}x{change_RC.shape[1]}: the patch of row {place[0]}, column {place[1]} was "
-                    f"changed, and {moved} changed most"
-                )
+        changes = token_changes(encoder, size, layer, weight)
     finally:
         encoder.train(was_training)
-    done.add((height, width))
+    if not _knows_no_place([change_RC for _, change_RC in changes]):
+        for place, change_RC in changes:
+            _compare(type(encoder).__name__, place, change_RC)
+    done.add(size)
 
 
-def _changes(
+def _knows_no_place(changes: list[Tensor]) -> bool:
+    """Whether the tokens change alike wherever the image does: deep stages with random weights do that.
+
+    Then nothing can be said about their order, and nothing is refused.
+    """
+    if len(changes) < 2:
+        return False
+    first, second = (change_RC.flatten() for change_RC in changes)
+    return float(nn.functional.cosine_similarity(first, second, dim=0)) > ALIKE  # not where nothing changes, or is nan
+
+
+def _compare(name: str, place: tuple[int, int], change_RC: Tensor) -> None:
+    largest = float(change_RC.max())
+    if not bool(change_RC.isfinite().all()):
+        raise SpatialBoostError(f"the tokens of {name} are not finite: see that its weights are loaded")
+    if largest > 0 and float(change_RC[place]) >= SHARE * largest:
+        return
+    row, column = divmod(int(change_RC.argmax()), change_RC.shape[1])
+    moved = f"the token of row {row}, column {column} changed most" if largest > 0 else "no token changed"
+    raise SpatialBoostError(
+        f"the tokens of {name} cannot be placed on a grid of {change_RC.shape[0]}x{change_RC.shape[1]}: the patch of "
+        f"row {place[0]}, column {place[1]} was changed, and {moved}"
+    )
+
+
+@torch.no_grad()
+def token_changes(
     encoder: nn.Module, size: tuple[int, int], layer: int, like: Tensor
 ) -> list[tuple[tuple[int, int], Tensor]]:
-    """For two places of the grid: how much each token ``(R, C)`` changes with the patch at that place."""
+    """For two places of the grid: the share ``(R, C)`` that each token has in the change with the patch there."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, *size, generator=generator).to(like)
-    before = read_tokens(encoder, image, layer=layer)
+    image = torch.randn(1, 3, *size, generator=generator)
+    before = read_tokens(encoder, image.to(like), layer=layer)
     rows, columns = before.grid
     found = []
-    for row, column in {(0, columns - 1), (rows // 2, columns // 3)}:
+    for row, column in sorted({(0, columns - 1), (rows // 2, columns // 3)}):
         top, bottom = (size[0] * edge // rows for edge in (row, row + 1))
         left, right = (size[1] * edge // columns for edge in (column, column + 1))
-        changed = image.clone()
-        patch = torch.randn(3, bottom - top, right - left, generator=generator)
-        changed[0, :, top:bottom, left:right] = 2 * patch.to(like)
-        difference = read_tokens(encoder, changed, layer=layer).patches.float() - before.patches.float()
-        found.append(((row, column), difference[0].norm(dim=-1).view(rows, columns)))
+        change_N = torch.zeros(rows * columns)
+        for draw in range(DRAWS if layer == 0 else DRAWS_DEEP):
+            # noise of pixels and whole colours by turns: encoders differ in which of them they see
+            shape = (3, bottom - top, right - left) if draw % 2 else (3, 1, 1)
+            changed = image.clone()
+            changed[0, :, top:bottom, left:right] = 3 * torch.randn(shape, generator=generator)
+            tokens = read_tokens(encoder, changed.to(like), layer=layer).patches
+            difference_ND = (tokens.float() - before.patches.float())[0].cpu()
+            if rows * columns > 1:
+                difference_ND = difference_ND - difference_ND.mean(0)
+            change_N += difference_ND.norm(dim=-1) / (difference_ND.norm() + 1e-30)
+        found.append(((row, column), change_N.view(rows, columns)))
     return found

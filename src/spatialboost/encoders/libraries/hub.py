@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spatialboost.encoders.libraries.blocks import block_outputs
@@ -15,6 +18,8 @@ from spatialboost.encoders.libraries.protocol import Tokens, divided, pair, spli
 from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError, unknown
+
+logger = logging.getLogger(__name__)
 
 REGISTERS = ("register_tokens", "storage_tokens", "reg_token")
 
@@ -27,34 +32,28 @@ class Hub:
     """
 
     def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
-        folder, colon, entry = config.name.rpartition(":")
-        if not colon or not (Path(folder).expanduser() / "hubconf.py").is_file():
+        folder, colon, name = config.name.rpartition(":")
+        path = Path(folder).expanduser()
+        if not colon or not (path / "hubconf.py").is_file():
             raise SpatialBoostError(
                 f"hub encoder is {config.name!r}; expected FOLDER:ENTRY with a folder that holds hubconf.py"
             )
-        path = str(Path(folder).expanduser())
-        entries = torch.hub.list(path, source="local", trust_repo=True)
-        if entry not in entries:
-            raise unknown(f"entry of {folder}", entry, entries)
-        options = dict(config.kwargs)
-        if self._takes_pretrained(path, entry) and "pretrained" not in options:
-            options["pretrained"] = False  # an entry's own default would fetch its weights from the network
-        model = torch.hub.load(path, entry, source="local", trust_repo=True, **options)
+        with _importable(path):
+            entries = _entries(path)
+            if name not in entries:
+                raise unknown(f"entry of {folder}", name, entries)
+            options = dict(config.kwargs)
+            if "pretrained" in inspect.signature(entries[name]).parameters and "pretrained" not in options:
+                options["pretrained"] = False  # an entry's own default would fetch its weights from the network
+                if config.weights is None:
+                    logger.warning("the encoder %s has random weights: set encoder.weights", config.name)
+            model = entries[name](**options)
         if not isinstance(model, nn.Module):
             raise SpatialBoostError(f"{config.name} gave {type(model).__name__}; expected an encoder (nn.Module)")
         return model
 
-    def loads_weights(self, config: EncoderConfig) -> bool | None:
-        folder, _, entry = config.name.rpartition(":")
-        given = config.kwargs.get("pretrained")
-        if given is None and not self._takes_pretrained(str(Path(folder).expanduser()), entry):
-            return None
-        return bool(given)
-
-    def _takes_pretrained(self, path: str, entry: str) -> bool:
-        sys_entry = torch.hub._load_entry_from_hubconf
-        module = torch.hub._import_module("hubconf", str(Path(path) / "hubconf.py"))
-        return "pretrained" in inspect.signature(sys_entry(module, entry)).parameters
+    def loads_weights(self, config: EncoderConfig) -> None:
+        return None  # only the code of the entry knows
 
     def reads(self, encoder: nn.Module) -> bool:
         blocks = getattr(encoder, "blocks", None)
@@ -102,6 +101,28 @@ class Hub:
 
     def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
         return Preprocessing(*IMAGENET, "bicubic")
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """As torch.hub does it: `hubconf.py` and what it imports are found in its folder."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _entries(folder: Path) -> dict[str, Callable[..., Any]]:
+    """The functions that `hubconf.py` offers."""
+    spec = spec_from_file_location("hubconf", folder / "hubconf.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise SpatialBoostError(f"{folder / 'hubconf.py'} needs a package that is not there: {error}") from error
+    return {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
 
 
 def _projection(encoder: nn.Module) -> Any:

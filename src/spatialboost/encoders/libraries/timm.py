@@ -69,8 +69,7 @@ class Timm:
         try:
             if self.hierarchical(encoder):
                 last = len(_feature_info(encoder)) - 1
-                (read,) = _intermediates(encoder, pixel_values, [last], norm=True, output_fmt="NCHW")
-                return [of_map(read)] * len(layers)
+                return [of_map(_last_map(encoder, pixel_values, last))] * len(layers)
             grid = divided(pixel_values, self.patch_size(encoder))
             return _read_plain(encoder, pixel_values, grid, layers)
         except AssertionError as error:  # timm asserts the image size that the position grid was built for
@@ -97,6 +96,16 @@ def _intermediates(encoder: Any, pixel_values: Tensor, indices: list[int], **opt
     )
 
 
+def _last_map(encoder: Any, pixel_values: Tensor, stage: int) -> Tensor:
+    try:
+        return _intermediates(encoder, pixel_values, [stage], norm=True, output_fmt="NCHW")[0]
+    except AssertionError as error:
+        if "normalization" not in str(error):
+            raise
+        # Hiera has no norm over its tokens: only what is pooled is normed
+        return _intermediates(encoder, pixel_values, [stage], norm=False, output_fmt="NCHW")[0]
+
+
 def _read_plain(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], layers: Sequence[int]) -> list[Tokens]:
     last = len(encoder.blocks) - 1
     indices = sorted(set(layers))
@@ -108,7 +117,9 @@ def _read_plain(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], layer
             found |= dict(zip(part, map(of_map, maps), strict=True))
         return [found[layer] for layer in layers]
     alone = indices == [last]
-    read = _intermediates(encoder, pixel_values, indices, norm=alone, output_fmt="NLC", return_prefix_tokens=True)
+    # not asked for where there are none: some classes of timm then fail
+    prefixed = {"return_prefix_tokens": True} if getattr(encoder, "num_prefix_tokens", 0) else {}
+    read = _intermediates(encoder, pixel_values, indices, norm=alone, output_fmt="NLC", **prefixed)
     tokens = {}
     for index, each in zip(indices, read, strict=True):
         patches, prefix = each if isinstance(each, tuple) else (each, None)

@@ -50,6 +50,7 @@ class Transformers:
         hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
         if name.startswith(("/", ".", "~")) and not os.path.isdir(name):
             raise SpatialBoostError(f"cannot get 'hf:{name}': there is no such folder")
+        is_here = os.path.isdir(name) or _is_cached(name, hub)
         with fetching(f"hf:{name}"):
             if self.loads_weights(config):
                 model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **hub, **options)
@@ -57,7 +58,8 @@ class Transformers:
                 built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
                 options = {} if options["dtype"] == "auto" else options
                 model = AutoModel.from_config(built, trust_remote_code=False, **options)
-        return with_processor(image_tower(model, name), name, **hub)
+        # the network is asked for the processor only where it has just been asked for the weights
+        return with_processor(image_tower(model, name), name, **(hub | ({"local_files_only": True} if is_here else {})))
 
     def loads_weights(self, config: EncoderConfig) -> bool:
         return config.pretrained is not False
@@ -134,6 +136,20 @@ def image_tower(model: Any, name: str) -> Any:
     if config is not None and not getattr(config, "_name_or_path", None):
         config._name_or_path = name
     return held
+
+
+def _is_cached(name: str, hub: dict[str, Any]) -> bool:
+    """Whether the cache of the Hub holds the configuration of a repository."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(
+            name, "config.json", cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
+        )
+    except HFValidationError:  # no name of the Hub: loading it says so
+        return True
+    return isinstance(found, str)
 
 
 def with_processor(encoder: Any, name: str, **options: Any) -> Any:
@@ -231,7 +247,7 @@ def _other_tokens(encoder: nn.Module) -> tuple[int, int, bool]:
         *path, leaf = name.split(".")
         if leaf not in BEFORE + AFTER or not any("embed" in part for part in path):
             continue  # in a pooling head it is no token of the sequence
-        counts["before" if leaf in BEFORE else "after"] += parameter.shape[-2] if parameter.ndim == 3 else 1
+        counts["before" if leaf in BEFORE else "after"] += parameter.shape[-2] if parameter.ndim > 1 else 1
         has_cls = has_cls or leaf in ("cls_token", "class_embedding", "cls_register_token")
     return counts["before"], counts["after"], has_cls
 
