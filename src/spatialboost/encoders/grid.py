@@ -55,6 +55,11 @@ def check_grid(encoder: nn.Module, size: tuple[int, int] | int | None = None) ->
     encoder.eval()
     try:
         changes = token_changes(encoder, size, layer, weight)
+    except (RuntimeError, IndexError) as error:  # position tables of another size
+        reason = " ".join(str(error).split())[:200]
+        raise SpatialBoostError(
+            f"{type(encoder).__name__} cannot read images of {size[0]}x{size[1]} pixels: {reason}. Give `image_size`"
+        ) from error
     finally:
         encoder.train(was_training)
     if not _knows_no_place([change_RC for _, change_RC in changes]):

@@ -71,6 +71,7 @@ def open_encoder(
         SpatialBoostError: There is no such encoder, its weights cannot be had, the run has no delta yet, or its tokens
             cannot be placed on a grid.
     """
+    checked_size = image_size
     if isinstance(spec, nn.Module):
         encoder = spec
     else:
@@ -79,10 +80,12 @@ def open_encoder(
             encoder = _boosted(named, pretrained=pretrained, kwargs=dict(kwargs or {}), weights=weights, dtype=dtype)
         else:
             config, delta = named
-            own = {"kwargs": {**config.kwargs, **(kwargs or {})}}
+            own: dict[str, Any] = {"kwargs": {**config.kwargs, **(kwargs or {})}}
             own |= {"weights": Path(weights)} if weights is not None else {}
             own |= {} if pretrained else {"pretrained": False}
-            encoder = build_encoder(replace(config, **own), dtype=dtype, seed=seed)
+            config = replace(config, **own)
+            checked_size = image_size or config.kwargs.get("img_size")
+            encoder = build_encoder(config, dtype=dtype, seed=seed)
     if image_size is not None:
         fit_image_size(encoder, image_size)
     if not (mean is std is interpolation is None):
@@ -91,7 +94,7 @@ def open_encoder(
         from spatialboost.weights.pretrained import load_pretrained
 
         load_pretrained(encoder, delta)
-    check_grid(encoder, image_size)
+    check_grid(encoder, checked_size)
     return encoder if isinstance(spec, nn.Module) else encoder.eval()
 
 

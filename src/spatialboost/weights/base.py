@@ -88,7 +88,7 @@ def _build_transformers(
     import transformers
 
     from spatialboost.encoders.build import seeded
-    from spatialboost.encoders.libraries.transformers import image_tower, with_processor
+    from spatialboost.encoders.libraries.transformers import image_tower, processor_options, with_processor
 
     cls = _model_class(str(base.get("class")))
     asked: dict[str, Any] = {
@@ -99,6 +99,7 @@ def _build_transformers(
         "force_download": options.force_download or None,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
+    processor = asked | processor_options(name, asked)
     chosen = {"dtype": torch.float32} | model_kwargs
     with translated(f"transformers could not build the base {name!r}"), seeded(0):
         if pretrained:
@@ -109,7 +110,7 @@ def _build_transformers(
             dtype = chosen.pop("dtype")
             model = cls(config.from_pretrained(name, trust_remote_code=False, **asked), **chosen).to(dtype)
     tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
-    return with_processor(tower, name, **asked)
+    return with_processor(tower, name, **processor)
 
 
 def _model_class(name: str) -> Any:

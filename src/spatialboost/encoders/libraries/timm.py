@@ -62,7 +62,11 @@ class Timm:
         return blocks is None or len(blocks) != len(info) or len({(i["num_chs"], i["reduction"]) for i in info}) > 1
 
     def native_size(self, encoder: Any) -> tuple[int, int]:
-        size = getattr(getattr(encoder, "patch_embed", None), "img_size", None)
+        embed = getattr(encoder, "patch_embed", None)
+        if (tokens := getattr(encoder, "tokens_spatial_shape", None)) is not None:  # Hiera
+            rows, columns = (int(n * s) for n, s in zip(tokens, embed.proj.stride, strict=True))  # type: ignore[union-attr]
+            return rows, columns
+        size = getattr(embed, "img_size", None)
         return pair(size or (getattr(encoder, "pretrained_cfg", None) or {}).get("input_size"))
 
     def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:

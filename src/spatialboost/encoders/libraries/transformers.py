@@ -50,7 +50,7 @@ class Transformers:
         hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
         if name.startswith(("/", ".", "~")) and not os.path.isdir(name):
             raise SpatialBoostError(f"cannot get 'hf:{name}': there is no such folder")
-        is_here = os.path.isdir(name) or _is_cached(name, hub)
+        processor = hub | processor_options(name, hub)
         with fetching(f"hf:{name}"):
             if self.loads_weights(config):
                 model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **hub, **options)
@@ -58,8 +58,7 @@ class Transformers:
                 built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
                 options = {} if options["dtype"] == "auto" else options
                 model = AutoModel.from_config(built, trust_remote_code=False, **options)
-        # the network is asked for the processor only where it has just been asked for the weights
-        return with_processor(image_tower(model, name), name, **(hub | ({"local_files_only": True} if is_here else {})))
+        return with_processor(image_tower(model, name), name, **processor)
 
     def loads_weights(self, config: EncoderConfig) -> bool:
         return config.pretrained is not False
@@ -138,18 +137,20 @@ def image_tower(model: Any, name: str) -> Any:
     return held
 
 
-def _is_cached(name: str, hub: dict[str, Any]) -> bool:
-    """Whether the cache of the Hub holds the configuration of a repository."""
+def processor_options(name: str, hub: dict[str, Any]) -> dict[str, Any]:
+    """Asked for before the weights are loaded: the network may be asked for the processor only where it is for them."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    if os.path.isdir(name):
+        return {"local_files_only": True}
     try:
         found = try_to_load_from_cache(
             name, "config.json", cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
         )
     except HFValidationError:  # no name of the Hub: loading it says so
-        return True
-    return isinstance(found, str)
+        return {"local_files_only": True}
+    return {"local_files_only": True} if isinstance(found, str) else {}
 
 
 def with_processor(encoder: Any, name: str, **options: Any) -> Any:
