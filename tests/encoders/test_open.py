@@ -316,7 +316,7 @@ def test_weights_that_cannot_be_had(library, monkeypatch):
             raise OSError("You are trying to access a gated repo.") from error
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", refuse)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     name = TINY if library == "timm" else "x/y"
     with pytest.raises(SpatialBoostError, match=f"cannot get '{library}:{name}': .*restricted.*hf auth login") as caught:
         open_encoder(f"{library}:{name}")
@@ -330,6 +330,11 @@ def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         transformers.AutoModel, "from_pretrained", lambda name, **options: asked.update(options) or HOSTS["vit"].make()
     )
+    config = HOSTS["vit"].make().config
+    seen = {}
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda name, **options: seen.update(options) or config
+    )
     processor = {}
 
     def no_processor(name, **options):
@@ -339,6 +344,7 @@ def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", no_processor)
     open_encoder("hf:user/name")
     assert asked["trust_remote_code"] is False and asked["use_safetensors"] is True
+    assert seen["trust_remote_code"] is False
     assert processor["trust_remote_code"] is False
     with pytest.raises(SpatialBoostError, match="trust_remote_code"):
         open_encoder("hf:user/name", kwargs={"trust_remote_code": True})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +18,8 @@ from spatialboost.errors import SpatialBoostError
 DRAWS, DRAWS_DEEP = 2, 4  # patches of noise tried at each place, and where only a deep layer can be read
 ALIKE = 0.95  # cosine between the changes for two places, above which they tell nothing of the place
 SHARE = 1 / 3  # of the largest change, which the right token has to reach
+
+HOOKED = "_output_capturing_hooks_installed"  # how transformers marks a model that it has hooked
 
 _passed: WeakKeyDictionary[nn.Module, set[tuple[int, int]]] = WeakKeyDictionary()
 
@@ -51,21 +55,33 @@ def check_grid(encoder: nn.Module, size: tuple[int, int] | int | None = None) ->
     if size in done or weight is None or weight.is_meta:
         return
     layer = -1 if library.hierarchical(inner) else 0
-    was_training = encoder.training
-    encoder.eval()
     try:
-        changes = token_changes(encoder, size, layer, weight)
+        with _as_it_was(encoder):
+            changes = token_changes(encoder.eval(), size, layer, weight)
     except (RuntimeError, IndexError) as error:  # position tables of another size
         reason = " ".join(str(error).split())[:200]
         raise SpatialBoostError(
             f"{type(encoder).__name__} cannot read images of {size[0]}x{size[1]} pixels: {reason}. Give `image_size`"
         ) from error
-    finally:
-        encoder.train(was_training)
     if not _knows_no_place([change_RC for _, change_RC in changes]):
         for place, change_RC in changes:
             _compare(type(encoder).__name__, place, change_RC)
     done.add(size)
+
+
+@contextmanager
+def _as_it_was(encoder: nn.Module) -> Iterator[None]:
+    """Give each module its mode back, and take away the hooks that transformers leaves, with which nothing pickles."""
+    before = {module: (module.training, set(module._forward_hooks), set(vars(module))) for module in encoder.modules()}
+    try:
+        yield
+    finally:
+        for module, (training, hooks, names) in before.items():
+            module.training = training
+            for key in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[key]
+            if HOOKED not in names:
+                vars(module).pop(HOOKED, None)
 
 
 def _knows_no_place(changes: list[Tensor]) -> bool:

@@ -59,8 +59,8 @@ class ImagePreparation:
     def resize(self, images: Sequence[Any], size: tuple[int, int] | int) -> Tensor:
         """Images of any sizes as ``uint8 (B, 3, H, W)``.
 
-        Pixels are rounded to 8 bits after resizing, as the pipelines of timm, transformers and open_clip do it: it is
-        what the encoders were trained on, and it makes a cache of resized images a quarter as large.
+        PIL resizes, and so pixels are rounded to 8 bits afterwards. The pipelines of timm, transformers and open_clip do
+        the same: it is what the encoders were trained on, and it makes a cache of resized images a quarter as large.
         """
         height, width = (size, size) if isinstance(size, int) else size
         if height % self.patch or width % self.patch or min(height, width) < self.patch:
@@ -130,15 +130,10 @@ def _pixels(image: Any) -> np.ndarray:
 
 
 def _resized(pixels_HW3: np.ndarray, height: int, width: int, interpolation: str) -> Tensor:
-    """``uint8 (3, H, W)``, smoothed before it is made smaller."""
-    if pixels_HW3.shape[:2] == (height, width):
-        return torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1).contiguous()
-    if interpolation == "lanczos":  # which torch does not have
-        from PIL import Image
+    """``uint8 (3, H, W)``, by PIL, whose filters smooth an image before they make it smaller."""
+    from PIL import Image
 
-        image = Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    smooth = {} if interpolation == "nearest" else {"antialias": True, "align_corners": False}
-    image_13HW = torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1)[None].float()
-    resized = nn.functional.interpolate(image_13HW, size=(height, width), mode=interpolation, **smooth)
-    return resized[0].round_().clamp_(0, 255).to(torch.uint8)
+    if pixels_HW3.shape[:2] != (height, width):
+        image = Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling[interpolation.upper()])
+        pixels_HW3 = np.asarray(image)
+    return torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1).contiguous()

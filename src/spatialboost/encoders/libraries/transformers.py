@@ -52,12 +52,13 @@ class Transformers:
             raise SpatialBoostError(f"cannot get 'hf:{name}': there is no such folder")
         processor = hub | processor_options(name, hub)
         with fetching(f"hf:{name}"):
+            built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
+            cls = _model_class(built)
             if self.loads_weights(config):
-                model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **hub, **options)
+                model = cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **hub, **options)
             else:
-                built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
                 options = {} if options["dtype"] == "auto" else options
-                model = AutoModel.from_config(built, trust_remote_code=False, **options)
+                model = cls.from_config(built, **options) if cls is AutoModel else cls._from_config(built, **options)
         return with_processor(image_tower(model, name), name, **processor)
 
     def loads_weights(self, config: EncoderConfig) -> bool:
@@ -126,6 +127,15 @@ class Transformers:
         if (known := USUAL.get(kind) or USUAL.get(bare)) is not None:
             return known
         return _class_default(kind) or _class_default(bare) or Preprocessing(*IMAGENET)
+
+
+def _model_class(config: Any) -> Any:
+    """`AutoModel`, or for image towers that it does not know the class that the configuration names."""
+    import transformers
+
+    named = getattr(transformers, (getattr(config, "architectures", None) or ["AutoModel"])[0], None)
+    known = type(config) in transformers.AutoModel._model_mapping
+    return transformers.AutoModel if known or named is None else named
 
 
 def image_tower(model: Any, name: str) -> Any:
