@@ -6,16 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import hub_dino
 import pytest
 import timm
 import torch
-from host_models import torchvision_vit, transformers_model
-from hub_models import ClipVisionTransformer, DinoVisionTransformer
 from timm.models.eva import Eva
 from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+import hub_dino
+from host_models import torchvision_vit, transformers_model
+from hub_models import ClipVisionTransformer, DinoVisionTransformer
 
 PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2, "num_classes": 0}
 CONFIG = {"image_size": 32, "patch_size": 8, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -101,7 +102,9 @@ READABLE = {
     "timm wide": Readable(lambda: VisionTransformer(**(PLAIN | {"img_size": (32, 48)})), (32, 48), (4, 6)),
     "timm eva": Readable(lambda: Eva(**PLAIN, use_rot_pos_emb=True)),
     "timm naflex": Readable(naflex),
-    "timm beit": Readable(timm_stages("beit_base_patch16_224", **{k: v for k, v in PLAIN.items() if k != "num_classes"})),
+    "timm beit": Readable(
+        timm_stages("beit_base_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=2)
+    ),
     "timm distilled": Readable(
         timm_stages("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=2)
     ),

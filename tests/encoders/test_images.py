@@ -49,12 +49,15 @@ CHECKPOINTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "ViTModel", "ViTConfig", "ViTImageProcessor",
         {"image_mean": IMAGENET[0], "image_std": IMAGENET[1], "resample": BICUBIC},
     ),
-    "ViT-MSN": ("ViTMSNModel", "ViTMSNConfig", "ViTImageProcessor", {"image_mean": IMAGENET[0], "image_std": IMAGENET[1]}),
+    "ViT-MSN": (
+        "ViTMSNModel", "ViTMSNConfig", "ViTImageProcessor", {"image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
+    ),
     "data2vec": ("Data2VecVisionModel", "Data2VecVisionConfig", "BeitImageProcessor", {}),
     "Chinese-CLIP": ("ChineseCLIPVisionModel", "ChineseCLIPVisionConfig", "ChineseCLIPImageProcessor", {}),
     "SigLIP": ("SiglipVisionModel", "SiglipVisionConfig", "SiglipImageProcessor", {}),
     "pixels from -1 to 1": (
-        "ViTModel", "ViTConfig", "ViTImageProcessor", {"rescale_factor": 2 / 255, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+        "ViTModel", "ViTConfig", "ViTImageProcessor",
+        {"rescale_factor": 2 / 255, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
     ),
     "pixels up to 255": (
         "ViTModel", "ViTConfig", "ViTImageProcessor",
@@ -185,7 +188,7 @@ def test_all_of_it_can_be_set(tmp_path):
     ):
         told = read_preprocessing(encoder)
         assert (told.mean, told.std, told.interpolation) == ((0.1, 0.2, 0.3), HALF[1], "nearest")
-    with pytest.raises(SpatialBoostError, match="unknown interpolation 'cubic'; .*Did you mean 'bicubic'"):
+    with pytest.raises(SpatialBoostError, match=r"unknown interpolation 'cubic'; .*Did you mean 'bicubic'"):
         set_preprocessing(encoder, interpolation="cubic")
     with pytest.raises(SpatialBoostError, match="expected three numbers above zero"):
         set_preprocessing(encoder, std=(0.1, 0.0, 0.1))

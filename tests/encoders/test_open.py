@@ -142,7 +142,7 @@ def test_open_clip_gives_the_image_tower(tmp_path):
     assert same(encoder, other)
     with pytest.raises(SpatialBoostError, match="has no model 'ViT-S-33'; close to it: ViT-S-32"):
         open_encoder("open_clip:ViT-S-33/x")
-    with pytest.raises(SpatialBoostError, match="has no weights 'opennai' of ViT-B-32; .* Did you mean 'openai'"):
+    with pytest.raises(SpatialBoostError, match=r"has no weights 'opennai' of ViT-B-32; .* Did you mean 'openai'"):
         open_encoder("open_clip:ViT-B-32/opennai")
     with pytest.raises(SpatialBoostError, match="does not say which weights; expected open_clip:ViT-B-32/PRETRAINED"):
         open_encoder("open_clip:ViT-B-32")
@@ -153,7 +153,7 @@ def test_torchvision():
     assert num_layers(first) == 12 and read_tokens(first, torch.zeros(1, 3, 64, 64)).grid == (2, 2)
     with pytest.raises(SpatialBoostError, match="has no model 'vit_b_23'; close to it: vit_b_"):
         open_encoder("torchvision:vit_b_23")
-    with pytest.raises(SpatialBoostError, match="cannot build 'torchvision:vit_b_32': .*layers"):
+    with pytest.raises(SpatialBoostError, match=r"cannot build 'torchvision:vit_b_32': .*layers"):
         open_encoder("torchvision:vit_b_32", pretrained=False, kwargs={"layers": 1})
     with pytest.raises(SpatialBoostError, match="has no weights 'X'; expected one of IMAGENET1K_V1"):
         open_encoder("torchvision:vit_b_32", kwargs={"weights": "X"})
@@ -196,7 +196,7 @@ def test_a_folder_of_torch_hub_on_this_machine(hub, tmp_path):
     section = {"library": "hub", "name": f"{hub}:dino", "weights": tmp_path / "w.safetensors"}
     assert same(encoder, open_encoder(section, seed=9))
     assert hasattr(open_encoder(f"hub:{hub}:dino", kwargs={"rope": True}), "rope_embed")
-    with pytest.raises(SpatialBoostError, match="unknown entry of .*hub 'dinno'; known are dino, words. Did you mean"):
+    with pytest.raises(SpatialBoostError, match=r"unknown entry of .*hub 'dinno'; known are dino, words. Did you mean"):
         open_encoder(f"hub:{hub}:dinno")
     with pytest.raises(SpatialBoostError, match="gave str; expected an encoder"):
         open_encoder(f"hub:{hub}:words")
@@ -318,7 +318,9 @@ def test_weights_that_cannot_be_had(library, monkeypatch):
     monkeypatch.setattr(timm, "create_model", refuse)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     name = TINY if library == "timm" else "x/y"
-    with pytest.raises(SpatialBoostError, match=f"cannot get '{library}:{name}': .*restricted.*hf auth login") as caught:
+    with pytest.raises(
+        SpatialBoostError, match=f"cannot get '{library}:{name}': .*restricted.*hf auth login"
+    ) as caught:
         open_encoder(f"{library}:{name}")
     assert "\n" not in str(caught.value) and "untrained" in str(caught.value)
 

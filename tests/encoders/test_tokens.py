@@ -103,7 +103,7 @@ def test_tokens_that_are_not_finite_are_refused():
 def test_tokens_that_are_not_as_many_as_the_grid_are_refused():
     transformers = pytest.importorskip("transformers")
     masked = transformers.ViTMAEModel(transformers.ViTMAEConfig(**CONFIG))
-    with pytest.raises(SpatialBoostError, match="gave 5 tokens; expected 16 for a grid of 4x4 .*placed on a grid"):
+    with pytest.raises(SpatialBoostError, match=r"gave 5 tokens; expected 16 for a grid of 4x4 .*placed on a grid"):
         read_tokens(masked, torch.zeros(1, 3, 32, 32))
 
 

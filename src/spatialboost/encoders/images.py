@@ -59,8 +59,8 @@ class ImagePreparation:
     def resize(self, images: Sequence[Any], size: tuple[int, int] | int) -> Tensor:
         """Images of any sizes as ``uint8 (B, 3, H, W)``.
 
-        PIL resizes, and so pixels are rounded to 8 bits afterwards. The pipelines of timm, transformers and open_clip do
-        the same: it is what the encoders were trained on, and it makes a cache of resized images a quarter as large.
+        PIL resizes, and so pixels are rounded to 8 bits afterwards. The pipelines of timm, transformers and open_clip
+        do the same: it is what the encoders were trained on, and it makes a cache of resized images a quarter as large.
         """
         height, width = (size, size) if isinstance(size, int) else size
         if height % self.patch or width % self.patch or min(height, width) < self.patch:

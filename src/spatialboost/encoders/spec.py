@@ -65,7 +65,9 @@ class EncoderConfig:
         if isinstance(section, str):
             library, colon, name = section.partition(":")
             if not colon or not name:
-                raise SpatialBoostError(f"encoder is {section!r}; expected LIBRARY:NAME, such as timm:vit_small_patch14")
+                raise SpatialBoostError(
+                    f"encoder is {section!r}; expected LIBRARY:NAME, such as timm:vit_small_patch14"
+                )
             return cls(name=name, library=library, pretrained=True)
         known = [each.name for each in fields(cls)]
         for key in section:

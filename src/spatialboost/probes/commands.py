@@ -24,8 +24,8 @@ app = typer.Typer(help="Measure frozen encoders: base against boosted in one run
 Encoder = Annotated[
     str,
     typer.Option(
-        help="timm:NAME, hf:ID, open_clip:MODEL/PRETRAINED, torchvision:NAME, hub:FOLDER:ENTRY, a run's FILE.yaml, or a "
-        "delta (folder or Hub id)."
+        help="timm:NAME, hf:ID, open_clip:MODEL/PRETRAINED, torchvision:NAME, hub:FOLDER:ENTRY, a run's FILE.yaml, or "
+        "a delta (folder or Hub id)."
     ),
 ]
 Delta = Annotated[str | None, typer.Option(help="A delta to load onto the encoder.")]

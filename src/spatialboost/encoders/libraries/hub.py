@@ -1,4 +1,4 @@
-"""Folders of torch.hub on this machine: DINO, DINOv2 and DINOv3 as their authors publish them, and what is built alike."""
+"""Folders of torch.hub on this machine: DINO, DINOv2 and DINOv3 from their authors, and what is built like them."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ class OpenClip:
         outputs = block_outputs(blocks, layers, lambda: encoder(pixel_values))
         attention = getattr(blocks[0], "attn", None)
         batch_first = getattr(encoder.transformer, "batch_first", getattr(attention, "batch_first", False))
-        after_pooling = getattr(encoder, "final_ln_after_pool", False) or getattr(encoder, "attn_pool", None) is not None
+        after_pooling = (
+            getattr(encoder, "final_ln_after_pool", False) or getattr(encoder, "attn_pool", None) is not None
+        )
         found = []
         for layer in layers:
             tokens = outputs[layer] if batch_first else outputs[layer].transpose(0, 1)

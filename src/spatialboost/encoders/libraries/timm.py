@@ -114,7 +114,7 @@ def _read_plain(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], layer
     last = len(encoder.blocks) - 1
     indices = sorted(set(layers))
     if "return_prefix_tokens" not in inspect.signature(encoder.forward_intermediates).parameters:
-        found = {}
+        found: dict[int, Tokens] = {}
         # the final norm belongs to the last layer alone, and timm norms all of a call or none
         for norm, part in ((False, [i for i in indices if i != last]), (True, [i for i in indices if i == last])):
             maps = _intermediates(encoder, pixel_values, part, norm=norm, output_fmt="NCHW") if part else []

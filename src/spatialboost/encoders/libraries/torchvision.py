@@ -36,7 +36,9 @@ class Torchvision:
             return model
         known = models.get_model_weights(config.name)
         if which not in known.__members__:
-            raise SpatialBoostError(f"{config.name} has no weights {which!r}; expected one of {', '.join(known.__members__)}")
+            raise SpatialBoostError(
+                f"{config.name} has no weights {which!r}; expected one of {', '.join(known.__members__)}"
+            )
         weights = known[which]
         with fetching(f"torchvision:{config.name}"):
             # torchvision publishes no safetensors: tensors alone are read, and the file's checksum is compared
