@@ -110,7 +110,8 @@ def load_encoder() -> nn.Module:
                 weights=weights,
                 mean=tuple(facts["mean"]),
                 std=tuple(facts["std"]),
-            )
+            ),
+            seed=None,  # the demo's own seed is set before: what is drawn after the encoder depends on it
         )
 
 

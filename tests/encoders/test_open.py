@@ -44,6 +44,9 @@ def test_random_weights_are_those_of_the_seed_and_leave_the_generator_alone():
     assert same(first, open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1}))
     assert not same(first, open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1}, seed=1))
     assert not first.training and first.pos_embed.dtype == torch.float32
+    torch.manual_seed(0)
+    assert same(first, open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1}, seed=None))
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_opener_gives_the_same_encoder(tmp_path):

@@ -19,7 +19,9 @@ from spatialboost.errors import SpatialBoostError
 logger = logging.getLogger(__name__)
 
 
-def build_encoder(config: EncoderConfig, *, dtype: torch.dtype | None = torch.float32, seed: int = 0) -> nn.Module:
+def build_encoder(
+    config: EncoderConfig, *, dtype: torch.dtype | None = torch.float32, seed: int | None = 0
+) -> nn.Module:
     """The encoder of a configuration, in evaluation mode.
 
     Example:
@@ -30,7 +32,7 @@ def build_encoder(config: EncoderConfig, *, dtype: torch.dtype | None = torch.fl
     Args:
         config: What to build.
         dtype: Of the weights; None leaves them as the library loads them.
-        seed: Of weights that are not pretrained; torch's own generator stays as it was.
+        seed: Of weights that are not pretrained; torch's own generator stays as it was. None draws them from that one.
 
     Raises:
         SpatialBoostError: There is no such encoder, or its weights cannot be had.
@@ -68,8 +70,11 @@ def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """New weights are drawn from this seed; afterwards torch's generator is where it was."""
+def seeded(seed: int | None) -> Iterator[None]:
+    """New weights are drawn from this seed, and torch's generator is where it was afterwards; None changes nothing."""
+    if seed is None:
+        yield
+        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -31,7 +31,7 @@ def open_encoder(
     weights: str | os.PathLike[str] | None = None,
     image_size: tuple[int, int] | int | None = None,
     dtype: torch.dtype | None = torch.float32,
-    seed: int = 0,
+    seed: int | None = 0,
     mean: RGB | None = None,
     std: RGB | None = None,
     interpolation: str | None = None,
@@ -62,7 +62,7 @@ def open_encoder(
         weights: A safetensors file to load strictly, in place of the library's weights.
         image_size: Height and width in pixels that the position grid of a timm model is resampled for.
         dtype: Of the weights; None leaves them as the library loads them.
-        seed: Of random weights. torch's own generator stays as it was.
+        seed: Of random weights; torch's own generator stays as it was. None draws them from that one.
         mean: In place of what the checkpoint says, for pixels in [0, 1].
         std: As `mean`.
         interpolation: As `mean`: nearest, bilinear, bicubic or lanczos.
