@@ -147,6 +147,10 @@ READABLE = {
     "dinov3": Readable(hf("DINOv3ViTModel", "DINOv3ViTConfig", num_register_tokens=4)),
     "clip": Readable(hf("CLIPVisionModel", "CLIPVisionConfig")),
     "siglip": Readable(hf("SiglipVisionModel", "SiglipVisionConfig"), cls=False),
+    "siglip with a rest": Readable(
+        hf("SiglipVisionModel", "SiglipVisionConfig", image_size=36), (36, 36), (4, 4), cls=False
+    ),
+    "timm with a rest": Readable(lambda: VisionTransformer(**(PLAIN | {"img_size": 36})), (36, 36)),
     "siglip 2": Readable(hf("Siglip2VisionModel", "Siglip2VisionConfig", num_patches=16), (32, 48), (4, 6), cls=False),
     "pixtral": Readable(
         hf("PixtralVisionModel", "PixtralVisionConfig", num_hidden_layers=3, head_dim=24), cls=False

@@ -165,10 +165,11 @@ def test_timm_says_it_in_its_configuration(caplog):
 
 
 def test_open_clip_says_it():
-    encoder = READABLE["open_clip"].make()
-    encoder.preprocess_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
-    told = read_preprocessing(encoder)
-    assert (told.mean, told.std, told.interpolation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
+    for name in ("open_clip", "open_clip timm"):
+        encoder = READABLE[name].make()
+        encoder.preprocess_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
+        told = read_preprocessing(encoder)
+        assert (told.mean, told.std, told.interpolation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
 
 
 def test_torchvision_weights_say_it():

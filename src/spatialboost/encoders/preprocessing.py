@@ -57,7 +57,10 @@ def read_preprocessing(encoder: nn.Module) -> Preprocessing:
     if known is not None:
         return known
     library, inner = find_reader(encoder)
-    told: Preprocessing | None = getattr(inner, RECORD, None) or library.preprocessing(inner)
+    told: Preprocessing | None = getattr(inner, RECORD, None)
+    if told is None and isinstance(config := getattr(encoder, "preprocess_cfg", None), dict):
+        told = from_config(config)  # open_clip's word on a model of timm, which may have been trained otherwise there
+    told = told or library.preprocessing(inner)
     if told is not None:
         return told
     usual = library.usual_preprocessing(inner)

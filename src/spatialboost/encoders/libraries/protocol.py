@@ -85,10 +85,14 @@ class Library(Protocol):
         ...
 
 
-def divided(pixel_values: Tensor, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches of images; refused where they do not divide."""
+def divided(pixel_values: Tensor, patch: int, native: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Rows and columns of patches of images; refused where they do not divide.
+
+    At the size that it was built for, an encoder may leave out a rest at the right and at the bottom (SigLIP's 384
+    pixels are 27 patches of 14).
+    """
     height, width = pixel_values.shape[2:]
-    if height % patch or width % patch:
+    if (height % patch or width % patch) and (height, width) != native:
         raise SpatialBoostError(f"images of {height}x{width} pixels do not divide into patches of {patch}")
     return height // patch, width // patch
 

@@ -74,7 +74,7 @@ class Timm:
             if self.hierarchical(encoder):
                 last = len(_feature_info(encoder)) - 1
                 return [of_map(_last_map(encoder, pixel_values, last))] * len(layers)
-            grid = divided(pixel_values, self.patch_size(encoder))
+            grid = divided(pixel_values, self.patch_size(encoder), self.native_size(encoder))
             return _read_plain(encoder, pixel_values, grid, layers)
         except AssertionError as error:  # timm asserts the image size that the position grid was built for
             raise SpatialBoostError(

@@ -92,7 +92,7 @@ class Transformers:
             height, width = pixel_values.shape[2:]
             grid = math.ceil(height / patch), math.ceil(width / patch)
         else:
-            grid = divided(pixel_values, patch)
+            grid = divided(pixel_values, patch, self.native_size(encoder))
         inputs = _inputs(encoder, pixel_values, grid, patch)
         options = {"output_hidden_states": True} if any(layer != last for layer in layers) else {}
         output = encoder(**inputs, **options)
