@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import spatialboost
+from spatialboost.encoders import open_encoder
 from spatialboost.probes import depth_probe, knn_probe
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
@@ -34,7 +35,6 @@ from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.sources import Mapped, resize_cues
 from spatialboost.training.accuracy import answer_accuracy
-from spatialboost.training.build import build_encoder
 from spatialboost.training.config import load_config
 from spatialboost.training.data import ChatDataset, ImageStore
 from spatialboost.training.report import gates_per_layer
@@ -144,7 +144,7 @@ def main() -> None:
     }
     config = load_config(options)
     result = train(config)
-    encoders = {"base": build_encoder(config.encoder), "boosted": result.vlm.encoder.eval()}
+    encoders = {"base": open_encoder(config.encoder), "boosted": result.vlm.encoder.eval()}
     scores = []
     if args.rooms:
         chats = ChatDataset(

@@ -91,7 +91,7 @@ def test_info_on_a_delta(command, delta: Path) -> None:
         (f"{DEPTH} --data nowhere", "nowhere is not a folder; expected one with rgb/"),
         (f"{DEPTH} --data rooms:many", "expected rooms:NUM"),
         ("probe depth --encoder timm:nonsense --data rooms:9 --random-weights", "no model 'nonsense'"),
-        ("probe depth --encoder keras:vit --data rooms:9", "expected timm:NAME, hf:ID"),
+        ("probe depth --encoder keras:vit --data rooms:9", "unknown encoder prefix 'keras'"),
         ("probe depth --encoder nowhere.yaml --data rooms:9", "nowhere.yaml"),
         (f"{DEPTH} --data rooms:9 --train 0.9", "add up to 1"),
         (f"{DEPTH} --data rooms:9 --random-weights --image-size 30", "30"),

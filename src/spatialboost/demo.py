@@ -98,20 +98,20 @@ def load_encoder() -> nn.Module:
 
     Made by ``scripts/pretrain_encoder.py``, shipped as float16.
     """
-    from spatialboost.training.build import build_encoder
-    from spatialboost.training.config import EncoderConfig
+    from spatialboost.encoders import EncoderConfig, open_encoder
 
     folder = files("spatialboost") / "assets" / "encoder"
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with as_file(folder / "model.safetensors") as weights:
-        return build_encoder(
+        return open_encoder(
             EncoderConfig(
                 name="VisionTransformer",
                 kwargs=facts["architecture"],
                 weights=weights,
                 mean=tuple(facts["mean"]),
                 std=tuple(facts["std"]),
-            )
+            ),
+            seed=None,  # the demo's own seed is set before: what is drawn after the encoder depends on it
         )
 
 

@@ -17,12 +17,12 @@ BAD = {
     "typo in a section": ({"stage1": {"lrr": 1}}, r'unknown key "stage1.lrr"; known here: steps, .*warmup'),
     "typo in the encoder": (
         {"encoder": {"name": "x", "patch": 1}},
-        'unknown key "encoder.patch"; known here: library, name',
+        'unknown key "encoder.patch"; known here: name, library',
     ),
     "type": ({"stage3": {"steps": "many"}}, "key \"stage3.steps\": .*integer.*found 'many'"),
     "range": ({"stage2": {"lr": -1}}, r'key "stage2.lr": .*greater than 0, found -1'),
     "missing": ({"data": {}}, r'key "data.folders" is missing'),
-    "choice": ({"encoder": {"name": "x", "library": "keras"}}, r"'timm' or 'transformers', found 'keras'"),
+    "choice": ({"encoder": {"name": "x", "library": "keras"}}, "unknown encoder library 'keras'; known are hf, .*timm"),
     "nothing to do": ({"stage1": None, "stage2": None, "stage3": None}, "nothing to train"),
     "two": ({"a": 1, "b": 2}, r'"a".*\(and 1 more\)'),
 }

@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import spatialboost as sb
-from spatialboost.encoders import read_tokens
+from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.build import build_encoder
 from spatialboost.training.config import TrainConfig, load_config
 from spatialboost.training.run import train
 from training_rows import SHAPE, make_rows, write_parquet
@@ -82,7 +81,7 @@ def test_leaves_what_each_stage_has_learnt(finished):
 
 def test_the_delta_loads_onto_a_fresh_encoder(finished):
     config, result = finished
-    fresh = sb.load_pretrained(build_encoder(config.encoder), result.delta).eval()
+    fresh = sb.load_pretrained(open_encoder(config.encoder), result.delta).eval()
     images = torch.randn(2, 3, 32, 32)
     result.vlm.eval()
     assert torch.equal(read_tokens(fresh, images).patches, read_tokens(result.vlm.encoder, images).patches)

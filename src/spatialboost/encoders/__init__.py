@@ -1,24 +1,34 @@
-"""Any image encoder as one thing: its patch tokens, its size, and how it wants its images."""
+"""Any image encoder as one thing: opened by name, its patch tokens, its size, and how it wants its images.
 
+Begin with `open.py` (what a specification may be), then `tokens.py` and `images.py`. What differs from library to
+library is in `libraries/`: one file each, one line in the registry of its `__init__`.
+"""
+
+from spatialboost.encoders.grid import check_grid
 from spatialboost.encoders.images import ImagePreparation, image_preparation, normalisation, prepare_images
-from spatialboost.encoders.tokens import (
-    Tokens,
-    feature_dim,
-    feature_layer,
-    num_layers,
-    patch_size,
-    read_tokens,
-)
+from spatialboost.encoders.libraries.protocol import Tokens
+from spatialboost.encoders.open import open_encoder
+from spatialboost.encoders.photographs import open_photograph
+from spatialboost.encoders.preprocessing import Preprocessing, read_preprocessing, set_preprocessing
+from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.encoders.tokens import feature_dim, feature_layer, num_layers, patch_size, read_tokens
 
 __all__ = [
+    "EncoderConfig",
     "ImagePreparation",
+    "Preprocessing",
     "Tokens",
+    "check_grid",
     "feature_dim",
     "feature_layer",
     "image_preparation",
     "normalisation",
     "num_layers",
+    "open_encoder",
+    "open_photograph",
     "patch_size",
     "prepare_images",
+    "read_preprocessing",
     "read_tokens",
+    "set_preprocessing",
 ]

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import overload
 
 from torch import Tensor, nn
 
+from spatialboost.encoders.libraries import find_reader
+from spatialboost.encoders.libraries.protocol import Tokens
 from spatialboost.errors import SpatialBoostError
 
 # Shape legend: B batch, H and W pixels, N patches, D width of the encoder.
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What an encoder says about a batch of images.
-
-    Attributes:
-        patches: Patch tokens ``(B, N, D)``, row by row from the top left.
-        grid: Rows and columns of patches; their product is N.
-        cls: The class token ``(B, D)``, or None where the encoder has none.
-    """
-
-    patches: Tensor
-    grid: tuple[int, int]
-    cls: Tensor | None
+@overload
+def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int = -1) -> Tokens: ...
 
 
-def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int = -1) -> Tokens:
-    """Read the tokens after one block; class and register tokens are taken out of the patches.
+@overload
+def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: Sequence[int]) -> list[Tokens]: ...
+
+
+def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int | Sequence[int] = -1) -> Tokens | list[Tokens]:
+    """Read the tokens after one block or several; class, register and detection tokens are no patches.
 
     Example:
         >>> import torch
@@ -38,21 +32,48 @@ def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int = -1) ->
         >>> tokens = read_tokens(encoder, torch.zeros(5, 3, 32, 32))
         >>> tokens.patches.shape, tokens.grid, tokens.cls.shape
         (torch.Size([5, 4, 48]), (2, 2), torch.Size([5, 48]))
+        >>> [each.grid for each in read_tokens(encoder, torch.zeros(5, 3, 32, 32), layer=[0, 1])]
+        [(2, 2), (2, 2)]
 
     The encoder's final norm is applied where the last layer is read and nowhere else (a transformers CLIP tower has no
-    such norm over its patches, so there it is not applied at all). Gradients flow.
+    such norm over its patches, so there it is not applied at all). Of a hierarchical encoder (Swin, Hiera ...) only the
+    last layer can be read. Gradients flow.
 
     Args:
-        encoder: A timm vision transformer or a transformers vision model.
+        encoder: An image encoder of timm, transformers, open_clip, torchvision, or as torch.hub gives DINO.
         pixel_values: Images ``(B, 3, H, W)``, resized and normalised as `prepare_images` does it.
-        layer: Block after which to read; negative counts from the end.
+        layer: Block after which to read; negative counts from the end. Several are read in one pass.
+
+    Raises:
+        SpatialBoostError: The encoder, the images or the layer are not as above, or the encoder's tokens are not as
+            many as its grid has places.
     """
-    index = feature_layer(encoder, layer)
-    rows, columns = _grid(encoder, pixel_values)
-    is_last = index == num_layers(encoder) - 1
-    if _is_timm(encoder):
-        return _read_timm(encoder, pixel_values, (rows, columns), index, norm=is_last)
-    return _read_transformers(encoder, pixel_values, (rows, columns), index, is_last=is_last)
+    library, inner = find_reader(encoder)
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise SpatialBoostError(f"pixel_values are {tuple(pixel_values.shape)}; expected (images, 3, height, width)")
+    several = not isinstance(layer, int)
+    indices = [feature_layer(encoder, each) for each in ([layer] if isinstance(layer, int) else layer)]
+    if library.hierarchical(inner):
+        _check_last(encoder, indices)
+    found = library.read(inner, pixel_values, indices) if indices else []
+    for tokens in found:
+        rows, columns = tokens.grid
+        if tuple(tokens.patches.shape[:2]) != (len(pixel_values), rows * columns):
+            raise SpatialBoostError(
+                f"{type(encoder).__name__} gave tokens {tuple(tokens.patches.shape)} for {len(pixel_values)} images "
+                f"of {rows}x{columns} patches, so they cannot be placed on a grid"
+            )
+    return found if several else found[0]
+
+
+def _check_last(encoder: nn.Module, indices: Sequence[int]) -> None:
+    last = num_layers(encoder) - 1
+    for index in indices:
+        if index != last:
+            raise SpatialBoostError(
+                f"layer {index} of {type(encoder).__name__} was asked for, but its layers have several grids: only the "
+                f"last one (-1, which is {last}) can be read"
+            )
 
 
 def feature_layer(encoder: nn.Module, layer: int) -> int:
@@ -72,88 +93,18 @@ def feature_layer(encoder: nn.Module, layer: int) -> int:
 
 
 def feature_dim(encoder: nn.Module) -> int:
-    """Width D of the encoder's tokens."""
-    host: Any = encoder
-    return int(host.embed_dim if _is_timm(host) else host.config.hidden_size)
+    """Width D of the encoder's tokens; of a hierarchical encoder, at its last layer."""
+    library, inner = find_reader(encoder)
+    return library.feature_dim(inner)
 
 
 def patch_size(encoder: nn.Module) -> int:
-    """Side of a patch in pixels."""
-    host: Any = encoder
-    side = host.patch_embed.patch_size if _is_timm(host) else host.config.patch_size
-    return int(side[0] if isinstance(side, (tuple, list)) else side)
+    """Pixels between one token and the next; of a hierarchical encoder, at its last layer."""
+    library, inner = find_reader(encoder)
+    return library.patch_size(inner)
 
 
 def num_layers(encoder: nn.Module) -> int:
-    """Number of blocks."""
-    host: Any = encoder
-    return len(host.blocks) if _is_timm(host) else int(host.config.num_hidden_layers)
-
-
-def _is_timm(encoder: nn.Module) -> bool:
-    """True for a timm transformer, False for a transformers vision model; anything else is refused."""
-    if hasattr(encoder, "forward_intermediates") and hasattr(encoder, "blocks") and hasattr(encoder, "patch_embed"):
-        return True
-    config = getattr(encoder, "config", None)
-    if all(hasattr(config, name) for name in ("hidden_size", "num_hidden_layers", "patch_size")):
-        return False
-    hint = ""
-    if hasattr(encoder, "vision_model"):
-        hint = ": it holds a vision model, so give that one (`model.vision_model`)"
-    raise SpatialBoostError(
-        f"cannot read patch tokens of {type(encoder).__module__}.{type(encoder).__name__}{hint}. "
-        "Expected a timm vision transformer (blocks, patch_embed, forward_intermediates) or a transformers vision "
-        "model (a config with hidden_size, num_hidden_layers and patch_size)"
-    )
-
-
-def _grid(encoder: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-        raise SpatialBoostError(f"pixel_values are {tuple(pixel_values.shape)}; expected (images, 3, height, width)")
-    patch = patch_size(encoder)
-    height, width = pixel_values.shape[2:]
-    if height % patch or width % patch:
-        raise SpatialBoostError(f"images of {height}x{width} pixels do not divide into patches of {patch}")
-    return height // patch, width // patch
-
-
-def _read_timm(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], index: int, *, norm: bool) -> Tokens:
-    try:
-        read = encoder.forward_intermediates(
-            pixel_values,
-            indices=[index],
-            norm=norm,
-            stop_early=True,
-            output_fmt="NLC",
-            return_prefix_tokens=True,
-            intermediates_only=True,
-        )[0]
-    except AssertionError as error:  # timm asserts the image size that the position grid was built for
-        raise SpatialBoostError(
-            f"{error} Give images of that size, or build the encoder with `img_size=` or `dynamic_img_size=True`"
-        ) from None
-    patches, prefix = read if isinstance(read, tuple) else (read, None)
-    has_cls = prefix is not None and prefix.shape[1] > 0 and getattr(encoder, "cls_token", None) is not None
-    return Tokens(patches, grid, prefix[:, 0] if has_cls else None)
-
-
-def _read_transformers(
-    encoder: Any, pixel_values: Tensor, grid: tuple[int, int], index: int, *, is_last: bool
-) -> Tokens:
-    options: dict[str, Any] = {} if is_last else {"output_hidden_states": True}
-    native = encoder.config.image_size
-    native = tuple(native) if isinstance(native, (tuple, list)) else (native, native)
-    if (
-        tuple(pixel_values.shape[2:]) != native
-        and "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
-    ):
-        options["interpolate_pos_encoding"] = True
-    output = encoder(pixel_values=pixel_values, **options)
-    # hidden_states[0] is what enters the first block
-    tokens = output.last_hidden_state if is_last else output.hidden_states[index + 1]
-    num_prefix = tokens.shape[1] - grid[0] * grid[1]
-    if num_prefix < 0:
-        raise SpatialBoostError(
-            f"{type(encoder).__name__} gave {tokens.shape[1]} tokens for a grid of {grid[0]}x{grid[1]} patches"
-        )
-    return Tokens(tokens[:, num_prefix:], grid, tokens[:, 0] if num_prefix else None)
+    """Number of blocks, counted as `boost` counts its layers."""
+    library, inner = find_reader(encoder)
+    return library.num_layers(inner)

@@ -8,7 +8,7 @@ Open `protocol.py` first: what a probe is, and the table of those that there are
 - `inputs.py`, `views.py`, `image_folder.py`, `splits.py`: how splits are given, opened and read.
 - `features.py`, `token_store.py`: tokens of frozen encoders, which need not fit into memory.
 - `measures.py`, `result.py`, `pictures.py`: figures, and how they are shown.
-- `probe_command.py`, `opening.py`: the command line.
+- `probe_command.py`: the command line.
 """
 
 from spatialboost.probes.classification import knn_probe

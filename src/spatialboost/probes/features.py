@@ -195,7 +195,7 @@ def each_encoder(
 
 def _read_layers(encoder: nn.Module, pixel_values: Tensor, layers: Sequence[int]) -> Tokens:
     """The tokens of one or several layers, joined along their width."""
-    read = [read_tokens(encoder, pixel_values, layer=layer) for layer in layers]
+    read = read_tokens(encoder, pixel_values, layer=list(layers))
     if len(read) == 1:
         return read[0]
     classes = [tokens.cls for tokens in read if tokens.cls is not None]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spatialboost.encoders.photographs import open_photograph
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM
 
@@ -56,7 +57,7 @@ class LabelledImages(Sequence[LabelledImage]):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        return LabelledImage(_open_image(self.paths[index]), self.labels[index])
+        return LabelledImage(open_photograph(self.paths[index]), self.labels[index])
 
 
 def read_image_folder(folder: str | Path) -> LabelledImages:
@@ -77,10 +78,10 @@ def read_image_folder(folder: str | Path) -> LabelledImages:
             if path.suffix.lower() not in SUFFIXES:
                 continue
             try:
-                _open_image(path)
+                open_photograph(path)
             except BAD_ITEM as error:
-                left_out.append(f"{path}: {error}")
-                logger.warning("%s is left out: %s", path, error)
+                left_out.append(str(error))
+                logger.warning("left out: %s", error)
             else:
                 paths.append(path)
                 labels.append(label)
@@ -90,10 +91,3 @@ def read_image_folder(folder: str | Path) -> LabelledImages:
             f"expected CLASS/NAME with one of {sorted(SUFFIXES)}"
         )
     return LabelledImages(paths, labels, classes, left_out)
-
-
-def _open_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))

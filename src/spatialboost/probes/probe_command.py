@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 class EncoderOptions:
     """Which encoder is measured, and where."""
 
-    encoder: Annotated[str, "timm:NAME, hf:ID (transformers), a run's FILE.yaml, or a delta (folder or Hub id)."]
+    encoder: Annotated[
+        str,
+        "timm:NAME, hf:ID, open_clip:MODEL/PRETRAINED, torchvision:NAME, hub:FOLDER:ENTRY, a run's FILE.yaml, or a delta.",
+    ]
     delta: Annotated[str | None, "A delta to load onto the encoder."] = None
-    weights: Annotated[Path | None, "safetensors file for a timm encoder, instead of timm's own weights."] = None
+    weights: Annotated[Path | None, "safetensors file for the encoder, instead of its library's own weights."] = None
     random_weights: Annotated[bool, "Take the encoder untrained, from seed 0."] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
 
@@ -128,7 +131,7 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
 
 
 def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
-    from spatialboost.probes.opening import open_encoder
+    from spatialboost.encoders import open_encoder
     from spatialboost.probes.run import run_probe
 
     asked, run = _fill(EncoderOptions, values), _fill(RunOptions, values)
@@ -138,7 +141,7 @@ def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
         asked.encoder,
         delta=asked.delta,
         weights=asked.weights,
-        random=asked.random_weights,
+        pretrained=not asked.random_weights,
         image_size=options.image_size,
     )
     _report(run_probe(mine, _on_device(model, asked.device), train, test, options), run.out)

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class EncoderConfig(_Strict):
-    """The encoder to boost.
-
-    Attributes:
-        library: Where it comes from.
-        name: A timm model, or a Hub id or folder for transformers. ``VisionTransformer`` is timm's class itself, built
-            from `kwargs`.
-        kwargs: For timm's ``create_model`` or transformers' ``from_pretrained``.
-        weights: A safetensors file to load strictly (timm).
-        pretrained: Let timm fetch its weights from the Hub.
-        mean: Of the pixels in [0, 1], where the model does not say it itself.
-        std: As `mean`.
-    """
-
-    library: Literal["timm", "transformers"] = "timm"
-    name: str
-    kwargs: dict[str, Any] = {}
-    weights: Path | None = None
-    pretrained: bool = False
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
 
 
 class LLMConfig(_Strict):
@@ -148,6 +127,11 @@ class BoostConfig(StageConfig):
     kernel: Literal["host", "auto", "xformers", "sdpa", "math"] = "host"
 
 
+def _from_name(section: Any) -> Any:
+    """`encoder: timm:NAME` in place of a section."""
+    return EncoderConfig.of(section) if isinstance(section, str) else section
+
+
 class TrainConfig(_Strict):
     """A whole run.
 
@@ -158,7 +142,8 @@ class TrainConfig(_Strict):
         (0.001, 2e-05, 100)
 
     Attributes:
-        encoder: The encoder to boost.
+        encoder: The encoder to boost: a section, see `spatialboost.encoders.EncoderConfig`, or a name such as
+            ``timm:vit_small_patch14_dinov2``.
         llm: The language model that teaches.
         data: The conversations.
         stage1: Feature alignment; null leaves it out.
@@ -173,7 +158,7 @@ class TrainConfig(_Strict):
         out: Folder of the run.
     """
 
-    encoder: EncoderConfig
+    encoder: Annotated[EncoderConfig, BeforeValidator(_from_name)]
     llm: LLMConfig = LLMConfig()
     data: DataConfig
     stage1: AlignConfig | None = AlignConfig()
@@ -223,7 +208,7 @@ def _first_problem(error: ValidationError) -> str:
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # the latter of a dataclass
         return f'unknown key "{key}"; known here: {_known(first["loc"][:-1])}{more}'
     if first["type"] == "missing":
         return f'key "{key}" is missing{more}'
@@ -233,9 +218,9 @@ def _first_problem(error: ValidationError) -> str:
 
 def _known(path: tuple[int | str, ...]) -> str:
     """Names of the keys of the section that a path of keys leads to."""
-    model: type[BaseModel] = TrainConfig
+    section: Any = TrainConfig
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
+        annotation = section.model_fields[str(part)].annotation
         choices = [annotation, *get_args(annotation)]
-        model = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel))
-    return ", ".join(model.model_fields)
+        section = next(c for c in choices if is_dataclass(c) or (isinstance(c, type) and issubclass(c, BaseModel)))
+    return ", ".join([each.name for each in fields(section)] if is_dataclass(section) else section.model_fields)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from spatialboost.encoders import patch_size, read_tokens
+from spatialboost.encoders import open_encoder, patch_size, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.training.accuracy import answer_accuracy
-from spatialboost.training.build import build_encoder, build_llm
+from spatialboost.training.build import build_llm
 from spatialboost.training.config import StageConfig, TrainConfig
 from spatialboost.training.data import ChatDataset, ImageStore
 from spatialboost.training.engine import Fit, remove_checkpoints
@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     out = config.out
     _claim(out, config)
-    encoder = build_encoder(config.encoder)
+    encoder = open_encoder(config.encoder)
     rows = open_rows(config.data.folders)
     if config.data.held_out >= len(rows):
         raise SpatialBoostError(f"data.held_out is {config.data.held_out}, but there are only {len(rows)} rows")
@@ -186,7 +186,7 @@ def _check_reload(vlm: SpatialVLM, config: TrainConfig, delta: Path, images: Ima
     row = next(i for i in range(len(images.rows)) if i not in images.skipped)
     device = next(vlm.parameters()).device
     pixels = images.pixel_values(row).to(device)
-    fresh = load_pretrained(build_encoder(config.encoder), delta).to(device).eval()
+    fresh = load_pretrained(open_encoder(config.encoder), delta).to(device).eval()
     vlm.eval()
     ours, theirs = (read_tokens(encoder, pixels, layer=vlm.layer).patches for encoder in (vlm.encoder, fresh))
     if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from torch import nn
 
 from spatialboost.errors import SpatialBoostError
@@ -56,9 +57,12 @@ def patch_size_of(model: nn.Module) -> int | None:
 def build_base(
     base: dict[str, Any], *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
 ) -> nn.Module:
-    """The base model by its recorded name, through timm or transformers; code from a repository is never run."""
+    """The base model by its recorded name, through timm or transformers; code from a repository is never run.
+
+    Weights are float32 unless `model_kwargs` have a `dtype`; new ones are drawn from seed 0.
+    """
     library, name = base.get("library"), base.get("name")
-    if library == "timm" and isinstance(name, str):
+    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # the class alone has no shape
         return _build_timm(name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
     if library == "transformers" and isinstance(name, str):
         return _build_transformers(base, name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
@@ -69,19 +73,13 @@ def build_base(
 
 
 def _build_timm(name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]) -> nn.Module:
-    import timm
+    from spatialboost.encoders.build import build_encoder
+    from spatialboost.encoders.spec import EncoderConfig
 
-    if name.count("/") == 1 and not name.startswith(TIMM_SOURCES):  # `timm/vit_...`, as the Hub names timm's models
-        name = f"hf-hub:{name}"
-    if not name.startswith(TIMM_SOURCES) and not timm.is_model(name):
-        raise SpatialBoostError(
-            f"timm {timm.__version__} has no model {name!r}. Build the base yourself and use load_pretrained."
-        )
-    defaults: dict[str, Any] = {"num_classes": 0}
-    if options.cache_dir is not None:
-        defaults["cache_dir"] = options.cache_dir
-    with translated(f"timm could not build the base {name!r}"):
-        return timm.create_model(name, pretrained=pretrained, **(defaults | model_kwargs))
+    cache = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
+    dtype = model_kwargs.get("dtype", torch.float32)
+    kwargs = cache | {key: value for key, value in model_kwargs.items() if key != "dtype"}
+    return build_encoder(EncoderConfig(name, "timm", kwargs, pretrained=pretrained), dtype=dtype)
 
 
 def _build_transformers(
@@ -89,20 +87,38 @@ def _build_transformers(
 ) -> nn.Module:
     import transformers
 
-    cls: Any = getattr(transformers, str(base.get("class")), None)
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-        raise SpatialBoostError(f"transformers {transformers.__version__} has no model class {base.get('class')!r}.")
+    from spatialboost.encoders.build import seeded
+    from spatialboost.encoders.libraries.transformers import image_tower, processor_options, with_processor
+
+    cls = _model_class(str(base.get("class")))
     asked: dict[str, Any] = {
         "revision": base.get("revision"),
         "token": options.token,
         "cache_dir": options.cache_dir,
         "local_files_only": options.local_files_only or None,
         "force_download": options.force_download or None,
-        "trust_remote_code": False,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
-    with translated(f"transformers could not build the base {name!r}"):
+    processor = asked | processor_options(name, asked)
+    chosen = {"dtype": torch.float32} | model_kwargs
+    with translated(f"transformers could not build the base {name!r}"), seeded(0):
         if pretrained:
-            return cls.from_pretrained(name, **({"use_safetensors": True} | asked | model_kwargs))
-        config = getattr(cls, "config_class", None) or transformers.AutoConfig
-        return cls(config.from_pretrained(name, **asked), **model_kwargs)
+            options_of_weights = {"use_safetensors": True, "trust_remote_code": False} | asked | chosen
+            model = cls.from_pretrained(name, **options_of_weights)
+        else:
+            config = getattr(cls, "config_class", None) or transformers.AutoConfig
+            dtype = chosen.pop("dtype")
+            model = cls(config.from_pretrained(name, trust_remote_code=False, **asked), **chosen).to(dtype)
+    tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
+    return with_processor(tower, name, **processor)
+
+
+def _model_class(name: str) -> Any:
+    """The class of transformers, or the model class around a bare tower (`CLIPVisionTransformer`)."""
+    import transformers
+
+    for each in (name, f"{name.removesuffix('Transformer')}Model"):
+        cls: Any = getattr(transformers, each, None)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            return cls
+    raise SpatialBoostError(f"transformers {transformers.__version__} has no model class {name!r}.")

@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import spatialboost as sb
 from spatialboost.boosting.channel import boosted_layers
+from spatialboost.encoders import open_encoder
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.opening import open_encoder
 
 TINY = "vit_tiny_patch16_224"
 
@@ -20,7 +21,7 @@ def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None
     encoder = open_encoder(f"timm:{TINY}", weights=tmp_path / "own.safetensors", image_size=64)
     assert torch.equal(encoder.blocks[0].attn.qkv.weight, own.blocks[0].attn.qkv.weight.float())
     assert encoder.pos_embed.shape[1] == 1 + 16 and not encoder.training
-    with pytest.raises(SpatialBoostError, match="does not hold weights of vit_small"):
+    with pytest.raises(SpatialBoostError, match="do not fit vit_small"):
         open_encoder("timm:vit_small_patch16_224", weights=tmp_path / "own.safetensors")
     with pytest.raises(SpatialBoostError, match="--weights is for timm"):
         open_encoder("hf:some/model", weights=tmp_path / "own.safetensors")
@@ -29,7 +30,7 @@ def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None
 def test_a_delta_goes_onto_the_encoder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     delta = sb.save_pretrained(sb.boost(timm.create_model(TINY, num_classes=0)), tmp_path)
-    encoder = open_encoder(f"timm:{TINY}", random=True, delta=str(delta))  # untrained weights are those of seed 0
+    encoder = open_encoder(f"timm:{TINY}", pretrained=False, delta=str(delta))  # untrained weights are those of seed 0
     assert len(boosted_layers(encoder)) == 12
 
 
@@ -38,13 +39,12 @@ def test_the_encoder_of_a_training_run(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(
         f"out: {tmp_path / 'run'}\ndata: {{folders: [rooms]}}\nencoder:\n  name: VisionTransformer\n  kwargs: "
-        "{img_size: 32, patch_size: 8, embed_dim: 48, depth: 2, num_heads: 2, num_classes: 0, weight_init: skip}\n"
+        "{img_size: 32, patch_size: 8, embed_dim: 48, depth: 2, num_heads: 2, num_classes: 0}\n"
     )
-    torch.manual_seed(0)
-    assert not boosted_layers(open_encoder(str(config), image_size=32))
-    torch.manual_seed(0)
-    sb.save_pretrained(sb.boost(open_encoder(str(config), image_size=32)), tmp_path / "run" / "stage3" / "delta")
-    torch.manual_seed(0)
+    with pytest.raises(SpatialBoostError, match="stage 3 of this run has no delta yet"):
+        open_encoder(str(config), image_size=32)
+    base = open_encoder(yaml.safe_load(config.read_text())["encoder"])
+    sb.save_pretrained(sb.boost(base), tmp_path / "run" / "stage3" / "delta")
     assert len(boosted_layers(open_encoder(str(config), image_size=32))) == 2
 
 

@@ -1,0 +1,87 @@
+"""Build the encoder that a configuration names: one place for its numbers' type, the seed of new weights, its mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spatialboost.encoders.libraries import find_library
+from spatialboost.encoders.preprocessing import set_preprocessing
+from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.errors import SpatialBoostError
+
+logger = logging.getLogger(__name__)
+
+
+def build_encoder(
+    config: EncoderConfig, *, dtype: torch.dtype | None = torch.float32, seed: int | None = 0
+) -> nn.Module:
+    """The encoder of a configuration, in evaluation mode.
+
+    Example:
+        >>> shape = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
+        >>> type(build_encoder(EncoderConfig("VisionTransformer", kwargs=shape, pretrained=False))).__name__
+        'VisionTransformer'
+
+    Args:
+        config: What to build.
+        dtype: Of the weights; None leaves them as the library loads them.
+        seed: Of weights that are not pretrained; torch's own generator stays as it was. None draws them from that one.
+
+    Raises:
+        SpatialBoostError: There is no such encoder, or its weights cannot be had.
+    """
+    library = find_library(config.library)
+    with seeded(seed):
+        encoder = library.open(config, dtype)
+    if dtype is not None and "dtype" not in config.kwargs:
+        encoder = encoder.to(dtype)
+    if config.weights is not None:
+        load_weights(encoder, config.weights, config.name)
+    elif library.loads_weights(config) is False:
+        logger.warning("the encoder %s has random weights: set encoder.weights or encoder.pretrained", config.name)
+    if not (config.mean is config.std is config.interpolation is None):
+        set_preprocessing(encoder, mean=config.mean, std=config.std, interpolation=config.interpolation)
+    return encoder.eval()
+
+
+def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
+    """Load a file of safetensors strictly.
+
+    Raises:
+        SpatialBoostError: It cannot be read, or it does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        encoder.load_state_dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise SpatialBoostError(f"cannot read encoder.weights {file}: {error}") from None
+    except RuntimeError as error:  # torch lists every missing and unexpected key on lines of their own
+        reason = " ".join(str(error).split())[:300]
+        raise SpatialBoostError(f"encoder.weights {file} do not fit {name}: {reason}") from None
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """New weights are drawn from this seed, and torch's generator is where it was afterwards; None changes nothing."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def fit_image_size(encoder: Any, image_size: tuple[int, int] | int) -> None:
+    """Resample the position grid of a timm model, which is made for one size; other models fit theirs in each call."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if hasattr(encoder, "set_input_size"):
+        encoder.set_input_size(img_size=(height, width))

@@ -1,0 +1,141 @@
+"""timm: every model that gives intermediate features, from plain vision transformers to hierarchical ones."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from spatialboost.boosting.find import tower
+from spatialboost.encoders.libraries.fetching import fetching
+from spatialboost.encoders.libraries.protocol import Tokens, divided, of_map, pair, split
+from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing, from_config
+from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.errors import SpatialBoostError
+
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+class Timm:
+    """See `spatialboost.encoders.libraries.protocol.Library`."""
+
+    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
+        name = config.name
+        if name == "VisionTransformer":
+            return VisionTransformer(**config.kwargs)
+        if name.count("/") == 1 and not name.startswith(SOURCES):  # `timm/vit_...`, as the Hub names timm's models
+            name = f"hf-hub:{name}"
+        if not name.startswith(SOURCES) and not timm.is_model(name):
+            close = timm.list_models(f"*{name.partition('.')[0][:12]}*")[:4] if len(name) > 5 else []
+            close = close or difflib.get_close_matches(name, timm.list_models(), n=4)
+            hint = f"; close to it: {', '.join(close)}" if close else "; timm.list_models() names them"
+            raise SpatialBoostError(f"timm {timm.__version__} has no model {name!r}{hint}")
+        options = {"num_classes": 0, **config.kwargs}
+        with fetching(f"timm:{config.name}"):
+            return timm.create_model(name, pretrained=self.loads_weights(config), **options)
+
+    def loads_weights(self, config: EncoderConfig) -> bool:
+        return bool(config.pretrained) and config.weights is None and config.name != "VisionTransformer"
+
+    def reads(self, encoder: nn.Module) -> bool:
+        return hasattr(encoder, "forward_intermediates") and bool(getattr(encoder, "feature_info", None))
+
+    def feature_dim(self, encoder: nn.Module) -> int:
+        return int(_feature_info(encoder)[-1]["num_chs"])
+
+    def patch_size(self, encoder: nn.Module) -> int:
+        return int(_feature_info(encoder)[-1]["reduction"])
+
+    def num_layers(self, encoder: Any) -> int:
+        if not self.hierarchical(encoder):
+            return len(encoder.blocks)
+        return max(tower(encoder), default=0) + 1
+
+    def hierarchical(self, encoder: Any) -> bool:
+        blocks, info = getattr(encoder, "blocks", None), _feature_info(encoder)  # timm's features are blocks, or stages
+        return blocks is None or len(blocks) != len(info) or len({(i["num_chs"], i["reduction"]) for i in info}) > 1
+
+    def native_size(self, encoder: Any) -> tuple[int, int]:
+        embed = getattr(encoder, "patch_embed", None)
+        if (tokens := getattr(encoder, "tokens_spatial_shape", None)) is not None:  # Hiera
+            rows, columns = (int(n * s) for n, s in zip(tokens, embed.proj.stride, strict=True))  # type: ignore[union-attr]
+            return rows, columns
+        size = getattr(embed, "img_size", None)
+        return pair(size or (getattr(encoder, "pretrained_cfg", None) or {}).get("input_size"))
+
+    def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
+        try:
+            if self.hierarchical(encoder):
+                last = len(_feature_info(encoder)) - 1
+                return [of_map(_last_map(encoder, pixel_values, last))] * len(layers)
+            grid = divided(pixel_values, self.patch_size(encoder), self.native_size(encoder))
+            return _read_plain(encoder, pixel_values, grid, layers)
+        except AssertionError as error:  # timm asserts the image size that the position grid was built for
+            raise SpatialBoostError(
+                f"{error} Give images of that size, or build the encoder with `img_size=` or `dynamic_img_size=True`"
+            ) from None
+
+    def preprocessing(self, encoder: Any) -> Preprocessing | None:
+        config = getattr(encoder, "pretrained_cfg", None) or {}
+        return from_config(config if isinstance(config, dict) else vars(config))
+
+    def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
+        return Preprocessing(*IMAGENET)
+
+
+def _feature_info(encoder: Any) -> list[dict[str, Any]]:
+    info = encoder.feature_info
+    return info.info if hasattr(info, "info") else info
+
+
+def _intermediates(encoder: Any, pixel_values: Tensor, indices: list[int], **options: Any) -> list[Any]:
+    return encoder.forward_intermediates(
+        pixel_values, indices=indices, stop_early=True, intermediates_only=True, **options
+    )
+
+
+def _last_map(encoder: Any, pixel_values: Tensor, stage: int) -> Tensor:
+    try:
+        return _intermediates(encoder, pixel_values, [stage], norm=True, output_fmt="NCHW")[0]
+    except AssertionError as error:
+        if "normalization" not in str(error):
+            raise
+        # Hiera has no norm over its tokens: only what is pooled is normed
+        return _intermediates(encoder, pixel_values, [stage], norm=False, output_fmt="NCHW")[0]
+
+
+def _read_plain(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], layers: Sequence[int]) -> list[Tokens]:
+    last = len(encoder.blocks) - 1
+    indices = sorted(set(layers))
+    if "return_prefix_tokens" not in inspect.signature(encoder.forward_intermediates).parameters:
+        found: dict[int, Tokens] = {}
+        # the final norm belongs to the last layer alone, and timm norms all of a call or none
+        for norm, part in ((False, [i for i in indices if i != last]), (True, [i for i in indices if i == last])):
+            maps = _intermediates(encoder, pixel_values, part, norm=norm, output_fmt="NCHW") if part else []
+            found |= dict(zip(part, map(of_map, maps), strict=True))
+        return [found[layer] for layer in layers]
+    alone = indices == [last]
+    # not asked for where there are none: some classes of timm then fail
+    prefixed = {"return_prefix_tokens": True} if getattr(encoder, "num_prefix_tokens", 0) else {}
+    read = _intermediates(encoder, pixel_values, indices, norm=alone, output_fmt="NLC", **prefixed)
+    tokens = {}
+    for index, each in zip(indices, read, strict=True):
+        patches, prefix = each if isinstance(each, tuple) else (each, None)
+        if index == last and not alone:
+            patches, prefix = encoder.norm(patches), None if prefix is None else encoder.norm(prefix)
+        patches = split(patches, grid, 0, 0, cls=False, name=type(encoder).__name__).patches
+        tokens[index] = Tokens(patches, grid, _class_token(encoder, prefix))
+    return [tokens[layer] for layer in layers]
+
+
+def _class_token(encoder: Any, prefix: Tensor | None) -> Tensor | None:
+    """The first token before the patches, where the encoder has a class token (registers are none)."""
+    holders = (encoder, getattr(encoder, "embeds", None))  # NaFlex models keep it in `embeds`
+    has_one = any(getattr(holder, "cls_token", None) is not None for holder in holders)
+    return prefix[:, 0] if has_one and prefix is not None and prefix.shape[1] > 0 else None

@@ -1,0 +1,287 @@
+"""transformers: its vision models, and the image towers of its vision-language models."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.boosting.find import tower
+from spatialboost.encoders.libraries.fetching import fetching
+from spatialboost.encoders.libraries.protocol import Tokens, divided, of_map, pair, split
+from spatialboost.encoders.preprocessing import IMAGENET, RECORD, Preprocessing, as_rgb
+from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.errors import SpatialBoostError
+
+TOWERS = ("vision_model", "vision_tower", "visual", "image_encoder", "vision_encoder")
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+BEFORE = ("cls_token", "class_embedding", "distillation_token", "register_tokens", "cls_register_token")
+AFTER = ("detection_tokens",)
+RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+# What these models were published with, where the class of their image processor has other defaults.
+USUAL = {
+    "dinov2": Preprocessing(*IMAGENET, "bicubic"),
+    "dinov2_with_registers": Preprocessing(*IMAGENET, "bicubic"),
+    "hiera": Preprocessing(*IMAGENET, "bicubic"),
+    "vit_mae": Preprocessing(*IMAGENET, "bicubic"),
+    "vit_msn": Preprocessing(*IMAGENET, "bicubic"),
+}
+
+
+class Transformers:
+    """See `spatialboost.encoders.libraries.protocol.Library`."""
+
+    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+
+        name = config.name
+        if config.weights is not None:
+            raise SpatialBoostError(
+                f"encoder.weights is {config.weights}, but transformers takes a Hub id or folder: give the folder that "
+                "holds model.safetensors and config.json as the name"
+            )
+        options = {"dtype": dtype or "auto", **config.kwargs}
+        hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
+        if name.startswith(("/", ".", "~")) and not os.path.isdir(name):
+            raise SpatialBoostError(f"cannot get 'hf:{name}': there is no such folder")
+        processor = hub | processor_options(name, hub)
+        with fetching(f"hf:{name}"):
+            built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
+            cls = _model_class(built)
+            if self.loads_weights(config):
+                model = cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **hub, **options)
+            else:
+                options = {} if options["dtype"] == "auto" else options
+                model = cls.from_config(built, **options) if cls is AutoModel else cls._from_config(built, **options)
+        return with_processor(image_tower(model, name), name, **processor)
+
+    def loads_weights(self, config: EncoderConfig) -> bool:
+        return config.pretrained is not False
+
+    def reads(self, encoder: nn.Module) -> bool:
+        config = getattr(encoder, "config", None)
+        return hasattr(config, "model_type") and _width(config) is not None and _stride(config) is not None
+
+    def feature_dim(self, encoder: Any) -> int:
+        return int(_width(encoder.config) or 0)
+
+    def patch_size(self, encoder: Any) -> int:
+        return int(_stride(encoder.config) or 0)
+
+    def num_layers(self, encoder: Any) -> int:
+        if self.hierarchical(encoder):
+            return max(tower(encoder), default=0) + 1
+        return int(encoder.config.num_hidden_layers)
+
+    def hierarchical(self, encoder: Any) -> bool:
+        return _is_hierarchical(encoder.config)
+
+    def native_size(self, encoder: Any) -> tuple[int, int]:
+        return pair(getattr(encoder.config, "image_size", None))
+
+    def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
+        last, name = self.num_layers(encoder) - 1, type(encoder).__name__
+        patch = self.patch_size(encoder)
+        if self.hierarchical(encoder):
+            height, width = pixel_values.shape[2:]
+            grid = math.ceil(height / patch), math.ceil(width / patch)
+        else:
+            grid = divided(pixel_values, patch, self.native_size(encoder))
+        inputs = _inputs(encoder, pixel_values, grid, patch)
+        options = {"output_hidden_states": True} if any(layer != last for layer in layers) else {}
+        output = encoder(**inputs, **options)
+        found = []
+        for layer in layers:
+            # hidden_states[0] is what enters the first block
+            states = output.last_hidden_state if layer == last else output.hidden_states[layer + 1]
+            found.append(self._placed(encoder, states, len(pixel_values), grid, name))
+        return found
+
+    def _placed(self, encoder: nn.Module, states: Tensor, batch: int, grid: tuple[int, int], name: str) -> Tokens:
+        if states.ndim == 4:  # a map: channels first, or last (SAM's layers)
+            width = self.feature_dim(encoder)
+            if states.shape[1] != width and states.shape[3] == width:
+                states = states.permute(0, 3, 1, 2)
+            return of_map(states)
+        if states.shape[0] == 1 and batch > 1:  # Pixtral packs the images of a batch into one row
+            states = states.view(batch, -1, states.shape[2])
+        before, after, has_cls = _other_tokens(encoder)
+        return split(states, grid, before, after, cls=has_cls, name=name)
+
+    def preprocessing(self, encoder: Any) -> Preprocessing | None:
+        folder = getattr(encoder.config, "_name_or_path", None)
+        told = read_processor(folder, local_files_only=True) if folder else None
+        if told is not None:
+            setattr(encoder, RECORD, told)  # read once: the file is on a disk that may be slow, or gone tomorrow
+        return told
+
+    def usual_preprocessing(self, encoder: Any) -> Preprocessing:
+        kind = encoder.config.model_type
+        bare = kind.removesuffix("_model").removesuffix("_vision")
+        if (known := USUAL.get(kind) or USUAL.get(bare)) is not None:
+            return known
+        return _class_default(kind) or _class_default(bare) or Preprocessing(*IMAGENET)
+
+
+def _model_class(config: Any) -> Any:
+    """`AutoModel`, or for image towers that it does not know the class that the configuration names."""
+    import transformers
+
+    named = getattr(transformers, (getattr(config, "architectures", None) or ["AutoModel"])[0], None)
+    known = type(config) in transformers.AutoModel._model_mapping
+    return transformers.AutoModel if known or named is None else named
+
+
+def image_tower(model: Any, name: str) -> Any:
+    """The image tower of a vision-language model, which remembers the name it was loaded by; else the model itself."""
+    held = next((getattr(model, each) for each in TOWERS if isinstance(getattr(model, each, None), nn.Module)), model)
+    config = getattr(held, "config", None)
+    if config is not None and not getattr(config, "_name_or_path", None):
+        config._name_or_path = name
+    return held
+
+
+def processor_options(name: str, hub: dict[str, Any]) -> dict[str, Any]:
+    """Asked for before the weights are loaded: the network may be asked for the processor only where it is for them."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if os.path.isdir(name):
+        return {"local_files_only": True}
+    try:
+        found = try_to_load_from_cache(
+            name, "config.json", cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
+        )
+    except HFValidationError:  # no name of the Hub: loading it says so
+        return {"local_files_only": True}
+    return {"local_files_only": True} if isinstance(found, str) else {}
+
+
+def with_processor(encoder: Any, name: str, **options: Any) -> Any:
+    """The encoder with a record of what the image processor beside its weights says; asked for with the weights."""
+    if (told := read_processor(name, **options)) is not None:
+        setattr(encoder, RECORD, told)
+    return encoder
+
+
+def read_processor(name: str, **options: Any) -> Preprocessing | None:
+    """What ``preprocessor_config.json`` in a folder, or of a repository on the Hub, says; None where there is none."""
+    from transformers import AutoImageProcessor
+
+    if os.path.isabs(name) and not os.path.isdir(name):
+        return None
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **options)
+    except Exception:  # no such file, another library's file, a processor that needs a package: there is no word then
+        return None
+    return from_processor(processor)
+
+
+def from_processor(processor: Any) -> Preprocessing | None:
+    """What an image processor of transformers does to pixels, for pixels in [0, 1]."""
+    processor = getattr(processor, "image_processor", processor)
+    rescales = bool(getattr(processor, "do_rescale", True))
+    # what a pixel of [0, 1] is multiplied by before it is normalised
+    factor = 255 * float(getattr(processor, "rescale_factor", None) or 1 / 255) if rescales else 255.0
+    offset = 1.0 if rescales and getattr(processor, "offset", getattr(processor, "rescale_offset", False)) else 0.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if getattr(processor, "do_normalize", False):
+        given = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+        if None in given:
+            return None
+        mean, std = as_rgb(given[0]), as_rgb(given[1])
+    resample = getattr(processor, "resample", None)
+    interpolation = RESAMPLING.get(int(resample), "bicubic") if resample is not None else "bilinear"
+    red, green, blue = ((value + offset) / factor for value in mean)
+    return Preprocessing((red, green, blue), as_rgb([value / factor for value in std]), interpolation)
+
+
+def _class_default(kind: str) -> Preprocessing | None:
+    """What the class of image processor that transformers names for a type of model has by default."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    named: Any = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, ())
+    names = named.values() if isinstance(named, dict) else (named,) if isinstance(named, str) else named
+    for name in names:
+        try:
+            return from_processor(getattr(transformers, name)())
+        except Exception:  # the backend of this class is not installed: the other one may be
+            continue
+    return None
+
+
+def _is_hierarchical(config: Any) -> bool:
+    return isinstance(getattr(config, "depths", None), (list, tuple)) or _sizes(config) is not None
+
+
+def _sizes(config: Any) -> Sequence[int] | None:
+    sizes = getattr(config, "hidden_sizes", None)
+    return sizes if isinstance(sizes, (list, tuple)) else None
+
+
+def _width(config: Any) -> int | None:
+    if (sizes := _sizes(config)) is not None:
+        return sizes[-1]
+    width = getattr(config, "hidden_size", None)
+    depths = getattr(config, "depths", None)
+    if width is None and isinstance(depths, (list, tuple)) and hasattr(config, "embed_dim"):
+        return int(config.embed_dim * 2 ** (len(depths) - 1))
+    layers = _is_hierarchical(config) or isinstance(getattr(config, "num_hidden_layers", None), int)
+    return width if isinstance(width, int) and layers else None
+
+
+def _stride(config: Any) -> int | None:
+    """Pixels from token to token at the last grid."""
+    strides = getattr(config, "strides", None)
+    if _is_hierarchical(config) and isinstance(strides, (list, tuple)) and strides:
+        return math.prod(strides)
+    patch = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
+    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
+    if not isinstance(patch, int):
+        return None
+    stages = getattr(config, "depths", None)
+    return patch * 2 ** (len(stages) - 1) if isinstance(stages, (list, tuple)) else patch
+
+
+def _other_tokens(encoder: nn.Module) -> tuple[int, int, bool]:
+    """How many tokens the encoder sets before and after its patches, and whether the first is a class token."""
+    counts = {"before": 0, "after": 0}
+    has_cls = False
+    for name, parameter in encoder.named_parameters():
+        *path, leaf = name.split(".")
+        if leaf not in BEFORE + AFTER or not any("embed" in part for part in path):
+            continue  # in a pooling head it is no token of the sequence
+        counts["before" if leaf in BEFORE else "after"] += parameter.shape[-2] if parameter.ndim > 1 else 1
+        has_cls = has_cls or leaf in ("cls_token", "class_embedding", "cls_register_token")
+    return counts["before"], counts["after"], has_cls
+
+
+def _inputs(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], patch: int) -> dict[str, Any]:
+    """What the encoder's forward is called with."""
+    parameters = inspect.signature(encoder.forward).parameters
+    if "spatial_shapes" in parameters:  # NaFlex: patches cut out beforehand, with their grid
+        return _patches(pixel_values, grid, patch)
+    inputs: dict[str, Any] = {"pixel_values": pixel_values}
+    size = tuple(pixel_values.shape[2:])
+    if "interpolate_pos_encoding" in parameters and size != pair(getattr(encoder.config, "image_size", None)):
+        inputs["interpolate_pos_encoding"] = True
+    return inputs
+
+
+def _patches(pixel_values: Tensor, grid: tuple[int, int], patch: int) -> dict[str, Tensor]:
+    """Images ``(B, 3, H, W)`` as rows of patches, each row by row with the colours last."""
+    batch, rows, columns = len(pixel_values), *grid
+    cut = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))  # B, 3, rows, p, columns, p
+    device = pixel_values.device
+    return {
+        "pixel_values": cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1),
+        "pixel_attention_mask": torch.ones(batch, rows * columns, dtype=torch.long, device=device),
+        "spatial_shapes": torch.tensor([grid] * batch, dtype=torch.long, device=device),
+    }

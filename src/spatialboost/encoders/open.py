@@ -1,0 +1,188 @@
+"""Open an encoder by what names it: a library's model, a training run, a delta, or the model itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spatialboost.encoders.build import build_encoder, fit_image_size
+from spatialboost.encoders.grid import check_grid
+from spatialboost.encoders.libraries import ALIASES, LIBRARIES
+from spatialboost.encoders.preprocessing import set_preprocessing
+from spatialboost.encoders.spec import RGB, EncoderConfig
+from spatialboost.errors import SpatialBoostError, unknown
+
+Spec = str | os.PathLike[str] | Mapping[str, Any] | EncoderConfig | nn.Module
+YAML = (".yaml", ".yml")
+
+
+def open_encoder(
+    spec: Spec,
+    *,
+    pretrained: bool = True,
+    delta: str | os.PathLike[str] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    image_size: tuple[int, int] | int | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    seed: int | None = 0,
+    mean: RGB | None = None,
+    std: RGB | None = None,
+    interpolation: str | None = None,
+) -> nn.Module:
+    """The encoder that a specification names, in evaluation mode.
+
+    Example:
+        >>> encoder = open_encoder("timm:vit_tiny_patch16_224", pretrained=False, kwargs={"depth": 2})
+        >>> len(encoder.blocks), encoder.training
+        (2, False)
+
+    Of a model that also reads text, it is the image tower. Code from the Hub is never run; the code of a torch.hub
+    folder is run, and it is your own. `docs/encoders.md` tells what each library loads its weights from.
+
+    Args:
+        spec: One of
+
+            - ``timm:NAME``, ``hf:ID_OR_FOLDER`` (transformers), ``open_clip:MODEL[/PRETRAINED]``, ``torchvision:NAME``,
+              ``hub:FOLDER:ENTRY`` (a folder of torch.hub on this machine);
+            - the YAML file of a training run: its encoder with the delta that it has left. Relative paths in it go from
+              the file's folder, or from the working directory if there is nothing there;
+            - a delta, as a folder or an id of the Hub: its base with the delta on it;
+            - the ``encoder:`` section of such a YAML file, as a dictionary or an `EncoderConfig`;
+            - a model, which is returned as it is.
+        pretrained: False takes random weights of the seed in place of the library's own.
+        delta: Boosted weights to load onto the encoder.
+        kwargs: For the library's own builder, beside those that the specification holds.
+        weights: A safetensors file to load strictly, in place of the library's weights.
+        image_size: Height and width in pixels that the position grid of a timm model is resampled for.
+        dtype: Of the weights; None leaves them as the library loads them.
+        seed: Of random weights; torch's own generator stays as it was. None draws them from that one.
+        mean: In place of what the checkpoint says, for pixels in [0, 1].
+        std: As `mean`.
+        interpolation: As `mean`: nearest, bilinear, bicubic or lanczos.
+
+    Raises:
+        SpatialBoostError: There is no such encoder, its weights cannot be had, the run has no delta yet, or its tokens
+            cannot be placed on a grid.
+    """
+    checked_size = image_size
+    if isinstance(spec, nn.Module):
+        encoder = spec
+    else:
+        named = _named(spec, delta)
+        if isinstance(named, str):
+            encoder = _boosted(named, pretrained=pretrained, kwargs=dict(kwargs or {}), weights=weights, dtype=dtype)
+        else:
+            config, delta = named
+            own: dict[str, Any] = {"kwargs": {**config.kwargs, **(kwargs or {})}}
+            own |= {"weights": Path(weights)} if weights is not None else {}
+            own |= {} if pretrained else {"pretrained": False}
+            config = replace(config, **own)
+            checked_size = image_size or config.kwargs.get("img_size")
+            encoder = build_encoder(config, dtype=dtype, seed=seed)
+    if image_size is not None:
+        fit_image_size(encoder, image_size)
+    if not (mean is std is interpolation is None):
+        set_preprocessing(encoder, mean=mean, std=std, interpolation=interpolation)
+    if delta is not None:
+        from spatialboost.weights.pretrained import load_pretrained
+
+        load_pretrained(encoder, delta)
+    check_grid(encoder, checked_size)
+    return encoder if isinstance(spec, nn.Module) else encoder.eval()
+
+
+def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any] | str:
+    """The configuration that a specification means, with the delta to load onto it; or the name of a delta."""
+    if isinstance(spec, EncoderConfig):
+        return spec, delta
+    if isinstance(spec, Mapping):
+        return EncoderConfig.of(spec), delta
+    if not isinstance(spec, (str, os.PathLike)):
+        raise SpatialBoostError(
+            f"encoder is {type(spec).__name__}; expected a name such as timm:NAME, a dictionary with `name`, or a model"
+        )
+    text = os.fspath(spec)
+    prefix, colon, name = text.partition(":")
+    if colon and name and prefix in (*LIBRARIES, *ALIASES):
+        return EncoderConfig.of(text), delta
+    if text.lower().endswith(YAML):
+        return _of_run(Path(text), delta)
+    if colon and not Path(text).exists():
+        raise unknown("encoder prefix", prefix, [*LIBRARIES, *ALIASES])
+    return text
+
+
+def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any]:
+    """The encoder of a training run, and the delta that it has left."""
+    import yaml
+
+    try:
+        run = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpatialBoostError(f"cannot read {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpatialBoostError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    section = run.get("encoder") if isinstance(run, Mapping) else None
+    if not isinstance(section, (Mapping, str)):
+        raise SpatialBoostError(f"{file} has no `encoder:` section; expected the YAML file of a training run")
+    try:
+        config = _paths_from(EncoderConfig.of(section), file.parent)
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"{file}: {error}") from None
+    if delta is not None:
+        return config, delta
+    found = _delta_of_run(_path_from(Path(str(run.get("out"))), file.parent))
+    if found is None:
+        raise SpatialBoostError(
+            f"{file}: this run has no delta yet, none of the stages in its folder has left one. Train it first, or give "
+            "the `encoder:` section alone to have the encoder without it"
+        )
+    return config, found
+
+
+def _delta_of_run(out: Path) -> Path | None:
+    """The boosted weights that a run has left: those of its newest stage, whatever the teacher calls it."""
+    deltas = [stage / "delta" for stage in out.iterdir() if (stage / "delta").is_dir()] if out.is_dir() else []
+    return max(deltas, key=lambda delta: delta.stat().st_mtime, default=None)
+
+
+def _paths_from(config: EncoderConfig, folder: Path) -> EncoderConfig:
+    """Relative paths of a configuration from the folder of its YAML file."""
+    own: dict[str, Any] = {}
+    if config.weights is not None:
+        own["weights"] = _path_from(config.weights, folder)
+    here, colon, entry = config.name.rpartition(":") if config.library == "hub" else (config.name, "", "")
+    if config.library != "timm" and (folder / here).is_dir():
+        own["name"] = f"{folder / here}{colon}{entry}"
+    return replace(config, **own)
+
+
+def _path_from(path: Path, folder: Path) -> Path:
+    """A path from a folder; where nothing is there, as it is, which is from the working directory."""
+    return folder / path if (folder / path).exists() or not path.exists() else path
+
+
+def _boosted(
+    name: str, *, pretrained: bool, kwargs: dict[str, Any], weights: Any, dtype: torch.dtype | None
+) -> nn.Module:
+    """The base of a delta with the delta on it."""
+    from spatialboost.weights.pretrained import from_pretrained
+
+    if weights is not None:
+        raise SpatialBoostError(f"weights are {weights}, but {name!r} is a delta, which names its own base")
+    if "/" not in name and not Path(name).is_dir():
+        import timm
+
+        hint = f". Did you mean 'timm:{name}'?" if timm.is_model(name) else ""
+        raise SpatialBoostError(
+            f"encoder is {name!r}; expected {', '.join(f'{prefix}:NAME' for prefix in LIBRARIES)}, a run's FILE.yaml, "
+            f"or a delta (folder or user/name){hint}"
+        )
+    return from_pretrained(name, pretrained=pretrained, **({"dtype": dtype} | kwargs))

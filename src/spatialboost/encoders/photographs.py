@@ -1,0 +1,87 @@
+"""Photographs as 8-bit RGB, upright, from files that strangers have made."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spatialboost.errors import SpatialBoostError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # PIL's modes that hold grey values up to 65535
+WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+PLAIN = ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX")  # PIL's own conversion to RGB is right for these
+
+
+def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
+    """Open a photograph: ``uint8 (height, width, 3)``, turned upright as its EXIF orientation says.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (80, 60)).save(file, "PNG")
+        >>> open_photograph(file.getvalue()).shape
+        (60, 80, 3)
+
+    16-bit grey is scaled to 8 bits, transparent pixels are laid on white, of several frames the first is taken. Do not
+    use it for frames of an RGB-D camera: their depth maps and intrinsics belong to the pixels as they are stored, so
+    there the EXIF orientation must not be applied.
+
+    Args:
+        source: A file, or the bytes of one.
+
+    Raises:
+        SpatialBoostError: There is no image, it cannot be read to its end, it has more pixels than PIL's limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``), or its pixels have no known range (float, 32 bits, Lab).
+    """
+    from PIL import Image, ImageOps
+
+    name = f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    try:
+        with Image.open(file) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise SpatialBoostError(
+                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit}. Make it smaller, or "
+                    "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+                )
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"{name}: {error}" if name not in str(error) else str(error)) from None
+    except Exception as error:  # what a decoder raises on a broken file is of many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SpatialBoostError(f"{name} cannot be read as an image: {reason}") from error
+
+
+def to_rgb(image: Image.Image) -> Any:
+    """A PIL image of any mode as RGB, without turning it.
+
+    Raises:
+        SpatialBoostError: Its pixels have no known range.
+    """
+    from PIL import Image
+
+    if image.mode == "RGB":
+        return image
+    if image.mode in SIXTEEN_BITS:
+        grey = np.asarray(image).astype(np.int64)
+        if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
+            raise SpatialBoostError(
+                f"grey values from {grey.min()} to {grey.max()} have no known range; expected 0 to 65535. Save it with "
+                "8 or 16 bits"
+            )
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), coloured).convert("RGB")
+    if image.mode in PLAIN:
+        return image.convert("RGB")
+    raise SpatialBoostError(f"pixels of PIL's mode {image.mode} have no known range. Save it as 8-bit RGB")

@@ -1,0 +1,93 @@
+"""What names an encoder: the `encoder:` section of a run's YAML, or a string such as `timm:NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from spatialboost.errors import SpatialBoostError, unknown
+
+RGB = tuple[float, float, float]
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder by name.
+
+    Example:
+        >>> EncoderConfig.of("timm:vit_tiny_patch16_224").name
+        'vit_tiny_patch16_224'
+
+    Attributes:
+        library: Where it comes from: ``timm``, ``transformers`` (or ``hf``), ``open_clip``, ``torchvision``, ``hub``.
+        name: A timm model, a Hub id or folder for transformers, ``MODEL[/PRETRAINED]`` of open_clip, a torchvision
+            model, or ``FOLDER:ENTRY`` of a local torch.hub folder. ``VisionTransformer`` is timm's class itself, built
+            from `kwargs`.
+        kwargs: For timm's ``create_model``, transformers' ``from_pretrained``, and so on.
+        weights: A safetensors file to load strictly; not for transformers, which takes a folder.
+        pretrained: Take the library's own weights. None does so for transformers, and for open_clip where the name
+            says which; false means random weights of a fixed seed.
+        mean: Of each channel, for pixels in [0, 1], in place of what the checkpoint says.
+        std: As `mean`.
+        interpolation: How images are resized (nearest, bilinear, bicubic, lanczos), in place of what the checkpoint
+            says.
+    """
+
+    # pydantic reads this where it validates a run's YAML; without pydantic nothing does
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    name: str
+    library: str = "timm"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    pretrained: bool | None = None
+    mean: RGB | None = None
+    std: RGB | None = None
+    interpolation: str | None = None
+
+    def __post_init__(self) -> None:
+        from spatialboost.encoders.libraries import find_library
+
+        find_library(self.library)
+        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any] | str) -> EncoderConfig:
+        """From the `encoder:` section of a YAML file, or from `LIBRARY:NAME`, which means pretrained weights.
+
+        Raises:
+            SpatialBoostError: One line with the first key that is unknown, missing or wrong.
+        """
+        if isinstance(section, str):
+            library, colon, name = section.partition(":")
+            if not colon or not name:
+                raise SpatialBoostError(
+                    f"encoder is {section!r}; expected LIBRARY:NAME, such as timm:vit_small_patch14"
+                )
+            return cls(name=name, library=library, pretrained=True)
+        known = [each.name for each in fields(cls)]
+        for key in section:
+            if key not in known:
+                raise unknown("key of the encoder", key, known)
+        if "name" not in section:
+            raise SpatialBoostError(f"the encoder has no name, only {sorted(section)}; expected `name:` of a model")
+        values = dict(section)
+        if values.get("weights") is not None:
+            values["weights"] = Path(values["weights"])
+        for key in ("mean", "std"):
+            values[key] = _rgb(key, values.get(key))
+        return cls(**{**values, "kwargs": dict(values.get("kwargs") or {})})
+
+
+def _rgb(key: str, value: Any) -> RGB | None:
+    if value is None:
+        return None
+    try:
+        red, green, blue = (float(each) for each in value)
+    except (TypeError, ValueError):
+        raise SpatialBoostError(f"encoder.{key} is {value!r}; expected three numbers, one for each channel") from None
+    return red, green, blue

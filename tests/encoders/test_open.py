@@ -1,0 +1,413 @@
+"""Everything that `open_encoder` takes, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import spatialboost as sb
+from host_models import HOSTS, perturb
+from spatialboost.boosting.channel import boosted_layers
+from spatialboost.encoders import EncoderConfig, normalisation, num_layers, open_encoder, read_tokens
+from spatialboost.encoders.libraries import LIBRARIES
+from spatialboost.errors import SpatialBoostError
+
+TINY = "vit_tiny_patch16_224"
+SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
+PLAIN = {"name": "VisionTransformer", "kwargs": SHAPE}
+HALF = (0.5, 0.5, 0.5)
+VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION |= {"image_size": 32, "patch_size": 16}
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# --- one seed, one dtype, one mode
+
+
+def test_random_weights_are_those_of_the_seed_and_leave_the_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1})
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert same(first, open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1}))
+    assert not same(first, open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1}, seed=1))
+    assert not first.training and first.pos_embed.dtype == torch.float32
+    torch.manual_seed(0)
+    assert same(first, open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1}, seed=None))
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_opener_gives_the_same_encoder(tmp_path):
+    from spatialboost.probes.commands import open_encoder as of_the_probe
+
+    from spatialboost.training.config import TrainConfig
+
+    section = {"name": TINY, "kwargs": {"img_size": 32}}
+    config = TrainConfig(encoder=section, data={"folders": ["rooms"]}, out=tmp_path).encoder
+    ours = open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"img_size": 32})
+    sb.save_pretrained(perturb(sb.boost(open_encoder(section))), tmp_path / "delta")
+    base = sb.unboost(sb.from_pretrained(tmp_path / "delta", pretrained=False, img_size=32))
+    assert same(ours, open_encoder(config)) and same(ours, base)
+    probe = of_the_probe(f"timm:{TINY}", random=True, image_size=32)
+    assert same(probe, open_encoder(f"timm:{TINY}", pretrained=False, image_size=32))
+
+
+def test_weights_are_float32_unless_asked(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    model = ViTModel(ViTConfig(**VISION), add_pooling_layer=False).bfloat16()
+    model.save_pretrained(tmp_path / "base")
+    spec = f"hf:{tmp_path / 'base'}"
+    assert open_encoder(spec).dtype == torch.float32
+    assert open_encoder(spec, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert open_encoder(spec, dtype=None).dtype == torch.bfloat16
+    sb.save_pretrained(sb.boost(open_encoder(spec)), tmp_path / "delta", base=str(tmp_path / "base"))
+    assert open_encoder(str(tmp_path / "delta")).embeddings.cls_token.dtype == torch.float32
+    assert open_encoder(f"timm:{TINY}", pretrained=False, dtype=torch.bfloat16).pos_embed.dtype == torch.bfloat16
+
+
+# --- timm
+
+
+def test_weights_of_a_file_and_normalisation_are_taken(tmp_path, caplog):
+    first = open_encoder(PLAIN)
+    assert "has random weights" in caplog.text
+    save_file({name: value.half() for name, value in first.state_dict().items()}, tmp_path / "w.safetensors")
+    second = open_encoder({**PLAIN, "weights": tmp_path / "w.safetensors", "mean": HALF, "std": HALF})
+    assert torch.equal(second.pos_embed, first.pos_embed.half().float()) and not second.training
+    assert normalisation(second) == (HALF, HALF)
+    other = {"name": "VisionTransformer", "kwargs": {**SHAPE, "depth": 1}, "weights": tmp_path / "w.safetensors"}
+    with pytest.raises(SpatialBoostError, match=r"do not fit VisionTransformer: .*blocks.1"):
+        open_encoder(other)
+    with pytest.raises(SpatialBoostError, match=r"cannot read encoder.weights .*none"):
+        open_encoder({**PLAIN, "weights": tmp_path / "none"})
+
+
+def test_position_grid_of_the_size(tmp_path):
+    encoder = open_encoder(f"timm:{TINY}", pretrained=False, image_size=64)
+    assert encoder.pos_embed.shape[1] == 1 + 16
+    assert read_tokens(encoder, torch.zeros(1, 3, 64, 64)).grid == (4, 4)
+
+
+# --- transformers
+
+
+def test_a_folder_gives_its_image_tower(tmp_path):
+    from transformers import SiglipConfig, SiglipModel
+
+    text = {**VISION, "vocab_size": 9, "max_position_embeddings": 8}
+    whole = SiglipModel(SiglipConfig(text_config=text, vision_config=VISION))
+    whole.save_pretrained(tmp_path / "base")
+    for spec in (f"hf:{tmp_path / 'base'}", {"library": "transformers", "name": str(tmp_path / "base")}):
+        encoder = open_encoder(spec)
+        assert type(encoder).__name__ in ("SiglipVisionModel", "SiglipVisionTransformer") and num_layers(encoder) == 1
+        assert torch.equal(
+            encoder.embeddings.patch_embedding.weight, whole.vision_model.embeddings.patch_embedding.weight
+        )
+    # the tower remembers where it is from, so a delta of it names its base
+    boosted = perturb(sb.boost(encoder))
+    sb.save_pretrained(boosted, tmp_path / "delta", base=str(tmp_path / "base"))
+    images = torch.randn(1, 3, 32, 32)
+    again = open_encoder(str(tmp_path / "delta"))
+    assert torch.equal(read_tokens(again, images).patches, read_tokens(boosted, images).patches)
+    assert encoder.config._name_or_path == str(tmp_path / "base")
+
+
+def test_random_weights_of_a_transformers_folder(tmp_path):
+    from transformers import ViTConfig
+
+    ViTConfig(**VISION).save_pretrained(tmp_path)
+    first = open_encoder(f"hf:{tmp_path}", pretrained=False)
+    assert same(first, open_encoder({"library": "hf", "name": str(tmp_path), "pretrained": False}))
+
+
+# --- the others
+
+
+def test_open_clip_gives_the_image_tower(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    encoder = open_encoder("open_clip:ViT-S-32", pretrained=False)
+    assert isinstance(encoder, open_clip.transformer.VisionTransformer) and not encoder.training
+    assert same(encoder, open_encoder("open_clip:ViT-S-32", pretrained=False))
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, tmp_path / "w.safetensors")
+    other = open_encoder("open_clip:ViT-S-32", seed=3, weights=tmp_path / "w.safetensors")
+    assert same(encoder, other)
+    with pytest.raises(SpatialBoostError, match="has no model 'ViT-S-33'; close to it: ViT-S-32"):
+        open_encoder("open_clip:ViT-S-33/x")
+    with pytest.raises(SpatialBoostError, match=r"has no weights 'opennai' of ViT-B-32; .* Did you mean 'openai'"):
+        open_encoder("open_clip:ViT-B-32/opennai")
+    with pytest.raises(SpatialBoostError, match="does not say which weights; expected open_clip:ViT-B-32/PRETRAINED"):
+        open_encoder("open_clip:ViT-B-32")
+
+
+def test_torchvision():
+    first = open_encoder("torchvision:vit_b_32", pretrained=False, kwargs={"image_size": 64})
+    assert num_layers(first) == 12 and read_tokens(first, torch.zeros(1, 3, 64, 64)).grid == (2, 2)
+    with pytest.raises(SpatialBoostError, match="has no model 'vit_b_23'; close to it: vit_b_"):
+        open_encoder("torchvision:vit_b_23")
+    with pytest.raises(SpatialBoostError, match=r"cannot build 'torchvision:vit_b_32': .*layers"):
+        open_encoder("torchvision:vit_b_32", pretrained=False, kwargs={"layers": 1})
+    with pytest.raises(SpatialBoostError, match="has no weights 'X'; expected one of IMAGENET1K_V1"):
+        open_encoder("torchvision:vit_b_32", kwargs={"weights": "X"})
+
+
+def test_torchvision_weights_are_tensors_alone_and_say_how_images_are_normalised(monkeypatch):
+    from torchvision.models import ViT_B_32_Weights, vit_b_32
+
+    asked = {}
+
+    def state(self, **options):
+        asked.update(options)
+        torch.manual_seed(1)
+        return vit_b_32().state_dict()
+
+    monkeypatch.setattr(ViT_B_32_Weights, "get_state_dict", state)
+    encoder = open_encoder("torchvision:vit_b_32")
+    assert asked["weights_only"] and asked["check_hash"]
+    assert normalisation(encoder)[0] == (0.485, 0.456, 0.406)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A folder of torch.hub whose entry would fetch weights unless it is told not to."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "hubconf.py").write_text(
+        "def dino(pretrained=True, rope=False):\n"
+        "    assert not pretrained, 'the network was asked'\n"
+        "    from hub_models import DinoVisionTransformer\n"
+        "    return DinoVisionTransformer(rope=rope)\n"
+        "def words():\n    return 'words'\n"
+    )
+    return tmp_path / "hub"
+
+
+def test_a_folder_of_torch_hub_on_this_machine(hub, tmp_path):
+    encoder = open_encoder(f"hub:{hub}:dino")
+    assert type(encoder).__name__ == "DinoVisionTransformer"
+    save_file(encoder.state_dict(), tmp_path / "w.safetensors")
+    section = {"library": "hub", "name": f"{hub}:dino", "weights": tmp_path / "w.safetensors"}
+    assert same(encoder, open_encoder(section, seed=9))
+    assert hasattr(open_encoder(f"hub:{hub}:dino", kwargs={"rope": True}), "rope_embed")
+    with pytest.raises(SpatialBoostError, match=r"unknown entry of .*hub 'dinno'; known are dino, words. Did you mean"):
+        open_encoder(f"hub:{hub}:dinno")
+    with pytest.raises(SpatialBoostError, match="gave str; expected an encoder"):
+        open_encoder(f"hub:{hub}:words")
+    with pytest.raises(SpatialBoostError, match=r"expected FOLDER:ENTRY with a folder that holds hubconf.py"):
+        open_encoder(f"hub:{tmp_path}:dino")
+
+
+# --- a run, a delta, a model
+
+
+def write_run(folder: Path, text: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "run.yaml"
+    kwargs = ", ".join(f"{key}: {value}" for key, value in SHAPE.items())
+    file.write_text(
+        f"out: out\ndata: {{folders: [rooms]}}\nencoder:\n  name: VisionTransformer\n  kwargs: {{{kwargs}}}\n{text}"
+    )
+    return file
+
+
+def test_a_run_gives_its_boosted_encoder_wherever_one_stands(tmp_path, monkeypatch):
+    file = write_run(tmp_path / "runs", "  weights: w.safetensors\n")
+    base = open_encoder(PLAIN, seed=7)
+    save_file(base.state_dict(), tmp_path / "runs" / "w.safetensors")
+    with pytest.raises(SpatialBoostError, match=r"run.yaml: stage 3 of this run has no delta yet, .*stage3.delta"):
+        open_encoder(file)
+    sb.save_pretrained(perturb(sb.boost(base)), tmp_path / "runs" / "out" / "stage3" / "delta")
+    monkeypatch.chdir(tmp_path)
+    for spec in (file, str(file), "runs/run.yaml"):
+        encoder = open_encoder(spec)
+        assert len(boosted_layers(encoder)) == 2
+        assert torch.equal(encoder.pos_embed, base.pos_embed)
+
+
+def test_a_run_whose_paths_go_from_the_working_directory(tmp_path, monkeypatch):
+    file = write_run(tmp_path / "runs")
+    sb.save_pretrained(sb.boost(open_encoder(PLAIN)), tmp_path / "out" / "stage3" / "delta")
+    monkeypatch.chdir(tmp_path)
+    assert len(boosted_layers(open_encoder(file))) == 2
+
+
+def test_a_run_without_stage_3_is_its_base_and_a_delta_can_be_given(tmp_path):
+    file = write_run(tmp_path, "stage3: null\n")
+    assert not boosted_layers(open_encoder(file))
+    delta = sb.save_pretrained(sb.boost(open_encoder(PLAIN)), tmp_path / "delta")
+    assert len(boosted_layers(open_encoder(write_run(tmp_path), delta=delta))) == 2
+    name = write_run(tmp_path / "named")
+    name.write_text(f"out: out\nstage3: null\nencoder: timm:{TINY}\n")
+    assert num_layers(open_encoder(name, pretrained=False)) == 12
+
+
+def test_a_delta_gives_its_base_with_it(tmp_path):
+    base = open_encoder(f"timm:{TINY}", pretrained=False)
+    delta = sb.save_pretrained(perturb(sb.boost(base)), tmp_path)
+    encoder = open_encoder(str(delta), pretrained=False, image_size=64)
+    assert len(boosted_layers(encoder)) == 12 and encoder.pos_embed.shape[1] == 1 + 16 and not encoder.training
+    assert len(boosted_layers(open_encoder(f"timm:{TINY}", pretrained=False, delta=delta))) == 12
+
+
+def test_a_model_is_returned_as_it_is():
+    encoder = HOSTS["timm"].make().train()
+    assert open_encoder(encoder) is encoder and encoder.training
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tim:vit", "unknown encoder prefix 'tim'; known are .*timm.* Did you mean 'timm'"),
+        (TINY, f"encoder is '{TINY}'; expected .*timm:NAME.* Did you mean 'timm:{TINY}'"),
+        ("timm:vit_tiny_patch16_225", "timm .* has no model 'vit_tiny_patch16_225'; close to it: vit_tiny"),
+        ("timm:vti_tiny_patch16_224", f"close to it: .*{TINY}"),
+        ("hf:/nowhere", "cannot get 'hf:/nowhere': there is no such folder"),
+        ("nowhere.yaml", r"cannot read nowhere.yaml: No such file"),
+        (3, "encoder is int; expected a name"),
+        ({"library": "keras", "name": "x"}, "unknown encoder library 'keras'"),
+        ({"name": "x", "patch": 1}, "unknown key of the encoder 'patch'"),
+        ({"library": "timm"}, "the encoder has no name"),
+        ({"name": "x", "mean": 3}, "encoder.mean is 3; expected three numbers"),
+        ({"name": "x", "interpolation": "bicubik"}, "unknown interpolation 'bicubik'; .* Did you mean 'bicubic'"),
+        ({"library": "hf", "name": "x", "weights": "w"}, "transformers takes a Hub id or folder"),
+    ],
+)
+def test_mistakes_are_one_line(spec, message):
+    with pytest.raises(SpatialBoostError, match=message) as caught:
+        open_encoder(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_mistakes_name_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    for text, message in {
+        "a: [": "is not YAML",
+        "out: x": "has no `encoder:` section",
+        "encoder: {name: x, patc: 1}": "unknown key of the encoder 'patc'",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(SpatialBoostError, match=f"run.yaml.*{message}"):
+            open_encoder(file)
+
+
+@pytest.mark.parametrize("library", ["timm", "hf"])
+def test_weights_that_cannot_be_had(library, monkeypatch):
+    import transformers
+    from huggingface_hub.errors import GatedRepoError
+
+    answer: Any = SimpleNamespace(status_code=403, headers={}, request=None)
+
+    def refuse(*arguments, **options):
+        try:
+            raise GatedRepoError("Access to model x/y is restricted.\nAsk for it.", response=answer)
+        except GatedRepoError as error:
+            if library == "timm":
+                raise
+            raise OSError("You are trying to access a gated repo.") from error
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
+    name = TINY if library == "timm" else "x/y"
+    with pytest.raises(
+        SpatialBoostError, match=f"cannot get '{library}:{name}': .*restricted.*hf auth login"
+    ) as caught:
+        open_encoder(f"{library}:{name}")
+    assert "\n" not in str(caught.value) and "untrained" in str(caught.value)
+
+
+def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
+    import transformers
+
+    asked = {}
+    monkeypatch.setattr(
+        transformers.AutoModel, "from_pretrained", lambda name, **options: asked.update(options) or HOSTS["vit"].make()
+    )
+    config = HOSTS["vit"].make().config
+    seen = {}
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda name, **options: seen.update(options) or config
+    )
+    processor = {}
+
+    def no_processor(name, **options):
+        processor.update(options)
+        raise OSError
+
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", no_processor)
+    open_encoder("hf:user/name")
+    assert asked["trust_remote_code"] is False and asked["use_safetensors"] is True
+    assert seen["trust_remote_code"] is False
+    assert processor["trust_remote_code"] is False
+    with pytest.raises(SpatialBoostError, match="trust_remote_code"):
+        open_encoder("hf:user/name", kwargs={"trust_remote_code": True})
+
+
+# --- a stranger's library: one file, one line
+
+
+class Strange(nn.Module):
+    """An encoder that is nobody's: one linear map of each patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 8, 4, 4)
+
+
+class StrangeLibrary:
+    def open(self, config, dtype):
+        return Strange()
+
+    def loads_weights(self, config):
+        return False
+
+    def reads(self, encoder):
+        return isinstance(encoder, Strange)
+
+    def feature_dim(self, encoder):
+        return 8
+
+    def patch_size(self, encoder):
+        return 4
+
+    def num_layers(self, encoder):
+        return 1
+
+    def hierarchical(self, encoder):
+        return False
+
+    def native_size(self, encoder):
+        return 16, 16
+
+    def read(self, encoder, pixel_values, layers):
+        from spatialboost.encoders.libraries.protocol import of_map
+
+        return [of_map(encoder.project(pixel_values)) for _ in layers]
+
+    def preprocessing(self, encoder):
+        return None
+
+    def usual_preprocessing(self, encoder):
+        from spatialboost.encoders import Preprocessing
+
+        return Preprocessing(HALF, HALF)
+
+
+def test_a_library_is_one_file_and_one_line(monkeypatch):
+    monkeypatch.setitem(LIBRARIES, "strange", StrangeLibrary())
+    encoder = open_encoder("strange:anything")
+    assert read_tokens(encoder, torch.zeros(2, 3, 16, 16)).patches.shape == (2, 16, 8)
+    assert normalisation(open_encoder(EncoderConfig(name="x", library="strange"))) == (HALF, HALF)
