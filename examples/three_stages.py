@@ -16,8 +16,9 @@ from spatialboost.probes import depth_probe
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.sources import Rooms
-from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
-from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
+from spatialboost.teachers.language import AlignConfig, BoostConfig, ChatDataset, InstructConfig
+from spatialboost.teachers.language import align, answer_accuracy, boost_encoder, instruct
+from spatialboost.training import RowImages
 from spatialboost.vlm.llms import load_llm
 from spatialboost.vlm.model import SpatialVLM
 
@@ -40,9 +41,9 @@ else:
     encoder = timm.create_model("vit_small_patch14_dinov2", pretrained=True, img_size=SIZE, num_classes=0)
     llm, tokenizer = load_llm("smollm2")
 vlm = SpatialVLM(encoder, llm)
-images = ImageStore(rows, encoder, SIZE)
-train = ChatDataset(images, tokenizer, indices=range(len(rows) - HELD_OUT))
-held_out = ChatDataset(images, tokenizer, indices=range(len(rows) - HELD_OUT, len(rows)))
+images = RowImages(encoder, SIZE)
+train = ChatDataset(rows, images, tokenizer, numbers=range(len(rows) - HELD_OUT))
+held_out = ChatDataset(rows, images, tokenizer, numbers=range(len(rows) - HELD_OUT, len(rows)))
 
 align(vlm, train, AlignConfig(steps=STEPS, batch_size=BATCH), folder=out / "stage1")  # the projector
 instruct(vlm, train, InstructConfig(steps=STEPS, batch_size=BATCH), folder=out / "stage2")  # and the language model

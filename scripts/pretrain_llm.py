@@ -28,9 +28,8 @@ from tqdm import tqdm
 from spatialboost.demo import GRID, SIZE, load_encoder
 from spatialboost.scenes.questions.conversation import TurnPlan, build_conversation
 from spatialboost.scenes.sources import Rooms
-from spatialboost.training.engine import cosine_schedule
-from spatialboost.training.optimizers import build_optimizer, muon_groups
-from spatialboost.training.stages import decay_groups
+from spatialboost.training.fit import cosine_schedule
+from spatialboost.training.optimizers import build_optimizer, decay_groups, muon_groups
 from spatialboost.vlm.chat import encode_chat
 from spatialboost.vlm.collate import Collator
 from spatialboost.vlm.llms import load_llm

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from spatialboost.training.data import ChatDataset, ImageStore
+from spatialboost.teachers.language import ChatDataset
+from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM, load_llm
 
 SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -63,5 +64,4 @@ def build(rows: list[dict[str, Any]], **options: Any) -> tuple[SpatialVLM, Any, 
     encoder = VisionTransformer(**SHAPE).eval()
     shape = {"width": 32, "layers": 1, "heads": 2, "max_length": 128}
     llm, tokenizer = load_llm("small", conversations=[row["messages"] for row in rows], **shape)
-    images = ImageStore(rows, encoder, 32, progress=False)
-    return SpatialVLM(encoder, llm), tokenizer, ChatDataset(images, tokenizer, **options)
+    return SpatialVLM(encoder, llm), tokenizer, ChatDataset(rows, RowImages(encoder, 32), tokenizer, **options)

@@ -13,7 +13,7 @@ import typer
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.commands import app as probe_app
 from spatialboost.scenes.commands import app as data_app
-from spatialboost.training.commands import train
+from spatialboost.training.train_command import train
 
 # Which extra of this package brings an optional package.
 EXTRAS = {

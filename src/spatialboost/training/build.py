@@ -1,17 +1,15 @@
-"""Build the encoder and the language model that a configuration names."""
+"""Build the encoder that a configuration names."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.config import EncoderConfig, LLMConfig
-from spatialboost.vlm.llms import Conversation, load_llm
+from spatialboost.training.config import EncoderConfig
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +76,3 @@ def _transformers(config: EncoderConfig) -> Any:
     except (OSError, ValueError) as error:
         raise SpatialBoostError(f'cannot load the encoder "{config.name}": {str(error).splitlines()[0]}') from None
     return getattr(model, "vision_model", model)
-
-
-def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: int) -> tuple[Any, Any]:
-    """The language model of a configuration and its tokenizer; `conversations` are the words of a ``small`` one."""
-    options = {"seed": seed, **config.kwargs} if config.name == "small" else dict(config.kwargs)
-    try:
-        return load_llm(config.name, conversations=conversations, dtype=getattr(torch, config.dtype), **options)
-    except TypeError as error:
-        raise SpatialBoostError(f'llm.kwargs do not suit "{config.name}": {error}') from None
