@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 
 from spatialboost.encoders import normalisation, num_layers
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.build import build_encoder, build_llm
-from spatialboost.training.config import EncoderConfig, LLMConfig
+from spatialboost.training.build import build_encoder
+from spatialboost.training.config import EncoderConfig
 from training_rows import SHAPE
 
 HALF = (0.5, 0.5, 0.5)
@@ -48,11 +48,3 @@ def test_transformers_folder_gives_its_vision_model(tmp_path):
     assert type(encoder).__name__ in ("SiglipVisionModel", "SiglipVisionTransformer") and num_layers(encoder) == 1
     with pytest.raises(SpatialBoostError, match='cannot load the encoder "/nowhere"'):
         build_encoder(EncoderConfig(library="transformers", name="/nowhere"))
-
-
-def test_llm_arguments_are_checked():
-    chats = [[{"role": "user", "content": "How deep?"}, {"role": "assistant", "content": "Deep."}]]
-    llm, _ = build_llm(LLMConfig(name="small", kwargs={"width": 32, "layers": 1, "heads": 2}), chats, seed=3)
-    assert llm.config.n_embd == 32
-    with pytest.raises(SpatialBoostError, match=r'llm.kwargs do not suit "small": .*depth'):
-        build_llm(LLMConfig(name="small", kwargs={"depth": 1}), chats, seed=3)

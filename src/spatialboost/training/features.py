@@ -112,6 +112,8 @@ class FeatureStore:
 
     def _shard_of(self, number: int) -> _Shard | None:
         """The files that hold a row: most often this process's own."""
+        if not self.name:
+            return None
         own = _rank()
         for rank in (own, *(other for other in range(_world_size()) if other != own)):
             if self._shard(rank).has(number):
