@@ -76,8 +76,11 @@ def test_reads_yaml_and_names_the_file(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_the_documented_configuration_is_one():
+def test_the_documented_configurations_are_some():
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     config = load_config(yaml.safe_load(text))
     assert config.stage3.bf16 and config.stage1.turns == ["caption"] and config.data.held_out == 64
+    (text,) = re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    config = load_config({**GOOD, **yaml.safe_load(text)})
+    assert config.teacher.targets == ["depth", "segmentation"] and config.boost.head_lr == 1e-3
