@@ -16,8 +16,16 @@ from spatialboost.probes import depth_probe
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.sources import Rooms
-from spatialboost.teachers.language import AlignConfig, BoostConfig, ChatDataset, InstructConfig
-from spatialboost.teachers.language import align, answer_accuracy, boost_encoder, instruct
+from spatialboost.teachers.language import (
+    AlignConfig,
+    BoostConfig,
+    ChatDataset,
+    InstructConfig,
+    align,
+    answer_accuracy,
+    boost_encoder,
+    instruct,
+)
 from spatialboost.training import RowImages
 from spatialboost.vlm.llms import load_llm
 from spatialboost.vlm.model import SpatialVLM

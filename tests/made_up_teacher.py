@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -31,7 +31,7 @@ class ColourOptions(TeacherOptions):
 
 class ColourTeacher(Teacher):
     Options = ColourOptions
-    stages = {"head": Stage(StageConfig, cached=True), "boost": Stage(BoostStageConfig, boosts=True)}
+    stages: ClassVar = {"head": Stage(StageConfig, cached=True), "boost": Stage(BoostStageConfig, boosts=True)}
 
     def __init__(self, objective: ColourObjective, images) -> None:
         self.objective, self.images = objective, images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_a_made_up_teacher_trains_by_the_command(run_file, monkeypatch, capsys):
 
 
 def test_an_unknown_teacher_is_an_error_with_the_nearest_name():
-    with pytest.raises(SpatialBoostError, match="unknown teacher 'pixels'; known are .*Did you mean 'pixel'"):
+    with pytest.raises(SpatialBoostError, match=r"unknown teacher 'pixels'; known are .*Did you mean 'pixel'"):
         teacher_class("pixels")
 
 
@@ -81,7 +82,7 @@ def test_every_teacher_says_what_the_trainer_asks(kind):
 
 def test_a_stage_named_as_another_key_is_refused(monkeypatch):
     class Clash(ColourTeacher):
-        stages = {"layer": Stage(StageConfig)}
+        stages: ClassVar = {"layer": Stage(StageConfig)}
 
     monkeypatch.setattr("spatialboost.training.config.teacher_class", lambda kind: Clash)
     with pytest.raises(SpatialBoostError, match="calls a stage 'layer', which is another key"):

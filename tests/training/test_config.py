@@ -23,9 +23,15 @@ BAD = {
         {"teacher": {"lm": {}}},
         'unknown key "teacher.lm"; known here: kind, evaluate, llm, places, max_length',
     ),
-    "typo in the teacher's language model": ({"teacher": {"llm": {"nam": "x"}}}, r'"teacher.llm.nam"; known here: name'),
+    "typo in the teacher's language model": (
+        {"teacher": {"llm": {"nam": "x"}}},
+        r'"teacher.llm.nam"; known here: name',
+    ),
     "teacher": ({"teacher": {"kind": "langage"}}, "unknown teacher 'langage'; known are .*Did you mean 'language'"),
-    "teacher without a name": ({"teacher": "language"}, 'key "teacher": expected keys such as kind, found \'language\''),
+    "teacher without a name": (
+        {"teacher": "language"},
+        "key \"teacher\": expected keys such as kind, found 'language'",
+    ),
     "stage of another teacher": ({"teacher": {"kind": "pixel"}, "stage1": {}}, 'unknown key "stage1"; .*head, boost'),
     "type": ({"stage3": {"steps": "many"}}, "key \"stage3.steps\": .*integer.*found 'many'"),
     "range": ({"stage2": {"lr": -1}}, r'key "stage2.lr": .*greater than 0, found -1'),
@@ -40,7 +46,10 @@ BAD = {
     "moved language model": ({"llm": {"name": "small"}}, 'key "llm" has moved to "teacher.llm"'),
     "moved places": ({"places": True}, 'key "places" has moved to "teacher.places"'),
     "moved evaluate": ({"evaluate": 0}, 'key "evaluate" has moved to "teacher.evaluate"'),
-    "moved length": ({"data": {"folders": ["x"], "max_length": 9}}, 'key "data.max_length" has moved to "teacher.max_len'),
+    "moved length": (
+        {"data": {"folders": ["x"], "max_length": 9}},
+        'key "data.max_length" has moved to "teacher.max_len',
+    ),
 }
 
 

@@ -50,17 +50,17 @@ def test_images_are_those_that_probing_sees(rows, parts, size):
 
 
 def test_nothing_is_read_before_it_is_needed(images):
-    class Rows(list):
-        read: list[int] = []
+    read = []
 
+    class Rows(list):
         def __getitem__(self, number):
-            self.read.append(number)
+            read.append(number)
             return super().__getitem__(number)
 
     rows = Rows(grey_rows(9))
     dataset = RowDataset(rows, images, number_of)
-    assert rows.read == [] and len(dataset) == 9
-    assert dataset[7]["number"] == 7 and rows.read == [7]
+    assert read == [] and len(dataset) == 9
+    assert dataset[7]["number"] == 7 and read == [7]
 
 
 def test_only_the_rows_asked_for_are_used(images):
@@ -87,7 +87,9 @@ def test_another_row_takes_the_place_of_a_bad_one_always_the_same(images, caplog
 def test_rows_that_are_all_bad_are_an_error(images):
     dataset = RowDataset(grey_rows(3, bad=range(3)), images, number_of)
     for _ in "12":  # the second time they are known
-        with pytest.raises(SpatialBoostError, match=r"3 of 3 rows were tried, and none can be used; the first: .*bad row"):
+        with pytest.raises(
+            SpatialBoostError, match=r"3 of 3 rows were tried, and none can be used; the first: .*bad row"
+        ):
             dataset[1]
     with pytest.raises(SpatialBoostError, match="no rows are given"):
         RowDataset([], images, number_of)
@@ -96,9 +98,7 @@ def test_rows_that_are_all_bad_are_an_error(images):
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_worker_processes_give_the_same_and_tell_of_bad_rows(images, start):
     dataset = RowDataset(grey_rows(12, bad=(4,)), images, number_of)
-    loader = DataLoader(
-        dataset, batch_size=4, num_workers=2, collate_fn=RowCollator(), multiprocessing_context=start
-    )
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, collate_fn=RowCollator(), multiprocessing_context=start)
     batches = list(loader)
     assert dataset.skipped == {4: "ValueError: bad row 4"}
     alone = [RowCollator()([dataset[i] for i in range(start, start + 4)]) for start in (0, 4, 8)]

@@ -50,7 +50,7 @@ def test_features_are_what_the_encoder_gives(world, limit):
 
 
 def test_an_image_is_read_and_decoded_once(world):
-    encoder, rows, batch = world
+    encoder, _, batch = world
     seen = []
     encoder.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     store = open_store(world)
@@ -66,7 +66,7 @@ def test_an_image_is_read_and_decoded_once(world):
 
 
 def test_features_of_another_encoder_layer_or_size_are_not_taken(world):
-    encoder, rows, batch = world
+    encoder, _, batch = world
     store = open_store(world)
     store.complete(batch(0))
     store.open(encoder, -1, image_size=(32, 32))

@@ -143,7 +143,9 @@ def test_a_bad_row_does_not_end_the_training(world, tmp_path):
 def test_columns_that_the_teacher_needs_are_asked_for(world, tmp_path):
     given = {**settings(*world, tmp_path / "out"), "teacher": {"kind": "pixel"}}
     given = {key: value for key, value in given.items() if not key.startswith("stage")}
-    with pytest.raises(SpatialBoostError, match=r"teacher 'pixel' needs the columns \['depths'\], and .* have \['images',"):
+    with pytest.raises(
+        SpatialBoostError, match=r"teacher 'pixel' needs the columns \['depths'\], and .* have \['images',"
+    ):
         train(load_config(given))
 
 
@@ -175,18 +177,19 @@ train(load_config(json.loads(sys.argv[1])))
 """
 
 
-def test_a_run_that_is_killed_in_stage_3_ends_the_same(finished, world, tmp_path):
+# 2 steps of stage 1, then 8 of each other stage: the step that is not survived, and the checkpoint before it
+@pytest.mark.parametrize(("call", "stage"), [(8, "stage2"), (16, "stage3")])
+def test_a_run_that_is_killed_ends_the_same(finished, world, tmp_path, call, stage):
     _, result = finished
     given = settings(*world, tmp_path / "out")
-    # 2 steps of stage 1, 8 of stage 2, killed in the sixth step of stage 3, after its checkpoint at the third
-    command = [sys.executable, "-c", KILLED, json.dumps(given), "16"]
+    command = [sys.executable, "-c", KILLED, json.dumps(given), str(call)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert (tmp_path / "out" / "stage3" / "checkpoint-3").exists()
+    assert (tmp_path / "out" / stage / "checkpoint-3").exists()
     resumed = train(load_config(given))
-    assert resumed.stages["stage3"]["fit"]["resumed_from"] == 3
+    assert resumed.stages[stage]["fit"]["resumed_from"] == 3
     ours, theirs = (load_file(each.delta / "model.safetensors") for each in (resumed, result))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    losses = [[e["loss"] for e in each.stages["stage3"]["fit"]["history"]] for each in (resumed, result)]
+    losses = [[e["loss"] for e in each.stages[stage]["fit"]["history"]] for each in (resumed, result)]
     assert losses[0] == losses[1]

@@ -149,7 +149,7 @@ class Teacher(ABC):
     stages: ClassVar[Mapping[str, Stage]]
 
     objective: Objective
-    collate: Callable[[Sequence[Example]], dict[str, Any]] = staticmethod(default_collate)
+    collate: Callable[[Sequence[Example]], dict[str, Any]] = staticmethod(default_collate)  # type: ignore[assignment]
 
     @classmethod
     def columns(cls, options: Any) -> Sequence[str]:

@@ -67,8 +67,8 @@ def fit(
     """Train the parameters of some groups and nothing else.
 
     Whatever has to be trained must have ``requires_grad`` before; after the first steps it is checked that all of it
-    has moved and nothing else has. If there is a checkpoint in `folder`, training goes on from it. Checkpoints hold what
-    is trained, the Trainer's own state, and which rows were left out.
+    has moved and nothing else has. If there is a checkpoint in `folder`, training goes on from it. Checkpoints hold
+    what is trained, the Trainer's own state, and which rows were left out.
 
     Args:
         objective: ``forward(**batch)`` gives a dictionary with ``loss``.

@@ -39,7 +39,7 @@ def muon_groups(
     Args:
         groups: Parameter groups for AdamW.
         lr: Highest rate of the matrices.
-        tables: A module; its embeddings, and the output heads of language models of transformers in it, stay with AdamW.
+        tables: A module whose embeddings, and output heads of transformers' language models, stay with AdamW.
 
     Source: Muon (Jordan et al., 2024).
     """

@@ -90,13 +90,9 @@ class _Run:
         self.images = RowImages(self.encoder, config.data.image_size)
         self.rows = _open(config, kind.columns(config.teacher))
         self.training, self.held_out = _split(config, len(self.rows))
-        self.features = FeatureStore(
-            len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9
-        )
+        self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
-        lesson = Lesson(
-            self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished
-        )
+        lesson = Lesson(self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.teacher = kind.build(config.teacher, lesson)

@@ -113,5 +113,3 @@ def recompute_activations(module: nn.Module) -> None:
     else:
         for part in module.children():
             recompute_activations(part)
-
-

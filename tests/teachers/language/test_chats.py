@@ -27,7 +27,7 @@ def test_bad_rows_are_left_out_and_named():
 
 
 def test_too_long_is_left_out(rows):
-    _, tokenizer, dataset = build(rows, max_length=8)
+    _, _, dataset = build(rows, max_length=8)
     with pytest.raises(SpatialBoostError, match="not even the first answer fits into 8 tokens"):
         dataset[0]
 
@@ -99,7 +99,8 @@ def test_features_give_the_loss_of_pixels(parts):
     vlm.eval()
     dataset.features.open(vlm.encoder, -1, image_size=(32, 32))
     pixels, features = (
-        RowCollator(Collator(0), features=use)([dataset.with_features(use)[i] for i in range(4)]) for use in (False, True)
+        RowCollator(Collator(0), features=use)([dataset.with_features(use)[i] for i in range(4)])
+        for use in (False, True)
     )
     features = dataset.features.complete(features)
     assert "pixel_values" in pixels and "patch_features" in features

@@ -89,7 +89,9 @@ def answer_accuracy(
     with torch.no_grad():
         with_image = [_read(vlm, dataset, number, example) for number, example in dataset.usable(rows)]
         if not with_image:
-            raise SpatialBoostError(f"no held-out row can be scored: {next(iter(dataset.skipped.values()), 'none given')}")
+            raise SpatialBoostError(
+                f"no held-out row can be scored: {next(iter(dataset.skipped.values()), 'none given')}"
+            )
         mean_1ND = torch.cat([each.patches_IND for each in with_image]).mean(0, keepdim=True)
         without = [replace(each, patches_IND=mean_1ND.expand_as(each.patches_IND)) for each in with_image]
         seen = {"image": with_image, "text": without}

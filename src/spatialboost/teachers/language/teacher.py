@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -44,7 +44,7 @@ class LanguageTeacher(Teacher):
     """
 
     Options = LanguageOptions
-    stages = {
+    stages: ClassVar[Mapping[str, Stage]] = {
         "stage1": Stage(AlignConfig, cached=True, scored=False),
         "stage2": Stage(InstructConfig, cached=True),
         "stage3": Stage(BoostConfig, boosts=True),

@@ -139,5 +139,7 @@ def _open_map(image: Any) -> np.ndarray:
 
 def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map at another size: the value at the centre of each new pixel."""
-    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, values.shape, strict=True))
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, values.shape, strict=True)
+    )
     return values[rows[:, None], columns]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -77,7 +77,10 @@ class PixelTeacher(Teacher):
     """
 
     Options = PixelOptions
-    stages = {"head": Stage(HeadConfig, cached=True), "boost": Stage(PixelBoostConfig, boosts=True)}
+    stages: ClassVar[Mapping[str, Stage]] = {
+        "head": Stage(HeadConfig, cached=True),
+        "boost": Stage(PixelBoostConfig, boosts=True),
+    }
 
     def __init__(
         self, objective: PixelObjective, classes: list[str] | None, options: PixelOptions, grid: tuple[int, int]
