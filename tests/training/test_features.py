@@ -81,6 +81,15 @@ def test_features_of_another_encoder_layer_or_size_are_not_taken(world):
     assert not store.has(0)
 
 
+def test_each_process_fills_its_share_at_once(world, monkeypatch, tmp_path):
+    _, rows, _ = world
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    open_store(world, folder=tmp_path)
+    rows.fill_features(batch_size=5)
+    assert [number for number in range(24) if rows.features.has(number)] == list(range(1, 24, 3))
+
+
 def test_several_images_of_a_row_and_none(parts):
     vlm, _, _ = parts
     store = FeatureStore(3)

@@ -161,6 +161,14 @@ class RowDataset(Dataset[Example]):
         view.use_features = use_features
         return view
 
+    def fill_features(self, batch_size: int = 64) -> None:
+        """Compute the features of this process's share of the rows at once, instead of when they are first needed."""
+        collate = RowCollator(lambda rest: {}, features=True)
+        rank, processes = (int(os.environ.get(name, other)) for name, other in (("RANK", 0), ("WORLD_SIZE", 1)))
+        rows, own = self.with_features(), range(rank, len(self), processes)
+        for start in range(0, len(own), batch_size):
+            self.features.complete(collate([rows[place] for place in own[start : start + batch_size]]))
+
     @property
     def skipped(self) -> dict[int, str]:
         """Bad rows that were met so far, by number, each with the reason."""

@@ -106,7 +106,8 @@ class FeatureStore:
         encoder: Any = self.encoder
         was_training = encoder.training
         encoder.eval()
-        patches = read_tokens(encoder, pixel_values, layer=self.layer).patches
+        device = next(encoder.parameters()).device
+        patches = read_tokens(encoder, pixel_values.to(device), layer=self.layer).patches
         encoder.train(was_training)
         return patches.float().cpu()
 

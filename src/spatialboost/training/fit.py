@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +83,10 @@ def fit(
         workers: Processes that read data beside this one; 0 reads in this one.
         name: On the progress bar.
     """
+    if workers:
+        os.environ.setdefault(
+            "TOKENIZERS_PARALLELISM", "false"
+        )  # its threads do not survive a fork, and it warns of that
     arguments = _arguments(stage, folder, seed, device, workers)
     rows = dataset if isinstance(dataset, RowDataset) else None
     if rows is not None:
@@ -105,9 +110,12 @@ def fit(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(folder)
-    if checkpoint is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if checkpoint is None and not sharded:
         # Sharded parameters have no whole gradient to look at
         trainer.add_callback(_Movement(objective))
+    if sharded and rows is not None and rows.use_features:
+        rows.fill_features()  # once it is sharded, the encoder cannot be called by itself
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
         rows.leave_out({int(row): reason for row, reason in json.loads((checkpoint / SKIPPED).read_text()).items()})
     began = time.perf_counter()

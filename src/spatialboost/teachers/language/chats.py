@@ -29,7 +29,7 @@ class ChatExamples:
         num_tokens: Visual tokens of one image.
         max_length: Tokens; whole turns beyond it are left out.
         turns: Keep only turns of these kinds (``meta["turns"][i]["kind"]``); a row with none cannot be used.
-        deal: Where the answers come from in the control experiment; None leaves them as they are.
+        deal: Gives the answers of other rows, for the control experiment; None leaves the answers as they are.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class DealtAnswers:
         >>> rows = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": str(i)}] for i in range(4)]
         >>> deal = DealtAnswers(range(4), seed=0)
         >>> [deal(i, (rows[i], ["depth"]), lambda j: (rows[j], ["depth"]))[0][1]["content"] for i in range(4)]
-        ['2', '3', '1', '0']
+        ['1', '3', '0', '2']
 
     Args:
         numbers: Of the rows among which answers are dealt.
