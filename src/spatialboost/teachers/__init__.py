@@ -1,6 +1,6 @@
 """What teaches the spatial channel.
 
-- `protocol`: what a teacher has to say (its stages, its loss, the rows it needs, its score). Open it first.
+- `protocol`: what a teacher gives the trainer (its stages, loss, columns, score). Open it first.
 - `registry`: the names that `teacher: {kind: ...}` in a run's file may have. A new teacher is one line there.
 - `language`: SpatialBoost itself. A language model has to answer questions on the image.
 - `pixel`: linear heads for depth and segmentation, the paper's Table 6.

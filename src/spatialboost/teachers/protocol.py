@@ -1,4 +1,4 @@
-"""What a teacher has to say, so that the trainer can do the rest.
+"""What a teacher gives the trainer.
 
 The trainer (`spatialboost.training`) reads data, caches what the frozen encoder gives, boosts, optimises, checks,
 checkpoints, resumes and saves. It knows a teacher by the `Teacher` class below and by nothing else.
@@ -108,10 +108,10 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class Score:
-    """How well one thing is told, by one way of telling it.
+    """How well one quantity or kind of question is answered, by one way of answering.
 
     Attributes:
-        kind: What is told: a kind of question, or a quantity such as ``depth``.
+        kind: A kind of question, or a quantity such as ``depth``.
         answerer: ``image`` is the model itself; ``text`` the model that sees the mean of all images' features instead
             of the image; ``guess`` the one answer that suits the scored rows best, for which no image is needed.
         answers: How many were scored.
@@ -203,5 +203,5 @@ class Teacher(ABC):
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What the saved boosted weights should say of this teacher."""
+        """What is recorded of this teacher in the file of boosted weights."""
         return {}

@@ -1,4 +1,4 @@
-"""What a training run is told: one YAML file, checked before anything is loaded."""
+"""The configuration of a training run: one YAML file, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class StageConfig(_Strict):
 
 
 class BoostStageConfig(StageConfig):
-    """A stage that boosts the encoder and trains Attn+ and the gates. The paper does not tell its rate.
+    """A stage that boosts the encoder and trains Attn+ and the gates. The paper does not give its rate.
 
     Attributes:
         gate: One gate for each channel, as in the paper, or one for each layer.

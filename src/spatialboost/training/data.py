@@ -28,7 +28,7 @@ Example = dict[str, Tensor]
 MakeExample = Callable[[int, Row], Mapping[str, Tensor]]
 
 MOST_TRIES = 64  # rows that are tried in place of one that cannot be used
-MOST_REASONS = 1000  # bad rows whose reasons are told; more are counted
+MOST_REASONS = 1000  # bad rows that are named with their reasons; more are counted
 
 
 class RowImages:
@@ -197,7 +197,7 @@ class RowDataset(Dataset[Example]):
             self.leave_out(reasons)
 
     def warn_of_skipped(self) -> None:
-        """Say in the log how many rows were left out, by reason."""
+        """Write into the log how many rows were left out, by reason."""
         for reason, count in Counter(self.skipped.values()).most_common(5):
             logger.warning("%d rows left out: %s", count, reason)
 

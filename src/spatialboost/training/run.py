@@ -192,7 +192,7 @@ def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
         raise SpatialBoostError(
             f"teacher {config.teacher.kind!r} needs the columns {missing}, and the rows of "
             f"{', '.join(map(str, config.data.folders))} have {rows.column_names}: build them with these columns "
-            "(`spatialboost data build` writes depths and labels unless told --no-depth)"
+            "(`spatialboost data build` writes depths and labels unless --no-depth is given)"
         )
     return rows.select_columns([name for name in rows.column_names if name in (*columns, "meta")])
 

@@ -1,6 +1,6 @@
 """SpatialBoost's own teacher: a language model has to answer questions on the image (the paper's section 3.1).
 
-- `teacher`: what the trainer is told: three stages, what each trains, what is saved. Open it first.
+- `teacher`: its three stages, what each trains and saves. Open it first.
 - `config`: the keys of a run's file.
 - `stages`: the three stages as functions, for one's own script.
 - `chats`: rows as conversations: kinds of turns, shuffled answers, tokens.

@@ -113,7 +113,7 @@ def read_length(text: str) -> float | None:
 
 
 def read_verdict(text: str) -> str:
-    """What a text says in the end: Yes or No after its reasons, else all of it.
+    """The verdict of a text: Yes or No after its reasons, else the whole text.
 
     Example:
         >>> read_verdict("Comparing their positions, it is left. Answer: Yes."), read_verdict(" Point 1 is closer. ")

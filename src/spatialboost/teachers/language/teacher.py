@@ -1,4 +1,4 @@
-"""Teaching by language, as the trainer is told of it: alignment, instruction, boost."""
+"""The teacher ``language``: alignment, instruction, boost."""
 
 from __future__ import annotations
 

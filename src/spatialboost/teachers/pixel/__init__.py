@@ -1,6 +1,6 @@
 """Teaching by pixels: linear heads for depth and segmentation (the paper's Table 6, "+ linear").
 
-- `teacher`: what the trainer is told: the head alone, then the boost. Open it first.
+- `teacher`: its stages (the heads alone, then the boost), options and score. Open it first.
 - `objective`: encoder, heads and loss.
 - `targets`: depth maps and label maps of rows, as the loss wants them.
 """

@@ -1,4 +1,4 @@
-"""Teaching by pixels, as the trainer is told of it: the heads alone, then the boost."""
+"""The teacher ``pixel``: linear heads alone, then the boost."""
 
 from __future__ import annotations
 
