@@ -34,9 +34,9 @@ from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.sources import Mapped, resize_cues
-from spatialboost.training.accuracy import answer_accuracy
+from spatialboost.teachers.language import ChatDataset, answer_accuracy
+from spatialboost.training import RowImages
 from spatialboost.training.config import load_config
-from spatialboost.training.data import ChatDataset, ImageStore
 from spatialboost.training.report import gates_per_layer
 from spatialboost.training.run import train
 
@@ -126,8 +126,12 @@ def main() -> None:
             "kwargs": {"img_size": args.size},
             "weights": str(weights),
         },
-        "llm": {"name": str(DEMO_LLM) if args.llm == "demo" else args.llm},
-        "places": args.llm == "demo",
+        "teacher": {
+            "kind": "language",
+            "llm": {"name": str(DEMO_LLM) if args.llm == "demo" else args.llm},
+            "places": args.llm == "demo",
+            "evaluate": args.evaluate,
+        },
         "data": {
             "folders": [str(folder) for folder in folders],
             "image_size": args.size,
@@ -138,25 +142,24 @@ def main() -> None:
             for i in range(3)
             if args.steps[i]
         },
-        "evaluate": args.evaluate,
         "seed": args.seed,
         "out": str(args.out / "run"),
     }
     config = load_config(options)
     result = train(config)
-    encoders = {"base": open_encoder(config.encoder), "boosted": result.vlm.encoder.eval()}
+    encoders = {"base": open_encoder(config.encoder), "boosted": result.encoder.eval()}
     scores = []
     if args.rooms:
-        chats = ChatDataset(
-            ImageStore(open_rows([args.out / "data" / "unseen rooms"]), encoders["base"], args.size), result.tokenizer
-        )
-        scores = [score.to_json() for score in answer_accuracy(result.vlm, result.tokenizer, chats)]
+        vlm, tokenizer = result.teacher.vlm, result.teacher.tokenizer
+        unseen = open_rows([args.out / "data" / "unseen rooms"])
+        chats = ChatDataset(unseen, RowImages(encoders["base"], args.size), tokenizer)
+        scores = [score.to_json() for score in answer_accuracy(vlm, tokenizer, chats)]
     if args.control:
         for name in ("stage1", "stage2"):
             shutil.copytree(args.out / "run" / name, args.out / "control" / name, dirs_exist_ok=True)
         options["stage3"]["shuffle_answers"] = True
         control = train(load_config(options | {"out": str(args.out / "control")}))
-        encoders["shuffled answers"] = control.vlm.encoder.eval()
+        encoders["shuffled answers"] = control.encoder.eval()
     trained = time.perf_counter() - began
 
     # Probes
@@ -190,7 +193,7 @@ def main() -> None:
             for name, record in result.stages.items()
         },
         "unseen rooms": scores,
-        "gates": gates_per_layer(result.vlm.encoder),
+        "gates": gates_per_layer(result.encoder),
         "depth": {views: probe.to_dict()["summary"] for views, probe in depth.items()},
         "depth views won": {views: probe.views_won() for views, probe in depth.items()},
         "knn": knn.to_dict()["summary"],

@@ -16,8 +16,8 @@ from spatialboost.probes import depth_probe
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.rooms import Rooms
-from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
-from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
+from spatialboost.teachers import language
+from spatialboost.training import RowImages
 from spatialboost.vlm.llms import load_llm
 from spatialboost.vlm.model import SpatialVLM
 
@@ -40,16 +40,17 @@ else:
     encoder = timm.create_model("vit_small_patch14_dinov2", pretrained=True, img_size=SIZE, num_classes=0)
     llm, tokenizer = load_llm("smollm2")
 vlm = SpatialVLM(encoder, llm)
-images = ImageStore(rows, encoder, SIZE)
-train = ChatDataset(images, tokenizer, indices=range(len(rows) - HELD_OUT))
-held_out = ChatDataset(images, tokenizer, indices=range(len(rows) - HELD_OUT, len(rows)))
+images = RowImages(encoder, SIZE)
+train = language.ChatDataset(rows, images, tokenizer, numbers=range(len(rows) - HELD_OUT))
+held_out = language.ChatDataset(rows, images, tokenizer, numbers=range(len(rows) - HELD_OUT, len(rows)))
 
-align(vlm, train, AlignConfig(steps=STEPS, batch_size=BATCH), folder=out / "stage1")  # the projector
-instruct(vlm, train, InstructConfig(steps=STEPS, batch_size=BATCH), folder=out / "stage2")  # and the language model
-for score in answer_accuracy(vlm, tokenizer, held_out, max_new_tokens=8 if TINY else 24):
+how = {"steps": STEPS, "batch_size": BATCH}
+language.align(vlm, train, language.AlignConfig(**how), folder=out / "stage1")  # trains the projector
+language.instruct(vlm, train, language.InstructConfig(**how), folder=out / "stage2")  # and the language model
+for score in language.answer_accuracy(vlm, tokenizer, held_out, max_new_tokens=8 if TINY else 24):
     # where "image" is no better than "text", the language model does not look, and stage 3 has nothing to teach
     print(f"{score.kind}, {score.answerer}: {score.accuracy:.2f}")
-boost_encoder(vlm, train, BoostConfig(steps=STEPS, batch_size=BATCH), folder=out / "stage3")  # Attn+ and gates
+language.boost_encoder(vlm, train, language.BoostConfig(**how), folder=out / "stage3")  # trains Attn+ and gates
 
 fit_on, test_on = (
     Rooms(24 if TINY else 400, first=10**6, size=SIZE),

@@ -29,9 +29,8 @@ from spatialboost.demo import GRID, SIZE, load_encoder
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms import Rooms
-from spatialboost.training.engine import cosine_schedule
-from spatialboost.training.optimizers import build_optimizer, muon_groups
-from spatialboost.training.stages import decay_groups
+from spatialboost.training.fit import cosine_schedule
+from spatialboost.training.optimizers import build_optimizer, decay_groups, muon_groups
 from spatialboost.vlm.chat import encode_chat
 from spatialboost.vlm.collate import Collator
 from spatialboost.vlm.llms import load_llm

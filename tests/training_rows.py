@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from spatialboost.training.data import ChatDataset, ImageStore
+from spatialboost.teachers.language import ChatDataset
+from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM, load_llm
 
 SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -63,5 +66,37 @@ def build(rows: list[dict[str, Any]], **options: Any) -> tuple[SpatialVLM, Any, 
     encoder = VisionTransformer(**SHAPE).eval()
     shape = {"width": 32, "layers": 1, "heads": 2, "max_length": 128}
     llm, tokenizer = load_llm("small", conversations=[row["messages"] for row in rows], **shape)
-    images = ImageStore(rows, encoder, 32, progress=False)
-    return SpatialVLM(encoder, llm), tokenizer, ChatDataset(images, tokenizer, **options)
+    return SpatialVLM(encoder, llm), tokenizer, ChatDataset(rows, RowImages(encoder, 32), tokenizer, **options)
+
+
+# Fixtures, which the conftest.py of each room that trains names.
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    return make_rows(24)
+
+
+@pytest.fixture
+def parts(rows) -> tuple[SpatialVLM, Any, ChatDataset]:
+    return build(rows)
+
+
+@pytest.fixture
+def parquet(rows, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return write_parquet(rows, tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Models this small wait for each other's threads more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

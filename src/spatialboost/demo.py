@@ -156,8 +156,17 @@ def run(
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.questions.plan import TurnPlan
     from spatialboost.scenes.rooms import Rooms
-    from spatialboost.training import ChatDataset, ImageStore, align, answer_accuracy, boost_encoder, instruct
-    from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
+    from spatialboost.teachers.language import (
+        AlignConfig,
+        BoostConfig,
+        ChatDataset,
+        InstructConfig,
+        align,
+        answer_accuracy,
+        boost_encoder,
+        instruct,
+    )
+    from spatialboost.training import RowImages
     from spatialboost.training.report import gates_per_layer, plot_losses
     from spatialboost.vlm.llms import load_llm
     from spatialboost.vlm.model import SpatialVLM, build_projector
@@ -184,10 +193,10 @@ def run(
     if small:
         nn.init.zeros_(first[-1].get_parameter("weight"))  # it has been taught that visual tokens of zeros say nothing
     vlm = SpatialVLM(encoder, model, projector=first, grid=GRID if small else None)
-    images = ImageStore(rows, encoder, SIZE)
-    teaching = ChatDataset(images, tokenizer, indices=range(cut))
-    shuffled = ChatDataset(images, tokenizer, indices=range(cut), shuffle_answers=True, seed=seed)
-    held_out = ChatDataset(images, tokenizer, indices=range(cut, report.written))
+    images = RowImages(encoder, SIZE)
+    teaching = ChatDataset(rows, images, tokenizer, numbers=range(cut))
+    shuffled = ChatDataset(rows, images, tokenizer, numbers=range(cut), shuffle_answers=True, seed=seed)
+    held_out = ChatDataset(rows, images, tokenizer, numbers=range(cut, report.written))
 
     common: dict[str, Any] = {"batch_size": settings.batch_size, "beta2": 0.95, "save_every": 0, "log_every": 10}
     stages = [{**common, "steps": s, "lr": lr} for s, lr in zip(settings.steps, settings.lr, strict=True)]

@@ -41,7 +41,7 @@ def test_the_encoder_of_a_training_run(tmp_path: Path) -> None:
         f"out: {tmp_path / 'run'}\ndata: {{folders: [rooms]}}\nencoder:\n  name: VisionTransformer\n  kwargs: "
         "{img_size: 32, patch_size: 8, embed_dim: 48, depth: 2, num_heads: 2, num_classes: 0}\n"
     )
-    with pytest.raises(SpatialBoostError, match="stage 3 of this run has no delta yet"):
+    with pytest.raises(SpatialBoostError, match="this run has no delta yet"):
         open_encoder(str(config), image_size=32)
     base = open_encoder(yaml.safe_load(config.read_text())["encoder"])
     sb.save_pretrained(sb.boost(base), tmp_path / "run" / "stage3" / "delta")

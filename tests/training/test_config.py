@@ -13,30 +13,44 @@ GOOD = {"encoder": {"name": "vit_tiny_patch16_224"}, "data": {"folders": ["rooms
 
 # what is changed -> what the error says
 BAD = {
-    "typo": ({"sede": 1}, r'unknown key "sede"; known here: encoder, llm, data, stage1, .*, out$'),
-    "typo in a section": ({"stage1": {"lrr": 1}}, r'unknown key "stage1.lrr"; known here: steps, .*warmup'),
+    "typo": ({"sede": 1}, r'unknown key "sede"; known here: encoder, data, teacher, layer, .*, out, stage1, .*stage3$'),
+    "typo in a section": ({"stage1": {"lrr": 1}}, r'unknown key "stage1.lrr"; known here: .*steps, .*warmup'),
     "typo in the encoder": (
         {"encoder": {"name": "x", "patch": 1}},
         'unknown key "encoder.patch"; known here: name, library',
     ),
+    "typo in the teacher": (
+        {"teacher": {"lm": {}}},
+        'unknown key "teacher.lm"; known here: kind, evaluate, llm, places, max_length',
+    ),
+    "typo in the teacher's language model": (
+        {"teacher": {"llm": {"nam": "x"}}},
+        r'"teacher.llm.nam"; known here: name',
+    ),
+    "teacher": ({"teacher": {"kind": "langage"}}, "unknown teacher 'langage'; known are .*Did you mean 'language'"),
+    "teacher without a name": (
+        {"teacher": "language"},
+        "key \"teacher\": expected keys such as kind, found 'language'",
+    ),
+    "stage of another teacher": ({"teacher": {"kind": "pixel"}, "stage1": {}}, 'unknown key "stage1"; .*head, boost'),
     "type": ({"stage3": {"steps": "many"}}, "key \"stage3.steps\": .*integer.*found 'many'"),
     "range": ({"stage2": {"lr": -1}}, r'key "stage2.lr": .*greater than 0, found -1'),
     "missing": ({"data": {}}, r'key "data.folders" is missing'),
     "choice": ({"encoder": {"name": "x", "library": "keras"}}, "unknown encoder library 'keras'; known are hf, .*timm"),
-    "nothing to do": ({"stage1": None, "stage2": None, "stage3": None}, "nothing to train"),
+    "nothing to do": (
+        {"stage1": None, "stage2": None, "stage3": None},
+        r"all stages \(stage1, stage2, stage3\) are null, so there is nothing to train",
+    ),
     "two": ({"a": 1, "b": 2}, r'"a".*\(and 1 more\)'),
+    # Keys of earlier versions
+    "moved language model": ({"llm": {"name": "small"}}, 'key "llm" has moved to "teacher.llm"'),
+    "moved places": ({"places": True}, 'key "places" has moved to "teacher.places"'),
+    "moved evaluate": ({"evaluate": 0}, 'key "evaluate" has moved to "teacher.evaluate"'),
+    "moved length": (
+        {"data": {"folders": ["x"], "max_length": 9}},
+        'key "data.max_length" has moved to "teacher.max_len',
+    ),
 }
-
-
-def test_defaults_are_those_of_llava():
-    config = load_config(GOOD)
-    assert (config.stage1.lr, config.stage2.lr, config.stage1.warmup, config.stage1.weight_decay) == (
-        1e-3,
-        2e-5,
-        0.03,
-        0,
-    )
-    assert config.llm.name == "smollm2" and not config.stage3.train_projector
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -45,6 +59,13 @@ def test_mistakes_are_one_line(case):
     with pytest.raises(SpatialBoostError, match=expected) as caught:
         load_config({**GOOD, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_the_keys_of_the_teacher_go_with_its_kind():
+    config = load_config({**GOOD, "teacher": {"kind": "pixel", "targets": ["segmentation"]}, "head": {"steps": 3}})
+    assert list(config.stages) == ["head", "boost"] and config.head.steps == 3 and config.head.lr == 1e-3
+    assert config.teacher.targets == ["segmentation"] and not hasattr(config, "stage1")
+    assert list(load_config({**GOOD, "stage1": None}).stages) == ["stage2", "stage3"]
 
 
 def test_reads_yaml_and_names_the_file(tmp_path):
@@ -64,8 +85,11 @@ def test_reads_yaml_and_names_the_file(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_the_documented_configuration_is_one():
+def test_the_documented_configurations_are_some():
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     config = load_config(yaml.safe_load(text))
     assert config.stage3.bf16 and config.stage1.turns == ["caption"] and config.data.held_out == 64
+    (text,) = re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    config = load_config({**GOOD, **yaml.safe_load(text)})
+    assert config.teacher.targets == ["depth", "segmentation"] and config.boost.head_lr == 1e-3

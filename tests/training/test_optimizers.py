@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from spatialboost.boosting import status
-from spatialboost.training.config import BoostConfig, InstructConfig
-from spatialboost.training.optimizers import Muon, build_optimizer, muon_groups
-from spatialboost.training.stages import boost_encoder, decay_groups, instruct
+from spatialboost.teachers.language import BoostConfig, InstructConfig, boost_encoder, instruct
+from spatialboost.training.optimizers import Muon, build_optimizer, decay_groups, muon_groups
 
 
 def test_a_state_that_is_loaded_goes_on_as_if_never_saved():

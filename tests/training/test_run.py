@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import spatialboost as sb
 from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.config import TrainConfig, load_config
+from spatialboost.training.config import load_config
 from spatialboost.training.run import train
 from training_rows import SHAPE, make_rows, write_parquet
 
@@ -24,12 +24,15 @@ def settings(folder: Path, weights: Path, out: Path) -> dict[str, Any]:
     stage = {"steps": 8, "batch_size": 4, "log_every": 1, "save_every": 3, "lr": 1e-3}
     return {
         "encoder": {"name": "VisionTransformer", "kwargs": SHAPE, "weights": str(weights)},
-        "llm": {"name": "small", "kwargs": {"width": 32, "layers": 1, "heads": 2, "max_length": 128}},
+        "teacher": {
+            "kind": "language",
+            "llm": {"name": "small", "kwargs": {"width": 32, "layers": 1, "heads": 2, "max_length": 128}},
+            "evaluate": 2,
+        },
         "data": {"folders": [str(folder)], "image_size": 32, "held_out": 4},
         "stage1": {**stage, "steps": 2},
         "stage2": stage,
         "stage3": stage,
-        "evaluate": 2,
         "device": "cpu",
         "out": str(out),
     }
@@ -75,7 +78,7 @@ def test_leaves_what_each_stage_has_learnt(finished):
     assert {s["answerer"] for s in report["stages"]["stage3"]["scores"]} == {"image", "text", "guess"}
     assert [gate["layer"] for gate in report["gates"]] == [0, 1] and report["gates"][0]["mean"] != 0.5
     assert report["stages"]["stage3"]["fit"]["trainable"]["vlm"][0] == sum(
-        p.numel() for _, p in sb.named_parameters(result.vlm.encoder)
+        p.numel() for _, p in sb.named_parameters(result.encoder)
     )
 
 
@@ -83,34 +86,66 @@ def test_the_delta_loads_onto_a_fresh_encoder(finished):
     config, result = finished
     fresh = sb.load_pretrained(open_encoder(config.encoder), result.delta).eval()
     images = torch.randn(2, 3, 32, 32)
-    result.vlm.eval()
-    assert torch.equal(read_tokens(fresh, images).patches, read_tokens(result.vlm.encoder, images).patches)
+    result.encoder.eval()
+    assert torch.equal(read_tokens(fresh, images).patches, read_tokens(result.encoder, images).patches)
     facts = json.loads((result.delta / "config.json").read_text())["training"]
     assert facts["objective"] == "language" and facts["steps"] == 8
 
 
 def test_finished_stages_are_loaded_and_not_trained_again(finished, monkeypatch):
     config, result = finished
-    monkeypatch.setattr("spatialboost.training.stages.fit", None)  # training anything would fail
+    monkeypatch.setattr("spatialboost.training.stage.fit", None)  # training anything would fail
     again = train(config)
-    theirs = result.vlm.state_dict()
-    assert all(torch.equal(value, theirs[name]) for name, value in again.vlm.state_dict().items())
+    ours, theirs = (each.teacher.objective.state_dict() for each in (again, result))
+    assert set(ours) == set(theirs) and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_a_stage_can_be_left_out(world, tmp_path):
-    given = {**settings(*world, tmp_path / "out"), "stage1": None, "stage3": None, "evaluate": 0}
+    given = {**settings(*world, tmp_path / "out"), "stage1": None, "stage3": None}
+    given["teacher"] = {**given["teacher"], "evaluate": 0}
     given["data"] = {**given["data"], "limit": 5, "cache_gb": 1e-6}
     result = train(load_config(given))
-    assert result.stages["stage2"]["rows"] == 5 and not list((tmp_path / "out").glob("*.npy"))
+    assert result.stages["stage2"]["rows"] == 5 and not (tmp_path / "out" / "features").exists()
     assert set(result.stages) == {"stage2"} and result.delta is None
     assert not (tmp_path / "out" / "stage3").exists()
 
 
 def test_another_configuration_is_refused(finished):
     config, _ = finished
-    changed = TrainConfig.model_validate({**config.model_dump(), "seed": 5})
+    changed = load_config({**config.model_dump(), "seed": 5})
     with pytest.raises(SpatialBoostError, match=r"another configuration \(seed differ\)"):
         train(changed)
+
+
+def test_reading_with_workers_is_the_same_configuration_and_gives_the_same(finished, world, tmp_path):
+    config, result = finished
+    given = {**settings(*world, tmp_path / "out")}
+    given["data"] = {**given["data"], "workers": 2}
+    ours, theirs = (load_file(each / "model.safetensors") for each in (train(load_config(given)).delta, result.delta))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    train(config.model_copy(update={"data": config.data.model_copy(update={"workers": 2})}))  # finished: not refused
+
+
+def test_a_bad_row_does_not_end_the_training(world, tmp_path):
+    rows = make_rows(16)
+    rows[2]["images"] = [{"bytes": b"no image", "path": None}]
+    rows[5]["messages"] = rows[5]["messages"][:1]
+    folder = write_parquet(rows, tmp_path / "data")
+    given = {**settings(folder, world[1], tmp_path / "out"), "stage2": None}
+    given["stage1"] = {**given["stage1"], "steps": 8}
+    result = train(load_config(given))
+    assert set(result.stages["stage1"]["skipped"]) == {2, 5} == set(result.stages["stage3"]["skipped"])
+    written = json.loads((tmp_path / "out" / "report.json").read_text())["stages"]["stage1"]["skipped"]
+    assert "no picture that PIL knows" in written["2"] and "no assistant message" in written["5"]
+
+
+def test_columns_that_the_teacher_needs_are_asked_for(world, tmp_path):
+    given = {**settings(*world, tmp_path / "out"), "teacher": {"kind": "pixel"}}
+    given = {key: value for key, value in given.items() if not key.startswith("stage")}
+    with pytest.raises(
+        SpatialBoostError, match=r"teacher 'pixel' needs the columns \['depths'\], and .* have \['images',"
+    ):
+        train(load_config(given))
 
 
 def test_more_held_out_than_there_is(world, tmp_path):
@@ -141,18 +176,19 @@ train(load_config(json.loads(sys.argv[1])))
 """
 
 
-def test_a_run_that_is_killed_in_stage_3_ends_the_same(finished, world, tmp_path):
+# 2 steps of stage 1, then 8 of each other stage: the step that is not survived, and the checkpoint before it
+@pytest.mark.parametrize(("call", "stage"), [(8, "stage2"), (16, "stage3")])
+def test_a_run_that_is_killed_ends_the_same(finished, world, tmp_path, call, stage):
     _, result = finished
     given = settings(*world, tmp_path / "out")
-    # 2 steps of stage 1, 8 of stage 2, killed in the sixth step of stage 3, after its checkpoint at the third
-    command = [sys.executable, "-c", KILLED, json.dumps(given), "16"]
+    command = [sys.executable, "-c", KILLED, json.dumps(given), str(call)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert (tmp_path / "out" / "stage3" / "checkpoint-3").exists()
+    assert (tmp_path / "out" / stage / "checkpoint-3").exists()
     resumed = train(load_config(given))
-    assert resumed.stages["stage3"]["fit"]["resumed_from"] == 3
+    assert resumed.stages[stage]["fit"]["resumed_from"] == 3
     ours, theirs = (load_file(each.delta / "model.safetensors") for each in (resumed, result))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    losses = [[e["loss"] for e in each.stages["stage3"]["fit"]["history"]] for each in (resumed, result)]
+    losses = [[e["loss"] for e in each.stages[stage]["fit"]["history"]] for each in (resumed, result)]
     assert losses[0] == losses[1]

@@ -124,7 +124,7 @@ def test_frozen_parts_stay_in_evaluation_mode(vlm):
     assert vlm.train().encoder.training and not vlm.eval().encoder.training
 
 
-def test_projected_tokens_are_as_loud_as_words(vlm):
+def test_projected_tokens_are_as_large_as_embeddings_of_words(vlm):
     visual = vlm.projector(torch.randn(64, 4, 48))
     words = vlm.llm.get_input_embeddings().weight
     assert 0.8 < (visual.square().mean() / words.square().mean()).sqrt() < 1.25

@@ -20,6 +20,7 @@ from spatialboost.errors import SpatialBoostError, unknown
 
 Spec = str | os.PathLike[str] | Mapping[str, Any] | EncoderConfig | nn.Module
 YAML = (".yaml", ".yml")
+BOOSTING_STAGES = ("stage3", "boost")  # as the teachers name them; a run that leaves its own out has no delta
 
 
 def open_encoder(
@@ -139,10 +140,10 @@ def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any]:
     if delta is not None:
         return config, delta
     found = _delta_of_run(_path_from(Path(str(run.get("out"))), file.parent))
-    if found is None:
+    if found is None and not any(name in run and run[name] is None for name in BOOSTING_STAGES):
         raise SpatialBoostError(
-            f"{file}: this run has no delta yet, none of the stages in its folder has left one. Train it first, or give "
-            "the `encoder:` section alone to have the encoder without it"
+            f"{file}: this run has no delta yet, no stage in its folder has left one. Train it first, or give the "
+            "`encoder:` section alone to have the encoder without it"
         )
     return config, found
 

@@ -27,7 +27,7 @@ class EncoderOptions:
 
     encoder: Annotated[
         str,
-        "timm:NAME, hf:ID, open_clip:MODEL/PRETRAINED, torchvision:NAME, hub:FOLDER:ENTRY, a run's FILE.yaml, or a delta.",
+        "timm:NAME, hf:ID, open_clip:MODEL/PRETRAINED, torchvision:NAME, hub:FOLDER:ENTRY, run.yaml, or a delta.",
     ]
     delta: Annotated[str | None, "A delta to load onto the encoder."] = None
     weights: Annotated[Path | None, "safetensors file for the encoder, instead of its library's own weights."] = None

@@ -1,54 +1,43 @@
-"""What a training run is told: one YAML file, checked before anything is loaded."""
+"""The configuration of a training run: one YAML file, checked before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.protocol import TeacherOptions
+from spatialboost.teachers.registry import teacher_class
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class LLMConfig(_Strict):
-    """The language model that teaches.
-
-    Attributes:
-        name: ``smollm2``, ``small``, a Hub id or a folder.
-        kwargs: For `spatialboost.vlm.llms.build_small_llm` (kind, width, layers, heads, ...) or ``from_pretrained``.
-        dtype: Of the weights. Keep float32 where stage 2 trains it: bfloat16 rounds small steps away.
-    """
-
-    name: str = "smollm2"
-    kwargs: dict[str, Any] = {}
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-
 class DataConfig(_Strict):
-    """The conversations.
+    """The rows.
 
     Attributes:
         folders: Folders of parquet shards.
         image_size: Side in pixels that images are squeezed to, or (height, width).
-        max_length: Tokens of a conversation; whole turns beyond it are left out.
         held_out: This many of the last rows are kept for the report.
         limit: Use only so many rows of the rest.
-        cache_gb: Images and features up to this size are held in memory, larger ones are read from disk.
+        cache_gb: Features of the frozen encoder are kept as float32 up to this size, in half precision beyond it.
+        workers: Processes that read and decode beside each training process; null goes by the processors.
     """
 
     folders: list[Path] = Field(min_length=1)
     image_size: int | tuple[int, int] = 224
-    max_length: int | None = Field(default=2048, ge=8)
     held_out: int = Field(default=64, ge=0)
     limit: int | None = Field(default=None, ge=1)
     cache_gb: float = Field(default=4.0, gt=0)
+    workers: int | None = Field(default=None, ge=0)
 
 
 class StageConfig(_Strict):
@@ -56,22 +45,19 @@ class StageConfig(_Strict):
 
     Attributes:
         steps: Optimiser steps; None goes by `epochs`.
-        epochs: Passes over the conversations.
+        epochs: Passes over the rows.
         lr: Highest learning rate.
         matrix_lr: Train matrices by Muon with this highest rate, some 0.01, and only embeddings and vectors by AdamW,
             for what has far to go in few steps, as a new projector or language model. None is AdamW alone.
         min_lr: Lowest at the end, as a share of `lr`.
         warmup: Share of the steps; the very first step has a rate above zero already.
-        batch_size: Conversations of one device in one forward.
+        batch_size: Rows of one device in one forward.
         accumulate: Forwards of one step.
         weight_decay: Not on gates, biases and norms.
         beta2: Of AdamW.
         clip: Largest gradient norm; 0 does not clip.
         bf16: Autocast; the weights keep their type.
         checkpointing: Recompute activations to save memory.
-        turns: Keep only turns of these kinds; None keeps all.
-        shuffle_answers: The control experiment: answers are dealt out anew among the conversations, turn by turn and
-            kind by kind, so that the words stay and what they say is wrong.
         save_every: Steps between checkpoints; 0 makes none.
         log_every: Steps between log entries.
     """
@@ -89,40 +75,18 @@ class StageConfig(_Strict):
     clip: float = Field(default=1.0, ge=0)
     bf16: bool = False
     checkpointing: bool = False
-    turns: list[str] | None = None
-    shuffle_answers: bool = False
     save_every: int = Field(default=200, ge=0)
     log_every: int = Field(default=10, ge=1)
 
 
-class AlignConfig(StageConfig):
-    """Stage 1, feature alignment: the projector alone. LLaVA-1.5's rate."""
-
-    lr: float = Field(default=1e-3, gt=0)
-
-
-class InstructConfig(StageConfig):
-    """Stage 2, instruction tuning: projector and language model. LLaVA-1.5's rate, for a pretrained language model.
+class BoostStageConfig(StageConfig):
+    """A stage that boosts the encoder and trains Attn+ and the gates. The paper does not give its rate.
 
     Attributes:
-        projector_lr: Highest rate of the projector; None is `lr`.
-    """
-
-    lr: float = Field(default=2e-5, gt=0)
-    projector_lr: float | None = Field(default=None, gt=0)
-
-
-class BoostConfig(StageConfig):
-    """Stage 3: Attn+ and the gates. The paper does not tell its rate.
-
-    Attributes:
-        train_projector: Train the projector as well; the paper says both yes and no.
         gate: One gate for each channel, as in the paper, or one for each layer.
         kernel: How the boosted layers are computed, see `spatialboost.set_kernel`.
     """
 
-    lr: float = Field(default=1e-4, gt=0)
-    train_projector: bool = False
     gate: Literal["channel", "scalar"] = "channel"
     kernel: Literal["host", "auto", "xformers", "sdpa", "math"] = "host"
 
@@ -133,49 +97,54 @@ def _from_name(section: Any) -> Any:
 
 
 class TrainConfig(_Strict):
-    """A whole run.
+    """A whole run. `load_config` adds the keys of the teacher's stages, each of which null leaves out.
 
     Example:
         >>> config = load_config({"encoder": {"name": "vit_small_patch14_dinov2"}, "data": {"folders": ["rooms"]},
         ...                       "out": "run", "stage3": {"steps": 100}})
-        >>> config.stage1.lr, config.stage2.lr, config.stage3.steps
-        (0.001, 2e-05, 100)
+        >>> {name: stage.lr for name, stage in config.stages.items()}, config.teacher.kind
+        ({'stage1': 0.001, 'stage2': 2e-05, 'stage3': 0.0001}, 'language')
 
     Attributes:
         encoder: The encoder to boost: a section, see `spatialboost.encoders.EncoderConfig`, or a name such as
             ``timm:vit_small_patch14_dinov2``.
-        llm: The language model that teaches.
-        data: The conversations.
-        stage1: Feature alignment; null leaves it out.
-        stage2: Instruction tuning; null leaves it out.
-        stage3: The boost; null leaves it out.
-        layer: Block of the encoder whose output the language model reads; only blocks up to it are boosted.
-        places: Give each visual token a code of its place in the image, see `SpatialVLM`; for a ``small`` language
-            model, with ``places: true`` among its kwargs too.
+        data: The rows.
+        teacher: What teaches it: `kind`, and the keys that this kind has.
+        layer: Block of the encoder whose output the teacher reads; only blocks up to it are boosted.
         seed: Of new weights and of the order of the data.
-        evaluate: Held-out rows whose answers are scored after stages 2 and 3; 0 scores none.
         device: ``auto`` takes a GPU where there is one.
         out: Folder of the run.
     """
 
     encoder: Annotated[EncoderConfig, BeforeValidator(_from_name)]
-    llm: LLMConfig = LLMConfig()
     data: DataConfig
-    stage1: AlignConfig | None = AlignConfig()
-    stage2: InstructConfig | None = InstructConfig()
-    stage3: BoostConfig | None = BoostConfig()
+    teacher: TeacherOptions
     layer: int = -1
-    places: bool = False
     seed: int = 0
-    evaluate: int = Field(default=32, ge=0)
     device: Literal["auto", "cpu"] = "auto"
     out: Path
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The stages to run, by name, in order."""
+        names = teacher_class(self.teacher.kind).stages
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     @model_validator(mode="after")
     def _some_stage(self) -> TrainConfig:
-        if self.stage1 is None and self.stage2 is None and self.stage3 is None:
-            raise ValueError("all three stages are null, so there is nothing to train")
+        if not self.stages:
+            names = teacher_class(self.teacher.kind).stages
+            raise ValueError(f"all stages ({', '.join(names)}) are null, so there is nothing to train")
         return self
+
+
+# Where keys of earlier versions have gone.
+MOVED = {
+    "llm": "teacher.llm",
+    "places": "teacher.places",
+    "evaluate": "teacher.evaluate",
+    "data.max_length": "teacher.max_length",
+}
 
 
 def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
@@ -196,29 +165,73 @@ def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SpatialBoostError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(source, Mapping):
-            raise SpatialBoostError(f"{where} holds {type(source).__name__}; expected keys such as {_known(())}")
+            keys = ", ".join(TrainConfig.model_fields)
+            raise SpatialBoostError(f"{where} holds {type(source).__name__}; expected keys such as {keys}")
     try:
-        return TrainConfig.model_validate(dict(source))
+        _refuse_moved(source)
+        teacher = _teacher_section(source)
+        model = config_model(teacher["kind"])
+        return model.model_validate({**source, "teacher": teacher})
     except ValidationError as error:
-        raise SpatialBoostError(f"{where}: {_first_problem(error)}") from None
+        raise SpatialBoostError(f"{where}: {_first_problem(error, model)}") from None
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"{where}: {error}") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+@cache
+def config_model(kind: str) -> type[TrainConfig]:
+    """The configuration of a run with one kind of teacher: `TrainConfig` with its options and stages.
+
+    Example:
+        >>> list(config_model("pixel").model_fields)[-2:]
+        ['head', 'boost']
+
+    Raises:
+        SpatialBoostError: No teacher has this name.
+    """
+    teacher = teacher_class(kind)
+    stages: dict[str, Any] = {
+        name: (stage.config | None, Field(default_factory=stage.config)) for name, stage in teacher.stages.items()
+    }
+    taken = sorted(set(stages) & set(TrainConfig.model_fields))
+    if taken:
+        raise SpatialBoostError(f"teacher {kind!r} calls a stage {taken[0]!r}, which is another key of a run's file")
+    return create_model("TrainConfig", __base__=TrainConfig, teacher=(teacher.Options, ...), **stages)
+
+
+def _teacher_section(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The section on the teacher, with its kind."""
+    section = source.get("teacher", {})
+    if not isinstance(section, Mapping):
+        raise SpatialBoostError(f'key "teacher": expected keys such as kind, found {section!r}'[:300])
+    return {"kind": "language", **section}
+
+
+def _refuse_moved(source: Mapping[str, Any]) -> None:
+    """Say where a key of an earlier version has gone."""
+    for old, new in MOVED.items():
+        section, _, key = old.rpartition(".")
+        found = source.get(section) if section else source
+        if isinstance(found, Mapping) and key in found:
+            raise SpatialBoostError(f'key "{old}" has moved to "{new}"')
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # the latter of a dataclass
-        return f'unknown key "{key}"; known here: {_known(first["loc"][:-1])}{more}'
+        return f'unknown key "{key}"; known here: {_known(model, first["loc"][:-1])}{more}'
     if first["type"] == "missing":
         return f'key "{key}" is missing{more}'
     prefix = f'key "{key}": ' if key else ""
     return f"{prefix}{first['msg'].removeprefix('Value error, ')}, found {first['input']!r}"[:300] + more
 
 
-def _known(path: tuple[int | str, ...]) -> str:
+def _known(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
     """Names of the keys of the section that a path of keys leads to."""
-    section: Any = TrainConfig
+    section: Any = model
     for part in path:
         annotation = section.model_fields[str(part)].annotation
         choices = [annotation, *get_args(annotation)]

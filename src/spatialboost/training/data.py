@@ -1,300 +1,270 @@
-"""Conversations in memory: tokenised once, their images decoded once, the frozen encoder's features computed once."""
+"""Rows as training examples, each made when it is asked for, in this process or in a worker."""
 
 from __future__ import annotations
 
 import copy
-import json
 import logging
+import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset, default_collate
 
-from spatialboost.encoders import Tokens, feature_layer, normalisation, patch_size, prepare_images, read_tokens
+from spatialboost.encoders import ImagePreparation, image_preparation, patch_size
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_image
-from spatialboost.training.checks import checksum
-from spatialboost.vlm.chat import IMAGE, encode_chat
+from spatialboost.training.features import FeatureStore
 
 logger = logging.getLogger(__name__)
 
-# Shape legend: I images of all rows, N patches, D encoder width, H and W pixels.
+# Shape legend: I images of a row or of a batch's rows, B rows of a batch, H and W pixels.
 
-Row = Mapping[str, Any]  # "images": list, "messages": chat, "meta": JSON text or dictionary with "turns"
+Row = Mapping[str, Any]
+Example = dict[str, Tensor]
+MakeExample = Callable[[int, Row], Mapping[str, Tensor]]
+
+MOST_TRIES = 64  # rows that are tried in place of one that cannot be used
+MOST_REASONS = 1000  # bad rows that are named with their reasons; more are counted
 
 
-class ImageStore:
-    """The images of all rows at one size, and what the frozen encoder makes of them.
+class RowImages:
+    """How the images of a row become an encoder's input. It pickles and does not hold the encoder.
+
+    Example:
+        >>> import numpy as np
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=1, num_heads=2)
+        >>> images = RowImages(encoder, 32)
+        >>> images({"images": [np.zeros((60, 80, 3), np.uint8)]}).shape, images.grid
+        (torch.Size([1, 3, 32, 32]), (2, 2))
 
     Args:
-        rows: Each with a list of ``images``: PIL, ``uint8`` arrays, or ``{"bytes": ...}`` as in parquet.
-        size: (height, width) in pixels, or one number for both.
-        encoder: Says patch size and normalisation.
-        limit: Bytes that may be held in memory; above it images are decoded when they are used.
-        progress: Show a progress bar.
+        encoder: Says the patch size and the normalisation.
+        size: (height, width) in pixels, or one number for both; multiples of the patch size.
 
     Attributes:
-        skipped: Rows that cannot be used, by number, with the reason.
+        size: (height, width) in pixels.
+        grid: Rows and columns of patches.
+        num_tokens: Patches of one image.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int | tuple[int, int]) -> None:
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.preparation: ImagePreparation = image_preparation(encoder)
+        self.preparation([], self.size)  # an error here if the encoder cannot take this size
+        patch = patch_size(encoder)
+        self.grid = (self.size[0] // patch, self.size[1] // patch)
+        self.num_tokens = self.grid[0] * self.grid[1]
+
+    def __call__(self, row: Row) -> Tensor:
+        """Images of a row, resized and normalised ``(I, 3, H, W)``."""
+        return self.preparation([open_image(image) for image in row["images"]], self.size)
+
+
+class RowDataset(Dataset[Example]):
+    """Some rows of a data set as training examples. Nothing is read before an example is asked for.
+
+    A row that cannot be used (its image cannot be decoded, its example cannot be made) is passed over when it is met:
+    another row takes its place, always the same one, whichever process asks. So training does not end, and a run that
+    is resumed sees the same rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=1, num_heads=2)
+        >>> rows = [{"images": [np.full((32, 32, 3), grey, np.uint8)]} for grey in (0, 99, 255)]
+        >>> dataset = RowDataset(rows, RowImages(encoder, 32), lambda number, row: {"label": torch.tensor(number)})
+        >>> len(dataset), dataset[2]["label"], dataset[2]["pixel_values"].shape
+        (3, tensor(2), torch.Size([1, 3, 32, 32]))
+
+    Args:
+        rows: Each a mapping with a list of ``images``: PIL, ``uint8`` arrays, or ``{"bytes": ...}`` as in parquet.
+        images: How images are prepared.
+        make_example: From a row's number and the row to tensors, all but the images; what it raises marks a bad row.
+        numbers: Rows to use; None is all.
+        features: Where features of a frozen encoder are kept; None makes a store of its own. Data sets over the same
+            rows may share one.
+        cache_gb: A store of its own holds float32 up to this size, half precision beyond it.
     """
 
     def __init__(
         self,
         rows: Sequence[Row],
-        encoder: nn.Module,
-        size: int | tuple[int, int],
+        images: RowImages,
+        make_example: MakeExample,
         *,
-        limit: float = 4e9,
-        progress: bool = True,
+        numbers: Sequence[int] | None = None,
+        features: FeatureStore | None = None,
+        cache_gb: float = 4.0,
     ) -> None:
-        self.rows, self.limit, self.progress = rows, limit, progress
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        prepare_images(encoder, [], self.size)  # complains of a size that the encoder cannot take
-        patch = patch_size(encoder)
-        self.num_tokens = (self.size[0] // patch) * (self.size[1] // patch)
-        self.mean, self.std = torch.tensor(normalisation(encoder)).view(2, 3, 1, 1)
-        self.skipped: dict[int, str] = {}
-        self.spans: list[tuple[int, int]] = []
-        self.features: Tensor | np.ndarray | None = None
-        self._features_of: tuple[Any, ...] | None = None
-        self.pixels: list[Tensor] | None = []
-        self._decode_all()
-
-    def __len__(self) -> int:
-        return self.spans[-1][1] if self.spans else 0
-
-    def _decode_all(self) -> None:
-        count = used = 0
-        for i in tqdm(range(len(self.rows)), desc="images", disable=not self.progress):
-            try:
-                images = self._decode(i)
-            except Exception as error:  # whatever a decoder raises on a broken file
-                self.skipped[i] = f"image: {error}"
-                images = torch.empty(0, 3, *self.size, dtype=torch.uint8)
-            self.spans.append((count, count + len(images)))
-            count += len(images)
-            used += images.numel()
-            if self.pixels is not None and used > self.limit:
-                logger.info("images exceed %.1f GB: they are decoded when they are used", self.limit / 1e9)
-                self.pixels = None
-            if self.pixels is not None:
-                self.pixels.append(images)
-
-    def _decode(self, row: int) -> Tensor:
-        """Images of a row, ``uint8 (images, 3, H, W)``."""
-        images = [_to_size(open_image(image), self.size) for image in self.rows[row]["images"]]
-        return torch.stack(images) if images else torch.empty(0, 3, *self.size, dtype=torch.uint8)
-
-    def pixel_values(self, row: int) -> Tensor:
-        """Normalised images of a row ``(images, 3, H, W)``."""
-        images = self._decode(row) if self.pixels is None else self.pixels[row]
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
-
-    def patch_features(self, row: int) -> Tensor:
-        """Cached patch tokens of a row ``(images, N, D)``."""
-        if self.features is None:
-            raise SpatialBoostError("no features are cached: call cache_features first")
-        start, stop = self.spans[row]
-        features = self.features[start:stop]
-        return features if isinstance(features, Tensor) else torch.from_numpy(features.astype(np.float32))
-
-    @torch.no_grad()
-    def cache_features(self, encoder: nn.Module, layer: int, *, file: Path | None = None, batch_size: int = 64) -> None:
-        """Read every image once with a frozen encoder; nothing happens if that very encoder has been read before.
-
-        Args:
-            encoder: In evaluation mode while it is read.
-            layer: Block after which to read.
-            file: Where half-precision features go if they exceed the limit of the store.
-            batch_size: Images of one forward.
-        """
-        identity = (feature_layer(encoder, layer), checksum(encoder))
-        if identity == self._features_of:
-            return
-        was_training, device = encoder.training, next(encoder.parameters()).device
-        encoder.eval()
-        written, out = 0, None
-        pending: list[Tensor] = []
-        for row in tqdm(range(len(self.rows)), desc="features", disable=not self.progress):
-            pending.append(self.pixel_values(row))
-            if sum(map(len, pending)) < batch_size and row < len(self.rows) - 1:
-                continue
-            images = torch.cat(pending)
-            pending = []
-            tokens: Tokens = read_tokens(encoder, images.to(device), layer=layer)
-            patches = tokens.patches.float().cpu()
-            if out is None:
-                out = self._room_for(patches.shape[1:], file)
-            if isinstance(out, Tensor):
-                out[written : written + len(patches)] = patches
-            else:
-                out[written : written + len(patches)] = patches.numpy()
-            written += len(patches)
-        encoder.train(was_training)
-        self.features, self._features_of = out, identity
-
-    def _room_for(self, shape: Sequence[int], file: Path | None) -> Tensor | np.ndarray:
-        size = len(self) * shape[0] * shape[1] * 4
-        if size <= self.limit or file is None:
-            return torch.empty(len(self), *shape)
-        # Each process of a distributed run has a file of its own: opening one for writing empties it for the others
-        file = file.with_stem(file.stem + os.environ.get("RANK", ""))
-        logger.info("features take %.1f GB: kept in %s", size / 2e9, file.name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(self), *shape))
-
-
-class ChatDataset(Dataset[dict[str, Tensor]]):
-    """Tokenised conversations with their images, for `Collator`.
-
-    Args:
-        images: Of the same rows.
-        tokenizer: Of the language model.
-        indices: Rows to use; None is all.
-        max_length: Tokens; whole turns beyond it are left out.
-        turns: Keep only turns of these kinds (``meta["turns"][i]["kind"]``); a conversation with none is left out.
-        shuffle_answers: Deal the answers out anew, see `shuffle_answers`.
-        seed: Of the shuffling.
-
-    Attributes:
-        rows: Numbers of the rows behind the items.
-        chats: Messages and kinds of turns behind the items.
-        items: What `encode_chat` makes of them.
-        skipped: Rows that cannot be used, by number, with the reason.
-    """
-
-    def __init__(
-        self,
-        images: ImageStore,
-        tokenizer: Any,
-        *,
-        indices: Sequence[int] | None = None,
-        max_length: int | None = None,
-        turns: Sequence[str] | None = None,
-        shuffle_answers: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.images, self.pad_token_id = images, tokenizer.pad_token_id
+        self.rows, self.images, self.make_example = rows, images, make_example
+        self.numbers: Sequence[int] = range(len(rows)) if numbers is None else numbers
+        self.features = FeatureStore(len(rows), limit=cache_gb * 1e9) if features is None else features
         self.use_features = False
-        self.skipped: dict[int, str] = {}
-        chats: dict[int, Chat] = {}
-        for i in range(len(images.rows)) if indices is None else indices:
-            if i in images.skipped:
-                self.skipped[i] = images.skipped[i]
-                continue
-            try:
-                chats[i] = read_chat(images.rows[i], turns)
-            except (SpatialBoostError, KeyError, TypeError, ValueError) as error:
-                self.skipped[i] = f"conversation: {error}"
-        if shuffle_answers:
-            chats = deal_answers(chats, seed)
-        self.rows: list[int] = []
-        self.chats: list[Chat] = []
-        self.items: list[dict[str, Tensor]] = []
-        for i, (messages, kinds) in tqdm(chats.items(), desc="conversations", disable=not images.progress):
-            start, stop = images.spans[i]
-            try:
-                counts = [images.num_tokens] * (stop - start)
-                self.items.append(encode_chat(messages, tokenizer, num_visual_tokens=counts, max_length=max_length))
-            except SpatialBoostError as error:
-                self.skipped[i] = f"conversation: {error}"
-                continue
-            self.rows.append(i)
-            self.chats.append((messages, kinds))
-        for reason, count in Counter(self.skipped.values()).most_common(5):
-            logger.warning("%d rows left out: %s", count, reason)
-        if not self.items:
-            reason = next(iter(self.skipped.values()), "there are none")
-            raise SpatialBoostError(f"no conversation can be used; the first reason: {reason}")
+        if not len(self.numbers):
+            raise SpatialBoostError("no rows are given, so there is nothing to learn from")
+        # Shared with worker processes, so that a bad row is tried once and known to all
+        self._bad = torch.zeros(len(self.numbers), dtype=torch.uint8).share_memory_()
+        self._reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.numbers)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """One conversation, with ``patch_features`` or ``pixel_values``."""
-        row = self.rows[index]
-        if self.use_features:
-            return {**self.items[index], "patch_features": self.images.patch_features(row)}
-        return {**self.items[index], "pixel_values": self.images.pixel_values(row)}
+    def __getitem__(self, index: int) -> Example:
+        """The example of a row, or of the one that takes its place; ``row`` is its number."""
+        reason = ""
+        for place in self._places(index):
+            if self._bad[place]:
+                continue
+            try:
+                return self.read(self.numbers[place])
+            except Exception as error:  # decoders raise nearly anything on broken bytes
+                reason = reason or self._pass_over(place, error)
+        first = reason or next(iter(self.skipped.values()))
+        tried = min(MOST_TRIES, len(self))
+        raise SpatialBoostError(f"{tried} of {len(self)} rows were tried, and none can be used; the first: {first}")
 
-    def with_features(self, use_features: bool = True) -> ChatDataset:
-        """The same conversations with cached features instead of pixels, or the other way round."""
+    def read(self, number: int) -> Example:
+        """The example of a row, by the row's number.
+
+        Raises:
+            Exception: Whatever making it raises, if the row is bad.
+        """
+        row = self.rows[number]
+        example = dict(self.make_example(number, row))
+        if "pixel_values" not in example and not (self.use_features and self.features.has(number)):
+            example["pixel_values"] = self.images(row)
+        example["row"] = torch.tensor(number)
+        return example
+
+    def usable(self, limit: int | None = None) -> Iterator[tuple[int, Example]]:
+        """Numbers and examples of the rows that can be used, in order, at most `limit` of them."""
+        found = 0
+        for place, number in enumerate(self.numbers):
+            if limit is not None and found >= limit:
+                return
+            try:
+                example = self.read(number)
+            except Exception as error:
+                self._pass_over(place, error)
+                continue
+            found += 1
+            yield number, example
+
+    def with_features(self, use_features: bool = True) -> RowDataset:
+        """The same rows; an image whose features are in the store is not decoded."""
         view = copy.copy(self)
         view.use_features = use_features
         return view
 
+    def fill_features(self, batch_size: int = 64) -> None:
+        """Compute the features of this process's share of the rows at once, instead of when they are first needed."""
+        collate = RowCollator(lambda rest: {}, features=True)
+        rank, processes = (int(os.environ.get(name, other)) for name, other in (("RANK", 0), ("WORLD_SIZE", 1)))
+        rows, own = self.with_features(), range(rank, len(self), processes)
+        for start in range(0, len(own), batch_size):
+            self.features.complete(collate([rows[place] for place in own[start : start + batch_size]]))
 
-Chat = tuple[list[dict[str, Any]], list[str]]  # messages, and the kind of each question-answer pair
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Bad rows that were met so far, by number, each with the reason."""
+        found = {}
+        for place in self._bad.nonzero()[:, 0].tolist():
+            number = self.numbers[place]
+            if number not in self._reasons:  # met by a worker process, which could not tell
+                self._reasons[number] = self._reason(number) if len(self._reasons) < MOST_REASONS else "not read again"
+            found[number] = self._reasons[number]
+        return found
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Count rows as bad that another process has met."""
+        numbers = self.numbers if isinstance(self.numbers, range) else list(self.numbers)
+        for number, reason in reasons.items():
+            self._bad[numbers.index(number)] = 1
+            self._reasons[number] = reason
+
+    def gather_skipped(self) -> None:
+        """Let all processes of a distributed run know the bad rows that any of them has met."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, self.skipped)
+        for reasons in found:
+            self.leave_out(reasons)
+
+    def warn_of_skipped(self) -> None:
+        """Write into the log how many rows were left out, by reason."""
+        for reason, count in Counter(self.skipped.values()).most_common(5):
+            logger.warning("%d rows left out: %s", count, reason)
+
+    def _places(self, index: int) -> Iterator[int]:
+        """The place asked for, and those that take its place one after another, far from each other."""
+        count = len(self)
+        index = range(count)[index]
+        step = max(1, round(count * 0.618))
+        while math.gcd(step, count) != 1:
+            step += 1
+        for attempt in range(min(MOST_TRIES, count)):
+            yield (index + attempt * step) % count
+
+    def _pass_over(self, place: int, error: Exception) -> str:
+        self._bad[place] = 1
+        number = self.numbers[place]
+        self._reasons[number] = _in_one_line(error)
+        return f"row {number}: {self._reasons[number]}"
+
+    def _reason(self, number: int) -> str:
+        try:
+            self.read(number)
+        except Exception as error:
+            return _in_one_line(error)
+        return "unknown: it can be read now"
 
 
-def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:
-    """Messages of a row and the kind of each of its turns, only those asked for.
+class RowCollator:
+    """Makes a batch of examples: the images of all rows one after another, the rest as the teacher collates it.
 
     Example:
-        >>> row = {"messages": [{"role": "user", "content": "<image>\\nA?"}, {"role": "assistant", "content": "a"},
-        ...                     {"role": "user", "content": "B?"}, {"role": "assistant", "content": "b"}],
-        ...        "meta": '{"turns": [{"kind": "depth"}, {"kind": "closer"}]}'}
-        >>> read_chat(row, ["closer"])
-        ([{'role': 'user', 'content': '<image>\\nB?'}, {'role': 'assistant', 'content': 'b'}], ['closer'])
+        >>> example = {"pixel_values": torch.zeros(2, 3, 32, 32), "depth": torch.ones(1), "row": torch.tensor(7)}
+        >>> {name: tuple(value.shape) for name, value in RowCollator()([example, example]).items()}
+        {'depth': (2, 1), 'pixel_values': (4, 3, 32, 32)}
+
+    Args:
+        collate: Of the teacher; None stacks.
+        features: Keep what `FeatureStore.complete` needs: ``feature_rows``, and whose pixels are there.
     """
-    messages = [dict(message) for message in row["messages"]]
-    meta = row.get("meta") or {}
-    meta = json.loads(meta) if isinstance(meta, str) else meta
-    pairs = list(zip(messages[::2], messages[1::2], strict=False))
-    kinds = [str(turn["kind"]) for turn in meta.get("turns", [])]
-    alternates = [message["role"] for message in messages] == ["user", "assistant"] * len(pairs)
-    if not alternates or len(kinds) != len(pairs):
-        if turns is None:
-            return messages, []
-        raise SpatialBoostError(
-            "turns can only be chosen where user and assistant alternate and meta names each turn's kind"
-        )
-    if turns is None:
-        return messages, kinds
-    first = messages[0]["content"]
-    num_images = first.count(IMAGE)
-    if num_images:
-        messages[0]["content"] = first.replace(IMAGE, "").lstrip("\n")
-    kept = [(pair, kind) for pair, kind in zip(pairs, kinds, strict=True) if kind in turns]
-    if not kept:
-        raise SpatialBoostError(f"no turn of kind {', '.join(turns)}; there are {', '.join(sorted(set(kinds)))}")
-    messages = [message for pair, _ in kept for message in pair]
-    messages[0]["content"] = f"{IMAGE}\n" * num_images + messages[0]["content"]
-    return messages, [kind for _, kind in kept]
+
+    def __init__(self, collate: Callable[..., dict[str, Any]] | None = None, *, features: bool = False) -> None:
+        self.collate = default_collate if collate is None else collate
+        self.features = features
+
+    def __call__(self, examples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+        """Make one batch."""
+        rest = [{key: value for key, value in each.items() if key not in ("pixel_values", "row")} for each in examples]
+        batch = dict(self.collate(rest)) if any(rest) else {}
+        images = [each["pixel_values"] for each in examples if "pixel_values" in each]
+        if images:
+            batch["pixel_values"] = torch.cat(images)
+        if self.features:
+            batch["feature_rows"] = torch.stack([each["row"] for each in examples])
+            counts = [len(each["pixel_values"]) if "pixel_values" in each else -1 for each in examples]
+            batch["feature_counts"] = torch.tensor(counts)  # images whose pixels are there; -1: no pixels are needed
+        return batch
 
 
-def deal_answers(chats: Mapping[int, Chat], seed: int) -> dict[int, Chat]:
-    """Give each answer to another conversation's question of the same turn and kind: right words, wrong content.
-
-    Every answer is moved where at least two conversations share a turn's place and kind.
-    """
-    places: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for i, (_, kinds) in chats.items():
-        for turn, kind in enumerate(kinds):
-            places[turn, kind].append(i)
-    dealt = {i: ([dict(message) for message in messages], kinds) for i, (messages, kinds) in chats.items()}
-    rng = np.random.default_rng(seed)
-    for (turn, _), members in places.items():
-        order = rng.permutation(len(members))
-        for giver, taker in zip(order, np.roll(order, 1), strict=True):
-            answer = chats[members[giver]][0][2 * turn + 1]
-            dealt[members[taker]][0][2 * turn + 1] = dict(answer)
-    return dealt
+def num_workers(wanted: int | None) -> int:
+    """Worker processes that read data: as wanted, or by the number of processors that this process may use."""
+    if wanted is not None:
+        return wanted
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return min(8, processors - 1) if processors > 2 else 0
 
 
-def _to_size(image: Any, size: tuple[int, int]) -> Tensor:
-    """An image as ``uint8 (3, H, W)``."""
-    pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise SpatialBoostError(f"it is {pixels.dtype} {pixels.shape}; expected uint8 (height, width, 3)")
-    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    if tensor.shape[1:] == size:
-        return tensor.contiguous()
-    resized = nn.functional.interpolate(tensor[None].float(), size=size, mode="bilinear", antialias=True)[0]
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text if isinstance(error, SpatialBoostError) and text else f"{type(error).__name__}: {text}")[:300]

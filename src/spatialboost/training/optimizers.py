@@ -39,14 +39,14 @@ def muon_groups(
     Args:
         groups: Parameter groups for AdamW.
         lr: Highest rate of the matrices.
-        tables: A language model of transformers, whose embeddings and output head are not for Muon.
+        tables: A module whose embeddings, and output heads of transformers' language models, stay with AdamW.
 
     Source: Muon (Jordan et al., 2024).
     """
-    kept = set()
-    if tables is not None:
-        head = tables.get_output_embeddings()  # type: ignore[operator]
-        kept = {id(part.weight) for part in tables.modules() if isinstance(part, nn.Embedding) or part is head}
+    parts: list[Any] = [] if tables is None else list(tables.modules())
+    heads = [part.get_output_embeddings() for part in parts if hasattr(part, "get_output_embeddings")]
+    embeddings = [part for part in parts if isinstance(part, nn.Embedding)]
+    kept = {id(part.weight) for part in (*embeddings, *heads) if part is not None}
     split: list[dict[str, Any]] = []
     for group in groups:
         matrices = [p for p in group["params"] if p.ndim == 2 and id(p) not in kept]
@@ -144,3 +144,18 @@ class MuonAdamW(Optimizer):
             part.load_state_dict(state)
         # loading makes new group dictionaries
         self.param_groups = [*self.parts[0].param_groups, *self.parts[1].param_groups]
+
+
+def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: matrices, and apart from them biases and norms, which do not decay.
+
+    Example:
+        >>> [(len(g["params"]), g["weight_decay"]) for g in decay_groups(nn.Linear(2, 2), 1e-3, 0.1)]
+        [(1, 0.1), (1, 0.0)]
+    """
+    parameters = list(module.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

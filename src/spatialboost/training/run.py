@@ -5,33 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import nn
 
-from spatialboost.encoders import open_encoder, patch_size, read_tokens
+from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
-from spatialboost.training.accuracy import answer_accuracy
-from spatialboost.training.build import build_llm
+from spatialboost.teachers.protocol import Lesson, Row, Score, Teacher
+from spatialboost.teachers.registry import teacher_class
 from spatialboost.training.config import StageConfig, TrainConfig
-from spatialboost.training.data import ChatDataset, ImageStore
-from spatialboost.training.engine import Fit, remove_checkpoints
+from spatialboost.training.data import RowDataset, RowImages, num_workers
+from spatialboost.training.features import FeatureStore
+from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.report import write_report
-from spatialboost.training.stages import align, boost_encoder, instruct
-from spatialboost.vlm.llms import load_llm
-from spatialboost.vlm.model import SpatialVLM
+from spatialboost.training.stage import train_stage
 from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
 
-RESULT = "result.json"  # written last, so its being there says that a stage is finished
-PROJECTOR = "projector.safetensors"
-STAGES: dict[str, Callable[..., Fit]] = {"stage1": align, "stage2": instruct, "stage3": boost_encoder}
+RESULT = "result.json"  # written last: where it is, the stage is finished
+DELTA = "delta"
+FEATURES = "features"
 
 
 @dataclass
@@ -39,15 +39,15 @@ class TrainResult:
     """What a run has made.
 
     Attributes:
-        vlm: Encoder (boosted after stage 3), projector and language model.
-        tokenizer: Of the language model.
+        teacher: With its objective and the parts beside the encoder.
+        encoder: Boosted, if a stage that boosts was run.
         out: Folder of the run.
         stages: What each stage has recorded, as in ``report.json``.
-        delta: Folder with the boosted weights, if stage 3 was run.
+        delta: Folder with the boosted weights, if a stage that boosts was run.
     """
 
-    vlm: SpatialVLM
-    tokenizer: Any
+    teacher: Teacher
+    encoder: nn.Module
     out: Path
     stages: dict[str, dict[str, Any]]
     delta: Path | None
@@ -60,9 +60,9 @@ def train(config: TrainConfig) -> TrainResult:
         >>> result = train(load_config("run.yaml"))  # doctest: +SKIP
         >>> encoder = sb.load_pretrained(my_encoder, result.delta)  # doctest: +SKIP
 
-    Finished stages are loaded from the folder, an unfinished one goes on from its last checkpoint. In the folder:
-    ``stage1/``, ``stage2/`` (``projector.safetensors``, ``llm/``), ``stage3/delta/`` (for
-    `spatialboost.load_pretrained`), ``report.json`` and ``losses.png``.
+    Finished stages are loaded from the folder, an unfinished one goes on from its last checkpoint. In the folder: one
+    folder for each stage, with what the teacher saves, and with ``delta/`` (for `spatialboost.load_pretrained`) after a
+    stage that boosts; ``report.json`` and ``losses.png``.
 
     Args:
         config: Of `load_config`.
@@ -70,75 +70,144 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         SpatialBoostError: The folder holds a run of another configuration, or some part cannot be built.
     """
-    out = config.out
-    _claim(out, config)
-    encoder = open_encoder(config.encoder)
-    rows = open_rows(config.data.folders)
-    if config.data.held_out >= len(rows):
-        raise SpatialBoostError(f"data.held_out is {config.data.held_out}, but there are only {len(rows)} rows")
-    cut = len(rows) - config.data.held_out
-    num_training = min(cut, config.data.limit or cut)
-    rows = rows.select([*range(num_training), *range(cut, len(rows))])
-    training, held_out = range(num_training), range(num_training, len(rows))
-    images = ImageStore(rows, encoder, config.data.image_size, limit=config.data.cache_gb * 1e9)
+    _claim(config.out, config)
+    run = _Run(config)
+    records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
+    delta = run.finish()
+    if _is_main():
+        write_report(config.out, config.model_dump(mode="json"), records, run.encoder)
+    return TrainResult(run.teacher, run.encoder, config.out, records, delta)
 
-    saved_llm = out / "stage2" / "llm"
-    if (out / "stage2" / RESULT).exists():
-        llm, tokenizer = load_llm(saved_llm, dtype=getattr(torch, config.llm.dtype))
-    else:
-        llm, tokenizer = build_llm(config.llm, (rows[i]["messages"] for i in training), config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        rows_columns = (images.size[0] // patch_size(encoder), images.size[1] // patch_size(encoder))
-        grid = rows_columns if config.places else None
-        vlm = SpatialVLM(encoder, llm, layer=config.layer, grid=grid).to(_device(config.device))
 
-    def conversations(indices: range, **options: Any) -> ChatDataset:
-        return ChatDataset(images, tokenizer, indices=indices, max_length=config.data.max_length, **options)
+class _Run:
+    """The parts of a run, built from its configuration."""
 
-    records: dict[str, dict[str, Any]] = {}
-    chats: dict[str, ChatDataset] = {}
-    for name, run_stage in STAGES.items():
-        stage: StageConfig | None = getattr(config, name)
-        if stage is None:
-            continue
-        folder = out / name
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.out = config, config.out
+        kind = teacher_class(config.teacher.kind)
+        self.encoder = open_encoder(config.encoder)
+        self.images = RowImages(self.encoder, config.data.image_size)
+        self.rows = _open(config, kind.columns(config.teacher))
+        self.training, self.held_out = _split(config, len(self.rows))
+        self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
+        finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
+        lesson = Lesson(self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.teacher = kind.build(config.teacher, lesson)
+        self.teacher.objective.to(_device(config.device))
+        self.delta: Path | None = None
+
+    def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
+        """Train a stage, or load it if it is finished; what is to be recorded of it."""
+        folder = self.out / name
+        boosts = self.teacher.stages[name].boosts
+        if boosts:
+            self.delta = folder / DELTA
         if (folder / RESULT).exists():
             logger.info("%s is finished and is loaded", name)
-            _load_stage(vlm, folder)
-            records[name] = json.loads((folder / RESULT).read_text())
-            continue
-        kind = json.dumps([stage.turns, stage.shuffle_answers])
-        if kind not in chats:
-            chats[kind] = conversations(
-                training, turns=stage.turns, shuffle_answers=stage.shuffle_answers, seed=config.seed
-            )
-        fitted = run_stage(vlm, chats[kind], stage, folder=folder, seed=config.seed, device=config.device)
-        record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(chats[kind]), "skipped": chats[kind].skipped}
-        if name != "stage1" and config.evaluate and held_out:
-            scores = answer_accuracy(vlm, tokenizer, conversations(held_out), rows=config.evaluate)
-            record["scores"] = [score.to_json() for score in scores]
+            self.teacher.load(name, folder)
+            if boosts:
+                load_pretrained(self.encoder, folder / DELTA)
+            return json.loads((folder / RESULT).read_text())
+        dataset = self._dataset(stage, self.training)
+        fitted = train_stage(
+            self.teacher,
+            name,
+            stage,
+            dataset,
+            folder=folder,
+            seed=self.config.seed,
+            device=self.config.device,
+            workers=num_workers(self.config.data.workers),
+        )
+        skipped = dataset.skipped
+        record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}
+        if self.teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
+            record["scores"] = [score.to_json() for score in self._scores()]
         if _is_main():
-            _save_stage(vlm, tokenizer, folder, name, config, fitted)
+            self._save(name, stage, fitted)
             _write_json(folder / RESULT, record)
             remove_checkpoints(folder)
         _wait()
-        records[name] = record
+        return record
 
-    for file in out.glob("features*.npy"):
-        file.unlink()
-    delta = out / "stage3" / "delta" if config.stage3 is not None else None
-    if delta is not None:
-        _check_reload(vlm, config, delta, images)
-    if _is_main():
-        write_report(out, config.model_dump(mode="json"), records, vlm.encoder)
-    return TrainResult(vlm, tokenizer, out, records, delta)
+    def finish(self) -> Path | None:
+        """Check what was saved, and delete what only training needed; the folder of the boosted weights."""
+        if self.delta is not None:
+            self._check_reload(self.delta)
+        _wait()
+        if _is_main():
+            shutil.rmtree(self.out / FEATURES, ignore_errors=True)
+        return self.delta
+
+    def _dataset(self, stage: StageConfig | None, numbers: range) -> RowDataset:
+        make_example = self.teacher.make_example(stage, self.rows, numbers)
+        return RowDataset(self.rows, self.images, make_example, numbers=numbers, features=self.features)
+
+    def _scores(self) -> Sequence[Score]:
+        return self.teacher.score(self._dataset(None, self.held_out))
+
+    def _save(self, name: str, stage: StageConfig, fitted: Fit) -> None:
+        folder = self.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.teacher.save(name, folder)
+        if not self.teacher.stages[name].boosts:
+            return
+        facts = {
+            "objective": self.config.teacher.kind,
+            **self.teacher.facts(),
+            "steps": fitted.steps,
+            "layer": self.config.layer,
+            "image_size": self.config.data.image_size,
+            "seed": self.config.seed,
+            name: stage.model_dump(mode="json"),
+        }
+        own_name = self.config.encoder.name if self.config.encoder.name != "VisionTransformer" else None
+        base = Path(own_name).name if own_name and Path(own_name).is_absolute() else own_name
+        save_pretrained(self.encoder, folder / DELTA, base=base, training=facts)
+
+    @torch.no_grad()
+    def _check_reload(self, delta: Path) -> None:
+        """What was saved must make a fresh encoder see what the trained one sees."""
+        _, example = next(self._dataset(None, self.training).usable(1))
+        device, layer = next(self.encoder.parameters()).device, self.teacher.objective.layer
+        pixels = example["pixel_values"].to(device)
+        fresh = load_pretrained(open_encoder(self.config.encoder), delta).to(device).eval()
+        self.teacher.objective.eval()
+        ours, theirs = (read_tokens(encoder, pixels, layer=layer).patches for encoder in (self.encoder, fresh))
+        if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+            difference = float((ours - theirs).abs().max())
+            raise SpatialBoostError(
+                f"the delta in {delta} does not give what was trained (difference {difference:.2g}): please report this"
+            )
+
+
+def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
+    """The rows, with the columns that the teacher needs and no others."""
+    rows: Any = open_rows(config.data.folders)
+    missing = sorted(set(columns) - set(rows.column_names))
+    if missing:
+        raise SpatialBoostError(
+            f"teacher {config.teacher.kind!r} needs the columns {missing}, and the rows of "
+            f"{', '.join(map(str, config.data.folders))} have {rows.column_names}: build them with these columns "
+            "(`spatialboost data build` writes depths and labels unless --no-depth is given)"
+        )
+    return rows.select_columns([name for name in rows.column_names if name in (*columns, "meta")])
+
+
+def _split(config: TrainConfig, count: int) -> tuple[range, range]:
+    """Numbers of the rows that teach, and of those that are held out."""
+    if config.data.held_out >= count:
+        raise SpatialBoostError(f"data.held_out is {config.data.held_out}, but there are only {count} rows")
+    cut = count - config.data.held_out
+    return range(min(cut, config.data.limit or cut)), range(cut, count)
 
 
 def _claim(out: Path, config: TrainConfig) -> None:
     """Make the folder this run's own, or see that it already is."""
     file = out / "config.json"
-    ours = config.model_dump(mode="json", exclude={"out", "device"})
+    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
     if file.exists():
         theirs = json.loads(file.read_text())
         differ = [key for key in ours if ours[key] != theirs.get(key)]
@@ -150,50 +219,6 @@ def _claim(out: Path, config: TrainConfig) -> None:
     elif _is_main():
         out.mkdir(parents=True, exist_ok=True)
         _write_json(file, ours)
-
-
-def _save_stage(vlm: SpatialVLM, tokenizer: Any, folder: Path, name: str, config: TrainConfig, fitted: Fit) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in vlm.projector.state_dict().items()}
-    save_file(state, folder / PROJECTOR)
-    if name == "stage2":
-        vlm.llm.save_pretrained(folder / "llm")
-        tokenizer.save_pretrained(folder / "llm")
-    if name == "stage3":
-        facts = {
-            "objective": "language",
-            "llm": config.llm.name if not Path(config.llm.name).exists() else Path(config.llm.name).name,
-            "steps": fitted.steps,
-            "layer": config.layer,
-            "image_size": config.data.image_size,
-            "seed": config.seed,
-            "stage3": config.stage3.model_dump(mode="json") if config.stage3 else None,
-        }
-        own_name = config.encoder.name if config.encoder.name != "VisionTransformer" else None
-        base = Path(own_name).name if own_name and Path(own_name).is_absolute() else own_name
-        save_pretrained(vlm.encoder, folder / "delta", base=base, training=facts)
-
-
-def _load_stage(vlm: SpatialVLM, folder: Path) -> None:
-    vlm.projector.load_state_dict(load_file(folder / PROJECTOR))
-    if (folder / "delta").exists():
-        load_pretrained(vlm.encoder, folder / "delta")
-
-
-@torch.no_grad()
-def _check_reload(vlm: SpatialVLM, config: TrainConfig, delta: Path, images: ImageStore) -> None:
-    """What was saved must make a fresh encoder see what the trained one sees."""
-    row = next(i for i in range(len(images.rows)) if i not in images.skipped)
-    device = next(vlm.parameters()).device
-    pixels = images.pixel_values(row).to(device)
-    fresh = load_pretrained(open_encoder(config.encoder), delta).to(device).eval()
-    vlm.eval()
-    ours, theirs = (read_tokens(encoder, pixels, layer=vlm.layer).patches for encoder in (vlm.encoder, fresh))
-    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
-        difference = float((ours - theirs).abs().max())
-        raise SpatialBoostError(
-            f"the delta in {delta} does not give what was trained (difference {difference:.2g}): please report this"
-        )
 
 
 def _device(wanted: str) -> torch.device:

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 Conversation = Sequence[Mapping[str, Any]]
 
-# Coordinates such as 0.49 are one token each. A length such as 2.341 begins with a token to the decimetre: what an
-# image tells of it is said at once, and the digits after it are next to chance. Other numbers are spelt digit by digit.
+# Coordinates such as 0.49 are one token each. A length such as 2.341 is split into 2.3, 4 and 1: the first token holds
+# what can be seen in an image, the digits behind it are nearly random. Other numbers are split into digits.
 # A token carries the blank before it, as in byte-level tokenizers.
 NUMBERS_AND_WORDS = (
     r"(?: |(?<!\d))[01]\.\d\d(?!\d)|(?: |(?<!\d))1?\d\.\d(?=\d\d(?!\d))| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
@@ -81,7 +81,7 @@ def load_llm(
             f'cannot load the language model "{name_or_path}": {reason} '
             'Expected "smollm2", "small", a folder or a Hub id'
         ) from error
-    if files:  # unpacked by now, so that it can be trained and saved like any other
+    if files:  # the file is unpacked: without these marks the model is trained and saved like any other
         llm.hf_quantizer = None
         if hasattr(llm.config, "quantization_config"):
             del llm.config.quantization_config
@@ -116,8 +116,8 @@ def build_small_llm(
         heads: Attention heads of each block.
         max_length: Longest sequence, visual tokens counted.
         places: Let each of the 10,201 places that questions name, such as ``(0.49, 0.60)``, be one word, which begins
-            with the code that visual tokens have in a `SpatialVLM` with a ``grid``. Or else a new model has to find out
-            at once how to join x and y, which patch that is, and what its token says; of no use one without the other.
+            with the code that visual tokens have in a `SpatialVLM` with a ``grid``. Without it a new model has to learn
+            at the same time how to join x and y, which patch that is, and what the patch's token means.
         seed: Of the weights.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -130,7 +130,7 @@ def build_small_llm(
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": not places,  # the output head is to tell words apart, not places
+        "tie_word_embeddings": not places,  # the codes of places would get into the output head
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -22,7 +22,7 @@ _GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
 
 @dataclass
 class VLMOutput(ModelOutput):
-    """What the model says.
+    """What the model predicts.
 
     Attributes:
         loss: Mean cross entropy over the labelled tokens, where labels were given.
@@ -59,7 +59,7 @@ class SpatialVLM(nn.Module):
         projector: Takes ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer one of LLaVA-1.5.
         grid: Rows and columns of patches. Given, each visual token gets a fixed code of its place, which matches the
             words for coordinates of `spatialboost.vlm.llms.build_small_llm`: a language model numbers its tokens in
-            one dimension, and a small new one would be long in finding out the second. Not in the paper.
+            one dimension, and a small new one needs long to learn which tokens lie above each other. Not in the paper.
 
     Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
     """
@@ -139,7 +139,7 @@ class SpatialVLM(nn.Module):
             pixel_values: All images of the batch in order ``(I, 3, H, W)``.
             patch_features: What the encoder makes of them ``(I, N, D)``, instead of `pixel_values`.
             labels: ``(B, L)``, -100 where nothing is learnt.
-            turns: Not used; lets a batch of `Collator` pass as it is.
+            turns: Not used; a batch of `Collator` holds it.
         """
         embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
         if attention_mask is not None and bool((attention_mask[:, :-1] >= attention_mask[:, 1:]).all()):
@@ -200,16 +200,16 @@ class SpatialVLM(nn.Module):
 def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
     """Two linear layers around a GELU, from the encoder's width to the language model's.
 
-    Tokens of unit variance come out with the root mean square of the language model's own embeddings: torch's default
-    is an order of magnitude above those of a new GPT-2, whose words and positions would be drowned by the image.
+    Tokens of unit variance come out with the root mean square of the language model's own embeddings. With torch's
+    default initialisation they would be ten times larger than the embeddings of a new GPT-2 and hide them.
     """
     embeddings = llm.get_input_embeddings().weight
     width_in, width = feature_dim(encoder), embeddings.shape[1]
     into, out = nn.Linear(width_in, width), nn.Linear(width, width)
     with torch.no_grad():
-        loudness = float(embeddings.float().square().mean().sqrt()) if not embeddings.is_meta else 0.02
+        embedding_rms = float(embeddings.float().square().mean().sqrt()) if not embeddings.is_meta else 0.02
         nn.init.normal_(into.weight, std=width_in**-0.5)
-        nn.init.normal_(out.weight, std=loudness / (_GELU_RMS * width**0.5))
+        nn.init.normal_(out.weight, std=embedding_rms / (_GELU_RMS * width**0.5))
         nn.init.zeros_(into.bias)
         nn.init.zeros_(out.bias)
     return nn.Sequential(into, nn.GELU(), out).to(embeddings.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Shape legend: N patches, E width of the language model, F a quarter of it.
 
-_OCTAVES = 3.5  # from half a wave over the image to five and a half: a grid of 8 to 16 patches a side is told apart
+_OCTAVES = 3.5  # from half a wave over the image to five and a half: enough to distinguish 8 to 16 patches a side
 
 
 def code_places(places: Tensor, width: int) -> Tensor:

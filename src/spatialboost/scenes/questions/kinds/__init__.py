@@ -15,8 +15,9 @@ from spatialboost.scenes.questions.kinds.depth import DEPTH
 from spatialboost.scenes.questions.kinds.distance import DISTANCE
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
 from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
+from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 
-__all__ = ["KINDS", "LEVELS", "Context", "Kind", "kind_named"]
+__all__ = ["KINDS", "LEVELS", "Context", "Kind", "kind_named", "scoring_of"]
 
 KINDS: dict[str, Kind] = {
     "depth": DEPTH,
@@ -44,3 +45,13 @@ def kind_named(name: str) -> Kind:
     if name not in KINDS:
         raise errors.unknown("kind of question", name, KINDS)
     return KINDS[name]
+
+
+def scoring_of(name: str) -> Scoring:
+    """How replies to a kind of question are scored; by their verdict where a data set names a kind that is not known.
+
+    Example:
+        >>> scoring_of("depth").right("The depth is 2.0 meters.", "The depth is 2.500 meters.")
+        True
+    """
+    return KINDS[name].scoring if name in KINDS else VERDICT

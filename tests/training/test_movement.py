@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.checks import MovementCheck, checksum
+from spatialboost.training.movement import MovementCheck, state_digest
 
 
 def step(check: MovementCheck, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -17,18 +17,18 @@ def step(check: MovementCheck, module: nn.Module, optimizer: torch.optim.Optimiz
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.bool])
-def test_checksum_sees_one_changed_bit_and_swaps_that_cancel(dtype):
+def test_digest_sees_one_changed_bit_and_swaps_that_cancel(dtype):
     values = torch.arange(1000).to(dtype) if dtype != torch.bool else torch.arange(1000) % 3 == 0
-    before = checksum(values)
-    assert checksum(values.clone()) == before
+    before = state_digest(values)
+    assert state_digest(values.clone()) == before
     one = values.clone()
     one[500] = torch.nextafter(one[500], torch.tensor(1e9, dtype=dtype)) if dtype != torch.bool else ~one[500]
-    assert checksum(one) != before
+    assert state_digest(one) != before
     if dtype == torch.float32:  # bits that move by +1 and -1 leave their sum as it was
         bits = values.view(torch.int32).clone()
         bits[700] += 1
         bits[701] -= 1
-        assert checksum(bits.view(torch.float32)) != before
+        assert state_digest(bits.view(torch.float32)) != before
 
 
 def test_frozen_that_moves_is_named():

@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training import commands
+from spatialboost.training import train_command
 
 GOOD = "encoder: {name: vit_tiny_patch16_224}\ndata: {folders: [rooms]}\nout: run\n"
 
@@ -13,7 +13,7 @@ GOOD = "encoder: {name: vit_tiny_patch16_224}\ndata: {folders: [rooms]}\nout: ru
 @pytest.fixture
 def app():
     app = typer.Typer()
-    app.command()(commands.train)
+    app.command()(train_command.train)
     return app
 
 

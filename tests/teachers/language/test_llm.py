@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.build import build_llm
-from spatialboost.training.config import LLMConfig
+from spatialboost.teachers.language.config import LLMConfig
+from spatialboost.teachers.language.teacher import build_llm
 
 
 def test_llm_arguments_are_checked():

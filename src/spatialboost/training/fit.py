@@ -1,10 +1,11 @@
-"""One stage of training: `transformers.Trainer` with our optimiser, checks, checkpoints and progress."""
+"""Fit parameters to a loss: `transformers.Trainer` with our optimiser, checks, checkpoints and progress."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +22,15 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.checks import MovementCheck, trainable_report
 from spatialboost.training.config import StageConfig
+from spatialboost.training.data import RowCollator, RowDataset
+from spatialboost.training.movement import MovementCheck, trainable_report
 from spatialboost.training.optimizers import build_optimizer
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "trainable.safetensors"
+SKIPPED = "skipped.json"
 
 
 @dataclass
@@ -56,29 +59,38 @@ def fit(
     stage: StageConfig,
     *,
     folder: Path,
-    collate: Callable[..., dict[str, Tensor]] | None = None,
+    collate: Callable[..., dict[str, Any]] | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int = 0,
     name: str = "training",
 ) -> Fit:
     """Train the parameters of some groups and nothing else.
 
     Whatever has to be trained must have ``requires_grad`` before; after the first steps it is checked that all of it
-    has moved and nothing else has. A checkpoint in `folder` is gone on from. Checkpoints hold only what is trained and
-    the Trainer's own state.
+    has moved and nothing else has. If there is a checkpoint in `folder`, training goes on from it. Checkpoints hold
+    what is trained, the Trainer's own state, and which rows were left out.
 
     Args:
         objective: ``forward(**batch)`` gives a dictionary with ``loss``.
-        dataset: Its items are what `collate` takes.
+        dataset: A `RowDataset`, or any other one.
         groups: Parameter groups for AdamW, each with its highest ``lr``.
         stage: How to train.
         folder: For checkpoints.
         collate: Makes a batch of items; None stacks them.
         seed: Of the order of the data.
         device: ``auto`` takes a GPU where there is one.
+        workers: Processes that read data beside this one; 0 reads in this one.
         name: On the progress bar.
     """
-    arguments = _arguments(stage, folder, seed, device)
+    if workers:
+        os.environ.setdefault(
+            "TOKENIZERS_PARALLELISM", "false"
+        )  # its threads do not survive a fork, and it warns of that
+    arguments = _arguments(stage, folder, seed, device, workers)
+    rows = dataset if isinstance(dataset, RowDataset) else None
+    if rows is not None:
+        collate = RowCollator(collate, features=rows.use_features)
     if arguments.n_gpu > 1:
         raise SpatialBoostError(
             f"one process sees {arguments.n_gpu} GPUs: start one process each (`torchrun`, `accelerate launch`), or "
@@ -93,14 +105,19 @@ def fit(
         "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
     )
     progress = _Progress(name)
-    trainer = _Engine(groups, stage, objective, arguments, data_collator=collate, train_dataset=dataset)
+    trainer = _Engine(groups, stage, objective, arguments, rows=rows, data_collator=collate, train_dataset=dataset)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(folder)
-    if checkpoint is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if checkpoint is None and not sharded:
         # Sharded parameters have no whole gradient to look at
         trainer.add_callback(_Movement(objective))
+    if sharded and rows is not None and rows.use_features:
+        rows.fill_features()  # once it is sharded, the encoder cannot be called by itself
+    if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
+        rows.leave_out({int(row): reason for row, reason in json.loads((checkpoint / SKIPPED).read_text()).items()})
     began = time.perf_counter()
     if checkpoint is not None and _is_last(checkpoint):
         # Cut off between the last step and the saving of the result: the Trainer would go one step beyond the end
@@ -108,6 +125,8 @@ def fit(
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if rows is not None:
+        rows.gather_skipped()
     return Fit(
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - began,
@@ -145,7 +164,7 @@ def _step(checkpoint: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _arguments(stage: StageConfig, folder: Path, seed: int, device: str) -> TrainingArguments:
+def _arguments(stage: StageConfig, folder: Path, seed: int, device: str, workers: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=stage.batch_size,
@@ -166,18 +185,27 @@ def _arguments(stage: StageConfig, folder: Path, seed: int, device: str) -> Trai
         report_to=[],
         remove_unused_columns=False,
         label_names=["labels"],
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
         ddp_find_unused_parameters=False,
     )
 
 
 class _Engine(Trainer):
-    """Our AdamW groups and schedule; checkpoints of what is trained."""
+    """Our AdamW groups and schedule; features of a frozen encoder; checkpoints of what is trained."""
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], stage: StageConfig, model: nn.Module, args: Any, **kwargs: Any
+        self,
+        groups: Sequence[dict[str, Any]],
+        stage: StageConfig,
+        model: nn.Module,
+        args: Any,
+        *,
+        rows: RowDataset | None,
+        **kwargs: Any,
     ) -> None:
-        self.groups, self.stage = groups, stage
+        self.groups, self.stage, self.rows = groups, stage, rows
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
         super().__init__(model=model, args=args, **kwargs)
 
@@ -195,6 +223,10 @@ class _Engine(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        return self.rows.features.complete(inputs) if self.rows is not None and self.rows.use_features else inputs
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
@@ -203,6 +235,8 @@ class _Engine(Trainer):
         model: Any = self.model
         values = dict(model.named_parameters()) if state_dict is None else state_dict
         save_file({name: values[name].detach().contiguous() for name in self.trained}, folder / WEIGHTS)
+        if self.rows is not None and self.rows.skipped:
+            (folder / SKIPPED).write_text(json.dumps(self.rows.skipped))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         file = Path(resume_from_checkpoint) / WEIGHTS

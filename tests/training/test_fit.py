@@ -15,7 +15,7 @@ from torch import nn
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.config import StageConfig
-from spatialboost.training.engine import WEIGHTS, cosine_schedule, fit, last_checkpoint, remove_checkpoints
+from spatialboost.training.fit import WEIGHTS, cosine_schedule, fit, last_checkpoint, remove_checkpoints
 
 
 class Line(nn.Module):
@@ -114,9 +114,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-import test_engine
+import test_fit
 
-class Dies(test_engine.Line):
+class Dies(test_fit.Line):
     calls = 0
 
     def forward(self, x, y):
@@ -125,7 +125,7 @@ class Dies(test_engine.Line):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x, y)
 
-test_engine.run(Path(sys.argv[1]), objective=Dies(), steps=10, save_every=3)
+test_fit.run(Path(sys.argv[1]), objective=Dies(), steps=10, save_every=3)
 """
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import spatialboost as sb
 from spatialboost.encoders import read_tokens
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.config import AlignConfig, BoostConfig, InstructConfig
-from spatialboost.training.stages import align, boost_encoder, instruct
+from spatialboost.scenes.dataset.reader import open_image
+from spatialboost.teachers.language import AlignConfig, BoostConfig, InstructConfig, align, boost_encoder, instruct
+from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM
 from training_rows import build, make_rows
 
@@ -100,12 +102,17 @@ def test_bfloat16_trains(parts, tmp_path):
     assert {p.dtype for p in vlm.parameters()} == {torch.float32}
 
 
+class Inverted(RowImages):
+    def __call__(self, row):
+        return self.preparation([255 - np.asarray(open_image(image)) for image in row["images"]], self.size)
+
+
 def test_the_stages_learn(tmp_path):
     """The language model learns to read brightness; then images are inverted, and the encoder has to make up for it."""
     vlm, _, dataset = build(make_rows(64, flat=True), turns=["depth"])
     common = {"batch_size": 16, "save_every": 0, "log_every": 10}
     taught = instruct(vlm, dataset, InstructConfig(**common, steps=200, lr=5e-3), folder=tmp_path / "2")
     assert taught.history[-1]["loss"] < 0.06 < 1 < taught.history[0]["loss"]
-    dataset.images.pixels = [255 - pixels for pixels in dataset.images.pixels]
+    dataset.images = Inverted(vlm.encoder, 32)
     boosted = boost_encoder(vlm, dataset, BoostConfig(**common, steps=80, lr=3e-3), folder=tmp_path / "3")
     assert boosted.history[-1]["loss"] < 0.06 < 0.2 < boosted.history[0]["loss"]

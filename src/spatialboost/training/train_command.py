@@ -13,7 +13,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
 ) -> None:
-    """Boost an encoder: align, instruct, boost. The same command goes on with a run that was cut off."""
+    """Boost an encoder, stage by stage. The same command goes on with a run that was cut off."""
     from spatialboost.training.config import load_config
 
     settings = load_config(config)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from spatialboost.teachers import LanguageObjective
+from spatialboost.teachers.language import LanguageObjective
 from spatialboost.vlm import Collator, SpatialVLM, encode_chat, load_llm
 
 CHATS = [

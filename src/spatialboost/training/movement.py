@@ -15,18 +15,18 @@ _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
-def checksum(values: nn.Module | Tensor) -> tuple[int, ...]:
+def state_digest(values: nn.Module | Tensor) -> tuple[int, ...]:
     """Sums of the bits of a tensor, or of all parameters and buffers of a module: equal if nothing has changed.
 
     Example:
         >>> weight = torch.ones(3)
-        >>> before = checksum(weight)
+        >>> before = state_digest(weight)
         >>> weight[1] += 1e-6
-        >>> checksum(weight) == before
+        >>> state_digest(weight) == before
         False
     """
     if isinstance(values, nn.Module):
-        sums = [checksum(value) for value in (*values.parameters(), *values.buffers())]
+        sums = [state_digest(value) for value in (*values.parameters(), *values.buffers())]
         return tuple(number for pair in sums for number in pair)
     local = values.to_local() if hasattr(values, "to_local") else values  # the own part of a sharded tensor
     bits = local.detach().contiguous().view(-1)
@@ -42,7 +42,7 @@ class MovementCheck:
     """Compares the parameters before and after the first optimiser steps.
 
     A tensor whose gradient is exactly zero cannot move and gets until the second step: the gates, for Attn and Attn+
-    are equal at the start (pitfall 2.1).
+    are equal at the start.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -56,7 +56,7 @@ class MovementCheck:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.before = {name: checksum(p) for name, p in module.named_parameters()}
+        self.before = {name: state_digest(p) for name, p in module.named_parameters()}
         self.waiting: set[str] = set()
         self.steps = 0
 
@@ -82,7 +82,7 @@ class MovementCheck:
 
     def after_step(self) -> None:
         """Look at the parameters, once the optimiser has been there."""
-        moved = {name for name, p in self.module.named_parameters() if checksum(p) != self.before[name]}
+        moved = {name for name, p in self.module.named_parameters() if state_digest(p) != self.before[name]}
         trainable = {name for name, p in self.module.named_parameters() if p.requires_grad}
         if moved - trainable:
             raise SpatialBoostError(f"{_names(moved - trainable)} are frozen but have moved in the optimiser step")

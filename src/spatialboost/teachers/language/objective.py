@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spatialboost.teachers.protocol import Objective
 from spatialboost.vlm.model import SpatialVLM
 
 
-class LanguageObjective(nn.Module):
+class LanguageObjective(Objective):
     """Next-token loss on the answers only.
 
     Example:
@@ -35,9 +36,14 @@ class LanguageObjective(nn.Module):
         self.vlm = vlm
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> nn.Module:  # type: ignore[override]
         """The encoder that is taught."""
         return self.vlm.encoder
+
+    @property
+    def layer(self) -> int:  # type: ignore[override]
+        """Block of the encoder whose output is read."""
+        return self.vlm.layer
 
     def forward(self, num_items_in_batch: Tensor | int | None = None, **batch: Any) -> dict[str, Tensor]:
         """Loss of a `Collator` batch; with `num_items_in_batch`, its share of the mean over that many answer tokens.

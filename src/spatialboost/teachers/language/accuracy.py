@@ -1,0 +1,211 @@
+"""How well a model answers held-out questions: with the image, without it, and against the best constant guess."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from spatialboost.encoders import read_tokens
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.questions.kinds import scoring_of
+from spatialboost.teachers.protocol import Score
+from spatialboost.training.data import RowDataset
+from spatialboost.vlm.chat import encode_chat
+from spatialboost.vlm.collate import Collator
+from spatialboost.vlm.model import SpatialVLM
+
+# Shape legend: I images of one conversation, N patches, D width of the encoder.
+
+Teaching = dict[str, list[tuple[float, float]]]  # kind of turn -> (loss, share of right tokens) of each true answer
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """A conversation that is scored.
+
+    Attributes:
+        messages: All of it.
+        kinds: Of its turns.
+        encoded: Its tokens.
+        visual_tokens: Of each image.
+        patches_IND: What the encoder gives for its images.
+    """
+
+    messages: list[dict[str, Any]]
+    kinds: list[str]
+    encoded: dict[str, Tensor]
+    visual_tokens: list[int]
+    patches_IND: Tensor
+
+    def prompt(self, tokenizer: Any, turn: int) -> dict[str, Tensor]:
+        """Tokens up to the question of a turn, and the invitation to answer."""
+        messages = self.messages[: 2 * turn + 1]
+        encoded = encode_chat(messages, tokenizer, num_visual_tokens=self.visual_tokens, add_generation_prompt=True)
+        return encoded | {"patch_features": self.patches_IND}
+
+
+def answer_accuracy(
+    vlm: SpatialVLM,
+    tokenizer: Any,
+    dataset: RowDataset,
+    *,
+    kinds: Sequence[str] = ("depth", "closer"),
+    rows: int = 32,
+    batch_size: int = 16,
+    max_new_tokens: int = 24,
+    generate: bool = True,
+    progress: bool = True,
+) -> list[Score]:
+    """Score answers to held-out questions.
+
+    Example:
+        >>> for score in answer_accuracy(vlm, tokenizer, held_out, rows=32):  # doctest: +SKIP
+        ...     print(score.kind, score.answerer, score.accuracy)
+
+    Each question of the chosen kinds is answered greedily after the true questions and answers before it. Those may
+    tell something of the scene as well, so compare with ``text``, which has seen them too, and not with chance.
+
+    Args:
+        vlm: Put into evaluation mode while it answers.
+        tokenizer: Of the language model.
+        dataset: Held-out conversations, a `ChatDataset`; rows with ``meta``.
+        kinds: Turns to generate answers for; relations need some 120 `max_new_tokens`, as they reason first.
+        rows: Conversations, from the first that can be used.
+        batch_size: Prompts of one batch.
+        max_new_tokens: Of an answer.
+        generate: False scores only the loss, of all kinds, in two forwards a conversation; then accuracy is the share
+            of answer tokens that would have been chosen rightly.
+        progress: Show a progress bar.
+    """
+    was_training = vlm.training
+    vlm.eval()
+    with torch.no_grad():
+        with_image = [_read(vlm, dataset, number, example) for number, example in dataset.usable(rows)]
+        if not with_image:
+            raise SpatialBoostError(
+                f"no held-out row can be scored: {next(iter(dataset.skipped.values()), 'none given')}"
+            )
+        mean_1ND = torch.cat([each.patches_IND for each in with_image]).mean(0, keepdim=True)
+        without = [replace(each, patches_IND=mean_1ND.expand_as(each.patches_IND)) for each in with_image]
+        seen = {"image": with_image, "text": without}
+        taught = {name: _teacher_forced(vlm, tokenizer, chats, batch_size) for name, chats in seen.items()}
+        if generate:
+            scores = _generated(
+                vlm, tokenizer, seen, kinds, batch_size, max_new_tokens=max_new_tokens, progress=progress
+            )
+        else:
+            scores = [
+                Score(kind, name, len(values), float(np.mean([right for _, right in values])))
+                for name, by_kind in taught.items()
+                for kind, values in by_kind.items()
+            ]
+    vlm.train(was_training)
+    return [_with_loss(score, taught) for score in scores]
+
+
+def _with_loss(score: Score, taught: Mapping[str, Teaching]) -> Score:
+    values = taught.get(score.answerer, {}).get(score.kind)
+    return replace(score, loss=float(np.mean([loss for loss, _ in values]))) if values else score
+
+
+def _read(vlm: SpatialVLM, dataset: RowDataset, number: int, example: dict[str, Tensor]) -> _Conversation:
+    make: Any = dataset.make_example
+    row = dataset.rows[number]
+    messages, kinds = make.chat(number, row)
+    pixels = example["pixel_values"].to(next(vlm.parameters()).device)
+    encoded = {name: value for name, value in example.items() if name not in ("pixel_values", "row")}
+    patches_IND = read_tokens(vlm.encoder, pixels, layer=vlm.layer).patches
+    return _Conversation(messages, kinds, encoded, make.visual_tokens(row), patches_IND)
+
+
+def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversation], batch_size: int) -> Teaching:
+    """Loss and share of right tokens of each true answer, given all before it."""
+    found: Teaching = defaultdict(list)
+    collate = Collator(tokenizer.pad_token_id)
+    for start in range(0, len(chats), batch_size):
+        part = chats[start : start + batch_size]
+        batch = _to(collate([{**chat.encoded, "patch_features": chat.patches_IND} for chat in part]), vlm)
+        out = vlm(**batch)
+        losses = nn.functional.cross_entropy(out.logits.float(), out.targets, reduction="none")
+        right = (out.logits.argmax(-1) == out.targets).float()
+        learnt = batch["labels"][:, 1:] >= 0
+        row, place = learnt.nonzero(as_tuple=True)
+        turn = batch["turns"][row, place + 1]
+        for r, chat in enumerate(part):
+            for t in turn[row == r].unique().tolist():
+                chosen = (row == r) & (turn == t)
+                kind = chat.kinds[t] if t < len(chat.kinds) else ""
+                found[kind].append((float(losses[chosen].mean()), float(right[chosen].mean())))
+    return found
+
+
+def _questions(chats: Sequence[_Conversation], kinds: Sequence[str]) -> dict[str, list[tuple[int, int, str]]]:
+    """By kind: conversation, turn and true answer of each question, prompts of like length together."""
+    asked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for i, chat in enumerate(chats):
+        last = int(chat.encoded["turns"].max())  # later turns did not fit into max_length
+        for turn, kind in enumerate(chat.kinds[: last + 1]):
+            if kind in kinds:
+                asked[kind].append((i, turn, chat.messages[2 * turn + 1]["content"]))
+    return {kind: sorted(questions, key=lambda question: question[1]) for kind, questions in asked.items()}
+
+
+def _generated(
+    vlm: SpatialVLM,
+    tokenizer: Any,
+    seen: dict[str, list[_Conversation]],
+    kinds: Sequence[str],
+    batch_size: int,
+    *,
+    max_new_tokens: int,
+    progress: bool,
+) -> list[Score]:
+    asked = _questions(seen["image"], kinds)
+    scores = []
+    collate = Collator(tokenizer.pad_token_id, padding_side="left")
+    with tqdm(total=2 * sum(map(len, asked.values())), desc="answers", disable=not progress) as bar:
+        for kind, questions in asked.items():
+            truths = [truth for _, _, truth in questions]
+            for name, chats in seen.items():
+                replies: list[str] = []
+                for start in range(0, len(questions), batch_size):
+                    part = questions[start : start + batch_size]
+                    batch = _to(collate([chats[i].prompt(tokenizer, turn) for i, turn, _ in part]), vlm)
+                    batch.pop("labels"), batch.pop("turns")
+                    new = vlm.generate(
+                        **batch,
+                        max_new_tokens=max_new_tokens,
+                        eos_token_id=tokenizer.eos_token_id,
+                        pad_token_id=tokenizer.pad_token_id,
+                    )
+                    replies += tokenizer.batch_decode(new, skip_special_tokens=True)
+                    bar.update(len(part))
+                scores.append(score_answers(kind, name, replies, truths))
+            guess = scoring_of(kind).best_guess(truths)
+            scores.append(score_answers(kind, "guess", [guess] * len(truths), truths))
+    return scores
+
+
+def score_answers(kind: str, answerer: str, replies: Sequence[str], truths: Sequence[str]) -> Score:
+    """Compare replies with the true answers.
+
+    Example:
+        >>> score_answers("depth", "image", ["The depth is 2.0 meters."], ["The depth is 2.500 meters."])
+        Score(kind='depth', answerer='image', answers=1, accuracy=1.0, relative_error=0.2, loss=None)
+    """
+    scoring, pairs = scoring_of(kind), list(zip(replies, truths, strict=True))
+    accuracy = float(np.mean([scoring.right(reply, truth) for reply, truth in pairs]))
+    errors = [error for reply, truth in pairs if (error := scoring.error(reply, truth)) is not None]
+    return Score(kind, answerer, len(truths), accuracy, float(np.mean(errors)) if errors else None)
+
+
+def _to(batch: dict[str, Tensor], vlm: SpatialVLM) -> dict[str, Tensor]:
+    device = next(vlm.parameters()).device
+    return {name: value.to(device) for name, value in batch.items()}

@@ -1,0 +1,73 @@
+"""The three stages as functions, for a script of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spatialboost.teachers.language.chats import ChatDataset
+from spatialboost.teachers.language.config import AlignConfig, BoostConfig, InstructConfig
+from spatialboost.teachers.language.teacher import LanguageTeacher
+from spatialboost.training.fit import Fit
+from spatialboost.training.stage import train_stage
+from spatialboost.vlm.model import SpatialVLM
+
+
+def align(vlm: SpatialVLM, dataset: ChatDataset, stage: AlignConfig | None = None, **options: Any) -> Fit:
+    """Stage 1, feature alignment: train the projector; encoder and language model are frozen.
+
+    The encoder reads each image once, not once a step.
+
+    Example:
+        >>> align(vlm, dataset, AlignConfig(steps=100), folder=Path("run/stage1"))  # doctest: +SKIP
+
+    Args:
+        vlm: Changed in place.
+        dataset: Conversations.
+        stage: How to train; None takes the defaults.
+        **options: Of `spatialboost.training.stage.train_stage`: ``folder`` for checkpoints (needed), ``seed``,
+            ``device``, ``workers``.
+
+    Source: the paper's section 3.1; LLaVA-1.5.
+    """
+    return train_stage(_teacher(vlm, dataset), "stage1", stage or AlignConfig(), dataset, **options)
+
+
+def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None = None, **options: Any) -> Fit:
+    """Stage 2, instruction tuning: train projector and language model; the encoder is frozen and reads images once.
+
+    Example:
+        >>> instruct(vlm, dataset, InstructConfig(epochs=1), folder=Path("run/stage2"))  # doctest: +SKIP
+
+    Args:
+        vlm: Changed in place.
+        dataset: Conversations.
+        stage: How to train; None takes the defaults.
+        **options: As for `align`.
+
+    Source: the paper's section 3.1; LLaVA-1.5.
+    """
+    return train_stage(_teacher(vlm, dataset), "stage2", stage or InstructConfig(), dataset, **options)
+
+
+def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | None = None, **options: Any) -> Fit:
+    """Stage 3: boost the encoder and train Attn+ and the gates; its own weights and the language model are frozen.
+
+    Only the blocks up to the one that the language model reads are boosted. An encoder that is boosted already is
+    trained further.
+
+    Example:
+        >>> boost_encoder(vlm, dataset, BoostConfig(epochs=1), folder=Path("run/stage3"))  # doctest: +SKIP
+
+    Args:
+        vlm: Changed in place, its encoder too.
+        dataset: Conversations.
+        stage: How to train; None takes the defaults.
+        **options: As for `align`.
+
+    Source: the paper's section 3.1 (what is trained), equation 1 (the gates).
+    """
+    return train_stage(_teacher(vlm, dataset), "stage3", stage or BoostConfig(), dataset, **options)
+
+
+def _teacher(vlm: SpatialVLM, dataset: ChatDataset) -> LanguageTeacher:
+    return LanguageTeacher(vlm, dataset.make_example.tokenizer, dataset.images.num_tokens)

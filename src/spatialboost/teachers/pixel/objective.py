@@ -1,0 +1,132 @@
+"""Encoder and linear heads: depth of each patch, class of each pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spatialboost.encoders import feature_dim, read_tokens
+from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.pixel.targets import IGNORE, patch_log_depth
+from spatialboost.teachers.protocol import Objective
+
+# Shape legend: B images, N patches, D width of the encoder, C classes, H and W pixels.
+
+Grid = tuple[int, int]
+
+
+class PixelObjective(Objective):
+    """What one linear layer reads off each patch token: log depth, classes of objects, or both.
+
+    Example:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+        >>> objective = PixelObjective(encoder)
+        >>> objective(pixel_values=torch.zeros(2, 3, 32, 32), depth=torch.ones(2, 40, 40))["loss"].shape
+        torch.Size([])
+
+    Depth: smooth L1 loss on the mean log depth of the valid pixels below each patch. Segmentation: cross entropy of
+    class scores that are enlarged bilinearly to the label map. With both, the losses are added. Train the heads alone
+    first, with the encoder frozen, then the boosted encoder: so do the authors (the paper's appendix E.1).
+
+    Args:
+        encoder: Anything that `spatialboost.encoders.read_tokens` reads.
+        layer: Block of the encoder whose output is read.
+        depth: Have a head for depth.
+        num_classes: Of the head for segmentation; 0 makes none.
+        grid: Rows and columns of patches, which cached features do not say.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        layer: int = -1,
+        depth: bool = True,
+        num_classes: int = 0,
+        grid: Grid | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.layer, self.grid = encoder, layer, grid
+        if not depth and not num_classes:
+            raise SpatialBoostError("no head is asked for: expected depth, or at least one class")
+        width = feature_dim(encoder)
+        self.depth_head = nn.Linear(width, 1) if depth else None
+        self.class_head = nn.Linear(width, num_classes) if num_classes else None
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """The heads that there are, by name."""
+        heads = {"depth": self.depth_head, "segmentation": self.class_head}
+        return nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        depth: Tensor | None = None,
+        valid: Tensor | None = None,
+        classes: Tensor | None = None,
+        patch_features: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss of a batch.
+
+        Args:
+            pixel_values: Normalised images ``(B, 3, H, W)``.
+            depth: Metres ``(B, H', W')`` over the same field of view, of any resolution of at least one pixel a patch.
+            valid: Where `depth` is known ``(B, H', W')``; None is wherever it is finite and positive.
+            classes: Number of each pixel's class ``(B, H', W')``, -100 where there is none.
+            patch_features: What the encoder gives ``(B, N, D)``, instead of `pixel_values`.
+        """
+        patches_BND, grid = self._patches(pixel_values, patch_features)
+        loss = patches_BND.new_zeros(())
+        if self.depth_head is not None:
+            if depth is None:
+                raise SpatialBoostError("the objective has a head for depth, and the batch has no `depth`")
+            loss = loss + self._depth_loss(patches_BND, depth, valid, grid)
+        if self.class_head is not None:
+            if classes is None:
+                raise SpatialBoostError("the objective has a head for segmentation, and the batch has no `classes`")
+            logits_BCHW = self.class_logits(patches_BND, grid, (classes.shape[1], classes.shape[2]))
+            loss = loss + nn.functional.cross_entropy(logits_BCHW.float(), classes, ignore_index=IGNORE)
+        return {"loss": loss}
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Depth in metres of each patch ``(B, rows, columns)``."""
+        patches_BND, grid = self._patches(pixel_values, None)
+        return self.log_depth(patches_BND).exp().unflatten(1, grid)
+
+    @torch.no_grad()
+    def predict_classes(self, pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
+        """Number of the most probable class of each pixel of a map of some size ``(B, H', W')``."""
+        patches_BND, grid = self._patches(pixel_values, None)
+        return self.class_logits(patches_BND, grid, size).argmax(1)
+
+    def log_depth(self, patches_BND: Tensor) -> Tensor:
+        """Log depth of each patch ``(B, N)``."""
+        assert self.depth_head is not None
+        return self.depth_head(patches_BND)[..., 0]
+
+    def class_logits(self, patches_BND: Tensor, grid: Grid, size: tuple[int, int]) -> Tensor:
+        """Class scores ``(B, C, H', W')``, enlarged to a size."""
+        assert self.class_head is not None
+        logits_BCN = self.class_head(patches_BND).transpose(1, 2)
+        return nn.functional.interpolate(logits_BCN.unflatten(2, grid), size=size, mode="bilinear", align_corners=False)
+
+    def _depth_loss(self, patches_BND: Tensor, depth: Tensor, valid: Tensor | None, grid: Grid) -> Tensor:
+        target_BN, known_BN = patch_log_depth(depth, valid, grid)
+        if not known_BN.any():
+            raise SpatialBoostError(
+                "no patch of the batch has a valid depth: check the unit (metres) and the valid mask"
+            )
+        return nn.functional.smooth_l1_loss(self.log_depth(patches_BND)[known_BN], target_BN[known_BN])
+
+    def _patches(self, pixel_values: Tensor | None, patch_features: Tensor | None) -> tuple[Tensor, Grid]:
+        if patch_features is not None:
+            if self.grid is None:
+                raise SpatialBoostError("cached features do not say their grid: give the objective `grid`")
+            return patch_features, self.grid
+        if pixel_values is None:
+            raise SpatialBoostError("the batch has neither pixel_values nor patch_features")
+        tokens = read_tokens(self.encoder, pixel_values, layer=self.layer)
+        return tokens.patches, tokens.grid

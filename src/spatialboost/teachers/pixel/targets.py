@@ -1,0 +1,145 @@
+"""Depth maps and label maps of rows, as the loss wants them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spatialboost.errors import SpatialBoostError
+
+# Shape legend: I images of a row, B images, N patches, H and W pixels.
+
+IGNORE = -100  # what torch's cross entropy skips
+DETAIL = 4  # label pixels along the side of a patch
+Row = Mapping[str, Any]
+
+
+class PixelTargets:
+    """Makes the targets of a row from its columns ``depths`` and ``labels``. It pickles.
+
+    Args:
+        grid: Rows and columns of patches.
+        depth: Give ``depth`` in metres, one value a patch, 0 where it is not known ``(I, rows, columns)``.
+        classes: Give ``classes``, the number in this list of each object's class, -100 where there is none
+            ``(I, 4 rows, 4 columns)``; None gives none.
+        by_name: Look for the classes among all words of a description, not only for its last word.
+    """
+
+    def __init__(
+        self, grid: tuple[int, int], *, depth: bool, classes: Sequence[str] | None, by_name: bool = False
+    ) -> None:
+        self.grid, self.depth, self.classes, self.by_name = grid, depth, classes, by_name
+
+    def __call__(self, number: int, row: Row) -> dict[str, Tensor]:
+        """The targets of a row, for each of its images."""
+        targets = {}
+        if self.depth:
+            targets["depth"] = self._depth(_maps(row, "depths"))
+        if self.classes is not None:
+            targets["classes"] = self._classes(_maps(row, "labels"), descriptions(row))
+        return targets
+
+    def _depth(self, maps: Sequence[np.ndarray]) -> Tensor:
+        metres = [torch.from_numpy(each.astype(np.float32) / 1000)[None] for each in maps]
+        pooled = [patch_log_depth(each, None, self.grid) for each in metres]
+        if not any(bool(known.any()) for _, known in pooled):
+            raise SpatialBoostError("no pixel of its depth map has a reading")
+        return torch.cat([torch.where(known, log.exp(), 0.0).unflatten(1, self.grid) for log, known in pooled])
+
+    def _classes(self, maps: Sequence[np.ndarray], names: Sequence[str]) -> Tensor:
+        assert self.classes is not None
+        numbers = [IGNORE] + [class_of(name, self.classes, by_name=self.by_name) for name in names]
+        table = np.full(256, IGNORE, np.int64)
+        table[: min(256, len(numbers))] = numbers[:256]
+        size = (self.grid[0] * DETAIL, self.grid[1] * DETAIL)
+        classes = torch.stack([torch.from_numpy(_nearest(table[each], size)) for each in maps])
+        if not (classes != IGNORE).any():
+            raise SpatialBoostError(f"none of its objects is of a class that is taught ({', '.join(self.classes)})")
+        return classes
+
+
+def descriptions(row: Row) -> list[str]:
+    """Descriptions of a row's objects; label i + 1 of its label map is the i-th.
+
+    Example:
+        >>> descriptions({"meta": '{"objects": [{"description": "red box"}]}'})
+        ['red box']
+    """
+    meta = row.get("meta") or {}
+    meta = json.loads(meta) if isinstance(meta, str) else meta
+    return [str(each["description"]) for each in meta.get("objects", [])]
+
+
+def class_of(description: str, classes: Sequence[str], *, by_name: bool = False) -> int:
+    """Number of the class of a described object, -100 if it is of none.
+
+    Example:
+        >>> class_of("small red box", ["box", "sphere"]), class_of("a chair by the door", ["chair"], by_name=True)
+        (0, 0)
+    """
+    words = description.lower().split()
+    found = [i for i, name in enumerate(classes) if name in (words if by_name else words[-1:])]
+    return found[0] if found else IGNORE
+
+
+def collect_classes(found: Iterable[Sequence[str]], most: int = 64) -> list[str]:
+    """The last words of all descriptions (an English noun phrase ends in what it names), the most frequent ones.
+
+    Example:
+        >>> collect_classes([["red box", "blue sphere"], ["tall box"]])
+        ['box', 'sphere']
+    """
+    count = Counter(words[-1] for names in found for name in names if (words := name.lower().split()))
+    return sorted(name for name, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:most])
+
+
+def patch_log_depth(depth: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean log depth of the valid pixels of each patch ``(B, N)``, and whether there were any.
+
+    Example:
+        >>> depth = torch.tensor([[[1.0, 0.0], [2.0, 2.0]]])
+        >>> target, known = patch_log_depth(depth, None, (2, 1))
+        >>> target.exp().tolist(), known.tolist()
+        ([[1.0, 2.0]], [[True, True]])
+    """
+    usable = torch.isfinite(depth) & (depth > 0)
+    usable = usable if valid is None else usable & valid.bool()
+    log_BHW = torch.where(usable, depth, 1.0).log()
+    share = nn.functional.adaptive_avg_pool2d(usable.float()[:, None], grid)
+    mean = nn.functional.adaptive_avg_pool2d(torch.where(usable, log_BHW, 0.0)[:, None], grid) / share.clamp(min=1e-9)
+    return mean.flatten(1), (share > 0).flatten(1)
+
+
+def _maps(row: Row, column: str) -> list[np.ndarray]:
+    """The maps of a row, one for each of its images."""
+    maps = [_open_map(each) for each in row[column] or []]
+    if len(maps) != len(row["images"]) or not maps:
+        raise SpatialBoostError(f"it has {len(row['images'])} images and {len(maps)} {column}")
+    return maps
+
+
+def _open_map(image: Any) -> np.ndarray:
+    """A depth or label map as it is stored, its numbers unchanged."""
+    if isinstance(image, Mapping):
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(image["bytes"]))
+    values = np.asarray(image)
+    if values.ndim != 2 or values.dtype.kind not in "iu":
+        raise SpatialBoostError(f"a map is {values.dtype} {values.shape}; expected whole numbers (height, width)")
+    return values
+
+
+def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map at another size: the value at the centre of each new pixel."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, values.shape, strict=True)
+    )
+    return values[rows[:, None], columns]

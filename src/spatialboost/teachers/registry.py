@@ -1,0 +1,30 @@
+"""The teachers that a configuration can name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from spatialboost.errors import unknown
+from spatialboost.teachers.protocol import Teacher
+
+# Name in `teacher: {kind: ...}` -> "module:class". A module is imported only when a configuration names it.
+TEACHERS: dict[str, str] = {
+    "language": "spatialboost.teachers.language.teacher:LanguageTeacher",
+    "pixel": "spatialboost.teachers.pixel.teacher:PixelTeacher",
+}
+
+
+def teacher_class(kind: str) -> type[Teacher]:
+    """The class of a teacher.
+
+    Example:
+        >>> teacher_class("language").__name__
+        'LanguageTeacher'
+
+    Raises:
+        SpatialBoostError: No teacher has this name; the message gives the nearest one.
+    """
+    if kind not in TEACHERS:
+        raise unknown("teacher", kind, TEACHERS)
+    module, _, name = TEACHERS[kind].partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,115 @@
+"""One stage of any teacher: freeze, boost, choose what is trained, fit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from spatialboost.boosting.boost import boost, param_groups, set_kernel, status
+from spatialboost.boosting.channel import boosted_layers
+from spatialboost.encoders import feature_layer
+from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.protocol import Teacher
+from spatialboost.training.config import BoostStageConfig
+from spatialboost.training.data import RowDataset
+from spatialboost.training.fit import Fit, fit
+from spatialboost.training.optimizers import muon_groups
+
+logger = logging.getLogger(__name__)
+
+
+def train_stage(
+    teacher: Teacher,
+    name: str,
+    config: Any,
+    dataset: RowDataset,
+    *,
+    folder: Path,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+) -> Fit:
+    """Train what a stage of a teacher trains, and nothing else.
+
+    Example:
+        >>> train_stage(teacher, "head", HeadConfig(steps=100), dataset, folder=Path("run/head"))  # doctest: +SKIP
+
+    Args:
+        teacher: Its objective is changed in place, the encoder too if the stage boosts.
+        name: Of the stage.
+        config: How to train.
+        dataset: Rows that teach.
+        folder: For checkpoints.
+        seed: Of the order of the data.
+        device: ``auto`` takes a GPU where there is one.
+        workers: Processes that read data beside this one.
+    """
+    stage, objective = teacher.stages[name], teacher.objective
+    objective.requires_grad_(False)
+    groups: list[dict[str, Any]] = []
+    if stage.boosts:
+        groups += boost_groups(objective.encoder, objective.layer, config)
+    groups += teacher.groups(name, config)
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    if config.matrix_lr is not None:
+        groups = muon_groups(groups, config.matrix_lr, tables=objective)
+    if config.checkpointing:
+        recompute_activations(objective)
+    if stage.cached:
+        dataset.features.open(objective.encoder, objective.layer, image_size=dataset.images.size)
+    rows = dataset.with_features(stage.cached)
+    fitted = fit(
+        objective,
+        rows,
+        groups,
+        config,
+        folder=folder,
+        collate=teacher.collate,
+        seed=seed,
+        device=device,
+        workers=workers,
+        name=name,
+    )
+    rows.warn_of_skipped()
+    return fitted
+
+
+def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> list[dict[str, Any]]:
+    """Boost the blocks up to the one that is read, and give the parameter groups of Attn+ and the gates.
+
+    An encoder that is boosted already is kept as it is, and trained further.
+    """
+    read = feature_layer(encoder, layer)
+    if not boosted_layers(encoder):
+        boost(encoder, layers=range(read + 1), gate=config.gate)
+    beyond = [each.index for each in status(encoder).layers if each.index > read]
+    if beyond:
+        raise SpatialBoostError(
+            f"layers {beyond} are boosted, but the teacher reads the output of layer {read}, so nothing would teach "
+            f"them: unboost the encoder, or boost it with layers=range({read + 1})"
+        )
+    set_kernel(encoder, config.kernel)
+    logger.info("the encoder:\n%s", status(encoder))
+    return param_groups(encoder, config.lr, config.weight_decay)
+
+
+def recompute_activations(module: nn.Module) -> None:
+    """Trade time for memory in each model of timm or transformers inside of a module.
+
+    Not the reentrant kind: with inputs that need no gradient, that one gives no gradient to the parameters either.
+    """
+    host: Any = module
+    if hasattr(host, "activation_checkpointing_enable"):  # the name since transformers 5.2x
+        host.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    elif hasattr(host, "gradient_checkpointing_enable"):
+        host.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif hasattr(host, "set_grad_checkpointing"):
+        host.set_grad_checkpointing(True)
+    else:
+        for part in module.children():
+            recompute_activations(part)
