@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spatialboost.boosting.boost import boost, param_groups, set_kernel, status
+from spatialboost.boosting import boost, param_groups, set_kernel, status
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.encoders import feature_layer
 from spatialboost.errors import SpatialBoostError
