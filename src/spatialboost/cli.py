@@ -18,7 +18,7 @@ from spatialboost.errors import SpatialBoostError
 # Commands that are imported when they are run: name -> (module:attribute, the line that `spatialboost --help` shows).
 COMMANDS = {
     "data": ("spatialboost.scenes.data_command:app", "Views and their 3D cues to conversations on disk."),
-    "train": ("spatialboost.training.train_command:train", "Boost an encoder: align, instruct, boost."),
+    "train": ("spatialboost.training.train_command:train", "Boost an encoder, stage by stage."),
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),
 }
 

@@ -23,7 +23,9 @@ def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None
     assert encoder.pos_embed.shape[1] == 1 + 16 and not encoder.training
     with pytest.raises(SpatialBoostError, match="do not fit vit_small"):
         open_encoder("timm:vit_small_patch16_224", weights=tmp_path / "own.safetensors")
-    with pytest.raises(SpatialBoostError, match="--weights is for timm"):
+    with pytest.raises(
+        SpatialBoostError, match="encoder.weights is .*own.safetensors, but transformers takes a Hub id or folder"
+    ):
         open_encoder("hf:some/model", weights=tmp_path / "own.safetensors")
 
 

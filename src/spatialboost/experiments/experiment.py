@@ -1,0 +1,239 @@
+"""One experiment: a training run and its controls, with one seed or several, and what the probes say of each encoder.
+
+The demo, `benchmarks/main_job.py` and the proof page are such experiments with other settings.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spatialboost.encoders import open_encoder
+from spatialboost.errors import SpatialBoostError
+from spatialboost.experiments.verdict import verdict
+from spatialboost.probes.result import ProbeResult
+from spatialboost.training.config import load_config
+from spatialboost.training.report import gates_per_layer
+from spatialboost.training.run import TrainResult, train
+
+logger = logging.getLogger(__name__)
+
+Encoders = Mapping[str, nn.Module]
+Probe = Callable[[Encoders], ProbeResult]
+
+# The control of the language teacher: the same training, but that each answer belongs to another image.
+SHUFFLED_ANSWERS: Mapping[str, Mapping[str, Any]] = {"shuffled answers": {"stage3.shuffle_answers": True}}
+
+
+@dataclass
+class SeedRun:
+    """What came of one seed.
+
+    Attributes:
+        seed: Of data order and new weights.
+        stages: By run (`"boosted"` and each control), what each stage has recorded.
+        gates: By run, the mean gate of each layer.
+        probes: By the name that the experiment gives it, what a probe has measured.
+        delta: Folder with the boosted weights.
+        seconds: Of each part.
+    """
+
+    seed: int
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gates: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    probes: dict[str, ProbeResult] = field(default_factory=dict)
+    delta: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Experiment:
+    """The runs of an experiment; `run_experiment` makes it.
+
+    Attributes:
+        out: Folder of the experiment.
+        config: Of the run that is measured against its base, as given.
+        controls: Name -> settings in which a control differs.
+        runs: One for each seed.
+    """
+
+    out: Path
+    config: Mapping[str, Any]
+    controls: Mapping[str, Mapping[str, Any]]
+    runs: list[SeedRun]
+
+    def probe(self, name: str) -> list[ProbeResult]:
+        """What one probe has measured, seed by seed."""
+        return [run.probes[name] for run in self.runs]
+
+    def verdict(self, name: str) -> str:
+        """One sentence on whether boosting helped, by one probe: see `spatialboost.experiments.verdict`."""
+        return verdict(self.probe(name), list(self.controls))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that was measured, JSON-able."""
+        runs = [
+            {
+                "seed": run.seed,
+                "stages": run.stages,
+                "gates": run.gates,
+                "probes": {name: probe.to_dict() for name, probe in run.probes.items()},
+                "seconds": run.seconds,
+            }
+            for run in self.runs
+        ]
+        verdicts = {name: self.verdict(name) for name in self.runs[0].probes}
+        controls = {name: dict(changes) for name, changes in self.controls.items()}
+        return {"verdicts": verdicts, "config": dict(self.config), "controls": controls, "runs": runs}
+
+    def save(self) -> Path:
+        """Write `result.json` into the experiment's folder."""
+        file = self.out / "result.json"
+        file.write_text(json.dumps(self.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        return file
+
+
+def run_experiment(
+    config: Mapping[str, Any],
+    out: Path | str,
+    *,
+    probes: Mapping[str, Probe],
+    controls: Mapping[str, Mapping[str, Any]] = SHUFFLED_ANSWERS,
+    seeds: Sequence[int] = (0,),
+) -> Experiment:
+    """Train, train the controls, and probe base, boosted and controls, for each seed.
+
+    Example:
+        >>> rooms = Rooms(300, first=500_000), Rooms(200, first=600_000)  # doctest: +SKIP
+        >>> probes = {"rooms": lambda encoders: depth_probe(encoders, *rooms)}  # doctest: +SKIP
+        >>> experiment = run_experiment(config, "runs/one", probes=probes)  # doctest: +SKIP
+        >>> print(experiment.verdict("rooms"))  # doctest: +SKIP
+
+    A control shares the stages before the first one in which it differs: their results are taken over, so that both
+    start that stage from the same weights. A second call with the same folder goes on where the first stopped.
+
+    Args:
+        config: Of the run, as `spatialboost.training.load_config` takes it; `seed` and `out` are set here.
+        out: Folder of the experiment: `seed0/boosted`, `seed0/shuffled answers`, ... are those of the runs.
+        probes: Name -> function of the encoders (`"base"`, `"boosted"` and each control) to a result.
+        controls: Name -> settings in which the control differs, such as `{"stage3.shuffle_answers": True}`.
+        seeds: Each one whole run with its controls and probes.
+
+    Raises:
+        SpatialBoostError: No seed, a control with the name of an encoder, or settings that do not exist.
+    """
+    out = Path(out)
+    if not seeds:
+        raise SpatialBoostError("an experiment without a seed; expected at least one")
+    if taken := {"base", "boosted"} & set(controls):
+        raise SpatialBoostError(f"a control is named {taken.pop()!r}, as an encoder is; give it another name")
+    for changes in controls.values():  # before anything is trained
+        load_config({**_changed(config, changes), "out": out})
+    runs = [_run_seed(config, out, probes, controls, seed) for seed in seeds]
+    experiment = Experiment(out, config, controls, runs)
+    experiment.save()
+    return experiment
+
+
+def _run_seed(
+    config: Mapping[str, Any],
+    out: Path,
+    probes: Mapping[str, Probe],
+    controls: Mapping[str, Mapping[str, Any]],
+    seed: int,
+) -> SeedRun:
+    run, folder = SeedRun(seed), out / f"seed{seed}"
+    clock = Clock(run.seconds)
+    own = {**config, "seed": seed}
+    with clock("boosted"):
+        boosted = train(load_config({**own, "out": folder / "boosted"}))
+    encoders = {"base": open_encoder(load_config({**own, "out": folder / "boosted"}).encoder)}
+    encoders["boosted"] = _note(run, "boosted", boosted)
+    run.delta = boosted.delta
+    for name, changes in controls.items():
+        with clock(name):
+            _take_over_stages(folder / "boosted", folder / name, list(boosted.stages), changes)
+            control = train(load_config({**_changed(own, changes), "out": folder / name}))
+        encoders[name] = _note(run, name, control)
+    for name, probe in probes.items():
+        with clock(f"probe: {name}"):
+            run.probes[name] = probe(encoders)
+            run.probes[name].save(folder / "probes" / name)
+    return run
+
+
+def _note(run: SeedRun, name: str, result: TrainResult) -> nn.Module:
+    """Keep what a training run has recorded; returns its encoder, ready to be probed."""
+    run.stages[name] = result.stages
+    run.gates[name] = gates_per_layer(result.encoder)
+    return result.encoder.eval()
+
+
+def _take_over_stages(source: Path, target: Path, stages: Sequence[str], changes: Mapping[str, Any]) -> None:
+    """Copy the results of the stages before the first one in which a control differs."""
+    differs = [key.partition(".")[0] for key in changes]
+    if any(key not in stages for key in differs):
+        return  # something that all stages share is another: nothing can be taken over
+    for stage in stages[: min(stages.index(key) for key in differs)] if differs else []:
+        if not (target / stage).exists():
+            shutil.copytree(source / stage, target / stage)
+
+
+def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with some settings replaced, each named by its keys with dots between."""
+    changed = copy.deepcopy(dict(config))
+    for path, value in changes.items():
+        *sections, last = path.split(".")
+        section: Any = changed
+        for key in sections:
+            if not isinstance(section.setdefault(key, {}), dict):
+                raise SpatialBoostError(f"{path!r} cannot be set: {key!r} is {section[key]!r}, no section of settings")
+            section = section[key]
+        section[last] = value
+    return changed
+
+
+class Clock:
+    """Adds the seconds of each named part to a dictionary, and says in the log when a part begins.
+
+    Example:
+        >>> seconds = {}
+        >>> with Clock(seconds)("data"):
+        ...     pass
+        >>> list(seconds)
+        ['data']
+    """
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    def __call__(self, name: str) -> Clock:
+        """Name the part that begins."""
+        self.name = name
+        logger.info("%s ...", name)
+        return self
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds[self.name] = round(time.perf_counter() - self.began, 1)
+
+
+def largest_difference(first: nn.Module, second: nn.Module, pixel_values: torch.Tensor) -> float:
+    """How far the patch tokens of two encoders are apart on the same images, at most."""
+    from spatialboost.encoders import read_tokens
+
+    with torch.no_grad():
+        ours, theirs = (read_tokens(encoder, pixel_values).patches for encoder in (first, second))
+    return float((ours - theirs).abs().max())
