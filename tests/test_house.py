@@ -83,8 +83,8 @@ ARROWS: dict[str, set[str]] = {
     "encoders": ENCODER,
     "scenes": {"errors"},
     "vlm": LEARNING,
-    # a teacher is built from the trainer's parts, and kinds of question say how their answers are scored; the trainer knows teachers by their protocol, and finds them in the
-    # registry
+    # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
+    # knows teachers by their protocol, and finds them in the registry.
     "teachers": LEARNING | {"vlm", "training", "scenes.questions"},
     "training": LEARNING | {"vlm", "teachers.protocol", "teachers.registry"},
     "probes": CORE | {"encoders", "scenes"},

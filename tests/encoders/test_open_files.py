@@ -24,7 +24,7 @@ def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None
     with pytest.raises(SpatialBoostError, match="do not fit vit_small"):
         open_encoder("timm:vit_small_patch16_224", weights=tmp_path / "own.safetensors")
     with pytest.raises(
-        SpatialBoostError, match="encoder.weights is .*own.safetensors, but transformers takes a Hub id or folder"
+        SpatialBoostError, match=r"encoder.weights is .*own.safetensors, but transformers takes a Hub id"
     ):
         open_encoder("hf:some/model", weights=tmp_path / "own.safetensors")
 

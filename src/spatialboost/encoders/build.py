@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from spatialboost.encoders.libraries import find_library
+from spatialboost.encoders.position_grid import fit_position_grid
 from spatialboost.encoders.preprocessing import set_preprocessing
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
@@ -52,7 +53,7 @@ def build_encoder(
 
 
 def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
-    """Load a file of safetensors strictly.
+    """Load a file of safetensors strictly; a position grid of another image size is resampled.
 
     Raises:
         SpatialBoostError: It cannot be read, or it does not fit.
@@ -61,7 +62,7 @@ def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
     from safetensors.torch import load_file
 
     try:
-        encoder.load_state_dict(load_file(file))
+        encoder.load_state_dict(fit_position_grid(load_file(file), encoder))
     except (OSError, SafetensorError) as error:
         raise SpatialBoostError(f"cannot read encoder.weights {file}: {error}") from None
     except RuntimeError as error:  # torch lists every missing and unexpected key on lines of their own

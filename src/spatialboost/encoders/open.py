@@ -80,13 +80,13 @@ def open_encoder(
         if isinstance(named, str):
             encoder = _boosted(named, pretrained=pretrained, kwargs=dict(kwargs or {}), weights=weights, dtype=dtype)
         else:
-            config, delta = named
+            config, delta, seed_of_run = named
             own: dict[str, Any] = {"kwargs": {**config.kwargs, **(kwargs or {})}}
             own |= {"weights": Path(weights)} if weights is not None else {}
             own |= {} if pretrained else {"pretrained": False}
             config = replace(config, **own)
             checked_size = image_size or config.kwargs.get("img_size")
-            encoder = build_encoder(config, dtype=dtype, seed=seed)
+            encoder = build_encoder(config, dtype=dtype, seed=seed if seed_of_run is None else seed_of_run)
     if image_size is not None:
         fit_image_size(encoder, image_size)
     if not (mean is std is interpolation is None):
@@ -99,12 +99,12 @@ def open_encoder(
     return encoder if isinstance(spec, nn.Module) else encoder.eval()
 
 
-def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any] | str:
-    """The configuration that a specification means, with the delta to load onto it; or the name of a delta."""
+def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str:
+    """What a specification means: a configuration, the delta to load onto it, and a run's seed; or a delta's name."""
     if isinstance(spec, EncoderConfig):
-        return spec, delta
+        return spec, delta, None
     if isinstance(spec, Mapping):
-        return EncoderConfig.of(spec), delta
+        return EncoderConfig.of(spec), delta, None
     if not isinstance(spec, (str, os.PathLike)):
         raise SpatialBoostError(
             f"encoder is {type(spec).__name__}; expected a name such as timm:NAME, a dictionary with `name`, or a model"
@@ -112,7 +112,7 @@ def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any] | str:
     text = os.fspath(spec)
     prefix, colon, name = text.partition(":")
     if colon and name and prefix in (*LIBRARIES, *ALIASES):
-        return EncoderConfig.of(text), delta
+        return EncoderConfig.of(text), delta, None
     if text.lower().endswith(YAML):
         return _of_run(Path(text), delta)
     if colon and not Path(text).exists():
@@ -120,8 +120,8 @@ def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any] | str:
     return text
 
 
-def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any]:
-    """The encoder of a training run, and the delta that it has left."""
+def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
+    """The encoder of a training run, the delta that it has left, and the seed of its new weights."""
     import yaml
 
     try:
@@ -137,15 +137,16 @@ def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any]:
         config = _paths_from(EncoderConfig.of(section), file.parent)
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{file}: {error}") from None
+    seed = run.get("seed", 0) if isinstance(run.get("seed", 0), int) else 0
     if delta is not None:
-        return config, delta
+        return config, delta, seed
     found = _delta_of_run(_path_from(Path(str(run.get("out"))), file.parent))
     if found is None and not any(name in run and run[name] is None for name in BOOSTING_STAGES):
         raise SpatialBoostError(
             f"{file}: this run has no delta yet, no stage in its folder has left one. Train it first, or give the "
             "`encoder:` section alone to have the encoder without it"
         )
-    return config, found
+    return config, found, seed
 
 
 def _delta_of_run(out: Path) -> Path | None:

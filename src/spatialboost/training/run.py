@@ -85,15 +85,15 @@ class _Run:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.out = config, config.out
         kind = teacher_class(config.teacher.kind)
-        self.encoder = open_encoder(config.encoder)
-        self.images = RowImages(self.encoder, config.data.image_size)
         self.rows = _open(config, kind.columns(config.teacher))
         self.training, self.held_out = _split(config, len(self.rows))
         self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
-        lesson = Lesson(self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # all new weights are drawn from one seed, those of the encoder first
             torch.manual_seed(config.seed)
+            self.encoder = open_encoder(config.encoder, seed=None)
+            self.images = RowImages(self.encoder, config.data.image_size)
+            lesson = Lesson(self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished)
             self.teacher = kind.build(config.teacher, lesson)
         self.teacher.objective.to(_device(config.device))
         self.delta: Path | None = None
@@ -173,7 +173,7 @@ class _Run:
         _, example = next(self._dataset(None, self.training).usable(1))
         device, layer = next(self.encoder.parameters()).device, self.teacher.objective.layer
         pixels = example["pixel_values"].to(device)
-        fresh = load_pretrained(open_encoder(self.config.encoder), delta).to(device).eval()
+        fresh = load_pretrained(open_encoder(self.config.encoder, seed=self.config.seed), delta).to(device).eval()
         self.teacher.objective.eval()
         ours, theirs = (read_tokens(encoder, pixels, layer=layer).patches for encoder in (self.encoder, fresh))
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):

@@ -33,12 +33,15 @@ class LanguageOptions(TeacherOptions):
         llm: The language model that teaches.
         places: Give each visual token a code of its place in the image, see `spatialboost.vlm.SpatialVLM`; for a
             ``small`` language model, with ``places: true`` among its kwargs too.
+        projector_start: ``random`` weights, or a last layer of ``zero``: then visual tokens begin as zeros, for a
+            language model that has been taught that such tokens say nothing.
         max_length: Tokens of a conversation; whole turns beyond it are left out.
     """
 
     kind: Literal["language"] = "language"
     llm: LLMConfig = LLMConfig()
     places: bool = False
+    projector_start: Literal["random", "zero"] = "random"
     max_length: int | None = Field(default=2048, ge=8)
 
 

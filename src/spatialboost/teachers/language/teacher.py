@@ -76,16 +76,17 @@ class LanguageTeacher(Teacher):
     def build(cls, options: LanguageOptions, lesson: Lesson) -> LanguageTeacher:
         """Load the language model, or the one that stage 2 has left, and make a new projector."""
         from spatialboost.vlm.llms import load_llm
-        from spatialboost.vlm.model import SpatialVLM
+        from spatialboost.vlm.model import SpatialVLM, build_projector
 
         if "stage2" in lesson.finished:
             llm, tokenizer = load_llm(lesson.finished["stage2"] / "llm", dtype=getattr(torch, options.llm.dtype))
         else:
             llm, tokenizer = build_llm(options.llm, _conversations(lesson), lesson.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(lesson.seed)
-            grid = lesson.images.grid if options.places else None
-            vlm = SpatialVLM(lesson.encoder, llm, layer=lesson.layer, grid=grid)
+        grid = lesson.images.grid if options.places else None
+        projector = build_projector(lesson.encoder, llm)
+        if options.projector_start == "zero":
+            torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
+        vlm = SpatialVLM(lesson.encoder, llm, layer=lesson.layer, projector=projector, grid=grid)
         return cls(vlm, tokenizer, lesson.images.num_tokens, options=options, seed=lesson.seed)
 
     def groups(self, stage: str, config: Any) -> Groups:
