@@ -5,9 +5,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
-from spatialboost.demo import SIZE, TINY, load_encoder, load_language_model, run, verdict
+from spatialboost.demo import SIZE, TINY, load_encoder, load_language_model, run
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms.render import render_rooms
@@ -36,7 +35,7 @@ def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
     run(out=tmp_path / "demo", settings=TINY)
     result = run(out=tmp_path / "demo", settings=TINY)  # over an earlier one
     facts = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert facts["verdict"] == verdict(result.probe)
+    assert facts["verdict"] == result.experiment.verdict("depth")
     assert result.probe.names == ["base", "boosted", "shuffled answers", "constant depth"]
     values = {name: result.probe.values(name, "rmse") for name in result.probe.names[:3]}
     assert values["base"] != values["boosted"] != values["shuffled answers"]  # each has been trained, or not, by itself
@@ -47,27 +46,6 @@ def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
     assert (tmp_path / "demo" / "conversations.html").exists()
     boosted = sb.load_pretrained(load_encoder(), tmp_path / "demo" / "delta")
     assert len(sb.status(boosted).layers) == 8
-
-
-@pytest.mark.parametrize(
-    ("base", "shuffled", "begins"),
-    [
-        (0.5, 0.5, "Boosted beats base (RMSE 0.400 m against 0.500 m) and the control"),
-        (
-            0.5,
-            0.3,
-            "No effect is shown: boosted beats base in 2 of 2 draws of the probe, and the control with shuffled ",
-        ),
-        (0.3, 0.5, "No effect is shown: boosted beats base in 0 of 2 draws"),
-    ],
-)
-def test_the_verdict_says_what_the_figures_say(base, shuffled, begins):
-    rows = [
-        ProbeRow(name, seed, {"rmse": value})
-        for name, value in [("base", base), ("boosted", 0.4), ("shuffled answers", shuffled)]
-        for seed in (0, 1)
-    ]
-    assert verdict(ProbeResult("depth", {}, {"rmse": Metric("RMSE", "m")}, rows)).startswith(begins)
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import copy
 import json
-import logging
-import time
-from collections.abc import Mapping
+import shutil
 from dataclasses import asdict, dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from spatialboost.boosting import status
-from spatialboost.encoders import read_tokens
+from spatialboost.encoders import open_encoder
 from spatialboost.errors import SpatialBoostError
-from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
-logger = logging.getLogger(__name__)
-
-SIZE, GRID = 128, (8, 8)  # what the demo's encoder was pretrained at
+SIZE = 128  # pixels; what the demo's encoder was pretrained at
+ASSETS = Path(__file__).parent / "assets"
 MARKER = ".spatialboost-demo"  # what says that a folder's content is ours to write over
 PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # first seeds: rooms that no stage has seen
 
@@ -34,7 +25,7 @@ class Settings:
 
     Attributes:
         rooms: Procedural rooms that teach.
-        held_out: Rooms that are asked about after stage 2.
+        held_out: Rooms of these that are kept apart, and asked about after stages 2 and 3.
         depth_turns: Questions on the depth at a point, in each conversation.
         closer_turns: Questions on which of two points is closer.
         steps: Of stages 1, 2 and 3.
@@ -75,17 +66,35 @@ class DemoResult:
     """What the demo measured.
 
     Attributes:
-        out: Folder with ``report.html``, ``result.json``, ``delta/``, ``conversations.html`` and the figures.
-        probe: Depth probe of base, boosted and the control.
+        experiment: Stages, gates and the depth probe of base, boosted and the control.
         reload_difference: Largest difference between the trained encoder's tokens and those of a fresh one with the
             saved delta.
-        seconds: Of each part.
     """
 
-    out: Path
-    probe: Any
+    experiment: Any
     reload_difference: float
-    seconds: dict[str, float]
+
+    @property
+    def out(self) -> Path:
+        """Folder with ``report.html``, ``result.json``, ``delta/``, ``conversations.html`` and the figures."""
+        return self.experiment.out
+
+    @property
+    def probe(self) -> Any:
+        """The depth probe."""
+        return self.experiment.runs[0].probes["depth"]
+
+
+def encoder_section() -> dict[str, Any]:
+    """The demo's encoder, as a run's file names it."""
+    facts = json.loads((ASSETS / "encoder" / "config.json").read_text(encoding="utf-8"))
+    return {
+        "name": "VisionTransformer",
+        "kwargs": facts["architecture"],
+        "weights": str(ASSETS / "encoder" / "model.safetensors"),
+        "mean": facts["mean"],
+        "std": facts["std"],
+    }
 
 
 def load_encoder() -> nn.Module:
@@ -98,21 +107,7 @@ def load_encoder() -> nn.Module:
 
     Made by ``scripts/pretrain_encoder.py``, shipped as float16.
     """
-    from spatialboost.encoders import EncoderConfig, open_encoder
-
-    folder = files("spatialboost") / "assets" / "encoder"
-    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    with as_file(folder / "model.safetensors") as weights:
-        return open_encoder(
-            EncoderConfig(
-                name="VisionTransformer",
-                kwargs=facts["architecture"],
-                weights=weights,
-                mean=tuple(facts["mean"]),
-                std=tuple(facts["std"]),
-            ),
-            seed=None,  # the demo's own seed is set before: what is drawn after the encoder depends on it
-        )
+    return open_encoder(encoder_section())
 
 
 def load_language_model() -> tuple[Any, Any]:
@@ -127,8 +122,7 @@ def load_language_model() -> tuple[Any, Any]:
     """
     from spatialboost.vlm.llms import load_llm
 
-    with as_file(files("spatialboost") / "assets" / "llm") as folder:
-        return load_llm(folder)
+    return load_llm(ASSETS / "llm")
 
 
 def run(
@@ -148,211 +142,118 @@ def run(
         llm: "default" is a small language model that knows questions on points; "smollm2", a folder or a Hub id is a
             larger one, which is slow on a CPU.
         seed: Of rooms, batches and new weights.
-        settings: How much to do; None goes by `llm`.
+        settings: How much to do; by default what suits the language model.
+
+    Raises:
+        SpatialBoostError: The folder holds something else.
     """
+    from spatialboost.experiments.experiment import Clock, run_experiment
+    from spatialboost.experiments.page import print_summary, write_page
     from spatialboost.probes import depth_probe
-    from spatialboost.scenes.dataset.reader import open_rows
+    from spatialboost.scenes.rooms import Rooms
+    from spatialboost.weights import load_pretrained
+
+    settings = settings or (Settings() if llm == "default" else SMOLLM2)
+    out = _prepare(Path(out))
+    seconds: dict[str, float] = {}
+    with Clock(seconds)("rooms and conversations"):
+        _build_conversations(out, settings, seed)
+
+    fit_on = Rooms(settings.probe[0], first=PROBE_ROOMS, size=SIZE)
+    test_on = Rooms(settings.probe[1], first=TEST_ROOMS, size=SIZE)
+    experiment = run_experiment(
+        _config(out, llm, settings),
+        out,
+        probes={"depth": lambda encoders: depth_probe(encoders, fit_on, test_on, image_size=SIZE, progress=True)},
+        seeds=[seed],
+    )
+    first = experiment.runs[0]
+    first.seconds = {**seconds, **first.seconds}
+    assert first.delta is not None  # stage 3 has left it
+    shutil.copytree(first.delta, out / "delta")
+    difference = _largest_difference(first.encoders["boosted"], load_pretrained(load_encoder(), out / "delta"), test_on)
+    result = DemoResult(experiment, difference)
+    experiment.save(
+        verdict=experiment.verdict("depth"), reload_difference=difference, llm=llm, settings=asdict(settings)
+    )
+    write_page(
+        experiment,
+        out / "report.html",
+        title="spatialboost demo",
+        introduction=f'Procedural rooms, conversations about them, three stages with the language model "{llm}", seed '
+        f"{seed}. No stage has seen the rooms of the probe.",
+        links={"Conversations to look at": "conversations.html"},
+    )
+    print_summary(experiment)
+    print(f"A fresh encoder with the saved delta sees the same: tokens differ by at most {difference:.1g}.")
+    print(f"{sum(first.seconds.values()):.0f} s in all. Look at {out / 'report.html'}")
+    return result
+
+
+def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
+    """Write the conversations, and a page of some to look at."""
     from spatialboost.scenes.dataset.viewer import write_page
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.questions.plan import TurnPlan
     from spatialboost.scenes.rooms import Rooms
-    from spatialboost.teachers.language import (
-        AlignConfig,
-        BoostConfig,
-        ChatDataset,
-        InstructConfig,
-        align,
-        answer_accuracy,
-        boost_encoder,
-        instruct,
-    )
-    from spatialboost.training import RowImages
-    from spatialboost.training.report import gates_per_layer, plot_losses
-    from spatialboost.vlm.llms import load_llm
-    from spatialboost.vlm.model import SpatialVLM, build_projector
 
+    counts = {"depth": settings.depth_turns, "closer": settings.closer_turns}
+    plan = TurnPlan({kind: count for kind, count in counts.items() if count})
+    rooms = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
+    build_dataset(rooms, out / "data", seed=seed, plan=plan, overwrite=True)
+    # The paper's twelve turns, to be looked at: the stages keep to the depth of points, which a small model learns
+    build_dataset(Rooms(16, first=PROBE_ROOMS, size=SIZE), out / "shown", with_depth=True, overwrite=True)
+    write_page(out / "shown", out / "conversations.html", limit=8)
+
+
+def _config(out: Path, llm: str, settings: Settings) -> dict[str, Any]:
+    """The run's configuration, as its YAML file would hold it."""
     small = llm == "default"
-    settings = settings or (Settings() if small else SMOLLM2)
-    out = _prepare(Path(out))
-    clock = _Clock()
-
-    with clock("rooms and conversations"):
-        plan = TurnPlan({"depth": settings.depth_turns, "closer": settings.closer_turns})
-        views = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
-        report = build_dataset(views, out / "data", seed=seed, plan=plan, overwrite=True)
-        # The paper's twelve turns, to be looked at: the stages keep to the depth of points, which a small model learns
-        build_dataset(Rooms(16, first=PROBE_ROOMS, size=SIZE), out / "shown", with_depth=True, overwrite=True)
-        write_page(out / "shown", out / "conversations.html", limit=8)
-        rows = open_rows([out / "data"])
-        cut = report.written - settings.held_out
-
-    torch.manual_seed(seed)
-    encoder = load_encoder()
-    model, tokenizer = load_language_model() if small else load_llm(llm)
-    first = build_projector(encoder, model)
-    if small:
-        nn.init.zeros_(first[-1].get_parameter("weight"))  # it has been taught that visual tokens of zeros say nothing
-    vlm = SpatialVLM(encoder, model, projector=first, grid=GRID if small else None)
-    images = RowImages(encoder, SIZE)
-    teaching = ChatDataset(rows, images, tokenizer, numbers=range(cut))
-    shuffled = ChatDataset(rows, images, tokenizer, numbers=range(cut), shuffle_answers=True, seed=seed)
-    held_out = ChatDataset(rows, images, tokenizer, numbers=range(cut, report.written))
-
-    common: dict[str, Any] = {"batch_size": settings.batch_size, "beta2": 0.95, "save_every": 0, "log_every": 10}
-    stages = [{**common, "steps": s, "lr": lr} for s, lr in zip(settings.steps, settings.lr, strict=True)]
-    fits: dict[str, Any] = {}
-    with clock("stage 1"):
-        fits["stage 1"] = align(vlm, teaching, AlignConfig(**stages[0]), folder=out / "stage1", seed=seed)
-    with clock("stage 2"):
-        instruction = InstructConfig(**stages[1])
-        fits["stage 2"] = instruct(vlm, teaching, instruction, folder=out / "stage2", seed=seed)
-    scores = {}
-    with clock("answers after stage 2"):
-        scores["stage 2"] = answer_accuracy(vlm, tokenizer, held_out, rows=settings.held_out)
-    projector = copy.deepcopy(vlm.projector)  # both start stage 3 from the same one
-    with clock("stage 3"):
-        boosting = BoostConfig(
-            **stages[2], matrix_lr=settings.matrix_lr, train_projector=settings.train_projector, kernel="auto"
-        )
-        fits["stage 3"] = boost_encoder(vlm, teaching, boosting, folder=out / "stage3", seed=seed)
-    with clock("answers after stage 3"):
-        scores["stage 3"] = answer_accuracy(vlm, tokenizer, held_out, rows=settings.held_out)
-    with clock("control"):
-        control = SpatialVLM(load_encoder(), vlm.llm, projector=projector, grid=GRID if small else None)
-        fits["control"] = boost_encoder(control, shuffled, boosting, folder=out / "control", seed=seed)
-
-    with clock("depth probe"):
-        fit_on = Rooms(settings.probe[0], first=PROBE_ROOMS, size=SIZE)
-        test_on = Rooms(settings.probe[1], first=TEST_ROOMS, size=SIZE)
-        encoders = {"base": load_encoder(), "boosted": encoder.eval(), "shuffled answers": control.encoder.eval()}
-        probe = depth_probe(encoders, fit_on, test_on, image_size=SIZE, progress=True)
-        probe.save(out)
-
-    with clock("save and load"):
-        facts = {"objective": "language", "llm": llm, "settings": asdict(settings), "seed": seed}
-        save_pretrained(encoder, out / "delta", base="spatialboost demo encoder", training=facts)
-        difference = _compare(encoder, load_pretrained(load_encoder(), out / "delta").eval(), test_on)
-
-    plot_losses({name: {"fit": asdict(fit)} for name, fit in fits.items()}, out / "losses.png")
-    result = DemoResult(out, probe, difference, clock.seconds)
-    facts = {
-        "verdict": verdict(probe),
-        "depth": probe.to_dict(),
-        "scores": {stage: [score.to_json() for score in found] for stage, found in scores.items()},
-        "gates": gates_per_layer(encoder),
-        "reload_difference": difference,
-        "seconds": clock.seconds,
-        "skipped_rooms": sum(report.skipped.values()),
-        "settings": asdict(settings),
-        "llm": llm,
-        "seed": seed,
+    common = {"batch_size": settings.batch_size, "beta2": 0.95, "save_every": 0, "log_every": 10}
+    stages = [{**common, "steps": steps, "lr": lr} for steps, lr in zip(settings.steps, settings.lr, strict=True)]
+    return {
+        "encoder": encoder_section(),
+        "data": {"folders": [str(out / "data")], "image_size": SIZE, "held_out": settings.held_out},
+        "teacher": {
+            "kind": "language",
+            "llm": {"name": str(ASSETS / "llm") if small else llm},
+            "places": small,
+            "projector_start": "zero" if small else "random",  # the small one knows that tokens of zeros say nothing
+            "max_length": None,
+            "evaluate": settings.held_out,
+        },
+        "stage1": stages[0],
+        "stage2": stages[1],
+        "stage3": {
+            **stages[2],
+            "matrix_lr": settings.matrix_lr,
+            "train_projector": settings.train_projector,
+            "kernel": "auto",
+        },
     }
-    (out / "result.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    _write_page(result, facts, str(status(encoder)))
-    _say(result, facts)
-    return result
-
-
-def verdict(probe: Any) -> str:
-    """One sentence on whether boosting helped, from the figures alone: paired over the draws of the probe.
-
-    Example:
-        >>> from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
-        >>> runs = {"base": [0.50, 0.52], "boosted": [0.40, 0.41], "shuffled answers": [0.55, 0.56]}
-        >>> rows = [ProbeRow(name, i, {"rmse": v}) for name, values in runs.items() for i, v in enumerate(values)]
-        >>> verdict(ProbeResult("depth", {}, {"rmse": Metric("RMSE", "m")}, rows))
-        'Boosted beats base (RMSE 0.405 m against 0.510 m) and the control with shuffled answers (0.555 m).'
-    """
-    values = {name: probe.values(name, "rmse") for name in ("base", "boosted", "shuffled answers")}
-    mean = {name: sum(value) / len(value) for name, value in values.items()}
-    wins = {
-        name: sum(ours < theirs for ours, theirs in zip(values["boosted"], values[name], strict=True))
-        for name in ("base", "shuffled answers")
-    }
-    draws = len(values["base"])
-    if min(wins.values()) == draws:
-        return (
-            f"Boosted beats base (RMSE {mean['boosted']:.3f} m against {mean['base']:.3f} m) and the control with "
-            f"shuffled answers ({mean['shuffled answers']:.3f} m)."
-        )
-    return (
-        f"No effect is shown: boosted beats base in {wins['base']} of {draws} draws of the probe, and the control with "
-        f"shuffled answers in {wins['shuffled answers']} (RMSE: boosted {mean['boosted']:.3f} m, base "
-        f"{mean['base']:.3f} m, shuffled answers {mean['shuffled answers']:.3f} m)."
-    )
-
-
-class _Clock:
-    """Seconds of each part, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> _Clock:
-        self.name = name
-        logger.info("%s ...", name)
-        return self
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds[self.name] = round(time.perf_counter() - self.began, 1)
 
 
 def _prepare(out: Path) -> Path:
     """Make the folder, and take away what an earlier demo left; anything else in it is not ours to touch."""
-    import shutil
-
     marker = out / MARKER
     if out.exists() and any(out.iterdir()) and not marker.is_file():
         raise SpatialBoostError(f"{out} is not empty and holds no earlier demo; give an empty or new folder with --out")
-    for name in ("data", "shown", "stage1", "stage2", "stage3", "control", "delta"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    if out.exists():
+        seeds = [folder.name for folder in out.iterdir() if folder.name.removeprefix("seed").isdecimal()]
+        for name in ("data", "shown", "delta", *seeds):
+            shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
     return out
 
 
-@torch.no_grad()
-def _compare(ours: nn.Module, theirs: nn.Module, rooms: Any) -> float:
-    from spatialboost.encoders import prepare_images
+def _largest_difference(ours: nn.Module, theirs: nn.Module, rooms: Any) -> float:
+    """How far the patch tokens of two encoders are apart on a few rooms, at most."""
+    import torch
+
+    from spatialboost.encoders import prepare_images, read_tokens
 
     pixels = prepare_images(ours, [rooms[i].image_HW3 for i in range(min(4, len(rooms)))], SIZE)
-    first, second = (read_tokens(encoder, pixels).patches for encoder in (ours, theirs))
+    with torch.no_grad():
+        first, second = (read_tokens(encoder.eval(), pixels).patches for encoder in (ours, theirs))
     return float((first - second).abs().max())
-
-
-def _write_page(result: DemoResult, facts: Mapping[str, Any], layers: str) -> None:
-    from jinja2 import Environment, PackageLoader
-
-    def inline(name: str) -> str:
-        return "data:image/png;base64," + base64.b64encode((result.out / name).read_bytes()).decode()
-
-    environment = Environment(loader=PackageLoader("spatialboost", "templates"), autoescape=True)
-    page = environment.get_template("demo.html.j2").render(
-        facts=facts, probe=result.probe, layers=layers, picture=inline("depth.png"), losses=inline("losses.png")
-    )
-    (result.out / "report.html").write_text(page, encoding="utf-8")
-
-
-def _say(result: DemoResult, facts: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    answers = Table(title="answers on held-out rooms", title_justify="left")
-    for column in ("after", "question", "answered from", "right (lengths: within 25 %)", "relative error"):
-        answers.add_column(column)
-    for stage, scores in facts["scores"].items():
-        for score in scores:
-            error = "" if score["relative_error"] is None else f"{score['relative_error']:.3f}"
-            right = f"{score['accuracy']:.1%} of {score['answers']}"
-            answers.add_row(stage, score["kind"], score["answerer"], right, error)
-    console.print(answers)
-    console.print(result.probe.table())
-    console.print(facts["verdict"])
-    console.print(
-        f"A fresh encoder with the saved delta sees the same: tokens differ by at most {result.reload_difference:.1g}."
-    )
-    console.print(f"{sum(result.seconds.values()):.0f} s in all. Look at {result.out / 'report.html'}", soft_wrap=True)

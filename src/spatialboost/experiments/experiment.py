@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from spatialboost.encoders import open_encoder
@@ -44,6 +43,7 @@ class SeedRun:
         stages: By run (`"boosted"` and each control), what each stage has recorded.
         gates: By run, the mean gate of each layer.
         probes: By the name that the experiment gives it, what a probe has measured.
+        encoders: `"base"`, `"boosted"` and each control, in evaluation mode.
         delta: Folder with the boosted weights.
         seconds: Of each part.
     """
@@ -52,6 +52,7 @@ class SeedRun:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     gates: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     probes: dict[str, ProbeResult] = field(default_factory=dict)
+    encoders: dict[str, nn.Module] = field(default_factory=dict)
     delta: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -96,10 +97,10 @@ class Experiment:
         controls = {name: dict(changes) for name, changes in self.controls.items()}
         return {"verdicts": verdicts, "config": dict(self.config), "controls": controls, "runs": runs}
 
-    def save(self) -> Path:
-        """Write `result.json` into the experiment's folder."""
+    def save(self, **facts: Any) -> Path:
+        """Write `result.json` into the experiment's folder, with further facts beside what was measured."""
         file = self.out / "result.json"
-        file.write_text(json.dumps(self.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({**facts, **self.to_dict()}, indent=2, default=str) + "\n", encoding="utf-8")
         return file
 
 
@@ -157,26 +158,26 @@ def _run_seed(
     own = {**config, "seed": seed}
     with clock("boosted"):
         boosted = train(load_config({**own, "out": folder / "boosted"}))
-    encoders = {"base": open_encoder(load_config({**own, "out": folder / "boosted"}).encoder)}
-    encoders["boosted"] = _note(run, "boosted", boosted)
+    run.encoders["base"] = open_encoder(load_config({**own, "out": folder / "boosted"}).encoder, seed=seed)
+    _note(run, "boosted", boosted)
     run.delta = boosted.delta
     for name, changes in controls.items():
         with clock(name):
             _take_over_stages(folder / "boosted", folder / name, list(boosted.stages), changes)
             control = train(load_config({**_changed(own, changes), "out": folder / name}))
-        encoders[name] = _note(run, name, control)
+        _note(run, name, control)
     for name, probe in probes.items():
         with clock(f"probe: {name}"):
-            run.probes[name] = probe(encoders)
+            run.probes[name] = probe(run.encoders)
             run.probes[name].save(folder / "probes" / name)
     return run
 
 
-def _note(run: SeedRun, name: str, result: TrainResult) -> nn.Module:
-    """Keep what a training run has recorded; returns its encoder, ready to be probed."""
+def _note(run: SeedRun, name: str, result: TrainResult) -> None:
+    """Keep what a training run has recorded, and its encoder."""
     run.stages[name] = result.stages
     run.gates[name] = gates_per_layer(result.encoder)
-    return result.encoder.eval()
+    run.encoders[name] = result.encoder.eval()
 
 
 def _take_over_stages(source: Path, target: Path, stages: Sequence[str], changes: Mapping[str, Any]) -> None:
@@ -228,12 +229,3 @@ class Clock:
 
     def __exit__(self, *error: object) -> None:
         self.seconds[self.name] = round(time.perf_counter() - self.began, 1)
-
-
-def largest_difference(first: nn.Module, second: nn.Module, pixel_values: torch.Tensor) -> float:
-    """How far the patch tokens of two encoders are apart on the same images, at most."""
-    from spatialboost.encoders import read_tokens
-
-    with torch.no_grad():
-        ours, theirs = (read_tokens(encoder, pixel_values).patches for encoder in (first, second))
-    return float((ours - theirs).abs().max())

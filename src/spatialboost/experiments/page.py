@@ -1,0 +1,96 @@
+"""An experiment to look at: one HTML page, and a few lines on the terminal."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from spatialboost.boosting import status
+from spatialboost.experiments.experiment import Experiment, SeedRun
+from spatialboost.training.report import plot_losses
+
+
+def write_page(
+    experiment: Experiment, file: Path, *, title: str, introduction: str, links: Mapping[str, str] | None = None
+) -> Path:
+    """Write one HTML page with the verdict, the probes, the answers, the losses and the boosted layers of each seed.
+
+    Args:
+        experiment: What was run.
+        file: The page; pictures are inside it.
+        title: Of the page.
+        introduction: A few sentences under the title.
+        links: Text -> address of further pages.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("spatialboost.experiments"), autoescape=True)
+    runs = [
+        {
+            "seed": run.seed,
+            "probes": {
+                name: (probe, _inline(_probe_folder(experiment, run, name))) for name, probe in run.probes.items()
+            },
+            "scores": list(_scores(run)),
+            "losses": _inline(_draw_losses(experiment, run)),
+            "layers": str(status(run.encoders["boosted"])),
+            "seconds": run.seconds,
+        }
+        for run in experiment.runs
+    ]
+    verdicts = {name: experiment.verdict(name) for name in experiment.runs[0].probes}
+    page = environment.get_template("experiment.html.j2").render(
+        title=title, introduction=introduction, links=links or {}, verdicts=verdicts, runs=runs
+    )
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def print_summary(experiment: Experiment) -> None:
+    """Print the answers, the probes and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for run in experiment.runs:
+        answers = Table(title=f"answers on held-out rows, seed {run.seed}", title_justify="left")
+        for column in ("after", "question", "answered from", "right (lengths: within 25 %)", "relative error"):
+            answers.add_column(column)
+        for stage, score in _scores(run):
+            error = "" if score["relative_error"] is None else f"{score['relative_error']:.3f}"
+            right = f"{score['accuracy']:.1%} of {score['answers']}"
+            answers.add_row(stage, score["kind"], score["answerer"], right, error)
+        console.print(answers)
+        for probe in run.probes.values():
+            console.print(probe.table())
+    for name in experiment.runs[0].probes:
+        console.print(experiment.verdict(name), highlight=False)
+
+
+def _scores(run: SeedRun) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stage and score of the held-out rows, of the run that is measured against its base."""
+    for stage, record in run.stages["boosted"].items():
+        for score in record.get("scores", []):
+            yield stage, score
+
+
+def _draw_losses(experiment: Experiment, run: SeedRun) -> Path:
+    """A picture with the losses of the boosted run, and of the stages that each control has trained by itself."""
+    stages = dict(run.stages["boosted"])
+    for name in experiment.controls:
+        own = {stage: record for stage, record in run.stages[name].items() if record != run.stages["boosted"][stage]}
+        stages |= {f"{stage}, {name}": record for stage, record in own.items()}
+    file = experiment.out / f"seed{run.seed}" / "losses.png"
+    plot_losses(stages, file)
+    return file
+
+
+def _probe_folder(experiment: Experiment, run: SeedRun, name: str) -> Path:
+    return experiment.out / f"seed{run.seed}" / "probes" / name / f"{run.probes[name].probe}.png"
+
+
+def _inline(picture: Path) -> str:
+    """A picture as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
