@@ -169,8 +169,9 @@ def run(
     )
     first = experiment.runs[0]
     first.seconds = {**seconds, **first.seconds}
-    assert first.delta is not None  # stage 3 has left it
-    shutil.copytree(first.delta, out / "delta")
+    delta = first.results["boosted"].delta
+    assert delta is not None  # stage 3 has left it
+    shutil.copytree(delta, out / "delta")
     difference = _largest_difference(first.encoders["boosted"], load_pretrained(load_encoder(), out / "delta"), test_on)
     result = DemoResult(experiment, difference)
     experiment.save(

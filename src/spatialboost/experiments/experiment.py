@@ -44,7 +44,7 @@ class SeedRun:
         gates: By run, the mean gate of each layer.
         probes: By the name that the experiment gives it, what a probe has measured.
         encoders: `"base"`, `"boosted"` and each control, in evaluation mode.
-        delta: Folder with the boosted weights.
+        results: By run, what the training has made: the teacher with all its parts, the delta.
         seconds: Of each part.
     """
 
@@ -53,7 +53,7 @@ class SeedRun:
     gates: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     probes: dict[str, ProbeResult] = field(default_factory=dict)
     encoders: dict[str, nn.Module] = field(default_factory=dict)
-    delta: Path | None = None
+    results: dict[str, TrainResult] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -160,7 +160,6 @@ def _run_seed(
         boosted = train(load_config({**own, "out": folder / "boosted"}))
     run.encoders["base"] = open_encoder(load_config({**own, "out": folder / "boosted"}).encoder, seed=seed)
     _note(run, "boosted", boosted)
-    run.delta = boosted.delta
     for name, changes in controls.items():
         with clock(name):
             _take_over_stages(folder / "boosted", folder / name, list(boosted.stages), changes)
@@ -174,10 +173,11 @@ def _run_seed(
 
 
 def _note(run: SeedRun, name: str, result: TrainResult) -> None:
-    """Keep what a training run has recorded, and its encoder."""
+    """Keep what a training run has recorded and made."""
     run.stages[name] = result.stages
     run.gates[name] = gates_per_layer(result.encoder)
     run.encoders[name] = result.encoder.eval()
+    run.results[name] = result
 
 
 def _take_over_stages(source: Path, target: Path, stages: Sequence[str], changes: Mapping[str, Any]) -> None:

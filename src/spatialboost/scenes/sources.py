@@ -108,8 +108,14 @@ class Walk:
         return Scene(views)
 
 
-class _Some:
-    """Some items of a source."""
+class Subset:
+    """Some items of a source, in any order, each as often as it is named.
+
+    Example:
+        >>> from spatialboost.scenes.rooms import Rooms
+        >>> len(Subset(Rooms(10, size=8), [0, 3, 3]))
+        3
+    """
 
     def __init__(self, source: Source, items: Sequence[int]) -> None:
         self.source, self.items = source, items
@@ -133,7 +139,7 @@ def evenly_spaced(source: Source, num: int) -> Source:
     """
     if num >= len(source):
         return source
-    return _Some(source, np.linspace(0, len(source) - 1, num).round().astype(int).tolist())
+    return Subset(source, np.linspace(0, len(source) - 1, num).round().astype(int).tolist())
 
 
 def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
