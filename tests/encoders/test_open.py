@@ -274,6 +274,8 @@ def test_a_model_is_returned_as_it_is():
         ("hf:/nowhere", "cannot get 'hf:/nowhere': there is no such folder"),
         ("nowhere.yaml", r"cannot read nowhere.yaml: No such file"),
         (3, "encoder is int; expected a name"),
+        ("timm:", "encoder is 'timm:', without a name; expected one such as timm:NAME"),
+        ("", "encoder is '', without a name"),
         ({"library": "keras", "name": "x"}, "unknown encoder library 'keras'"),
         ({"name": "x", "patch": 1}, "unknown key of the encoder 'patch'"),
         ({"library": "timm"}, "the encoder has no name"),

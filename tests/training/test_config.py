@@ -53,6 +53,13 @@ BAD = {
 }
 
 
+def test_defaults_are_those_of_llava():
+    config = load_config(GOOD)
+    first, second, third = config.stage1, config.stage2, config.stage3
+    assert (first.lr, second.lr, first.warmup, first.weight_decay) == (1e-3, 2e-5, 0.03, 0)
+    assert config.teacher.llm.name == "smollm2" and not third.train_projector
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_mistakes_are_one_line(case):
     change, expected = BAD[case]
