@@ -14,7 +14,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
-from host_models import HOSTS, transformers_model
+from host_models import HOSTS, OLD_TRANSFORMERS, transformers_model
 from readable_encoders import PLAIN, READABLE
 from spatialboost.encoders import (
     ImagePreparation,
@@ -70,6 +70,8 @@ CHECKPOINTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_pixels_are_those_of_the_checkpoints_own_processor(tmp_path, name, caplog):
     transformers = pytest.importorskip("transformers")
+    if OLD_TRANSFORMERS and name in ("MetaCLIP 2", "MLCD"):
+        pytest.skip("AutoModel of transformers 4.57 does not open the vision tower alone")
     model, config, processor, own = CHECKPOINTS[name]
     if not hasattr(transformers, processor):
         pytest.skip(f"transformers {transformers.__version__} has no {processor}")

@@ -33,9 +33,10 @@ REPO = "me/delta"
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with serving() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # huggingface_hub 0.34 has a second name for it
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         # both libraries keep one client, which keeps the endpoint of when it was made
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.endpoint)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)

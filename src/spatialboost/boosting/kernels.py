@@ -91,7 +91,7 @@ def by_sequence(
 ) -> Tensor:
     """`run` within each of the sequences packed into one row; neighbours of equal length go as one batch, as views."""
     outs, start = [], 0
-    for length, group in groupby(n for n in lengths if n):
+    for length, group in groupby([n for n in lengths if n]):  # a list: torch 2.10 compiles no groupby of a generator
         count = len(list(group))
         stop = start + count * length
         batch = (rearrange(t[0, :, start:stop], "h (b t) c -> b h t c", b=count) for t in (q, k, v))
