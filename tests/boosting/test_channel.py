@@ -107,5 +107,5 @@ class GridAttention(Grid):
 
 def test_an_output_of_another_layout_is_refused_and_not_mixed_up():
     model = sb.boost(nn.Sequential(GridAttention()))
-    with pytest.raises(sb.SpatialBoostError, match=r"gives \(1, 32, 5\), .* 32 features in dimension -1"):
+    with pytest.raises(sb.SpatialBoostError, match=r"shape \(1, 32, 5\); .* 32 features in dimension -1"):
         model(torch.rand(1, 5, WIDTH))

@@ -89,7 +89,7 @@ def test_dropout_reaches_the_kernel():
 
 def test_packed_lengths_have_to_sum_up():
     q = torch.randn(1, 2, N, 8)
-    with pytest.raises(sb.SpatialBoostError, match="have 5 tokens in sum, expected 6"):
+    with pytest.raises(sb.SpatialBoostError, match="have 5 tokens in total; expected 6"):
         attend(q, q, q, Call(heads=1, scale=1.0, kernel="sdpa", lengths=(2, 3)))
 
 

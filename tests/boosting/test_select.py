@@ -39,12 +39,12 @@ def test_layers(layers, indices):
     [
         ([4], r"block 4 has no self-attention layer; there are layers \[0, 1, 2, 3\]"),
         ([-5], "block -1 has no"),
-        ([], "no index given"),
+        ([], "has no index"),
         (slice(4, None), r"is empty; there are layers \[0, 1, 2, 3\]"),
         ("blocks.7", r"no name matches 'blocks.7'; there are the 4 self-attention layers \(blocks.0.attn"),
         (["blocks.0", "head"], "no name matches 'head'"),
-        (1.5, "float is no way to choose layers; expected indices, a slice, names or patterns, or a predicate"),
-        (True, "bool is no way to choose layers"),
+        (1.5, "float cannot choose layers; expected indices, a slice, names or patterns, or a predicate"),
+        (True, "bool cannot choose layers"),
         (lambda name, module: False, "selected none of the 4 self-attention layers"),
     ],
 )

@@ -2,9 +2,10 @@
 
 Open `boost.py` first: it finds the attention layers (`find`, `select`), refuses what cannot be boosted (`refuse`),
 freezes the base (`freeze`) and attaches a channel to each layer (`attach`). `channel.py` holds the weights and the
-gate, `views.py` what Attn+ sees of the host. The reference forward is the host's own, run once for each channel;
-`joint.py` runs both channels at once, by the kernels of `kernels.py`, and `set_kernel.py` chooses. `fuse.py` makes one
-plain attention of both for export, `canonical.py` reads weights under names that no host decides.
+gate; `views.py` lets the host's own forward run with the weights of Attn+. The reference forward runs the host's own
+forward once for each channel. `joint.py` runs both channels at once, with the kernels of `kernels.py`; `set_kernel.py`
+chooses between the two. `fuse.py` turns both channels into one plain attention for export. `canonical.py` reads weights
+under names that are the same for every host.
 """
 
 from spatialboost.boosting.boost import boost, disabled, unboost

@@ -39,8 +39,8 @@ class BoostedAttention:
         return self.reference(channel, *args, **kwargs)
 
     def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
-        """The host's own forward once for each channel, and their merge: exact where both channels agree."""
-        for value in (*args, *kwargs.values()):  # no `any` over a generator, which Dynamo of torch 2.10 cannot inline
+        """Run the host's own forward once for each channel and merge the outputs: exact where both are equal."""
+        for value in (*args, *kwargs.values()):  # no `any` over a generator: Dynamo of torch 2.10 cannot inline that
             if is_cache_of_keys(value):
                 raise SpatialBoostError(
                     f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
@@ -52,7 +52,7 @@ class BoostedAttention:
         if isinstance(base, Tensor):
             return family_named(channel.family).finish(self, channel.merge(base, plus), *args)  # type: ignore[arg-type]
         if isinstance(base, tuple) and base and isinstance(base[0], Tensor):
-            # attention maps, caches and the like are the base channel's
+            # attention maps, caches and other outputs are taken from the base channel
             return (channel.merge(base[0], plus[0]), *base[1:])
         raise SpatialBoostError(
             f"{type(self).host_class.__name__} returned {type(base).__name__}; the spatial channel expects a tensor "
@@ -60,7 +60,7 @@ class BoostedAttention:
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # by the host's class: the boosted class is made at run time, so another process cannot import it by name
+        # pickled as the host's class: the boosted class is made at run time, so another process cannot import it
         state = object.__reduce_ex__(self, 2)[2]
         return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
 
@@ -97,22 +97,22 @@ def attach(attention: nn.Module, family: Family, index: int, gate: str, dtype: t
 
 
 def detach(attention: nn.Module) -> None:
-    """Take the channel off again: class and children are what they were."""
+    """Remove the channel: the module has its class and its children from before `attach` again."""
     switch(attention, on=False)
     del attention._modules[CHANNEL]
 
 
 def switch(attention: nn.Module, *, on: bool) -> None:
-    """Let the channel take part or not, by the module's class: a compiled graph is sure to notice when that changes."""
+    """Switch the channel on or off by exchanging the module's class: a compiled graph always notices that."""
     channel: SpatialChannel = attention._modules[CHANNEL]  # type: ignore[assignment]
     family = family_named(channel.family)
     if restored_forward(attention):
-        del attention.forward  # it belongs to the class that is about to be exchanged
+        del attention.forward  # it belongs to the class that is replaced below
     if on:
         attention.__class__ = boosted_class(type(attention), family)  # type: ignore[arg-type]
         if family.blocks_fast_path:
             # nn.TransformerEncoderLayer in eval mode runs one kernel over all its weights and never calls `self_attn`,
-            # unless a module in it has a hook. The channel is never called, so that this hook has no other effect.
+            # unless a module in it has a hook. The channel is never called, so this hook has no other effect.
             channel.register_forward_pre_hook(_no_op)
     else:
         attention.__class__ = attention.host_class  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Give a vision encoder a spatial channel and take it off again: `boost`, `unboost`, `disabled`."""
+"""Give a vision encoder a spatial channel and remove it again: `boost`, `unboost`, `disabled`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def boost(
 ) -> Model:
     """Give the self-attention layers of a vision encoder a second, trainable channel, in place.
 
-    The output stays what it was, bit for bit, until Attn+ is trained: both channels begin equal, and equal values
-    merge exactly.
+    The output stays the same, bit for bit, until Attn+ is trained: both channels start with equal weights, and merging
+    two equal values gives exactly that value.
 
     Example:
         >>> import timm, torch, spatialboost as sb
@@ -45,19 +45,20 @@ def boost(
         True
 
     Args:
-        model: Encoder of timm, transformers, torchvision, torch.hub or one's own; or a model that holds an image tower.
-        layers: None for every self-attention layer of the image tower. Else an index of a block (negative ones count
-            from the end), a slice or a range of them, a name as `status` shows it or of what holds it (`"blocks.3"`), a
-            pattern (`"blocks.*.attn"`, or a compiled regular expression), a list of any of these, or a predicate
-            `(name, module) -> bool`.
-        gate: "channel" for one gate a feature, as in the paper; "scalar" for one a layer.
-        dtype: Of the new weights. None: the base's, but float32 for a half-precision base, cast at use. The gate is
-            float32 always.
-        freeze: Leave only Attn+ and the gates trainable, and hold the statistics of batch normalisation.
+        model: An encoder of timm, transformers, torchvision, torch.hub or your own, or a model that contains an image
+            tower.
+        layers: None for every self-attention layer of the image tower. Else the index of a block (negative ones count
+            from the end), a slice or a range of indices, the name of an attention layer as `status` shows it or of a
+            module that contains it (`"blocks.3"`), a pattern (`"blocks.*.attn"`, or a compiled regular expression), a
+            list of any of these, or a predicate `(name, module) -> bool`.
+        gate: "channel" for one gate per feature, as in the paper; "scalar" for one gate per layer.
+        dtype: Dtype of the new weights. None takes the base's dtype, except for a base in half precision: then the new
+            weights are float32 and are cast when they are used. The gate is always float32.
+        freeze: Leave only Attn+ and the gates trainable, and keep the statistics of batch normalisation unchanged.
 
     Raises:
-        SpatialBoostError: The model is boosted already, has no such layer, or has one that cannot be boosted. It is
-            unchanged then.
+        SpatialBoostError: The model is boosted already, or a selected layer does not exist or cannot be boosted. The
+            model is then left unchanged.
 
     Source: SpatialBoost (arXiv 2603.22057), section 3.1 and equation 1.
     """
@@ -69,7 +70,7 @@ def boost(
     check_model(root)
     if taken := boosted_layers(root):
         raise SpatialBoostError(
-            f"{type(root).__name__} is boosted already ({len(taken)} layers). Go on with it as it is, or call "
+            f"{type(root).__name__} is boosted already ({len(taken)} layers). Use it as it is, or call "
             "unboost(model) first."
         )
     chosen = select(find_attention(root), layers, root)
@@ -78,14 +79,14 @@ def boost(
     if freeze:
         freeze_base(root)
     for found in chosen:
-        hold_statistics(found.module)  # shared by both channels, so they must not move
+        hold_statistics(found.module)  # both channels share these parameters, so they must not change
         attach(found.module, found.family, found.index, gate, dtype)
     logger.info("boosted %d attention layers of %s", len(chosen), type(root).__name__)
     return model
 
 
 def unboost(model: Model) -> Model:
-    """Take Attn+ and the gates off, in place: classes, keys, hooks and `requires_grad` are as before `boost`.
+    """Remove Attn+ and the gates, in place: classes, keys, hooks and `requires_grad` are as before `boost`.
 
     Example:
         >>> import timm, spatialboost as sb
@@ -107,8 +108,8 @@ def unboost(model: Model) -> Model:
 def disabled(model: nn.Module) -> Iterator[None]:
     """Within this context the model is the original encoder, bit for bit.
 
-    The modules get their host classes back until it ends. Compiled graphs notice that (one recompilation), and no
-    forward has to read a flag. Not for use while another thread runs the model.
+    The modules have their host classes again until the context ends. Compiled graphs notice that (one recompilation),
+    and no forward has to read a flag. Do not use it while another thread runs the model.
 
     Example:
         >>> import timm, torch, spatialboost as sb

@@ -1,4 +1,4 @@
-"""Attention weights in the layout that all libraries share: q, k, v and o apart, under names that no host decides."""
+"""Attention weights in one layout for all libraries (the canonical one): q, k, v and o as separate tensors."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Ten
 
 
 def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
-    """The host's own weights, canonical."""
+    """The host's own weights under their canonical names."""
     parameters = channel_parameters(attention, family)
     own = {name: share.of(full_value(owner.get_parameter(leaf))) for name, owner, leaf, share in parameters}
     return canonical(attention, family, own)
 
 
 def outlines(attention: nn.Module, family: Family, channel: SpatialChannel | None = None) -> dict[str, Tensor]:
-    """Empty tensors on the meta device, of the shapes and dtypes of the host's own weights, or of Attn+'s, canonical.
+    """Empty tensors on the meta device with the shapes and dtypes of the host's own weights, or of those of Attn+.
 
-    Nothing is gathered or copied for that.
+    They are keyed by canonical names. Nothing is gathered or copied.
     """
     own = {}
     for name, owner, leaf, share in channel_parameters(attention, family):
@@ -41,7 +41,7 @@ def outlines(attention: nn.Module, family: Family, channel: SpatialChannel | Non
 
 
 def plus_tensors(attention: nn.Module, channel: SpatialChannel) -> dict[str, Tensor]:
-    """Attn+ and the gate of a layer, canonical: views, so that reading saves and writing loads."""
+    """Attn+ and the gate of a layer under canonical names. They are views: writing to them changes the layer."""
     family = family_named(channel.family)
     own = {name: full_value(channel.plus(name)) for name, *_ in channel_parameters(attention, family)}
     return {"gate": full_value(channel.gate)} | canonical(attention, family, own)

@@ -2,8 +2,8 @@
 
     out = g * Attn(x) + (1 - g) * Attn+(x),   g = sigmoid(a)            (SpatialBoost, arXiv 2603.22057, eq. 1)
 
-Attn+ is a flat list of parameters: clones of the host attention's own, under names that no LoRA target matches. How it
-runs: `views.py`; how it gets into the model: `attach.py`.
+Attn+ is a flat list of parameters: clones of the host attention's parameters, under names that no LoRA target matches.
+`views.py` says how it runs, `attach.py` how it gets into the model.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]
 
 
 def channel_parameters(attention: nn.Module, family: Family) -> Iterator[tuple[str, nn.Module, str, Share]]:
-    """`(name, owner, leaf, share)` of what Attn+ has of its own: all of the host, unless the family says less."""
+    """`(name, owner, leaf, share)` of each parameter that Attn+ copies; the family may leave some out or cut them."""
     for name, owner, leaf in host_parameters(attention):
         if (share := family.share(attention, name)) is not None:
             yield name, owner, leaf, share
 
 
 def full_value(parameter: Tensor) -> Tensor:
-    """The values of a parameter, without a graph; gathered from its shards where it has some (FSDP2; on all ranks)."""
+    """The values of a parameter, without a graph; a sharded one (FSDP2) is gathered, which all ranks have to call."""
     value = parameter.detach()
     return value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
 
 
 def is_sharded(parameter: Tensor) -> bool:
-    """Whether this process holds a shard of it only (FSDP2)."""
+    """Whether this process holds only a shard of the parameter (FSDP2)."""
     return hasattr(parameter, "full_tensor")
 
 
 def escape(name: str) -> str:
     """Name in the channel of the host parameter `name`: `qkv.weight` -> `plus_qkv__weight`.
 
-    It has no dots left: no part of it is a name such as `qkv` or `q_proj` that a LoRA would look for.
+    The name has no dots, so no part of it is a name such as `qkv` or `q_proj` that LoRA would match.
     """
     return "plus_" + name.replace(".", "__")
 
@@ -69,7 +69,7 @@ _WITHOUT_VALUES: ContextVar[bool] = ContextVar("without_values", default=False)
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Within this context new channels have unset weights and nothing is cloned, for weights that are loaded next."""
+    """Within this context new channels get uninitialised weights: used when their weights are loaded afterwards."""
     token = _WITHOUT_VALUES.set(True)
     try:
         yield
@@ -78,14 +78,14 @@ def without_values() -> Iterator[None]:
 
 
 class SpatialChannel(nn.Module):
-    """Attn+ and its gate, as parameters only: `plus_*` (clones of the host's own) and `gate` (`a`, float32, zeros).
+    """Attn+ and its gate, as parameters only: `plus_*` (clones of the host's) and `gate` (`a`, float32, zeros).
 
     Attributes:
         family: Name of the host's family.
         index: Index of the block in the tower.
-        axis: Dimension of the output that the gate's values belong to: -1, or 1 for images (B, D, H, W).
+        axis: Dimension of the output that holds the features: -1, or 1 for images (B, D, H, W).
         kernel: How both channels are computed: see `set_kernel`.
-        slots: Of the host: see `Family.slots`.
+        slots: Where the host keeps its weights: see `Family.slots`.
     """
 
     def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:
@@ -105,7 +105,7 @@ class SpatialChannel(nn.Module):
                 value = effective_weight(attention, name, owner, leaf)
                 plus = share.of(value).to(own, copy=True).contiguous()
             self.register_parameter(escape(name), nn.Parameter(plus))
-        size = family.width(attention) if gate == "channel" else 1  # never 0-d: FSDP refuses such parameters
+        size = family.width(attention) if gate == "channel" else 1  # never 0-dimensional: FSDP refuses that
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
         self.slots = family.slots(attention)  # read in each joint forward
 
@@ -114,14 +114,15 @@ class SpatialChannel(nn.Module):
         return self._parameters[escape(name)]  # type: ignore[return-value]
 
     def merge(self, base: Tensor, plus: Tensor) -> Tensor:
-        """`g * base + (1 - g) * plus`, by `lerp`: exact where both are equal, as the sum of two terms is not."""
+        """`g * base + (1 - g) * plus`, by `lerp`: exact where both are equal, which the sum of two products is not."""
         if base.is_nested:  # nn.TransformerEncoder packs padded batches in eval mode; nested tensors have no lerp
             pairs = zip(base.unbind(), plus.unbind(), strict=True)
             return torch.nested.as_nested_tensor([self.merge(b, p) for b, p in pairs])
         if len(self.gate) not in (1, base.shape[self.axis]):
             raise SpatialBoostError(
-                f"layer {self.index} gives {tuple(base.shape)}, where its projection promised {len(self.gate)} "
-                f"features in dimension {self.axis}. Leave it out with `layers=`, or boost with gate='scalar'."
+                f"layer {self.index} gives an output of shape {tuple(base.shape)}; expected {len(self.gate)} features "
+                f"in dimension {self.axis}, as its projection has. Leave it out with `layers=`, or boost with "
+                "gate='scalar'."
             )
         g = torch.sigmoid(self.gate).to(base.dtype)
         if self.axis >= 0:
@@ -130,7 +131,7 @@ class SpatialChannel(nn.Module):
 
     def _replicate_for_data_parallel(self) -> Any:
         raise SpatialBoostError(
-            "nn.DataParallel takes a replica's parameters out of its modules, so that Attn+ would not be found. Use "
+            "nn.DataParallel makes replicas whose modules have no parameters, so Attn+ is not found in them. Use "
             "DistributedDataParallel."
         )
 
@@ -149,7 +150,7 @@ def boosted_layers(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChanne
 
 
 def require_boosted(model: nn.Module) -> list[tuple[str, nn.Module, SpatialChannel]]:
-    """The boosted layers, of which there is at least one."""
+    """The boosted layers; an error if there is none."""
     if not (layers := boosted_layers(model)):
         raise SpatialBoostError(
             f"{type(model).__name__} is not boosted: call boost(model) or load_pretrained(model, ...) first."

@@ -16,7 +16,7 @@ from spatialboost.hosts.towers import IMAGE_TOWERS, outside_of_image_tower
 
 @dataclass(frozen=True)
 class Found:
-    """An attention module of a model: it can be boosted if `reason` is None, else it is passed over for that reason."""
+    """An attention module of a model. It can be boosted if `reason` is None; else it is passed over for this reason."""
 
     name: str
     module: nn.Module
@@ -26,14 +26,14 @@ class Found:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module under `torch.compile`, whose names are those of the user's own model."""
+    """The module inside a `torch.compile` wrapper: its names are those that the user knows."""
     while "_orig_mod" in model._modules:
         model = model._modules["_orig_mod"]  # type: ignore[assignment]
     return model
 
 
 def find_attention(model: nn.Module) -> list[Found]:
-    """Every attention module, outermost ones only: with an index in the image tower, or the reason why not."""
+    """Every attention module that is not inside another one, each with the reason if it cannot be boosted."""
     found = list(_walk(model, "", model, None))
     taken = [f for f in found if f.reason is None]
     towers = {t for f in taken for t in f.name.split(".") if t in IMAGE_TOWERS}
@@ -65,7 +65,7 @@ def _walk(module: nn.Module, name: str, parent: nn.Module, reason: str | None) -
 
 
 def _block_indices(names: Sequence[str]) -> list[int]:
-    """The number in each name (`blocks.3.attn`, `encoder_layer_3.self_attention`) if unique, else the order."""
+    """The block number in each name (`blocks.3.attn`, `encoder_layer_3.self_attention`); 0, 1, ... if not unique."""
     numbers = [re.findall(r"(?:^|[._])(\d+)(?=\.|$)", name) for name in names]
     if all(len(n) == 1 for n in numbers) and len({n[0] for n in numbers}) == len(names):
         return [int(n[0]) for n in numbers]

@@ -1,9 +1,9 @@
 """Keep the base as it is while Attn+ trains: its parameters get no gradient, its batch statistics do not change.
 
 Freezing a layer's weights is not enough. Batch normalisation in training mode would normalise with the batch and
-update its running statistics; so such layers stay in eval mode, whatever `model.train()` says, until `unboost`. And
-hosts such as LeViT keep tensors that they have computed from their parameters in eval mode. These tensors hold the
-graph of weights that were trainable before `boost`, so they are deleted and the host computes them again.
+update its running statistics. So these layers stay in eval mode until `unboost`, even after `model.train()`. And in
+eval mode hosts such as LeViT keep tensors that they have computed from their parameters. These tensors keep the
+autograd graph of weights that were trainable before `boost`, so they are deleted and the host computes them again.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-RECORD = "_spatialboost_trainable"  # on the root: names of the parameters that `freeze_base` has switched off
+RECORD = "_spatialboost_trainable"  # attribute of the root: names of the parameters that `freeze_base` froze
 _INTERNAL = frozenset(vars(nn.Module()))
-MODE = "_spatialboost_mode"  # on a held layer: the mode that `model.train()` or `model.eval()` asked for last
+MODE = "_spatialboost_mode"  # attribute of a held layer: the mode that was asked for last
 
 
 def freeze_base(root: nn.Module) -> None:
-    """Switch every gradient of the model off, and hold its statistics."""
+    """Let no parameter of the model get a gradient, and keep its batch statistics unchanged."""
     setattr(root, RECORD, [name for name, parameter in root.named_parameters() if parameter.requires_grad])
     root.requires_grad_(False)
     hold_statistics(root)
 
 
 def unfreeze_base(root: nn.Module) -> None:
-    """Undo `freeze_base`, on whichever module of the model it was called."""
+    """Undo `freeze_base`, which may have been called on any module of the model."""
     for module in root.modules():
         if RECORD in module.__dict__:
             trainable = set(module.__dict__.pop(RECORD))
@@ -55,7 +55,7 @@ def release_statistics(root: nn.Module) -> None:
 
 
 def clear_caches(root: nn.Module) -> None:
-    """Delete the tensors that modules have computed from their weights and keep."""
+    """Delete the tensors that modules have computed from their weights and kept."""
     for module in root.modules():
         for name, value in vars(module).items():
             if is_cache(name, value):
@@ -74,14 +74,14 @@ class HeldStatistics:
     training: bool
 
     def train(self, mode: bool = True) -> HeldStatistics:
-        """Stay in eval mode, and remember the mode that was asked for: `unboost` sets it."""
+        """Stay in eval mode, and record the mode that was asked for: `unboost` sets it."""
         super().train(mode)  # type: ignore[misc]
         self.__dict__[MODE] = mode
         self.training = False
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # by the host's class, for the same reason as in `BoostedAttention`
+        # pickled as the host's class, for the same reason as in `BoostedAttention`
         return _rebuild, (type(self).host_class,), object.__reduce_ex__(self, 2)[2]
 
 

@@ -21,10 +21,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fuse(model: Model) -> Model:
-    """A copy whose boosted layers are plain attention of the host's library with 2H heads: for export and serving.
+    """A copy of the model whose boosted layers are plain attention of the host's library with 2H heads, for export.
 
-    Nothing of this library is in it. It equals the boosted model up to rounding and is not for training: the frozen
-    channel is no longer separate.
+    The copy needs nothing of this library. Its output equals that of the boosted model up to rounding. Do not train it:
+    the frozen channel is no longer separate.
 
     Example:
         >>> import timm, spatialboost as sb
@@ -33,9 +33,9 @@ def fuse(model: Model) -> Model:
         6
 
     Raises:
-        SpatialBoostError: Not boosted, or a layer that one attention cannot express: `nn.MultiheadAttention` (its
-            heads fill its width), q/k norms that training has made to differ, the generic route, adapters that are not
-            merged.
+        SpatialBoostError: The model is not boosted, or one of its layers cannot be one attention: it is an
+            `nn.MultiheadAttention` (all its heads together are always as wide as its input), its q/k norms differ
+            between the channels after training, it is of the generic family, or it has adapters that are not merged.
     """
     plain = copy.deepcopy(uncompiled(model))
     for name, attention, channel in require_boosted(plain):
@@ -51,7 +51,7 @@ def fuse(model: Model) -> Model:
 
 @torch.no_grad()
 def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.Module:
-    """A plain host module that computes what the boosted `attention` does; takes the channel off `attention`."""
+    """A plain host module that computes what the boosted `attention` does; the channel of `attention` is removed."""
     family = family_named(channel.family)
     if any(is_adapter(module) for module in attention.modules()):
         raise SpatialBoostError(f"{name} carries adapters that are not merged. Merge or remove them first.")
@@ -78,7 +78,7 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
         raise _inexpressible(name, attention, f"{type(host).__name__} has no place for {', '.join(lost)}")
     for key, slot in slots.items():
         target = slot.read(own)
-        # EVA's host has no bias for k, the class that takes its place has one for all three
+        # EVA's own class has no bias for k; the class that replaces it has one for q, k and v
         target.copy_(tensors[key]) if key in tensors else target.zero_()
     return host
 
@@ -88,7 +88,7 @@ def fuse_output(
 ) -> tuple[Tensor, Tensor | None]:
     """Output projection of both channels: `[g * W_o | (1 - g) * W_o+]` (D, 2A), and the gated bias (D); g (D) or (1).
 
-    In float32 or wider.
+    Computed in float32 or a wider dtype.
     """
     weight = torch.cat([g[:, None] * base, (1 - g)[:, None] * plus], dim=1)
     if base_bias is None or plus_bias is None:
@@ -99,5 +99,5 @@ def fuse_output(
 def _inexpressible(name: str, attention: nn.Module, why: str) -> SpatialBoostError:
     return SpatialBoostError(
         f"{name} ({type(attention).__name__}) cannot be one attention with twice the heads: {why}. Export the boosted "
-        "model as it is instead: the program of torch.export runs without spatialboost too."
+        "model as it is instead: a program of torch.export also runs without spatialboost."
     )

@@ -1,9 +1,9 @@
 """The joint forward: both channels at once, as one attention with 2H heads.
 
 q, k and v of both channels come from one pass over the input, one attention call runs over 2H heads, and one pass over
-its output gives the gated sum. Nothing is transposed or copied where a view with other strides does, and the frozen
-channel computes no weight gradient. It equals the reference forward up to rounding, not bit for bit: `set_kernel` says
-which of the two runs.
+its output gives the gated sum. Nothing is transposed or copied where a view with other strides is enough, and no weight
+gradient is computed for the frozen channel. The result equals the reference forward up to rounding, not bit for bit;
+`set_kernel` chooses between the two.
 
 Shapes: B batch, T tokens, R = B * T rows, D width, H heads of one channel, C features of a head, A = H * C.
 """
@@ -26,16 +26,17 @@ Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Projections:
-    """One channel: its weights, and what it does between them.
+    """One channel: its weights, and the norms and other steps between its projections.
 
     Attributes:
-        qkv: One (3A, D), q above k above v, or three of (A, D).
-        qkv_bias: One (3A) or three of (A), None for what has no bias.
-        out: (D, A).
-        out_bias: (D) or None.
-        q_norm: Over q (B, T, H, C), or None.
-        k_norm: Over k (B, T, H, C), or None.
-        inner: Over the heads' output (B, T, A) and the input (B, T, D), before the output projection, or None.
+        qkv: Input projection: one weight (3A, D) with the rows of q, k and v in this order, or three of (A, D).
+        qkv_bias: Its bias: one (3A) or three of (A); None where there is none.
+        out: Output projection (D, A).
+        out_bias: Its bias (D) or None.
+        q_norm: Function that is applied to q (B, T, H, C), or None.
+        k_norm: Function that is applied to k (B, T, H, C), or None.
+        inner: Function of the heads' output (B, T, A) and of the input (B, T, D) that is applied before the output
+            projection, or None.
     """
 
     qkv: tuple[Tensor, ...]
@@ -47,7 +48,7 @@ class Projections:
     inner: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def tensors(self) -> list[Tensor]:
-        """The weights and biases that there are."""
+        """All weights and biases that are not None."""
         return [t for t in (*self.qkv, *self.qkv_bias, self.out, self.out_bias) if t is not None]
 
     def to(self, dtype: torch.dtype) -> Projections:
@@ -67,12 +68,12 @@ def joint_attention(
     """`g * Attn(x) + (1 - g) * Attn+(x)` for `g = sigmoid(gate)`, both channels at once.
 
     Args:
-        x_BTD: Input of both.
+        x_BTD: Input of both channels.
         base: The frozen channel.
         plus: Attn+.
-        gate: (D) or (1).
-        call: Masks and the like, and the kernel.
-        rotate: Position encoding of q and k (B, heads, T, C), the same for every head, or None.
+        gate: The gate's values before the sigmoid, (D) or (1).
+        call: Mask, kernel and other settings of this call.
+        rotate: Function that applies the position encoding to q or k (B, heads, T, C), or None.
     """
     base, plus, g = match_dtypes(x_BTD, base, plus, gate)
     x_BTD = x_BTD.to(base.out.dtype)
@@ -88,7 +89,7 @@ def joint_attention(
 def match_dtypes(
     x: Tensor, base: Projections, plus: Projections, gate: Tensor
 ) -> tuple[Projections, Projections, Tensor]:
-    """Both channels and `sigmoid(gate)` in the dtype to compute in: the base's, or that of autocast.
+    """Both channels and `sigmoid(gate)` in the dtype of the computation: the base's, or that of autocast.
 
     The cast is explicit, because the functions that follow compute their own gradients, where autocast has no effect.
     """
@@ -98,9 +99,9 @@ def match_dtypes(
 
 
 def runs_base_without_graph(x: Tensor, base: Projections) -> bool:
-    """Whether the frozen channel takes no part in backward, so that it can run apart and without a graph.
+    """Whether the frozen channel needs no backward, so that it can run separately and without a graph.
 
-    That is so in training, where neither its input nor its weights need a gradient: in the first boosted layer.
+    This holds in training where neither its input nor its weights need a gradient, as in the first boosted layer.
     """
     return torch.is_grad_enabled() and not x.requires_grad and not any(t.requires_grad for t in base.tensors())
 
@@ -123,7 +124,7 @@ def attention_of(channels: Sequence[Projections], x_BTD: Tensor, call: Call, rot
 
 
 def _each(t: Tensor, functions: Sequence[Any], dim: int) -> Tensor:
-    """Each channel's function on its part of a tensor."""
+    """Apply each channel's function to the part of a tensor that belongs to the channel."""
     parts = [f(part) for f, part in zip(functions, t.chunk(len(functions), dim), strict=True)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
@@ -134,7 +135,7 @@ def project_input(channels: Sequence[Projections], x: Tensor, *, packed: bool = 
     Args:
         channels: One or both.
         x: Their input.
-        packed: Whether to return one (..., 3nA), q above k above v.
+        packed: Whether to return one tensor (..., 3nA) with q, k and v in this order.
     """
     layout = tuple((len(c.qkv), len(c.qkv_bias)) for c in channels)
     tensors = [t for c in channels for t in (*c.qkv, *c.qkv_bias)]
@@ -145,13 +146,14 @@ class PairedInput(torch.autograd.Function):
     """Input projections of both channels: see `project_input`.
 
     On a CPU each projection is written to its columns of one buffer: there several small multiplications cost as much
-    as a large one, and concatenating the weights would cost extra. On other devices, where each kernel launch costs,
-    and in a compiled graph, it is one multiplication with the concatenated weights. Backward computes only what trains.
+    as a large one, and concatenating the weights would cost extra. On other devices each kernel launch costs time: so
+    there, and in a compiled graph, it is one multiplication with the concatenated weights. Backward computes gradients
+    only for the weights that are trained.
     """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        """`args`: x, layout, packed, and of each channel its weights and biases, as many as `layout` says.
+        """`args` are x, layout, packed, and the weights and biases of each channel, as many as `layout` says.
 
         They are not named one by one, because Dynamo of torch 2.10 leaves out `ctx` when there are as many tensors as
         names.
@@ -177,7 +179,7 @@ class PairedInput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of x and of the weights and biases that train."""
+        """Gradients of x and of the weights and biases that are trained."""
         x, *tensors = ctx.saved_tensors
         rows = x.flatten(0, -2)
         weights, _ = _by_role(ctx.layout, tensors)
@@ -215,19 +217,19 @@ def _by_role(layout: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]
 
 
 def _thirds(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """q, k and v of one packed tensor, or of three."""
+    """q, k and v as three tensors, from one packed tensor or from three."""
     if len(tensors) == 3:
         return tensors
     return (None,) * 3 if tensors[0] is None else tensors[0].chunk(3)
 
 
 def _flat(by_role: Sequence[Sequence[Any]]) -> list[Any]:
-    """q q+ k k+ v v+: in that order heads of both channels lie side by side without a copy."""
+    """Weights in the order q q+ k k+ v v+: then heads of both channels lie side by side without a copy."""
     return [t for role in by_role for t in role]
 
 
 def _concatenated_bias(weights: Any, biases: Any) -> Tensor | None:
-    """All biases in one; a host without some (EVA has none for k) gets zeros there."""
+    """All biases in one tensor, with zeros where the host has no bias (EVA has none for k)."""
     pairs = list(zip(_flat(biases), _flat(weights), strict=True))
     if all(b is None for b, _ in pairs):
         return None
@@ -237,7 +239,7 @@ def _concatenated_bias(weights: Any, biases: Any) -> Tensor | None:
 def _weight_grads(
     grads: Sequence[Tensor], rows: Tensor, need: Sequence[bool], concatenated: bool
 ) -> list[Tensor | None]:
-    """Of one channel's weights, from the gradients of its q, k and v."""
+    """Gradients of one channel's weights, from the gradients of its q, k and v."""
     if len(need) == 3:
         return [grad.t() @ rows if wanted else None for grad, wanted in zip(grads, need, strict=True)]
     if not need[0]:
@@ -251,7 +253,7 @@ def _weight_grads(
 
 
 def _bias_grads(grads: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
-    """Of one channel's biases, from the gradients of its q, k and v."""
+    """Gradients of one channel's biases, from the gradients of its q, k and v."""
     if len(need) == 3:
         return [grad.sum(0) if wanted else None for grad, wanted in zip(grads, need, strict=True)]
     return [torch.cat([grad.sum(0) for grad in grads]) if need[0] else None]
@@ -260,14 +262,14 @@ def _bias_grads(grads: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | 
 class GatedOutput(torch.autograd.Function):
     """Output projections and gate: heads' outputs (B, T, 2A) -> `g * Attn + (1 - g) * Attn+` (B, T, D).
 
-    `plus + g * (base - plus)`, which is exact where both agree. Multiplying g into the weights would save a pass over
-    the output and cost one over the weights, and the gate's gradient would then need the frozen channel's weight
-    gradient. Of the two outputs only their difference is kept for backward.
+    Computed as `plus + g * (base - plus)`, which is exact where both are equal. Multiplying g into the weights would
+    save a pass over the output but cost a pass over the weights, and the gate's gradient would then need the weight
+    gradient of the frozen channel. Only the difference of the two outputs is kept for backward.
     """
 
     @staticmethod
     def forward(ctx: Any, out: Tensor, g: Tensor, base: Tensor, base_bias: Any, plus: Tensor, plus_bias: Any) -> Tensor:
-        """`g`: (D) or (1); weights (D, A), biases (D) or None."""
+        """The shapes are `g` (D) or (1), weights (D, A), biases (D) or None."""
         left, right = out.flatten(0, -2).chunk(2, 1)
         merged = F.linear(right, plus, plus_bias)
         difference = F.linear(left, base, base_bias).sub_(merged)
@@ -276,7 +278,7 @@ class GatedOutput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of the heads' outputs, of the gate, and of the weights and biases that train."""
+        """Gradients of the heads' outputs, of the gate, and of the weights and biases that are trained."""
         out, g, base, plus, difference = ctx.saved_tensors
         need_out, need_g, need_base, need_base_bias, need_plus, need_plus_bias = ctx.needs_input_grad
         grad = grad.reshape(-1, grad.shape[-1])

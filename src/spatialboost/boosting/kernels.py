@@ -1,6 +1,6 @@
 """softmax(q k^T * scale + mask) v over the heads of both channels: xformers, torch SDPA or the plain formula.
 
-Shapes: B batch, T tokens, H heads of one channel, C features of a head; q, k and v are (B, 2H, T, C), strides at will.
+Shapes: B batch, T tokens, H heads of one channel, C features of a head; q, k, v are (B, 2H, T, C) with any strides.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from spatialboost.boosting.xformers_kernel import from_xformers, why_not_xformer
 from spatialboost.errors import SpatialBoostError
 
 KERNELS = ("host", "auto", "xformers", "sdpa", "math")
-# Types of devices on which xformers has been measured to be faster than SDPA: "auto" takes it there. None has been yet.
+# Device types for which "auto" takes xformers, because it was measured to be faster than SDPA there. None so far.
 XFORMERS_IS_FASTER: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of the host's forward asks of the attention.
+    """How attention is computed in one call of the host's forward.
 
     Attributes:
-        heads: Of one channel.
-        scale: Of the scores.
-        kernel: As set: one of `KERNELS`, "host" excepted.
-        plain_formula: Whether the host asks for the plain formula; "auto" follows it.
+        heads: Number of heads of one channel.
+        scale: Factor of the scores.
+        kernel: The kernel that `set_kernel` chose: one of `KERNELS` except "host".
+        plain_formula: Whether the host is set to compute the plain formula; the kernel "auto" then does so, too.
         mask: Allowed pairs (bool) or what is added to the scores, broadcastable to (B, H, T, T); or a bias object of
             xformers that the host was called with.
-        lengths: Of the sequences that are packed into one row (B = 1); none attends to another.
+        lengths: Lengths of the sequences that are packed into one row (B = 1); none attends to another.
         causal: Whether a token sees only itself and those before it.
         dropout: Probability of dropping a weight.
     """
@@ -50,13 +50,13 @@ class Call:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-    """softmax(q k^T * scale + mask) v, by the kernel that `choose_kernel` names; as many heads as q has."""
+    """softmax(q k^T * scale + mask) v, by the kernel that `choose_kernel` returns, over all heads of q."""
     mask, lengths = call.mask, call.lengths
     if isinstance(mask, Tensor) and mask.dim() > 2 and q.shape[1] > mask.shape[-3] == call.heads > 1:
-        mask = torch.cat([mask, mask], dim=-3)  # a bias per head holds for both channels' heads
+        mask = torch.cat([mask, mask], dim=-3)  # a bias for each head of one channel applies to both channels
     biased = mask is not None or lengths is not None or call.causal
     bias = None
-    # the bias takes time to make, so only where xformers would be taken without one
+    # making the bias takes time, so it is made only if xformers would be taken without one
     if biased and choose_kernel(call.kernel, q, plain_formula=call.plain_formula) == "xformers":
         bias = xformers_bias(q, mask, lengths)
     kernel = choose_kernel(call.kernel, q, bias=bias, dropout=call.dropout, plain_formula=call.plain_formula)
@@ -89,7 +89,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: 
 def by_sequence(
     q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], run: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """`run` within each of the sequences packed into one row; neighbours of equal length go as one batch, as views."""
+    """Call `run` for each sequence packed into one row; neighbours of equal length form one batch, without a copy."""
     outs, start = [], 0
     for length, group in groupby([n for n in lengths if n]):  # a list: torch 2.10 compiles no groupby of a generator
         count = len(list(group))
@@ -98,7 +98,9 @@ def by_sequence(
         outs.append(rearrange(run(*batch), "b h t c -> h (b t) c"))
         start = stop
     if start != q.shape[2]:
-        raise SpatialBoostError(f"packed sequences have {start} tokens in sum, expected {q.shape[2]} as in the input.")
+        raise SpatialBoostError(
+            f"packed sequences have {start} tokens in total; expected {q.shape[2]} as in the input."
+        )
     return (outs[0] if len(outs) == 1 else torch.cat(outs, dim=1))[None]
 
 
@@ -108,14 +110,14 @@ def choose_kernel(
     """ "xformers", "sdpa" or "math" for these tensors.
 
     Args:
-        kernel: As set; "sdpa" and "math" run everywhere.
-        q: (B, 2H, T, C).
-        bias: As xformers takes it: see `xformers_bias`.
-        dropout: Probability.
-        plain_formula: Whether the host asks for the plain formula.
+        kernel: The kernel that `set_kernel` chose; "sdpa" and "math" run everywhere.
+        q: Queries of both channels (B, 2H, T, C).
+        bias: The mask in the form that xformers takes: see `xformers_bias`.
+        dropout: Probability of dropping a weight.
+        plain_formula: Whether the host is set to compute the plain formula.
 
     Raises:
-        SpatialBoostError: xformers is forced and has no operator for them.
+        SpatialBoostError: `kernel` is "xformers", and xformers has no operator for these tensors.
     """
     if kernel in ("sdpa", "math"):
         return kernel

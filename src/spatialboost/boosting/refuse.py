@@ -1,4 +1,4 @@
-"""Refuse, before anything is changed, what cannot be given a second channel: with the reason and the way out."""
+"""Refuse models and layers that cannot get a second channel, before anything is changed. Each error says what to do."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ PLAIN = (torch.Tensor, nn.Parameter)
 
 
 def check_model(root: nn.Module) -> None:
-    """Raise where the model as a whole is in a state in which it cannot be boosted any more."""
+    """Raise if the model is in a state in which it can no longer be boosted."""
     for name, module in root.named_modules():
         where = f"{name} ({type(module).__name__})" if name else type(module).__name__
         if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
             raise SpatialBoostError(
-                f"{where} is a traced or scripted program, which has no attention layers any more. Boost the eager "
+                f"{where} is a traced or scripted program and no longer has attention layers. Boost the eager "
                 "model, then trace or export it."
             )
         names = {cls.__name__ for cls in type(module).__mro__}
         if found := sorted(names & WRAPPERS):
             raise SpatialBoostError(
-                f"{where} is wrapped already ({found[0]}), and would not synchronise new weights. Boost the model "
+                f"{where} is wrapped already ({found[0]}), which would not synchronise new weights. Boost the model "
                 "before it is wrapped."
             )
         if "FSDPModule" in names:
             raise SpatialBoostError(
-                f"{where} is sharded already (fully_shard), and would not shard new weights. Boost the model before "
+                f"{where} is sharded already (fully_shard): new weights would not be sharded. Boost the model before "
                 "it is sharded."
             )
         if checkpoints_reentrantly(module):
             raise SpatialBoostError(
-                f"{type(module).__name__} checkpoints with use_reentrant=True, under which a frozen encoder gives "
-                "Attn+ no gradient. Call "
+                f"{type(module).__name__} uses gradient checkpointing with use_reentrant=True. With it, Attn+ in a "
+                "frozen encoder gets no gradient. Call "
                 'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False}) first.'
             )
 
 
 def check_host(name: str, attention: nn.Module, family: Family) -> None:
-    """Raise where the host computes in a way that a second channel could not repeat exactly."""
+    """Raise if the host computes in a way that a second channel cannot repeat exactly."""
     check_slots(family, attention)
     for what, do in _objections(attention, family):
         raise SpatialBoostError(
@@ -85,7 +85,7 @@ def quantised(parameter: Any) -> str | None:
     if not parameter.is_floating_point() or parameter.itemsize == 1:
         return str(parameter.dtype)
     cls = type(parameter)
-    # a lazy or fake tensor stands for a plain one
+    # a lazy or fake tensor counts as a plain one
     if cls in PLAIN or cls.__module__.startswith(("torch.nn.parameter", "torch._subclasses")):
         return None
     return class_path(cls)

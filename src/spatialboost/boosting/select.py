@@ -19,10 +19,10 @@ Layers = Choice | Sequence[Choice] | Callable[[str, nn.Module], bool] | None
 
 
 def select(found: Sequence[Found], layers: Layers, root: nn.Module) -> list[Found]:
-    """The layers that `layers` asks for, in order.
+    """The layers that `layers` selects, in order.
 
     Raises:
-        SpatialBoostError: It asks for none, for one that is not there, or for one that cannot be boosted.
+        SpatialBoostError: It selects no layer, one that does not exist, or one that cannot be boosted.
     """
     known = [f for f in found if f.reason is None]
     if not known:
@@ -38,20 +38,20 @@ def _chosen(layers: Layers, known: list[Found], found: Sequence[Found]) -> list[
         chosen = [f for f in known if layers(f.name, f.module)]
         if not chosen:
             raise SpatialBoostError(
-                f"`layers` selected none of {_names(known)}. It is called with each one's name and module and has to "
+                f"`layers` selected none of {_names(known)}. It is called with the name and module of each and must "
                 "return True for some."
             )
         return chosen
     several = isinstance(layers, Sequence) and not isinstance(layers, str)
     wanted: list[Any] = list(layers) if several else [layers]  # type: ignore[arg-type]
     if not wanted:
-        raise SpatialBoostError(f"layers={layers!r}: no index given; there are layers {_indices(known)}.")
+        raise SpatialBoostError(f"layers={layers!r} has no index; there are layers {_indices(known)}.")
     taken = {f.index for one in wanted for f in _asked_for(one, known, found, layers)}
     return [f for f in known if f.index in taken]
 
 
 def _asked_for(one: Any, known: list[Found], found: Sequence[Found], layers: Layers) -> list[Found]:
-    """The layers that one index, slice, name or pattern means."""
+    """The layers that one index, slice, name or pattern selects."""
     span = max(f.index for f in known) + 1
     if isinstance(one, int) and not isinstance(one, bool):
         index = one + span if one < 0 else one
@@ -72,7 +72,7 @@ def _asked_for(one: Any, known: list[Found], found: Sequence[Found], layers: Lay
         why = f"{passed.name} is passed over: {passed.reason}" if passed else f"no name matches {one!r}"
         raise SpatialBoostError(f"layers={layers!r}: {why}; there are {_names(known)}.")
     raise SpatialBoostError(
-        f"layers={layers!r}: {type(one).__name__} is no way to choose layers; expected indices, a slice, names or "
+        f"layers={layers!r}: {type(one).__name__} cannot choose layers; expected indices, a slice, names or "
         "patterns, or a predicate `(name, module) -> bool`."
     )
 

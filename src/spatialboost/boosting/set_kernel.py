@@ -1,4 +1,4 @@
-"""Choose how the boosted layers are computed, and say what runs."""
+"""Choose the kernel that computes the boosted layers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ def set_kernel(model: Model, kernel: str) -> Model:
 
     Args:
         model: A boosted model.
-        kernel: "host" (the default): the host's own forward for each channel, exact at start. "auto": both channels at
-            once by torch SDPA, or by what has been measured to be faster on the device; equal up to rounding; layers
-            where that is not exact stay with "host". "xformers", "sdpa", "math": both at once by that kernel and no
-            other.
+        kernel: "host" (the default) runs the host's own forward once for each channel; before training the output is
+            exactly that of the base. "auto" runs both channels at once, with torch SDPA or a kernel that was measured
+            to be faster on the device. Its output is equal up to rounding; layers that cannot run both channels at once
+            stay with "host". "xformers", "sdpa" and "math" run both channels at once with that kernel only.
 
     Raises:
-        SpatialBoostError: An unknown kernel, one that cannot run here, or a layer that cannot run both channels at
-            once.
+        SpatialBoostError: The kernel is unknown or cannot run here, or a layer cannot run both channels at once.
     """
     layers = require_boosted(uncompiled(model))
     if kernel not in KERNELS:
@@ -57,7 +56,7 @@ def set_kernel(model: Model, kernel: str) -> Model:
 
 
 def kernel_of(attention: nn.Module, channel: SpatialChannel) -> str:
-    """The kernel that would run this layer on inputs of its own weights' device and dtype, without a mask."""
+    """The kernel that would run this layer on inputs with the device and dtype of its weights, without a mask."""
     family = family_named(channel.family)
     if channel.kernel == "host" or family.joint_forward(attention, channel) is None:  # type: ignore[arg-type]
         return "host"

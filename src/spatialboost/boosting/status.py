@@ -17,7 +17,7 @@ from spatialboost.boosting.set_kernel import kernel_of
 if TYPE_CHECKING:
     from rich.console import Group
 
-RIGHT = ("layer", "trainable", "mean gate")  # columns of numbers
+RIGHT = ("layer", "trainable", "mean gate")  # the columns that hold numbers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LayerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What `boost` has taken of a model, and what it has passed over (name, class, reason). Prints as a table."""
+    """The layers that `boost` has boosted, and those it has passed over (name, class, reason). Prints as a table."""
 
     layers: tuple[LayerStatus, ...]
     passed_over: tuple[tuple[str, str, str], ...]
@@ -56,7 +56,7 @@ class Status:
         from rich.console import Console
 
         text = StringIO()
-        Console(file=text, width=10_000, color_system=None).print(self)  # so wide that no line is broken
+        Console(file=text, width=10_000, color_system=None).print(self)  # wide enough that no line is broken
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def _notes(self) -> Iterator[str]:

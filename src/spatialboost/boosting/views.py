@@ -1,9 +1,8 @@
 """The host attention as Attn+ sees it: a stand-in for `self` in the host's own methods.
 
-It answers every attribute as the host does, except that parameters come from the channel. So each flag, mask, position
-encoding and kernel choice of the host holds for both channels, whatever the host, and no second instance of the host's
-class exists (transformers records attention maps by class). Nothing in the model is changed for the call, so that
-threads may share a boosted model.
+It has every attribute of the host, but its parameters come from the channel. So each flag, mask, position encoding and
+kernel choice of the host applies to both channels, and no second instance of the host's class exists (transformers
+records attention maps by class). The call changes nothing in the model, so threads may share a boosted model.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from spatialboost.hosts.registry import family_named
 
 
 class PlusView:
-    """The host attention as Attn+ sees it: the host in everything, with parameters from the channel.
+    """Stands in for `self` in the host's own methods: everything is the host's, except that parameters are Attn+'s.
 
-    It stands in for `self` in the host's own methods. Children are seen through views as well and are called without
-    their hooks, which belong to the base channel.
+    Children are views, too, and are called without their hooks, which belong to the base channel.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class PlusView:
                 plus = plus.to(own.dtype)
             if plus.shape == own.shape:
                 return plus
-            path = self._prefix + name  # Attn+ has a share of this parameter; the rest is the host's for both channels
+            path = self._prefix + name  # the part of it that Attn+ has, put into the host's
             return family_named(self._channel.family).share(self._root, path).put(own, plus)  # type: ignore[union-attr]
         if name in host._modules:
             return self._child(name)
@@ -62,10 +60,10 @@ class PlusView:
         if isinstance(attribute, property):
             return attribute.fget(self)  # type: ignore[misc]
         if isinstance(attribute, FunctionType):
-            return partial(attribute, self)  # a bound method, as Dynamo can trace it
+            return partial(attribute, self)  # bound in this way, because Dynamo can trace it
         value = getattr(host, name)
         if is_cache(name, value):
-            # what the host has computed from its own weights is wrong for Attn+, which keeps its own for one forward
+            # computed from the host's own weights, so wrong for Attn+: Attn+ computes its own, once per forward
             value = self.__dict__[name] = {}
         return value
 
@@ -85,7 +83,7 @@ class PlusView:
         return len(self._host._modules)
 
     def __bool__(self) -> bool:
-        return True  # without it `__len__` decides, which Dynamo of torch 2.10 calls before the view has a host
+        return True  # else `bool` calls `__len__`, in Dynamo of torch 2.10 before the view has a host
 
     def __getitem__(self, index: int | str) -> PlusView | None:
         return self._child(index if isinstance(index, str) else list(self._host._modules)[index])

@@ -1,7 +1,7 @@
-"""xformers' `memory_efficient_attention`: whether it is here, whether it takes a call, and masks as it takes them.
+"""xformers' `memory_efficient_attention`: whether it is installed, whether it supports a call, and its form of masks.
 
-xformers is optional everywhere, and builds of it exist that import and hold nothing (0.0.36 has moved its attention to
-another package). So it counts as here only if all that is used of it is.
+xformers is optional everywhere. Some builds import without error but contain no attention (0.0.36 has moved it to
+another package). So xformers counts as installed only if everything that is used here is present.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
 
-WITHOUT_OPERATOR = ("cpu",)  # devices for which xformers has nothing: known without its import, which takes a second
+WITHOUT_OPERATOR = ("cpu",)  # devices that xformers does not support: known without importing it, which takes a second
 USED = (
     "memory_efficient_attention",
     "fmha.Inputs",
@@ -47,7 +47,7 @@ def load_xformers() -> tuple[Any, str]:
 def _has(ops: Any, name: str) -> bool:
     try:
         return attrgetter(name)(ops) is not None
-    except Exception:  # what is missing may be a module that fails when it is asked for
+    except Exception:  # the missing attribute may be a module that fails when it is imported
         return False
 
 
@@ -57,7 +57,7 @@ def xformers_ops() -> Any:
 
 
 def why_not_xformers(q: Tensor, bias: Any = None, dropout: float = 0.0) -> str | None:
-    """Why xformers has no operator for this call, backward included where that is called for; None where it has."""
+    """Why xformers has no operator for this call (and for its backward, if needed); None if it has one."""
     if torch.compiler.is_compiling():
         return "torch.compile does not trace through it"
     if q.device.type in WITHOUT_OPERATOR:
@@ -77,7 +77,7 @@ def why_not_xformers(q: Tensor, bias: Any = None, dropout: float = 0.0) -> str |
 
 
 def xformers_bias(q: Tensor, mask: Any, lengths: tuple[int, ...] | None) -> Any:
-    """A mask, packed lengths or, with neither, causality, as xformers takes it."""
+    """The bias that xformers takes for a mask, for packed lengths or, without these, for causal attention."""
     if mask is not None:
         return aligned_bias(q, mask) if isinstance(mask, Tensor) else mask
     if lengths is not None:
@@ -86,7 +86,7 @@ def xformers_bias(q: Tensor, mask: Any, lengths: tuple[int, ...] | None) -> Any:
 
 
 def aligned_bias(q: Tensor, mask: Tensor) -> Tensor:
-    """A mask as additive bias (B, 2H, T, T): one copy for all heads and images, rows that begin at multiples of 8."""
+    """A mask as additive bias (B, 2H, T, T): one copy for all heads and images; rows start at multiples of 8."""
     keys = mask.shape[-1]
     rows = q.new_zeros(*mask.shape[:-1], -(-keys // 8) * 8)[..., :keys]
     if mask.dtype == torch.bool:
@@ -102,7 +102,7 @@ def _block_diagonal(lengths: tuple[int, ...], device: torch.device) -> Any:
 
 
 def from_xformers(bias: Any, q: Tensor) -> tuple[Tensor | None, tuple[int, ...] | None]:
-    """`(mask, lengths)` that a bias object of xformers stands for, one of them None."""
+    """The `(mask, lengths)` that a bias object of xformers means; one of the two is None."""
     if type(bias).__name__ == "BlockDiagonalMask":
         starts = bias.q_seqinfo.seqstart_py
         return None, tuple(stop - start for start, stop in pairwise(starts))
