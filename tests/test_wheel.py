@@ -22,6 +22,6 @@ def test_the_wheel_holds_every_file_of_the_library(tmp_path):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert names == expected
-    for name in ("py.typed", "templates/demo.html.j2", "scenes/dataset/templates/page.html.j2"):
+    for name in ("py.typed", "experiments/templates/experiment.html.j2", "scenes/dataset/templates/page.html.j2"):
         assert f"spatialboost/{name}" in names
     assert {"config.json", "model.safetensors"} <= {Path(name).name for name in names if "/assets/" in name}

@@ -115,7 +115,7 @@ def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str
         return EncoderConfig.of(text), delta, None
     if text.lower().endswith(YAML):
         return _of_run(Path(text), delta)
-    if not text or (not name and prefix in (*LIBRARIES, *ALIASES)):
+    if not text or (colon and not name and prefix in (*LIBRARIES, *ALIASES)):
         raise SpatialBoostError(f"encoder is {text!r}, without a name; expected one such as {prefix or 'timm'}:NAME")
     if colon and not Path(text).exists():
         raise unknown("encoder prefix", prefix, [*LIBRARIES, *ALIASES])

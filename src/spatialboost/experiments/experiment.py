@@ -5,7 +5,6 @@ The demo, `benchmarks/main_job.py` and the proof page are such experiments with 
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import shutil
@@ -192,13 +191,15 @@ def _take_over_stages(source: Path, target: Path, stages: Sequence[str], changes
 
 def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with some settings replaced, each named by its keys with dots between."""
-    changed = copy.deepcopy(dict(config))
+    changed = dict(config)
     for path, value in changes.items():
         *sections, last = path.split(".")
         section: Any = changed
         for key in sections:
-            if not isinstance(section.setdefault(key, {}), dict):
-                raise SpatialBoostError(f"{path!r} cannot be set: {key!r} is {section[key]!r}, no section of settings")
+            inner = section.get(key, {})
+            if not isinstance(inner, Mapping):
+                raise SpatialBoostError(f"{path!r} cannot be set: {key!r} is {inner!r}, no section of settings")
+            section[key] = dict(inner)  # a copy: two stages may be given as one and the same dictionary
             section = section[key]
         section[last] = value
     return changed
