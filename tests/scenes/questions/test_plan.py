@@ -45,6 +45,7 @@ def test_a_plan_goes_through_json_and_pickle():
     [
         ({"turns": {"beside": 1}}, "unknown kind of question 'beside'"),
         ({"turns": {"depth": -1}}, "-1 turns of depth; expected a whole number"),
+        ({"turns": {"depth": 10**20}}, "turns of depth; expected a whole number from 0 to 10000"),
         ({"turns": {"depth": 1.5}}, "1.5 turns of depth; expected a whole number"),
         ({"turns": {"depth": True}}, "True turns of depth; expected a whole number"),
         ({"turns": {}}, "has no turn"),

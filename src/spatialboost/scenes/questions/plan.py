@@ -26,6 +26,9 @@ PAPER: Mapping[str, int] = MappingProxyType(
 )
 
 
+MOST_TURNS = 10_000  # of one kind; more would hang on a mistyped number
+
+
 @dataclass(frozen=True)
 class TurnPlan:
     """Which turns a conversation has; the default is the paper's twelve.
@@ -57,8 +60,8 @@ class TurnPlan:
             raise SpatialBoostError(f'turns are {self.turns!r}; expected counts by kind, such as {{"depth": 3}}')
         for kind, count in self.turns.items():
             kind_named(kind)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise SpatialBoostError(f"{count!r} turns of {kind}; expected a whole number from 0 on")
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_TURNS:
+                raise SpatialBoostError(f"{count!r} turns of {kind}; expected a whole number from 0 to {MOST_TURNS}")
         known = list(KINDS)
         order = sorted(self.turns, key=lambda kind: (LEVELS.index(KINDS[kind].level), known.index(kind)))
         object.__setattr__(self, "turns", {kind: self.turns[kind] for kind in order if self.turns[kind]})
