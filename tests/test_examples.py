@@ -41,3 +41,9 @@ def test_runs_and_saves_a_delta(script: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
 def test_fits_on_a_page(script: Path) -> None:
     assert len(script.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda script: script.name)
+def test_scripts_find_what_they_import(script: Path) -> None:
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
