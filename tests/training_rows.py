@@ -100,3 +100,10 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def number_of(number, row):
+    """An example that says which row it was made of; a row can say that it is bad. Worker processes import it from here."""
+    if row.get("bad"):
+        raise ValueError(f"bad\nrow {number}")
+    return {"number": torch.tensor(number)}

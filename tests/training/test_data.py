@@ -13,14 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_image, open_rows
 from spatialboost.training import RowDataset, RowImages
 from spatialboost.training.data import RowCollator, num_workers
-from training_rows import SHAPE, build, make_rows
-
-
-def number_of(number, row):
-    """An example that says which row it was made of; a row can say that it is bad."""
-    if row.get("bad"):
-        raise ValueError(f"bad\nrow {number}")
-    return {"number": torch.tensor(number)}
+from training_rows import SHAPE, build, make_rows, number_of
 
 
 def grey_rows(count: int, bad=()) -> list[dict]:
