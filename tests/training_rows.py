@@ -103,7 +103,7 @@ def one_thread():
 
 
 def number_of(number, row):
-    """An example that says which row it was made of; a row can say that it is bad. Worker processes import it from here."""
+    """An example that says which row it was made of; a row can say that it is bad. Workers import it from here."""
     if row.get("bad"):
         raise ValueError(f"bad\nrow {number}")
     return {"number": torch.tensor(number)}
