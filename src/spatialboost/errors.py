@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class SpatialBoostError(ValueError):
-    """A mistake that the user can mend: the message says what was found, what was expected and what to do.
+    """A mistake that the user can correct: the message says what was found, what was expected and what to do.
 
     Example:
         >>> from spatialboost.errors import SpatialBoostError
@@ -17,7 +17,7 @@ class SpatialBoostError(ValueError):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> SpatialBoostError:
-    """The error for a name that no registry has: what was found, what is known, and the nearest right name.
+    """The error for an unknown name: it gives the name, all known names, and the known name that is most similar.
 
     Example:
         >>> print(unknown("probe", "dept", ["depth", "knn"]))

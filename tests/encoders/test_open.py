@@ -200,7 +200,7 @@ def test_a_folder_of_torch_hub_on_this_machine(hub, tmp_path):
         open_encoder(f"hub:{hub}:dinno")
     with pytest.raises(SpatialBoostError, match="gave str; expected an encoder"):
         open_encoder(f"hub:{hub}:words")
-    with pytest.raises(SpatialBoostError, match=r"expected FOLDER:ENTRY with a folder that holds hubconf.py"):
+    with pytest.raises(SpatialBoostError, match=r"expected FOLDER:ENTRY with a folder that contains hubconf.py"):
         open_encoder(f"hub:{tmp_path}:dino")
 
 
@@ -324,7 +324,7 @@ def test_weights_that_cannot_be_had(library, monkeypatch):
         SpatialBoostError, match=f"cannot get '{library}:{name}': .*restricted.*hf auth login"
     ) as caught:
         open_encoder(f"{library}:{name}")
-    assert "\n" not in str(caught.value) and "untrained" in str(caught.value)
+    assert "\n" not in str(caught.value) and "random weights" in str(caught.value)
 
 
 def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
@@ -391,9 +391,9 @@ class StrangeLibrary:
         return 16, 16
 
     def read(self, encoder, pixel_values, layers):
-        from spatialboost.encoders.libraries.protocol import of_map
+        from spatialboost.encoders.libraries.protocol import tokens_of_map
 
-        return [of_map(encoder.project(pixel_values)) for _ in layers]
+        return [tokens_of_map(encoder.project(pixel_values)) for _ in layers]
 
     def preprocessing(self, encoder):
         return None

@@ -96,7 +96,7 @@ def test_the_grid_is_checked_once_for_a_size_and_leaves_the_mode(monkeypatch):
 def test_tokens_that_are_not_finite_are_refused():
     encoder = READABLE["timm"].make()
     nn.init.constant_(encoder.patch_embed.proj.weight, float("nan"))
-    with pytest.raises(SpatialBoostError, match="not finite: see that its weights are loaded"):
+    with pytest.raises(SpatialBoostError, match="not finite: check that its weights are loaded"):
         check_grid(encoder, 32)
 
 

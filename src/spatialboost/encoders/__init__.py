@@ -1,7 +1,7 @@
-"""Any image encoder as one thing: opened by name, its patch tokens, its size, and how it wants its images.
+"""One interface to the image encoders of several libraries: open one by name, prepare its images, read its tokens.
 
-Begin with `open.py` (what a specification may be), then `tokens.py` and `images.py`. What differs from library to
-library is in `libraries/`: one file each, one line in the registry of its `__init__`.
+Begin with `open.py` (what a specification may be), then `tokens.py` and `images.py`. What differs between libraries is
+in `libraries/`: one file for each library, and one line in the table `LIBRARIES` of its `__init__.py`.
 """
 
 from spatialboost.encoders.grid import check_grid

@@ -1,4 +1,4 @@
-"""Build the encoder that a configuration names: one place for its numbers' type, the seed of new weights, its mode."""
+"""Build the encoder that a configuration names, and set its dtype, the seed of random weights and evaluation mode."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def build_encoder(
 
     Args:
         config: What to build.
-        dtype: Of the weights; None leaves them as the library loads them.
-        seed: Of weights that are not pretrained; torch's own generator stays as it was. None draws them from that one.
+        dtype: Dtype of the weights; None keeps the dtype in which the library loads them.
+        seed: Seed of random weights; the state of torch's global generator is not changed. None draws the weights from
+            that generator.
 
     Raises:
-        SpatialBoostError: There is no such encoder, or its weights cannot be had.
+        SpatialBoostError: There is no such encoder, or its weights cannot be loaded.
     """
     library = find_library(config.library)
     with seeded(seed):
@@ -53,10 +54,10 @@ def build_encoder(
 
 
 def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
-    """Load a file of safetensors strictly; a position grid of another image size is resampled.
+    """Load a safetensors file strictly; position embeddings for another image size are resampled.
 
     Raises:
-        SpatialBoostError: It cannot be read, or it does not fit.
+        SpatialBoostError: The file cannot be read, or its tensors do not fit the encoder.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -65,14 +66,14 @@ def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
         encoder.load_state_dict(fit_position_grid(load_file(file), encoder))
     except (OSError, SafetensorError) as error:
         raise SpatialBoostError(f"cannot read encoder.weights {file}: {error}") from None
-    except RuntimeError as error:  # torch lists every missing and unexpected key on lines of their own
+    except RuntimeError as error:  # torch writes one line for each missing or unexpected key
         reason = " ".join(str(error).split())[:300]
         raise SpatialBoostError(f"encoder.weights {file} do not fit {name}: {reason}") from None
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """New weights are drawn from this seed, and torch's generator is where it was afterwards; None changes nothing."""
+    """Random weights come from this seed; afterwards torch's generator has its old state. None changes nothing."""
     if seed is None:
         yield
         return
@@ -82,7 +83,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def fit_image_size(encoder: Any, image_size: tuple[int, int] | int) -> None:
-    """Resample the position grid of a timm model, which is made for one size; other models fit theirs in each call."""
+    """Resample the position embeddings of a timm model for one image size; other models do it in each forward."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if hasattr(encoder, "set_input_size"):
         encoder.set_input_size(img_size=(height, width))

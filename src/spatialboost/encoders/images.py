@@ -1,4 +1,4 @@
-"""Images as an encoder wants them: resized, rescaled, normalised."""
+"""Resize and normalise images as an encoder needs them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """How images become the input of one encoder; it pickles, so that worker processes can do it without the encoder.
+    """How images are prepared for one encoder. It can be pickled, so worker processes do not need the encoder.
 
     Example:
         >>> preparation = ImagePreparation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch=16)
@@ -41,9 +41,9 @@ class ImagePreparation:
         torch.Size([1, 3, 32, 48])
 
     Attributes:
-        mean: Of each channel, for pixels in [0, 1].
-        std: Likewise.
-        patch: Side of a patch in pixels, of which height and width are multiples.
+        mean: Mean of each colour channel, for pixels in [0, 1].
+        std: Standard deviation of each colour channel, for pixels in [0, 1].
+        patch: Side of a patch in pixels; height and width must be multiples of it.
         interpolation: How images of another size are resized: nearest, bilinear, bicubic or lanczos.
     """
 
@@ -59,33 +59,34 @@ class ImagePreparation:
     def resize(self, images: Sequence[Any], size: tuple[int, int] | int) -> Tensor:
         """Images of any sizes as ``uint8 (B, 3, H, W)``.
 
-        PIL resizes, and so pixels are rounded to 8 bits afterwards. The pipelines of timm, transformers and open_clip
-        do the same: it is what the encoders were trained on, and it makes a cache of resized images a quarter as large.
+        PIL resizes them and rounds the pixels to 8 bits. The pipelines of timm, transformers and open_clip do the same,
+        so the encoders were trained on such pixels. A cache of them is a quarter as large as one of float32.
         """
         height, width = (size, size) if isinstance(size, int) else size
         if height % self.patch or width % self.patch or min(height, width) < self.patch:
             raise SpatialBoostError(
-                f"image size {height}x{width} is not a multiple of the encoder's patch size {self.patch}"
+                f"image size {height}x{width} is not a multiple of the encoder's patch size {self.patch}. "
+                "Give a height and a width that are multiples of it"
             )
         if not images:
             return torch.empty(0, 3, height, width, dtype=torch.uint8)
         return torch.stack([_resized(_pixels(image), height, width, self.interpolation) for image in images])
 
     def normalise(self, pixels_B3HW: Tensor) -> Tensor:
-        """8-bit images as the float32 numbers that the encoder was trained on."""
+        """Normalise 8-bit images, as float32."""
         mean, std = torch.tensor((self.mean, self.std), device=pixels_B3HW.device).view(2, 3, 1, 1)
         return pixels_B3HW.float().div_(255).sub_(mean).div_(std)
 
 
 def image_preparation(encoder: nn.Module) -> ImagePreparation:
-    """How the encoder wants its images: `spatialboost.encoders.preprocessing.read_preprocessing` and its patch size."""
+    """The preparation for an encoder: what `read_preprocessing` returns, and the patch size."""
     library, inner = find_reader(encoder)
     patch = library.patch_size(inner)
     if library.hierarchical(inner):
-        # some round up on the way to the last grid, so that the size they are built for is no multiple
+        # some round the size of the last grid up, so their own image size need not be a multiple of the patch size
         patch = math.gcd(patch, *library.native_size(inner))
-    told = read_preprocessing(encoder)
-    return ImagePreparation(told.mean, told.std, patch, told.interpolation)
+    preprocessing = read_preprocessing(encoder)
+    return ImagePreparation(preprocessing.mean, preprocessing.std, patch, preprocessing.interpolation)
 
 
 def normalisation(encoder: nn.Module) -> tuple[RGB, RGB]:
@@ -96,12 +97,12 @@ def normalisation(encoder: nn.Module) -> tuple[RGB, RGB]:
         >>> normalisation(timm.create_model("vit_tiny_patch16_224", depth=1)) == HALF
         True
     """
-    told = read_preprocessing(encoder)
-    return told.mean, told.std
+    preprocessing = read_preprocessing(encoder)
+    return preprocessing.mean, preprocessing.std
 
 
 def prepare_images(encoder: nn.Module, images: Sequence[Any], size: tuple[int, int] | int) -> Tensor:
-    """Resize and normalise images as the encoder wants them: float32 ``(B, 3, H, W)``.
+    """Resize and normalise images as the encoder needs them: float32 ``(B, 3, H, W)``.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -109,12 +110,12 @@ def prepare_images(encoder: nn.Module, images: Sequence[Any], size: tuple[int, i
         >>> prepare_images(encoder, [np.zeros((60, 80, 3), np.uint8)], 32).shape
         torch.Size([1, 3, 32, 32])
 
-    The whole image is squeezed into the size, never cropped: the questions speak of its coordinates. An EXIF
-    orientation is not applied here, since frames of an RGB-D camera must stay as they are; photographs are opened with
-    `open_photograph`, which applies it.
+    The whole image is resized, even if its aspect ratio changes. It is never cropped, because questions contain
+    coordinates of the whole image. The EXIF orientation is not applied here, because frames of an RGB-D camera must not
+    be rotated. Open photographs with `open_photograph`, which applies it.
 
     Args:
-        encoder: Says the normalisation, the interpolation and the patch size.
+        encoder: The encoder that will read the images.
         images: ``uint8`` arrays ``(H, W, 3)`` or PIL images, of any sizes.
         size: (height, width) in pixels, or one number for both; multiples of the patch size.
     """
@@ -130,7 +131,7 @@ def _pixels(image: Any) -> np.ndarray:
 
 
 def _resized(pixels_HW3: np.ndarray, height: int, width: int, interpolation: str) -> Tensor:
-    """``uint8 (3, H, W)``, by PIL, whose filters smooth an image before they make it smaller."""
+    """``uint8 (3, H, W)``, resized by PIL, which smooths an image before it makes it smaller."""
     from PIL import Image
 
     if pixels_HW3.shape[:2] != (height, width):

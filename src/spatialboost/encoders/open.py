@@ -1,4 +1,4 @@
-"""Open an encoder by what names it: a library's model, a training run, a delta, or the model itself."""
+"""Open an encoder from its specification: the name of a library's model, a training run, a delta, or a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spatialboost.errors import SpatialBoostError, unknown
 
 Spec = str | os.PathLike[str] | Mapping[str, Any] | EncoderConfig | nn.Module
 YAML = (".yaml", ".yml")
-BOOSTING_STAGES = ("stage3", "boost")  # as the teachers name them; a run that leaves its own out has no delta
+BOOSTING_STAGES = ("stage3", "boost")  # keys of a run's YAML file; a run with one of them set to null has no delta
 
 
 def open_encoder(
@@ -44,43 +44,47 @@ def open_encoder(
         >>> len(encoder.blocks), encoder.training
         (2, False)
 
-    Of a model that also reads text, it is the image tower. Code from the Hub is never run; the code of a torch.hub
-    folder is run, and it is your own. `docs/encoders.md` tells what each library loads its weights from.
+    For a model that also reads text, this is the image tower. Code from the Hub is never run. The code of a local
+    torch.hub folder is run, so use only a folder that you trust. `docs/encoders.md` lists where each library gets its
+    weights.
 
     Args:
         spec: One of
 
             - ``timm:NAME``, ``hf:ID_OR_FOLDER`` (transformers), ``open_clip:MODEL[/PRETRAINED]``, ``torchvision:NAME``,
               ``hub:FOLDER:ENTRY`` (a folder of torch.hub on this machine);
-            - the YAML file of a training run: its encoder with the delta that it has left. Relative paths in it go from
-              the file's folder, or from the working directory if there is nothing there;
-            - a delta, as a folder or an id of the Hub: its base with the delta on it;
+            - the YAML file of a training run: its encoder with the delta that the run has written. Relative paths in
+              it start at the file's folder, or at the working directory if only that path exists;
+            - a delta (a folder or a Hub id): its base encoder with the delta loaded;
             - the ``encoder:`` section of such a YAML file, as a dictionary or an `EncoderConfig`;
-            - a model, which is returned as it is.
-        pretrained: False takes random weights of the seed in place of the library's own.
-        delta: Boosted weights to load onto the encoder.
-        kwargs: For the library's own builder, beside those that the specification holds.
+            - a model: the same object is returned.
+        pretrained: False uses random weights from `seed` and not the library's pretrained ones.
+        delta: A delta (boosted weights) to load into the encoder.
+        kwargs: More arguments for the library's own builder; they replace equal keys of the specification.
         weights: A safetensors file to load strictly, in place of the library's weights.
-        image_size: Height and width in pixels that the position grid of a timm model is resampled for.
-        dtype: Of the weights; None leaves them as the library loads them.
-        seed: Of random weights; torch's own generator stays as it was. None draws them from that one.
-        mean: In place of what the checkpoint says, for pixels in [0, 1].
-        std: As `mean`.
-        interpolation: As `mean`: nearest, bilinear, bicubic or lanczos.
+        image_size: Height and width in pixels; the position embeddings of a timm model are resampled for this size.
+        dtype: Dtype of the weights; None keeps the dtype in which the library loads them.
+        seed: Seed of random weights; the state of torch's global generator is not changed. None draws the weights from
+            that generator.
+        mean: Mean of each colour channel for pixels in [0, 1], in place of the checkpoint's.
+        std: Standard deviation of each colour channel for pixels in [0, 1], in place of the checkpoint's.
+        interpolation: nearest, bilinear, bicubic or lanczos, in place of the checkpoint's.
 
     Raises:
-        SpatialBoostError: There is no such encoder, its weights cannot be had, the run has no delta yet, or its tokens
-            cannot be placed on a grid.
+        SpatialBoostError: There is no such encoder, its weights cannot be loaded, the run has no delta yet, or the
+            tokens cannot be placed on a grid.
     """
     checked_size = image_size
     if isinstance(spec, nn.Module):
         encoder = spec
     else:
-        named = _named(spec, delta)
-        if isinstance(named, str):
-            encoder = _boosted(named, pretrained=pretrained, kwargs=dict(kwargs or {}), weights=weights, dtype=dtype)
+        parsed = _parse(spec, delta)
+        if isinstance(parsed, str):
+            encoder = _open_delta(
+                parsed, pretrained=pretrained, kwargs=dict(kwargs or {}), weights=weights, dtype=dtype
+            )
         else:
-            config, delta, seed_of_run = named
+            config, delta, seed_of_run = parsed
             own: dict[str, Any] = {"kwargs": {**config.kwargs, **(kwargs or {})}}
             own |= {"weights": Path(weights)} if weights is not None else {}
             own |= {} if pretrained else {"pretrained": False}
@@ -99,8 +103,8 @@ def open_encoder(
     return encoder if isinstance(spec, nn.Module) else encoder.eval()
 
 
-def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str:
-    """What a specification means: a configuration, the delta to load onto it, and a run's seed; or a delta's name."""
+def _parse(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str:
+    """The configuration, the delta to load and the run's seed; or the name of a delta, if `spec` is one."""
     if isinstance(spec, EncoderConfig):
         return spec, delta, None
     if isinstance(spec, Mapping):
@@ -114,7 +118,7 @@ def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str
     if colon and name and prefix in (*LIBRARIES, *ALIASES):
         return EncoderConfig.of(text), delta, None
     if text.lower().endswith(YAML):
-        return _of_run(Path(text), delta)
+        return _read_run(Path(text), delta)
     if not text or (colon and not name and prefix in (*LIBRARIES, *ALIASES)):
         raise SpatialBoostError(f"encoder is {text!r}, without a name; expected one such as {prefix or 'timm'}:NAME")
     if colon and not Path(text).exists():
@@ -122,8 +126,8 @@ def _named(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str
     return text
 
 
-def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
-    """The encoder of a training run, the delta that it has left, and the seed of its new weights."""
+def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
+    """The encoder of a training run, the delta that the run has written, and the seed of random weights."""
     import yaml
 
     try:
@@ -136,51 +140,53 @@ def _of_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
     if not isinstance(section, (Mapping, str)):
         raise SpatialBoostError(f"{file} has no `encoder:` section; expected the YAML file of a training run")
     try:
-        config = _paths_from(EncoderConfig.of(section), file.parent)
+        config = _resolve_paths(EncoderConfig.of(section), file.parent)
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{file}: {error}") from None
     seed = run.get("seed", 0) if isinstance(run.get("seed", 0), int) else 0
     if delta is not None:
         return config, delta, seed
-    found = _delta_of_run(_path_from(Path(str(run.get("out"))), file.parent))
+    found = _delta_of_run(_resolve_path(Path(str(run.get("out"))), file.parent))
     if found is None and not any(name in run and run[name] is None for name in BOOSTING_STAGES):
         raise SpatialBoostError(
-            f"{file}: this run has no delta yet, no stage in its folder has left one. Train it first, or give the "
-            "`encoder:` section alone to have the encoder without it"
+            f"{file}: this run has no delta yet, no stage in its folder has written one. Train it first, or give only "
+            "the `encoder:` section to open the encoder without a delta"
         )
     return config, found, seed
 
 
 def _delta_of_run(out: Path) -> Path | None:
-    """The boosted weights that a run has left: those of its newest stage, whatever the teacher calls it."""
+    """The folder of the newest delta that a stage of this run has written, or None."""
     deltas = [stage / "delta" for stage in out.iterdir() if (stage / "delta").is_dir()] if out.is_dir() else []
     return max(deltas, key=lambda delta: delta.stat().st_mtime, default=None)
 
 
-def _paths_from(config: EncoderConfig, folder: Path) -> EncoderConfig:
-    """Relative paths of a configuration from the folder of its YAML file."""
+def _resolve_paths(config: EncoderConfig, folder: Path) -> EncoderConfig:
+    """The configuration with its relative paths joined to `folder`, the folder of its YAML file."""
     own: dict[str, Any] = {}
     if config.weights is not None:
-        own["weights"] = _path_from(config.weights, folder)
+        own["weights"] = _resolve_path(config.weights, folder)
     here, colon, entry = config.name.rpartition(":") if config.library == "hub" else (config.name, "", "")
     if config.library != "timm" and (folder / here).is_dir():
         own["name"] = f"{folder / here}{colon}{entry}"
     return replace(config, **own)
 
 
-def _path_from(path: Path, folder: Path) -> Path:
-    """A path from a folder; where nothing is there, as it is, which is from the working directory."""
+def _resolve_path(path: Path, folder: Path) -> Path:
+    """The path inside `folder`; the path itself if only that exists, seen from the working directory."""
     return folder / path if (folder / path).exists() or not path.exists() else path
 
 
-def _boosted(
+def _open_delta(
     name: str, *, pretrained: bool, kwargs: dict[str, Any], weights: Any, dtype: torch.dtype | None
 ) -> nn.Module:
-    """The base of a delta with the delta on it."""
+    """The base encoder of a delta, with the delta loaded."""
     from spatialboost.weights.pretrained import from_pretrained
 
     if weights is not None:
-        raise SpatialBoostError(f"weights are {weights}, but {name!r} is a delta, which names its own base")
+        raise SpatialBoostError(
+            f"weights are {weights}, but {name!r} is a delta, which names its own base. Leave `weights` out"
+        )
     if "/" not in name and not Path(name).is_dir():
         import timm
 

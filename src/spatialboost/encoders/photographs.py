@@ -1,4 +1,4 @@
-"""Photographs as 8-bit RGB, upright, from files that strangers have made."""
+"""Open photographs of any source as upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX")  # PIL's own conversion 
 
 
 def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
-    """Open a photograph: ``uint8 (height, width, 3)``, turned upright as its EXIF orientation says.
+    """Open a photograph: ``uint8 (height, width, 3)``, rotated upright by its EXIF orientation.
 
     Example:
         >>> import io
@@ -30,16 +30,16 @@ def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         >>> open_photograph(file.getvalue()).shape
         (60, 80, 3)
 
-    16-bit grey is scaled to 8 bits, transparent pixels are laid on white, of several frames the first is taken. Do not
-    use it for frames of an RGB-D camera: their depth maps and intrinsics belong to the pixels as they are stored, so
-    there the EXIF orientation must not be applied.
+    16-bit grey is scaled to 8 bits, transparent pixels are put on white, and of several frames the first is used. Do
+    not use this function for frames of an RGB-D camera: their depth maps and intrinsics belong to the pixels as they
+    are stored, so the EXIF orientation must not be applied.
 
     Args:
-        source: A file, or the bytes of one.
+        source: Path of an image file, or its bytes.
 
     Raises:
-        SpatialBoostError: There is no image, it cannot be read to its end, it has more pixels than PIL's limit
-            (``PIL.Image.MAX_IMAGE_PIXELS``), or its pixels have no known range (float, 32 bits, Lab).
+        SpatialBoostError: There is no such file, it cannot be read completely, it has more pixels than PIL's limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``), or its pixels have no known range (such as float or Lab).
     """
     from PIL import Image, ImageOps
 
@@ -51,12 +51,12 @@ def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
             if limit is not None and image.width * image.height > limit:
                 raise SpatialBoostError(
                     f"{name} has {image.width} x {image.height} pixels; expected at most {limit}. Make it smaller, or "
-                    "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+                    "raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
                 )
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{name}: {error}" if name not in str(error) else str(error)) from None
-    except Exception as error:  # what a decoder raises on a broken file is of many kinds
+    except Exception as error:  # decoders raise many kinds of errors on a broken file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SpatialBoostError(f"{name} cannot be read as an image: {reason}") from error
 
@@ -65,7 +65,7 @@ def to_rgb(image: Image.Image) -> Any:
     """A PIL image of any mode as RGB, without turning it.
 
     Raises:
-        SpatialBoostError: Its pixels have no known range.
+        SpatialBoostError: The range of its pixel values is not known.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Position embeddings of one image size for another."""
+"""Resample position embeddings from one image size to another."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def resample_position_grid(table_1ND: Tensor, num_positions: int, grid: tuple[in
         >>> resample_position_grid(torch.zeros(1, 1 + 37 * 37, 8), 1 + 8 * 8, (8, 8)).shape
         torch.Size([1, 65, 8])
 
-    Positions before the grid (class and register tokens) are kept. So DINOv2 and its kin are resampled when they see
-    images of another size.
+    Positions before the grid (class and register tokens) are kept. DINOv2 does the same when it reads images of another
+    size.
 
     Args:
-        table_1ND: of a square grid, with the prefix positions first.
-        num_positions: that the new table has.
-        grid: rows and columns of the new one.
+        table_1ND: The table for a square grid, after the positions of class and register tokens.
+        num_positions: Number of positions of the new table.
+        grid: Rows and columns of the new grid.
     """
     prefix = num_positions - grid[0] * grid[1]
     side = round((table_1ND.shape[1] - prefix) ** 0.5)
@@ -34,9 +34,9 @@ def resample_position_grid(table_1ND: Tensor, num_positions: int, grid: tuple[in
 
 
 def fit_position_grid(state: Mapping[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
-    """Weights of a timm vision transformer whose position grid is that of another image size, fitted to the encoder.
+    """The weights of a timm vision transformer, with position embeddings that are resampled for this encoder's grid.
 
-    What else does not fit is left as it is, for the loading of the weights to complain of.
+    Other tensors are not changed, even if they do not fit: then `load_state_dict` raises the error.
     """
     table, own = state.get("pos_embed"), getattr(encoder, "pos_embed", None)
     grid = getattr(getattr(encoder, "patch_embed", None), "grid_size", None)

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and interpolation that a checkpoint was trained with, from its own word."""
+"""Mean, standard deviation and interpolation that a checkpoint was trained with."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP: tuple[RGB, RGB] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
-RECORD = "spatialboost_preprocessing"  # the attribute of an encoder that keeps what was found or set; in no state dict
+RECORD = "spatialboost_preprocessing"  # attribute of an encoder that stores its `Preprocessing`; not in the state dict
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How pixels become the numbers that an encoder was trained on: `(pixel - mean) / std`, for pixels in [0, 1].
 
-    A checkpoint that takes pixels of another range, or that normalises inside of the model, is written in these terms
-    too: 0 and 1 leave the pixels as they are.
+    A checkpoint for pixels of another range, or one that normalises inside the model, is converted to these terms: mean
+    0 and std 1 leave the pixels unchanged.
 
     Attributes:
-        mean: Of each channel.
-        std: Of each channel.
+        mean: Mean of each colour channel.
+        std: Standard deviation of each colour channel.
         interpolation: How images are resized: nearest, bilinear, bicubic or lanczos.
     """
 
@@ -40,16 +40,16 @@ class Preprocessing:
 
 
 def read_preprocessing(encoder: nn.Module) -> Preprocessing:
-    """What the encoder's checkpoint says of its images, or what `set_preprocessing` has set in its place.
+    """The preprocessing that the encoder's checkpoint was trained with, or the one that `set_preprocessing` has set.
 
     Example:
         >>> import timm
         >>> read_preprocessing(timm.create_model("vit_base_patch16_clip_224.openai", depth=1)).interpolation
         'bicubic'
 
-    timm says it in ``pretrained_cfg``, transformers in ``preprocessor_config.json`` beside the weights, open_clip and
-    torchvision with the weights. Where a model carries no such word (built from a configuration, or its weights loaded
-    by hand), the usual values of its kind are taken and a warning says so.
+    timm stores it in ``pretrained_cfg``, transformers in ``preprocessor_config.json`` next to the weights, open_clip
+    and torchvision with the weights. If a model has no stored preprocessing (it was built from a configuration, or its
+    weights were loaded by hand), the usual values for its kind are used, and a warning is logged.
     """
     from spatialboost.encoders.libraries import find_reader
 
@@ -57,12 +57,12 @@ def read_preprocessing(encoder: nn.Module) -> Preprocessing:
     if known is not None:
         return known
     library, inner = find_reader(encoder)
-    told: Preprocessing | None = getattr(inner, RECORD, None)
-    if told is None and isinstance(config := getattr(encoder, "preprocess_cfg", None), dict):
-        told = from_config(config)  # open_clip's word on a model of timm, which may have been trained otherwise there
-    told = told or library.preprocessing(inner)
-    if told is not None:
-        return told
+    found: Preprocessing | None = getattr(inner, RECORD, None)
+    if found is None and isinstance(config := getattr(encoder, "preprocess_cfg", None), dict):
+        found = from_config(config)  # a timm model inside open_clip: open_clip's values apply, not timm's
+    found = found or library.preprocessing(inner)
+    if found is not None:
+        return found
     usual = library.usual_preprocessing(inner)
     _warn_once(encoder, usual)
     return usual
@@ -71,7 +71,7 @@ def read_preprocessing(encoder: nn.Module) -> Preprocessing:
 def set_preprocessing(
     encoder: nn.Module, *, mean: RGB | None = None, std: RGB | None = None, interpolation: str | None = None
 ) -> None:
-    """Set what the checkpoint does not say, or says wrongly; what is None stays as it is.
+    """Set the preprocessing of an encoder, if its checkpoint stores none or a wrong one; None keeps a value.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -80,7 +80,7 @@ def set_preprocessing(
         >>> read_preprocessing(encoder).mean
         (0.5, 0.5, 0.5)
 
-    It is kept on the encoder, also through copying, pickling, `boost` and `unboost`.
+    The values are stored on the encoder. Copying, pickling, `boost` and `unboost` keep them.
     """
     if interpolation is not None and interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
@@ -91,7 +91,7 @@ def set_preprocessing(
 
         library, inner = find_reader(encoder)
         known = getattr(encoder, RECORD, None) or library.preprocessing(inner)
-        base = known or library.usual_preprocessing(inner)  # only its interpolation is used: nothing to warn of
+        base = known or library.usual_preprocessing(inner)  # only its interpolation is used, so no warning is needed
     else:
         base = read_preprocessing(encoder)
     given = {"mean": mean, "std": std, "interpolation": interpolation}
@@ -99,17 +99,17 @@ def set_preprocessing(
 
 
 def from_config(config: dict[str, Any]) -> Preprocessing | None:
-    """From a dictionary with ``mean``, ``std`` and ``interpolation``, as timm and open_clip keep it."""
+    """Read a dictionary with ``mean``, ``std`` and ``interpolation``, as timm and open_clip store it."""
     if config.get("mean") is None or config.get("std") is None:
         return None
     interpolation = str(config.get("interpolation") or "bilinear")
-    # timm and open_clip draw one at random for some trainings; bicubic is among them
+    # some models were trained with an interpolation drawn at random for each image; bicubic is one of those
     interpolation = interpolation if interpolation in INTERPOLATIONS else "bicubic"
     return Preprocessing(as_rgb(config["mean"]), as_rgb(config["std"]), interpolation)
 
 
 def as_rgb(values: Any) -> RGB:
-    """One number for all channels, or three."""
+    """Three numbers, from one number for all channels or from three."""
     if isinstance(values, (int, float)):
         return (float(values),) * 3
     red, green, blue = (float(value) for value in values)
@@ -124,9 +124,9 @@ def _warn_once(encoder: nn.Module, usual: Preprocessing) -> None:
         return
     _warned.add(encoder)
     logger.warning(
-        "%s does not say how its images are normalised; taken are mean %s, std %s, %s. Give `mean`, `std` and "
-        "`interpolation` (of open_encoder, or in the `encoder:` section), or call "
-        "spatialboost.encoders.set_preprocessing, if it was trained with others",
+        "%s does not say how its images are normalised; this run uses mean %s, std %s, %s. If it was trained with "
+        "other values, give `mean`, `std` and `interpolation` (to open_encoder, or in the `encoder:` section), or call "
+        "spatialboost.encoders.set_preprocessing",
         type(encoder).__name__,
         usual.mean,
         usual.std,

@@ -1,4 +1,4 @@
-"""What names an encoder: the `encoder:` section of a run's YAML, or a string such as `timm:NAME`."""
+"""The specification of an encoder: the `encoder:` section of a run's YAML file, or a string such as `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """An encoder by name.
+    """Which encoder to open, and how.
 
     Example:
         >>> EncoderConfig.of("timm:vit_tiny_patch16_224").name
         'vit_tiny_patch16_224'
 
     Attributes:
-        library: Where it comes from: ``timm``, ``transformers`` (or ``hf``), ``open_clip``, ``torchvision``, ``hub``.
+        library: Its library: ``timm``, ``transformers`` (or ``hf``), ``open_clip``, ``torchvision``, ``hub``.
         name: A timm model, a Hub id or folder for transformers, ``MODEL[/PRETRAINED]`` of open_clip, a torchvision
             model, or ``FOLDER:ENTRY`` of a local torch.hub folder. ``VisionTransformer`` is timm's class itself, built
             from `kwargs`.
-        kwargs: For timm's ``create_model``, transformers' ``from_pretrained``, and so on.
+        kwargs: Arguments for timm's ``create_model``, transformers' ``from_pretrained``, and so on.
         weights: A safetensors file to load strictly; not for transformers, which takes a folder.
-        pretrained: Take the library's own weights. None does so for transformers, and for open_clip where the name
-            says which; false means random weights of a fixed seed.
-        mean: Of each channel, for pixels in [0, 1], in place of what the checkpoint says.
-        std: As `mean`.
-        interpolation: How images are resized (nearest, bilinear, bicubic, lanczos), in place of what the checkpoint
-            says.
+        pretrained: True loads the library's own weights, false uses random weights of a fixed seed. None loads them
+            for transformers, and for open_clip if the name says which.
+        mean: Mean of each colour channel for pixels in [0, 1], in place of the checkpoint's.
+        std: Standard deviation of each colour channel for pixels in [0, 1], in place of the checkpoint's.
+        interpolation: How images are resized (nearest, bilinear, bicubic, lanczos), in place of the checkpoint's.
     """
 
-    # pydantic reads this where it validates a run's YAML; without pydantic nothing does
+    # only pydantic reads this, when it validates a run's YAML file
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     name: str
@@ -57,10 +56,10 @@ class EncoderConfig:
 
     @classmethod
     def of(cls, section: Mapping[str, Any] | str) -> EncoderConfig:
-        """From the `encoder:` section of a YAML file, or from `LIBRARY:NAME`, which means pretrained weights.
+        """Read the `encoder:` section of a YAML file, or `LIBRARY:NAME`, which means pretrained weights.
 
         Raises:
-            SpatialBoostError: One line with the first key that is unknown, missing or wrong.
+            SpatialBoostError: A key is unknown, missing or wrong; the message names the first such key.
         """
         if isinstance(section, str):
             library, colon, name = section.partition(":")

@@ -1,4 +1,4 @@
-"""How to read an encoder: its patch tokens and its size."""
+"""Read the patch tokens of an encoder, its width, its patch size and its number of layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: Sequence[int
 
 
 def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int | Sequence[int] = -1) -> Tokens | list[Tokens]:
-    """Read the tokens after one block or several; class, register and detection tokens are no patches.
+    """Read the patch tokens after one block or several; class, register and detection tokens are left out.
 
     Example:
         >>> import torch
@@ -35,18 +35,19 @@ def read_tokens(encoder: nn.Module, pixel_values: Tensor, *, layer: int | Sequen
         >>> [each.grid for each in read_tokens(encoder, torch.zeros(5, 3, 32, 32), layer=[0, 1])]
         [(2, 2), (2, 2)]
 
-    The encoder's final norm is applied where the last layer is read and nowhere else (a transformers CLIP tower has no
-    such norm over its patches, so there it is not applied at all). Of a hierarchical encoder (Swin, Hiera ...) only the
-    last layer can be read. Gradients flow.
+    The encoder's final norm is applied only to the last layer (and not at all to a transformers CLIP tower, which has
+    no such norm over its patches). In a hierarchical encoder (Swin, Hiera ...) only the last layer can be read.
+    Gradients flow to the encoder.
 
     Args:
-        encoder: An image encoder of timm, transformers, open_clip, torchvision, or as torch.hub gives DINO.
-        pixel_values: Images ``(B, 3, H, W)``, resized and normalised as `prepare_images` does it.
-        layer: Block after which to read; negative counts from the end. Several are read in one pass.
+        encoder: An image encoder of timm, transformers, open_clip, torchvision, or DINO from torch.hub.
+        pixel_values: Images ``(B, 3, H, W)``, resized and normalised by `prepare_images`.
+        layer: Index of the block after which the tokens are read; negative ones count from the end. Several are read in
+            one forward.
 
     Raises:
-        SpatialBoostError: The encoder, the images or the layer are not as above, or the encoder's tokens are not as
-            many as its grid has places.
+        SpatialBoostError: The encoder, the images or the layer are not as above, or the number of tokens does not fit
+            the grid.
     """
     library, inner = find_reader(encoder)
     if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
@@ -72,12 +73,12 @@ def _check_last(encoder: nn.Module, indices: Sequence[int]) -> None:
         if index != last:
             raise SpatialBoostError(
                 f"layer {index} of {type(encoder).__name__} was asked for, but its layers have several grids: only the "
-                f"last one (-1, which is {last}) can be read"
+                f"last one (-1, which is {last}) can be read. Ask for layer -1"
             )
 
 
 def feature_layer(encoder: nn.Module, layer: int) -> int:
-    """Index from 0 of the block that `layer` names; blocks after it do not touch what is read there.
+    """The index of block `layer`, counted from 0; the tokens read there do not depend on later blocks.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -93,13 +94,13 @@ def feature_layer(encoder: nn.Module, layer: int) -> int:
 
 
 def feature_dim(encoder: nn.Module) -> int:
-    """Width D of the encoder's tokens; of a hierarchical encoder, at its last layer."""
+    """Width D of the encoder's tokens; for a hierarchical encoder, in its last layer."""
     library, inner = find_reader(encoder)
     return library.feature_dim(inner)
 
 
 def patch_size(encoder: nn.Module) -> int:
-    """Pixels between one token and the next; of a hierarchical encoder, at its last layer."""
+    """Distance of neighbouring tokens in pixels; for a hierarchical encoder, in its last layer."""
     library, inner = find_reader(encoder)
     return library.patch_size(inner)
 

@@ -1,4 +1,4 @@
-"""The libraries whose encoders can be opened by name and read: one file each, and one line in `LIBRARIES`."""
+"""The libraries whose encoders can be opened by name and read. Each has one file, and one line in `LIBRARIES`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spatialboost.encoders.libraries.torchvision import Torchvision
 from spatialboost.encoders.libraries.transformers import Transformers
 from spatialboost.errors import SpatialBoostError, unknown
 
-# prefix of a specification -> library; an encoder is read by the first that says it can
+# prefix of a specification -> library; the first library whose `reads` is true reads an encoder
 LIBRARIES: dict[str, Library] = {
     "open_clip": OpenClip(),
     "timm": Timm(),
@@ -26,10 +26,10 @@ ALIASES = {"transformers": "hf"}
 
 
 def find_library(prefix: str) -> Library:
-    """The library of a prefix.
+    """The library with this prefix.
 
     Raises:
-        SpatialBoostError: There is none, with the nearest right one.
+        SpatialBoostError: There is none; the message gives the most similar prefix.
     """
     name = ALIASES.get(prefix, prefix)
     if name not in LIBRARIES:
@@ -38,17 +38,17 @@ def find_library(prefix: str) -> Library:
 
 
 def find_reader(encoder: nn.Module) -> tuple[Library, Any]:
-    """The library that reads an encoder, and the module that it reads, which a wrapper or a head may hold.
+    """The library that reads an encoder, and the module that it reads: the encoder, or the one inside a wrapper.
 
     Raises:
-        SpatialBoostError: It has no patch tokens that any library could read.
+        SpatialBoostError: No library can read patch tokens of this encoder.
     """
     inner = _unwrapped(encoder)
     for library in LIBRARIES.values():
         if library.reads(inner):
             return library, inner
     towers = [name for name in ("vision_model", "vision_tower", "visual") if hasattr(encoder, name)]
-    hint = f": it holds a vision model, so give that one (`model.{towers[0]}`)" if towers else ""
+    hint = f": it contains a vision model, so give that one (`model.{towers[0]}`)" if towers else ""
     raise SpatialBoostError(
         f"cannot read patch tokens of {type(encoder).__module__}.{type(encoder).__name__}{hint}. Expected an image "
         f"encoder of {', '.join(LIBRARIES)} with a grid of patches"
@@ -56,10 +56,10 @@ def find_reader(encoder: nn.Module) -> tuple[Library, Any]:
 
 
 def _unwrapped(encoder: nn.Module) -> nn.Module:
-    """What `torch.compile`, open_clip's and transformers' wrappers of timm models, and transformers' heads hold."""
+    """The module inside `torch.compile`, inside a timm wrapper of open_clip or transformers, or under a head."""
     for name in ("_orig_mod", "trunk", "timm_model"):
-        if isinstance(held := encoder._modules.get(name), nn.Module):
-            return _unwrapped(held)
+        if isinstance(inner := encoder._modules.get(name), nn.Module):
+            return _unwrapped(inner)
     config, body = getattr(encoder, "config", None), getattr(encoder, "base_model", None)
     if hasattr(config, "model_type") and hasattr(body, "embeddings") and not hasattr(encoder, "embeddings"):
         return body  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What certain blocks of an encoder give out, while the encoder runs as it always does."""
+"""Record the outputs of chosen blocks while an encoder runs its own forward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def block_outputs(blocks: Sequence[nn.Module], layers: Sequence[int], run: Callable[[], Any]) -> dict[int, Any]:
-    """Outputs of the blocks with these indices during `run`, by index."""
+    """The outputs of the blocks with these indices during `run()`, by index."""
     found: dict[int, Any] = {}
 
     def keep(index: int) -> Callable[..., None]:

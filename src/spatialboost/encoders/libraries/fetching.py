@@ -1,4 +1,4 @@
-"""What the libraries raise where weights cannot be had, as one line of ours."""
+"""Turn the libraries' errors about weights that cannot be loaded into a `SpatialBoostError` of one line."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from spatialboost.weights.hub import translated
 
 @contextmanager
 def fetching(spec: str) -> Iterator[None]:
-    """Raise our error for an encoder whose weights are gated, missing, broken or out of reach: why, and what to do."""
+    """Raise a `SpatialBoostError` if weights are gated, missing, broken or unreachable: it says why and what to do."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         with translated(f"cannot get {spec!r}"):
             try:
                 yield
-            except OSError as error:  # transformers hides the Hub's refusal in one of these
+            except OSError as error:  # transformers raises an OSError; the Hub's own error is its cause
                 cause = error.__cause__
                 raise (cause if isinstance(cause, HfHubHTTPError) else error) from None
     except SpatialBoostError as error:
         line = " ".join(str(error).split()).removesuffix(" Try again; what has arrived is kept.")
         raise SpatialBoostError(
-            f"{line} Or give a local folder or file of weights, or take the encoder untrained (pretrained=False, "
+            f"{line} Or give a local folder or file of weights, or use random weights (pretrained=False, "
             "--random-weights)"
         ) from error
-    except (TypeError, ValueError, RuntimeError) as error:  # arguments or weights that do not suit the model
+    except (TypeError, ValueError, RuntimeError) as error:  # arguments or weights that do not fit the model
         raise SpatialBoostError(f"cannot build {spec!r}: {' '.join(str(error).split())[:300]}") from error

@@ -1,4 +1,4 @@
-"""Folders of torch.hub on this machine: DINO, DINOv2 and DINOv3 from their authors, and what is built like them."""
+"""Local torch.hub folders: DINO, DINOv2 and DINOv3 from their authors, and encoders with the same structure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spatialboost.encoders.libraries.blocks import block_outputs
-from spatialboost.encoders.libraries.protocol import Tokens, divided, pair, split
+from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens
 from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError, unknown
@@ -27,8 +27,8 @@ REGISTERS = ("register_tokens", "storage_tokens", "reg_token")
 class Hub:
     """See `spatialboost.encoders.libraries.protocol.Library`.
 
-    The code of the folder is run, and it is the user's own: nothing is fetched, so weights come from a file of
-    safetensors (`weights`), or from what `kwargs` tell the entry.
+    The code of the folder is run; nothing is downloaded. So the weights come from a safetensors file (`weights`), or
+    the folder's own code loads them, as `kwargs` say.
     """
 
     def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
@@ -36,7 +36,7 @@ class Hub:
         path = Path(folder).expanduser()
         if not colon or not (path / "hubconf.py").is_file():
             raise SpatialBoostError(
-                f"hub encoder is {config.name!r}; expected FOLDER:ENTRY with a folder that holds hubconf.py"
+                f"hub encoder is {config.name!r}; expected FOLDER:ENTRY with a folder that contains hubconf.py"
             )
         with _importable(path):
             entries = _entries(path)
@@ -44,7 +44,7 @@ class Hub:
                 raise unknown(f"entry of {folder}", name, entries)
             options = dict(config.kwargs)
             if "pretrained" in inspect.signature(entries[name]).parameters and "pretrained" not in options:
-                options["pretrained"] = False  # an entry's own default would fetch its weights from the network
+                options["pretrained"] = False  # by default, an entry would download its weights
                 if config.weights is None:
                     logger.warning("the encoder %s has random weights: set encoder.weights", config.name)
             model = entries[name](**options)
@@ -53,7 +53,7 @@ class Hub:
         return model
 
     def loads_weights(self, config: EncoderConfig) -> None:
-        return None  # only the code of the entry knows
+        return None  # only the code of the folder knows
 
     def reads(self, encoder: nn.Module) -> bool:
         blocks = getattr(encoder, "blocks", None)
@@ -74,14 +74,14 @@ class Hub:
     def native_size(self, encoder: Any) -> tuple[int, int]:
         patch = self.patch_size(encoder)
         table = getattr(encoder, "pos_embed", None)
-        if isinstance(table, Tensor):  # the class token has a place in it; a square grid is what is left
+        if isinstance(table, Tensor):  # it has one row for the class token; the others form a square grid
             side = int(table.shape[1] ** 0.5) * patch
             return side, side
         size = getattr(getattr(encoder, "patch_embed", None), "img_size", None)
         return pair(size, default=14 * patch)
 
     def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
-        grid = divided(pixel_values, self.patch_size(encoder))
+        grid = patch_grid(pixel_values, self.patch_size(encoder))
         blocks = _blocks(encoder)
         outputs = block_outputs(blocks, layers, lambda: encoder(pixel_values))
         has_cls = getattr(encoder, "cls_token", None) is not None
@@ -93,7 +93,7 @@ class Hub:
             tokens = outputs[layer]
             if layer == len(blocks) - 1 and isinstance(norm := getattr(encoder, "norm", None), nn.Module):
                 tokens = norm(tokens)
-            found.append(split(tokens, grid, before, 0, cls=has_cls, name=type(encoder).__name__))
+            found.append(split_tokens(tokens, grid, before, 0, cls=has_cls, name=type(encoder).__name__))
         return found
 
     def preprocessing(self, encoder: nn.Module) -> Preprocessing | None:
@@ -105,7 +105,7 @@ class Hub:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """As torch.hub does it: `hubconf.py` and what it imports are found in its folder."""
+    """Within this context, modules of the folder can be imported, as torch.hub does it."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -121,12 +121,12 @@ def _entries(folder: Path) -> dict[str, Callable[..., Any]]:
     try:
         spec.loader.exec_module(module)
     except ImportError as error:
-        raise SpatialBoostError(f"{folder / 'hubconf.py'} needs a package that is not there: {error}") from error
+        raise SpatialBoostError(f"{folder / 'hubconf.py'} needs a package that is not installed: {error}") from error
     return {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
 
 
 def _projection(encoder: nn.Module) -> Any:
-    """The convolution that makes tokens of patches: `patch_embed`, or the one in it."""
+    """The convolution that turns patches into tokens: `patch_embed`, or the one inside it."""
     embed = getattr(encoder, "patch_embed", None)
     if isinstance(embed, nn.Module):
         return next((module for module in embed.modules() if isinstance(module, nn.Conv2d)), None)
@@ -134,7 +134,7 @@ def _projection(encoder: nn.Module) -> Any:
 
 
 def _blocks(encoder: Any) -> list[nn.Module]:
-    """The blocks in order; DINOv2 may keep them in chunks for FSDP, with placeholders before each chunk's own."""
+    """The blocks in order; DINOv2 may keep them in chunks for FSDP, which begin with placeholders."""
     blocks = list(encoder.blocks)
     if blocks and all(isinstance(chunk, nn.ModuleList) for chunk in blocks):
         return [block for chunk in blocks for block in chunk if not isinstance(block, nn.Identity)]

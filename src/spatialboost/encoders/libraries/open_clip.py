@@ -1,4 +1,4 @@
-"""open_clip, and OpenAI's CLIP: the image tower, which is their own `VisionTransformer` or a model of timm."""
+"""open_clip and OpenAI's CLIP: the image tower, which is open_clip's `VisionTransformer` or a timm model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spatialboost.encoders.libraries.blocks import block_outputs
 from spatialboost.encoders.libraries.fetching import fetching
-from spatialboost.encoders.libraries.protocol import Tokens, divided, pair, split
+from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens
 from spatialboost.encoders.preprocessing import CLIP, RECORD, Preprocessing, from_config
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
@@ -29,7 +29,7 @@ class OpenClip:
         name, tag = _model_and_tag(config.name)
         if not name.startswith(SOURCES) and name not in open_clip.list_models():
             close = difflib.get_close_matches(name, open_clip.list_models(), n=4)
-            hint = f"; close to it: {', '.join(close)}" if close else "; open_clip.list_models() names them"
+            hint = f"; close to it: {', '.join(close)}" if close else "; open_clip.list_models() lists them"
             raise SpatialBoostError(f"open_clip has no model {name!r}{hint}")
         loads = self.loads_weights(config)
         if config.pretrained and config.weights is None and not loads:
@@ -43,8 +43,8 @@ class OpenClip:
         with fetching(f"open_clip:{config.name}"):
             whole = open_clip.create_model(name, pretrained=tag if loads else None, load_weights=loads, **config.kwargs)
         visual: Any = whole.visual
-        if loads and (told := self.preprocessing(visual)) is not None:
-            setattr(visual, RECORD, told)
+        if loads and (found := self.preprocessing(visual)) is not None:
+            setattr(visual, RECORD, found)
         return visual
 
     def loads_weights(self, config: EncoderConfig) -> bool:
@@ -75,12 +75,12 @@ class OpenClip:
         return side, side
 
     def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
-        grid = divided(pixel_values, self.patch_size(encoder))
+        grid = patch_grid(pixel_values, self.patch_size(encoder))
         rows, columns = (size // self.patch_size(encoder) for size in self.native_size(encoder))
         if grid != (rows, columns):
             raise SpatialBoostError(
-                f"images have {grid[0]}x{grid[1]} patches; this encoder's position table is for {rows}x{columns}. Give "
-                "images of that size, or build it with `force_image_size=`"
+                f"images have {grid[0]}x{grid[1]} patches; this encoder has position embeddings for {rows}x{columns}. "
+                "Give images of that size, or build it with `force_image_size=`"
             )
         blocks = encoder.transformer.resblocks
         outputs = block_outputs(blocks, layers, lambda: encoder(pixel_values))
@@ -94,7 +94,7 @@ class OpenClip:
             tokens = outputs[layer] if batch_first else outputs[layer].transpose(0, 1)
             if layer == len(blocks) - 1 and not after_pooling:
                 tokens = encoder.ln_post(tokens)
-            found.append(split(tokens, grid, 1, 0, cls=True, name=type(encoder).__name__))
+            found.append(split_tokens(tokens, grid, 1, 0, cls=True, name=type(encoder).__name__))
         return found
 
     def preprocessing(self, encoder: nn.Module) -> Preprocessing | None:
@@ -121,5 +121,5 @@ def _check_tag(name: str, tag: str, tags: Sequence[str]) -> None:
     close = difflib.get_close_matches(tag, tags, n=1)
     hint = f". Did you mean {close[0]!r}?" if close else ""
     raise SpatialBoostError(
-        f"open_clip has no weights {tag!r} of {name}; known are {', '.join(tags)}, or a file with safetensors{hint}"
+        f"open_clip has no weights {tag!r} of {name}; known are {', '.join(tags)}, or a .safetensors file{hint}"
     )

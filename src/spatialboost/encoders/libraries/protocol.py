@@ -1,4 +1,4 @@
-"""What a library has to answer so that its encoders can be opened and read."""
+"""The methods that a library needs so that its encoders can be opened and read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from spatialboost.errors import SpatialBoostError
 
 @dataclass(frozen=True)
 class Tokens:
-    """What an encoder says about a batch of images.
+    """The tokens of an encoder for a batch of images.
 
     Attributes:
         patches: Patch tokens ``(B, N, D)``, row by row from the top left.
         grid: Rows and columns of patches; their product is N.
-        cls: The class token ``(B, D)``, or None where the encoder has none.
+        cls: The class token ``(B, D)``, or None if the encoder has none.
     """
 
     patches: Tensor
@@ -34,19 +34,19 @@ class Library(Protocol):
     """One library of encoders. Methods get encoders for which `reads` is true, boosted or not."""
 
     def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
-        """Build the encoder that a configuration names, its image tower alone, on the CPU.
+        """Build the encoder that a configuration names (only its image tower) on the CPU.
 
-        New weights are drawn from torch's generator, which the caller has seeded. Whether `config.weights` is to be
-        loaded afterwards is the caller's matter.
+        Random weights are drawn from torch's generator, which the caller has seeded. `config.weights` is not loaded
+        here: the caller does that.
         """
         ...
 
     def loads_weights(self, config: EncoderConfig) -> bool | None:
-        """Whether `open` loads pretrained weights for this configuration; None where only the model's code knows."""
+        """Whether `open` loads pretrained weights for this configuration; None if only the model's code knows."""
         ...
 
     def reads(self, encoder: nn.Module) -> bool:
-        """Whether the encoder is one of this library's with patch tokens."""
+        """Whether the encoder is one of this library and has patch tokens."""
         ...
 
     def feature_dim(self, encoder: nn.Module) -> int:
@@ -54,7 +54,7 @@ class Library(Protocol):
         ...
 
     def patch_size(self, encoder: nn.Module) -> int:
-        """Pixels between one token of the last grid and the next."""
+        """Distance of neighbouring tokens of the last grid in pixels."""
         ...
 
     def num_layers(self, encoder: nn.Module) -> int:
@@ -62,7 +62,7 @@ class Library(Protocol):
         ...
 
     def hierarchical(self, encoder: nn.Module) -> bool:
-        """Whether the layers have grids of their own; then only the last can be read."""
+        """Whether the layers have different grids; then only the last layer can be read."""
         ...
 
     def native_size(self, encoder: nn.Module) -> tuple[int, int]:
@@ -70,35 +70,38 @@ class Library(Protocol):
         ...
 
     def read(self, encoder: nn.Module, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
-        """Tokens after each of these blocks (indices from 0), in the order that is asked for.
+        """Tokens after each of these blocks (indices from 0), in the order of `layers`.
 
-        Of a hierarchical encoder, only the last is asked for.
+        For a hierarchical encoder, `layers` contains only the last layer.
         """
         ...
 
     def preprocessing(self, encoder: nn.Module) -> Preprocessing | None:
-        """What the checkpoint says of its images; None where the model carries no such word."""
+        """The preprocessing that is stored with the model, or None."""
         ...
 
     def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
-        """What is usual for models of this kind, for where `preprocessing` gives None."""
+        """The usual preprocessing for this kind of model; used if `preprocessing` returns None."""
         ...
 
 
-def divided(pixel_values: Tensor, patch: int, native: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Rows and columns of patches of images; refused where they do not divide.
+def patch_grid(pixel_values: Tensor, patch: int, native: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Rows and columns of patches of images; an error if the size is not a multiple of the patch size.
 
-    At the size that it was built for, an encoder may leave out a rest at the right and at the bottom (SigLIP's 384
-    pixels are 27 patches of 14).
+    At the size `native` that it was built for, an encoder may ignore the last pixels at the right and at the bottom
+    (SigLIP's 384 pixels are 27 patches of 14).
     """
     height, width = pixel_values.shape[2:]
     if (height % patch or width % patch) and (height, width) != native:
-        raise SpatialBoostError(f"images of {height}x{width} pixels do not divide into patches of {patch}")
+        raise SpatialBoostError(
+            f"images of {height}x{width} pixels do not divide into patches of {patch}. Give a height and "
+            f"a width that are multiples of {patch}"
+        )
     return height // patch, width // patch
 
 
-def split(tokens_BTD: Tensor, grid: tuple[int, int], before: int, after: int, *, cls: bool, name: str) -> Tokens:
-    """Take the patches out of a row of tokens with others before and after them."""
+def split_tokens(tokens_BTD: Tensor, grid: tuple[int, int], before: int, after: int, *, cls: bool, name: str) -> Tokens:
+    """Separate the patch tokens of a sequence from the other tokens before and after them."""
     total, patches = tokens_BTD.shape[1], grid[0] * grid[1]
     if total != before + patches + after:
         others = f"{before} tokens before and {after} after the patches"
@@ -109,14 +112,14 @@ def split(tokens_BTD: Tensor, grid: tuple[int, int], before: int, after: int, *,
     return Tokens(tokens_BTD[:, before : before + patches], grid, tokens_BTD[:, 0] if cls else None)
 
 
-def of_map(map_BDHW: Tensor) -> Tokens:
+def tokens_of_map(map_BDHW: Tensor) -> Tokens:
     """Tokens of a feature map ``(B, D, rows, columns)``."""
     rows, columns = map_BDHW.shape[2:]
     return Tokens(map_BDHW.flatten(2).transpose(1, 2), (rows, columns), None)
 
 
 def pair(size: Any, default: int = 224) -> tuple[int, int]:
-    """Height and width of a number or a pair."""
+    """Height and width, from one number for both, from a pair, or from the default if `size` is None."""
     if size is None:
         return default, default
     return (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))

@@ -1,4 +1,4 @@
-"""timm: every model that gives intermediate features, from plain vision transformers to hierarchical ones."""
+"""timm: every model with `forward_intermediates`, from plain vision transformers to hierarchical ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
 from spatialboost.encoders.libraries.fetching import fetching
-from spatialboost.encoders.libraries.protocol import Tokens, divided, of_map, pair, split
+from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing, from_config
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
@@ -29,12 +29,12 @@ class Timm:
         name = config.name
         if name == "VisionTransformer":
             return VisionTransformer(**config.kwargs)
-        if name.count("/") == 1 and not name.startswith(SOURCES):  # `timm/vit_...`, as the Hub names timm's models
+        if name.count("/") == 1 and not name.startswith(SOURCES):  # `timm/vit_...`, a name of the Hub
             name = f"hf-hub:{name}"
         if not name.startswith(SOURCES) and not timm.is_model(name):
             close = timm.list_models(f"*{name.partition('.')[0][:12]}*")[:4] if len(name) > 5 else []
             close = close or difflib.get_close_matches(name, timm.list_models(), n=4)
-            hint = f"; close to it: {', '.join(close)}" if close else "; timm.list_models() names them"
+            hint = f"; close to it: {', '.join(close)}" if close else "; timm.list_models() lists them"
             raise SpatialBoostError(f"timm {timm.__version__} has no model {name!r}{hint}")
         options = {"num_classes": 0, **config.kwargs}
         with fetching(f"timm:{config.name}"):
@@ -58,7 +58,7 @@ class Timm:
         return max(tower(encoder), default=0) + 1
 
     def hierarchical(self, encoder: Any) -> bool:
-        blocks, info = getattr(encoder, "blocks", None), _feature_info(encoder)  # timm's features are blocks, or stages
+        blocks, info = getattr(encoder, "blocks", None), _feature_info(encoder)  # each entry is a block or a stage
         return blocks is None or len(blocks) != len(info) or len({(i["num_chs"], i["reduction"]) for i in info}) > 1
 
     def native_size(self, encoder: Any) -> tuple[int, int]:
@@ -73,10 +73,10 @@ class Timm:
         try:
             if self.hierarchical(encoder):
                 last = len(_feature_info(encoder)) - 1
-                return [of_map(_last_map(encoder, pixel_values, last))] * len(layers)
-            grid = divided(pixel_values, self.patch_size(encoder), self.native_size(encoder))
+                return [tokens_of_map(_last_map(encoder, pixel_values, last))] * len(layers)
+            grid = patch_grid(pixel_values, self.patch_size(encoder), self.native_size(encoder))
             return _read_plain(encoder, pixel_values, grid, layers)
-        except AssertionError as error:  # timm asserts the image size that the position grid was built for
+        except AssertionError as error:  # timm accepts only the image size of its position embeddings
             raise SpatialBoostError(
                 f"{error} Give images of that size, or build the encoder with `img_size=` or `dynamic_img_size=True`"
             ) from None
@@ -106,7 +106,7 @@ def _last_map(encoder: Any, pixel_values: Tensor, stage: int) -> Tensor:
     except AssertionError as error:
         if "normalization" not in str(error):
             raise
-        # Hiera has no norm over its tokens: only what is pooled is normed
+        # Hiera has no norm over its tokens, only over the pooled ones
         return _intermediates(encoder, pixel_values, [stage], norm=False, output_fmt="NCHW")[0]
 
 
@@ -115,13 +115,13 @@ def _read_plain(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], layer
     indices = sorted(set(layers))
     if "return_prefix_tokens" not in inspect.signature(encoder.forward_intermediates).parameters:
         found: dict[int, Tokens] = {}
-        # the final norm belongs to the last layer alone, and timm norms all of a call or none
+        # only the last layer gets the final norm, but timm applies it to all layers of a call or to none
         for norm, part in ((False, [i for i in indices if i != last]), (True, [i for i in indices if i == last])):
             maps = _intermediates(encoder, pixel_values, part, norm=norm, output_fmt="NCHW") if part else []
-            found |= dict(zip(part, map(of_map, maps), strict=True))
+            found |= dict(zip(part, map(tokens_of_map, maps), strict=True))
         return [found[layer] for layer in layers]
     alone = indices == [last]
-    # not asked for where there are none: some classes of timm then fail
+    # not given if the encoder has no prefix tokens: some classes of timm would fail
     prefixed = {"return_prefix_tokens": True} if getattr(encoder, "num_prefix_tokens", 0) else {}
     read = _intermediates(encoder, pixel_values, indices, norm=alone, output_fmt="NLC", **prefixed)
     tokens = {}
@@ -129,13 +129,13 @@ def _read_plain(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], layer
         patches, prefix = each if isinstance(each, tuple) else (each, None)
         if index == last and not alone:
             patches, prefix = encoder.norm(patches), None if prefix is None else encoder.norm(prefix)
-        patches = split(patches, grid, 0, 0, cls=False, name=type(encoder).__name__).patches
+        patches = split_tokens(patches, grid, 0, 0, cls=False, name=type(encoder).__name__).patches
         tokens[index] = Tokens(patches, grid, _class_token(encoder, prefix))
     return [tokens[layer] for layer in layers]
 
 
 def _class_token(encoder: Any, prefix: Tensor | None) -> Tensor | None:
-    """The first token before the patches, where the encoder has a class token (registers are none)."""
+    """The first token before the patches, if the encoder has a class token; register tokens do not count."""
     holders = (encoder, getattr(encoder, "embeds", None))  # NaFlex models keep it in `embeds`
     has_one = any(getattr(holder, "cls_token", None) is not None for holder in holders)
     return prefix[:, 0] if has_one and prefix is not None and prefix.shape[1] > 0 else None

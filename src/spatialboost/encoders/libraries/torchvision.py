@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
 from spatialboost.encoders.libraries.fetching import fetching
-from spatialboost.encoders.libraries.protocol import Tokens, divided, of_map, split
+from spatialboost.encoders.libraries.protocol import Tokens, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, RECORD, Preprocessing, as_rgb
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
@@ -26,7 +26,7 @@ class Torchvision:
         names = models.list_models()
         if config.name not in names:
             close = difflib.get_close_matches(config.name, names, n=4)
-            hint = f"; close to it: {', '.join(close)}" if close else "; torchvision.models.list_models() names them"
+            hint = f"; close to it: {', '.join(close)}" if close else "; torchvision.models.list_models() lists them"
             raise SpatialBoostError(f"torchvision has no model {config.name!r}{hint}")
         options = dict(config.kwargs)
         which = options.pop("weights", "DEFAULT")
@@ -41,7 +41,7 @@ class Torchvision:
             )
         weights = known[which]
         with fetching(f"torchvision:{config.name}"):
-            # torchvision publishes no safetensors: tensors alone are read, and the file's checksum is compared
+            # torchvision publishes no safetensors: only tensors are read, and the file's checksum is checked
             model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
         setattr(model, RECORD, from_transforms(weights.transforms()))
         return model
@@ -74,14 +74,14 @@ class Torchvision:
 
     def read(self, encoder: Any, pixel_values: Tensor, layers: Sequence[int]) -> list[Tokens]:
         if _is_swin(encoder):
-            divided(pixel_values, self.patch_size(encoder))
-            return [of_map(encoder.norm(encoder.features(pixel_values)).permute(0, 3, 1, 2))] * len(layers)
-        grid = divided(pixel_values, self.patch_size(encoder))
+            patch_grid(pixel_values, self.patch_size(encoder))
+            return [tokens_of_map(encoder.norm(encoder.features(pixel_values)).permute(0, 3, 1, 2))] * len(layers)
+        grid = patch_grid(pixel_values, self.patch_size(encoder))
         if tuple(pixel_values.shape[2:]) != self.native_size(encoder):
             side = encoder.image_size
             raise SpatialBoostError(
-                f"images are {pixel_values.shape[2]}x{pixel_values.shape[3]}; this encoder's position table is for "
-                f"{side}x{side}. Give images of that size, or build it with `image_size=`"
+                f"images are {pixel_values.shape[2]}x{pixel_values.shape[3]}; this encoder's position embeddings are "
+                f"for {side}x{side}. Give images of that size, or build it with `image_size=`"
             )
         tokens = encoder._process_input(pixel_values)
         cls = encoder.class_token.expand(len(tokens), -1, -1)
@@ -92,18 +92,18 @@ class Torchvision:
             tokens = block(tokens)
             if index in layers:
                 normed = encoder.encoder.ln(tokens) if index == last else tokens
-                found[index] = split(normed, grid, 1, 0, cls=True, name=type(encoder).__name__)
+                found[index] = split_tokens(normed, grid, 1, 0, cls=True, name=type(encoder).__name__)
         return [found[layer] for layer in layers]
 
     def preprocessing(self, encoder: nn.Module) -> Preprocessing | None:
-        return None  # the model carries none: `open` records what its weights say
+        return None  # not stored in the model; `open` stores that of the weights
 
     def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
         return Preprocessing(*IMAGENET)
 
 
 def from_transforms(transforms: Any) -> Preprocessing:
-    """What the transforms that belong to torchvision's weights do to pixels."""
+    """The preprocessing that the transforms of torchvision's weights do."""
     return Preprocessing(as_rgb(transforms.mean), as_rgb(transforms.std), transforms.interpolation.value)
 
 

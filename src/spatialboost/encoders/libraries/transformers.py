@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
 from spatialboost.encoders.libraries.fetching import fetching
-from spatialboost.encoders.libraries.protocol import Tokens, divided, of_map, pair, split
+from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, RECORD, Preprocessing, as_rgb
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
@@ -24,7 +24,7 @@ BEFORE = ("cls_token", "class_embedding", "distillation_token", "register_tokens
 AFTER = ("detection_tokens",)
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
-# What these models were published with, where the class of their image processor has other defaults.
+# The preprocessing that these models were published with, where the defaults of their image processor differ.
 USUAL = {
     "dinov2": Preprocessing(*IMAGENET, "bicubic"),
     "dinov2_with_registers": Preprocessing(*IMAGENET, "bicubic"),
@@ -44,7 +44,7 @@ class Transformers:
         if config.weights is not None:
             raise SpatialBoostError(
                 f"encoder.weights is {config.weights}, but transformers takes a Hub id or folder: give the folder that "
-                "holds model.safetensors and config.json as the name"
+                "contains model.safetensors and config.json as the name"
             )
         options = {"dtype": dtype or "auto", **config.kwargs}
         hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
@@ -92,34 +92,34 @@ class Transformers:
             height, width = pixel_values.shape[2:]
             grid = math.ceil(height / patch), math.ceil(width / patch)
         else:
-            grid = divided(pixel_values, patch, self.native_size(encoder))
+            grid = patch_grid(pixel_values, patch, self.native_size(encoder))
         inputs = _inputs(encoder, pixel_values, grid, patch)
         options = {"output_hidden_states": True} if any(layer != last for layer in layers) else {}
         output = encoder(**inputs, **options)
         found = []
         for layer in layers:
-            # hidden_states[0] is what enters the first block
+            # hidden_states[0] is the input of the first block
             states = output.last_hidden_state if layer == last else output.hidden_states[layer + 1]
-            found.append(self._placed(encoder, states, len(pixel_values), grid, name))
+            found.append(self._to_tokens(encoder, states, len(pixel_values), grid, name))
         return found
 
-    def _placed(self, encoder: nn.Module, states: Tensor, batch: int, grid: tuple[int, int], name: str) -> Tokens:
-        if states.ndim == 4:  # a map: channels first, or last (SAM's layers)
+    def _to_tokens(self, encoder: nn.Module, states: Tensor, batch: int, grid: tuple[int, int], name: str) -> Tokens:
+        if states.ndim == 4:  # a feature map: channels first, or last (SAM's layers)
             width = self.feature_dim(encoder)
             if states.shape[1] != width and states.shape[3] == width:
                 states = states.permute(0, 3, 1, 2)
-            return of_map(states)
+            return tokens_of_map(states)
         if states.shape[0] == 1 and batch > 1:  # Pixtral packs the images of a batch into one row
             states = states.view(batch, -1, states.shape[2])
         before, after, has_cls = _other_tokens(encoder)
-        return split(states, grid, before, after, cls=has_cls, name=name)
+        return split_tokens(states, grid, before, after, cls=has_cls, name=name)
 
     def preprocessing(self, encoder: Any) -> Preprocessing | None:
         folder = getattr(encoder.config, "_name_or_path", None)
-        told = read_processor(folder, local_files_only=True) if folder else None
-        if told is not None:
-            setattr(encoder, RECORD, told)  # read once: the file is on a disk that may be slow, or gone tomorrow
-        return told
+        found = read_processor(folder, local_files_only=True) if folder else None
+        if found is not None:
+            setattr(encoder, RECORD, found)  # read only once: the file may be slow to read, or be deleted later
+        return found
 
     def usual_preprocessing(self, encoder: Any) -> Preprocessing:
         kind = encoder.config.model_type
@@ -130,7 +130,7 @@ class Transformers:
 
 
 def _model_class(config: Any) -> Any:
-    """`AutoModel`, or for image towers that it does not know the class that the configuration names."""
+    """`AutoModel`, or the class that the configuration names if `AutoModel` does not know this kind of model."""
     import transformers
 
     named = getattr(transformers, (getattr(config, "architectures", None) or ["AutoModel"])[0], None)
@@ -139,16 +139,19 @@ def _model_class(config: Any) -> Any:
 
 
 def image_tower(model: Any, name: str) -> Any:
-    """The image tower of a vision-language model, which remembers the name it was loaded by; else the model itself."""
-    held = next((getattr(model, each) for each in TOWERS if isinstance(getattr(model, each, None), nn.Module)), model)
-    config = getattr(held, "config", None)
+    """The image tower of a model, or the model itself; its config stores the name that it was loaded by."""
+    found = next((getattr(model, each) for each in TOWERS if isinstance(getattr(model, each, None), nn.Module)), model)
+    config = getattr(found, "config", None)
     if config is not None and not getattr(config, "_name_or_path", None):
         config._name_or_path = name
-    return held
+    return found
 
 
 def processor_options(name: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """Asked for before the weights are loaded: the network may be asked for the processor only where it is for them."""
+    """Options to load the image processor: from the network only if the weights will be loaded from it, too.
+
+    Call this before the weights are loaded.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -158,36 +161,36 @@ def processor_options(name: str, hub: dict[str, Any]) -> dict[str, Any]:
         found = try_to_load_from_cache(
             name, "config.json", cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
         )
-    except HFValidationError:  # no name of the Hub: loading it says so
+    except HFValidationError:  # not a name of the Hub: loading the model will raise the error
         return {"local_files_only": True}
     return {"local_files_only": True} if isinstance(found, str) else {}
 
 
 def with_processor(encoder: Any, name: str, **options: Any) -> Any:
-    """The encoder with a record of what the image processor beside its weights says; asked for with the weights."""
-    if (told := read_processor(name, **options)) is not None:
-        setattr(encoder, RECORD, told)
+    """The encoder, with the preprocessing of the image processor of `name` stored on it."""
+    if (found := read_processor(name, **options)) is not None:
+        setattr(encoder, RECORD, found)
     return encoder
 
 
 def read_processor(name: str, **options: Any) -> Preprocessing | None:
-    """What ``preprocessor_config.json`` in a folder, or of a repository on the Hub, says; None where there is none."""
+    """The preprocessing in ``preprocessor_config.json`` of a folder or a Hub repository; None if it cannot be read."""
     from transformers import AutoImageProcessor
 
     if os.path.isabs(name) and not os.path.isdir(name):
         return None
     try:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **options)
-    except Exception:  # no such file, another library's file, a processor that needs a package: there is no word then
+    except Exception:  # no such file, a file of another library, or a processor that needs another package
         return None
     return from_processor(processor)
 
 
 def from_processor(processor: Any) -> Preprocessing | None:
-    """What an image processor of transformers does to pixels, for pixels in [0, 1]."""
+    """The preprocessing that an image processor of transformers does, for pixels in [0, 1]."""
     processor = getattr(processor, "image_processor", processor)
     rescales = bool(getattr(processor, "do_rescale", True))
-    # what a pixel of [0, 1] is multiplied by before it is normalised
+    # the factor of a pixel in [0, 1] before normalisation
     factor = 255 * float(getattr(processor, "rescale_factor", None) or 1 / 255) if rescales else 255.0
     offset = 1.0 if rescales and getattr(processor, "offset", getattr(processor, "rescale_offset", False)) else 0.0
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -203,7 +206,7 @@ def from_processor(processor: Any) -> Preprocessing | None:
 
 
 def _class_default(kind: str) -> Preprocessing | None:
-    """What the class of image processor that transformers names for a type of model has by default."""
+    """The defaults of the image processor class that transformers uses for this type of model."""
     import transformers
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
@@ -212,7 +215,7 @@ def _class_default(kind: str) -> Preprocessing | None:
     for name in names:
         try:
             return from_processor(getattr(transformers, name)())
-        except Exception:  # the backend of this class is not installed: the other one may be
+        except Exception:  # the backend of this class is not installed; the next class may have another backend
             continue
     return None
 
@@ -238,7 +241,7 @@ def _width(config: Any) -> int | None:
 
 
 def _stride(config: Any) -> int | None:
-    """Pixels from token to token at the last grid."""
+    """Distance of neighbouring tokens of the last grid in pixels."""
     strides = getattr(config, "strides", None)
     if _is_hierarchical(config) and isinstance(strides, (list, tuple)) and strides:
         return math.prod(strides)
@@ -251,22 +254,22 @@ def _stride(config: Any) -> int | None:
 
 
 def _other_tokens(encoder: nn.Module) -> tuple[int, int, bool]:
-    """How many tokens the encoder sets before and after its patches, and whether the first is a class token."""
+    """How many tokens the encoder has before and after its patches, and whether the first one is a class token."""
     counts = {"before": 0, "after": 0}
     has_cls = False
     for name, parameter in encoder.named_parameters():
         *path, leaf = name.split(".")
         if leaf not in BEFORE + AFTER or not any("embed" in part for part in path):
-            continue  # in a pooling head it is no token of the sequence
+            continue  # a parameter of a pooling head is not a token of the sequence
         counts["before" if leaf in BEFORE else "after"] += parameter.shape[-2] if parameter.ndim > 1 else 1
         has_cls = has_cls or leaf in ("cls_token", "class_embedding", "cls_register_token")
     return counts["before"], counts["after"], has_cls
 
 
 def _inputs(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], patch: int) -> dict[str, Any]:
-    """What the encoder's forward is called with."""
+    """The arguments of the encoder's forward."""
     parameters = inspect.signature(encoder.forward).parameters
-    if "spatial_shapes" in parameters:  # NaFlex: patches cut out beforehand, with their grid
+    if "spatial_shapes" in parameters:  # NaFlex takes patches and their grid, not images
         return _patches(pixel_values, grid, patch)
     inputs: dict[str, Any] = {"pixel_values": pixel_values}
     size = tuple(pixel_values.shape[2:])
@@ -276,7 +279,7 @@ def _inputs(encoder: Any, pixel_values: Tensor, grid: tuple[int, int], patch: in
 
 
 def _patches(pixel_values: Tensor, grid: tuple[int, int], patch: int) -> dict[str, Tensor]:
-    """Images ``(B, 3, H, W)`` as rows of patches, each row by row with the colours last."""
+    """Images ``(B, 3, H, W)`` as sequences of flattened patches (rows, columns, colours)."""
     batch, rows, columns = len(pixel_values), *grid
     cut = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))  # B, 3, rows, p, columns, p
     device = pixel_values.device
