@@ -1,4 +1,4 @@
-"""Tiny random encoders of every kind that `boost` reads: the rows of the contract matrix; a new host is a new row."""
+"""Tiny random encoders of every kind that `boost` supports, for the contract tests; a new host is a new row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import hub_dino
 from hub_dino import Encoder, MemEffAttention
 
 WIDTH, HEADS, DEPTH, SIZE, PATCH = 32, 2, 2, 32, 16
-# before 5.18 each class of transformers has a layout of its own, and some keys have other names
+# before 5.18 each class of transformers has its own layout, and some keys have other names
 OLD_TRANSFORMERS = Version(version("transformers")) < Version("5.18")
 
 
@@ -25,7 +25,7 @@ def images(batch: int = 2) -> dict[str, Any]:
 
 
 def patches() -> dict[str, Any]:
-    """What SigLIP 2's NaFlex processor makes: flat patches, a mask, one image shorter than the other."""
+    """The output of SigLIP 2's NaFlex processor: flat patches and a mask; one image has fewer patches."""
     pixels = torch.randn(2, 4, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(1))
     shapes = torch.tensor([[2, 2], [1, 2]])
     return {
@@ -36,7 +36,7 @@ def patches() -> dict[str, Any]:
 
 
 def packed() -> dict[str, Any]:
-    """What Qwen's processors make: the patches of two images one below the other, and the images' grids."""
+    """The output of Qwen's processors: the patches of two images in one sequence, and the images' grids."""
     pixels = torch.randn(64, 3 * 4 * 4, generator=torch.Generator().manual_seed(1))
     return {"hidden_states": pixels, "grid_thw": torch.tensor([[1, 4, 8], [1, 8, 4]])}
 
@@ -46,7 +46,7 @@ def tokens() -> dict[str, Any]:
 
 
 class PlainAttention(nn.Module):
-    """An attention of nobody's library: the generic route, without a canonical layout."""
+    """Attention of no known library: it is of the generic family and has no canonical layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class PlainAttention(nn.Module):
 
 
 class InheritedAttention(PlainAttention):
-    """Calls `super()`, which a stand-in for `self` has to survive; `to_out` is entered by iteration."""
+    """Calls `super()` and iterates over `to_out`; both must work with a view in place of `self`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if len(self.to_out) == 2 else x
@@ -136,7 +136,7 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 
 
 def timm_with_inner(**options: bool) -> nn.Module:
-    """A ViT whose attention norms or gates its heads' output."""
+    """A ViT whose attention has a norm or a gate on the output of its heads."""
     model = timm_model("vit_tiny_patch16_224")
     from timm.layers import Attention
 
@@ -188,26 +188,26 @@ def torch_encoder(batch_first: bool) -> nn.Module:
 
 @dataclass(frozen=True)
 class Host:
-    """One row: how to build it, what to feed it, and what it can do beyond what all can."""
+    """One row: how to build the model, its inputs, and which optional features it supports."""
 
     build: Callable[[], nn.Module]
     family: str
     inputs: Callable[[], dict[str, Any]] = images
-    fuses: bool = True  # one attention with 2H heads can express it
+    fuses: bool = True  # `fuse` works
     joint: bool = True  # both channels run at once
     canonical: bool = True
-    linears: tuple[str, ...] = ("q_proj", "v_proj", "query", "value")  # what a LoRA would target
-    batch_norm: bool = False  # it tracks statistics, which are held while it is boosted
-    compiles: bool = True  # False where Dynamo cannot follow `super()` through a stand-in for `self`
-    exports: bool = True  # False where the host itself branches on the values of a tensor; then no one graph either
-    exact_grad: bool = True  # False where SDPA takes another kernel for a learned bias that is frozen
-    # True where torch.matmul takes another kernel for a frozen weight, which some CPUs round differently
+    linears: tuple[str, ...] = ("q_proj", "v_proj", "query", "value")  # targets for LoRA
+    batch_norm: bool = False  # it has batch statistics, which stay frozen while it is boosted
+    compiles: bool = True  # False if Dynamo cannot trace `super()` through a view
+    exports: bool = True  # False if the host branches on values of a tensor; then it is not one graph
+    exact_grad: bool = True  # False if SDPA uses another kernel for a learned bias that is frozen
+    # True if torch.matmul uses another kernel for a frozen weight, which rounds differently on some CPUs
     freezing_rounds: bool = False
-    exact_half: bool = True  # False where torch itself rounds half precision differently once a weight is frozen
-    exact_eval: bool = True  # False where the host's eval mode is a kernel of its own over the whole layer
+    exact_half: bool = True  # False if torch rounds half precision differently for a frozen weight
+    exact_eval: bool = True  # False if the host uses a special kernel for the whole layer in eval mode
 
     def make(self, seed: int = 0) -> nn.Module:
-        """Built and filled with random values that leave no branch at zero (LayerScale, zero-initialised outputs)."""
+        """Build the model with random values, so that no branch is zero (LayerScale, zero-initialised outputs)."""
         torch.manual_seed(seed)
         model = self.build()
         generator = torch.Generator().manual_seed(seed)
@@ -229,7 +229,7 @@ HOSTS = {
     "timm_gated": Host(lambda: timm_with_inner(gated=True), "timm", fuses=False, linears=("qkv",)),
     "timm_rope": Host(lambda: timm_model("vit_small_patch16_rope_224"), "timm_rope", linears=("qkv",)),
     "timm_dinov3": Host(lambda: timm_model("vit_small_patch16_dinov3"), "timm_eva", linears=("qkv",)),
-    # its `qkv` is never called with a bias (`F.linear` on its weight), so that a LoRA on it does nothing, boosted or
+    # its `qkv` is never called with a bias (`F.linear` on its weight), so a LoRA on it has no effect, boosted or
     # not
     "timm_dinov3_bias": Host(lambda: timm_model("vit_small_patch16_dinov3_qkvb"), "timm_eva", linears=("proj",)),
     "timm_eva02": Host(lambda: timm_model("eva02_tiny_patch14_224", patch_size=PATCH, qkv_fused=False), "timm_eva"),
@@ -278,7 +278,7 @@ HOSTS = {
         joint=False,
         linears=("qkv",),
     ),
-    # from here on: one row a way of computing attention that runs on the generic route
+    # from here on: one row for each way of computing attention in the generic family
     "timm_swin": Host(
         lambda: timm_stage(
             "swin_tiny_patch4_window7_224", window_size=4, depths=(DEPTH,), num_heads=(HEADS,), embed_dim=WIDTH
@@ -358,13 +358,13 @@ HOSTS = {
 
 
 def output(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-    """The features of a model: its output, or the last hidden state of one of transformers."""
+    """The features of a model: its output, or the last hidden state of a transformers model."""
     out = model(*inputs.values()) if set(inputs) == {"x"} else model(**inputs)
     return out if isinstance(out, Tensor) else out.last_hidden_state
 
 
 def perturb(model: nn.Module, amount: float = 0.1, seed: int = 2) -> nn.Module:
-    """Move Attn+ and the gates, as training would."""
+    """Change the weights of Attn+ and the gates, as training does."""
     import spatialboost as sb
 
     generator = torch.Generator().manual_seed(seed)
@@ -382,5 +382,5 @@ def boosted_names(model: nn.Module) -> list[str]:
 
 
 def untouched(model: nn.Module) -> bool:
-    """Whether `boost` has neither added nor frozen anything."""
+    """Whether the model has no channels and no parameter frozen by `boost`."""
     return not boosted_names(model) and all(p.requires_grad for p in model.parameters())

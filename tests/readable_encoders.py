@@ -26,7 +26,7 @@ STAGES = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size":
 
 @dataclass(frozen=True)
 class Readable:
-    """One row: how to build it, and what reading it gives at its own size."""
+    """One row: how to build the encoder, and the expected tokens at its own image size."""
 
     build: Callable[[], nn.Module]
     size: tuple[int, int] = (32, 32)

@@ -1,4 +1,4 @@
-"""The class of a boosted module: pickles, doors of the host beside the forward, outputs that cannot be merged."""
+"""The class of a boosted module: pickles, methods of the host besides `forward`, outputs that cannot be merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `boost`, `unboost` and `disabled` leave behind."""
+"""The state of a model after `boost`, `unboost` and `disabled`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_not_boosted(call):
         pass
 
 
-def test_encoder_inside_of_a_model_of_ones_own():
+def test_encoder_inside_another_model():
     class Probe(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -11,7 +11,7 @@ from torch import nn
 
 import spatialboost as sb
 from host_models import HOSTS, images, output, perturb
-from spatialboost.boosting.freeze import HeldStatistics
+from spatialboost.boosting.freeze import FrozenStatistics
 
 LEVIT = HOSTS["timm_levit"]
 
@@ -20,10 +20,10 @@ def norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-def test_held_until_unboost_and_then_in_the_mode_that_was_asked_for_last():
+def test_frozen_until_unboost_and_then_in_the_mode_that_was_set_last():
     model = sb.boost(LEVIT.make())
     assert all(not m.training for m in norms(model.train()))
-    assert model.training and all(isinstance(m, HeldStatistics) for m in norms(model))
+    assert model.training and all(isinstance(m, FrozenStatistics) for m in norms(model))
     sb.unboost(model)
     assert all((m.training and type(m) is nn.BatchNorm1d) or type(m) is nn.BatchNorm2d for m in norms(model))
     assert not any(m.training for m in norms(sb.unboost(sb.boost(model).eval())))
@@ -38,10 +38,10 @@ def test_statistics_do_not_move_in_training_and_do_without_the_channel():
     assert not any(torch.equal(m.running_mean, b) for m, b in zip(norms(model), before, strict=True))
 
 
-def test_without_freeze_only_the_attention_is_held():
+def test_without_freeze_only_the_attention_has_frozen_statistics():
     model = sb.boost(LEVIT.make(), freeze=False, layers=[1]).train()
     inside = set(norms(model.stages[0].blocks[1].attn))
-    assert inside and all(isinstance(m, HeldStatistics) == (m in inside) for m in norms(model))
+    assert inside and all(isinstance(m, FrozenStatistics) == (m in inside) for m in norms(model))
 
 
 def test_attention_plus_has_its_own_scale_and_shares_the_statistics():
@@ -51,10 +51,10 @@ def test_attention_plus_has_its_own_scale_and_shares_the_statistics():
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-def test_copies_stay_held(again):
+def test_copies_keep_frozen_statistics(again):
     model = again(perturb(sb.boost(LEVIT.make()))).train()
     assert not any(m.training for m in norms(model))
-    assert not any(isinstance(m, HeldStatistics) for m in norms(sb.unboost(model)))
+    assert not any(isinstance(m, FrozenStatistics) for m in norms(sb.unboost(model)))
 
 
 def test_position_biases_of_attention_plus_are_never_stale():

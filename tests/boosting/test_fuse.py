@@ -1,4 +1,4 @@
-"""`fuse`: a plain host of the host's own library, or a reason why not."""
+"""`fuse`: a plain module of the host's own library, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ model.load_state_dict(load_file(folder + "/model.safetensors"))
 
 @pytest.mark.parametrize("name", ["torchvision", "timm"])
 def test_exported_program_runs_where_spatialboost_cannot_be_imported(name, tmp_path):
-    """Of a fused model, and of a boosted one that no plain host can express (nn.MultiheadAttention)."""
+    """A program of a fused model, and of a boosted one that cannot be fused (nn.MultiheadAttention)."""
     host = HOSTS[name]
     model, inputs = perturb(sb.boost(host.make())), host.inputs()
     if host.fuses:

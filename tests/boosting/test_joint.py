@@ -1,4 +1,4 @@
-"""The joint forward against plain formulas and the reference: values, gradients, what is computed."""
+"""The joint forward compared with plain formulas and the reference: values, gradients, number of operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spatialboost.boosting.kernels import Call
 
 
 def channel(trains: bool = False, packed: bool = True, bias: bool = True, dtype=torch.float64) -> Projections:
-    """Width 3, inner width 4."""
+    """Random weights of one channel: width 3, inner width 4."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, dtype=dtype).requires_grad_(trains)
@@ -66,7 +66,7 @@ def test_gradients(monkeypatch, concatenated, packed, frozen):
 
 
 def backward_flops(x_trains: bool, base_trains: bool, joint: bool) -> int:
-    """Of one layer of 2 x 3 tokens, width 3, inner width 4, one head."""
+    """Multiplications in one layer: 2 x 3 tokens, width 3, inner width 4, one head."""
     base, plus = channel(base_trains, dtype=torch.float32), channel(True, dtype=torch.float32)
     x, gate = torch.randn(2, 3, 3, requires_grad=x_trains), torch.zeros(3, requires_grad=True)
     call = Call(heads=1, scale=0.5, kernel="math")
@@ -84,7 +84,7 @@ def backward_flops(x_trains: bool, base_trains: bool, joint: bool) -> int:
 
 
 def test_frozen_half_has_no_weight_gradient():
-    """Counted in multiplications, not only by `grad is None`."""
+    """The number of multiplications shows it, not only `grad is None`."""
     weights = 2 * (2 * 3) * 4 * 3 * 4  # the gradient of one channel's four projections
     assert backward_flops(True, True, True) - backward_flops(True, False, True) == weights
 
@@ -95,8 +95,8 @@ def test_backward_computes_no_more_than_autograd_of_two_calls(x_trains, base_tra
     assert backward_flops(x_trains, base_trains, True) == backward_flops(x_trains, base_trains, False)
 
 
-def test_first_layer_spares_the_frozen_channel():
-    """Before the first boosted layer nothing trains: its frozen channel takes no part in backward."""
+def test_first_layer_runs_no_backward_for_the_frozen_channel():
+    """No parameter before the first boosted layer is trained, so its frozen channel needs no backward."""
     assert backward_flops(False, False, True) * 2 < backward_flops(True, False, True)
 
 
@@ -118,12 +118,10 @@ def test_set_kernel_refuses_before_it_changes_anything():
     with pytest.raises(sb.SpatialBoostError, match="kernel='xformers' has no operator here"):
         set_kernel(sb.boost(HOSTS["timm"].make()), "xformers")
     assert {channel.kernel for _, _, channel in boosted_layers(set_kernel(model, "auto"))} == {"auto"}
-    assert {layer.kernel for layer in sb.status(model).layers} == {
-        "host"
-    }  # auto: both at once only where that is exact
+    assert {layer.kernel for layer in sb.status(model).layers} == {"host"}  # auto: both at once only if that is exact
 
 
-def test_hooks_and_adapters_keep_to_the_reference():
+def test_hooks_and_adapters_use_the_reference():
     model = set_kernel(sb.boost(HOSTS["timm"].make()), "auto")
     seen: list[str] = []
     model.blocks[0].attn.qkv.register_forward_hook(lambda *_: seen.append("qkv"))
@@ -213,4 +211,4 @@ def test_masks_of_multihead_attention(batch_first, mask):
             set_kernel(model, kernel)
             found, maps = layer(x, x, x, need_weights=False, **masks)
             assert maps is None and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
-            assert layer(x, x, x, need_weights=True, **masks)[1] is not None  # by the reference
+            assert layer(x, x, x, need_weights=True, **masks)[1] is not None  # from the reference forward

@@ -27,8 +27,8 @@ def block_mask(lengths) -> torch.Tensor:
     return number[:, None] == number[None]
 
 
-def asked(kind: str, batch: int) -> dict:
-    """What the call says."""
+def mask_options(kind: str, batch: int) -> dict:
+    """The arguments of `Call` for one kind of mask."""
     diagonal = torch.eye(N, dtype=torch.bool)
     return {
         "none": {},
@@ -70,11 +70,11 @@ def test_kernels_agree(kernel, kind):
     batch = 1 if "packed" in kind else 2
     if kind.startswith("xformers") and xformers_ops() is None:
         pytest.skip("xformers is not installed")
-    says = asked(kind, batch)
+    options = mask_options(kind, batch)
     q, k, v = (t.requires_grad_() for t in torch.randn(3, batch, N, 2 * HEADS, 8, dtype=torch.float64).unbind())
     heads_first = [t.transpose(1, 2) for t in (q, k, v)]
-    found = attend(*heads_first, Call(heads=HEADS, scale=0.3, kernel=kernel, **says))
-    expected = formula(*heads_first, kind, says.get("mask"))
+    found = attend(*heads_first, Call(heads=HEADS, scale=0.3, kernel=kernel, **options))
+    expected = formula(*heads_first, kind, options.get("mask"))
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(expected)
     for a, b in zip(*(torch.autograd.grad((o * weight).sum(), (q, k, v)) for o in (found, expected)), strict=True):
@@ -114,7 +114,7 @@ def test_choice_of_kernel():
 
 @pytest.fixture
 def able(monkeypatch):
-    """xformers as if its operators ran on this machine's CPU: its rules on dtype, shape and bias are its own."""
+    """Let xformers report its operators for the CPU, with its own rules on dtype, shape and bias."""
     if (ops := xformers_ops()) is None:
         pytest.skip("xformers is not installed")
     for op in (*ops.fmha.ALL_FW_OPS, *ops.fmha.ALL_BW_OPS):
@@ -141,7 +141,7 @@ def test_xformers_is_taken_where_it_has_an_operator(able, shape, dtype, mask, dr
 
 def test_auto_prefers_sdpa_where_nothing_was_measured(able, monkeypatch):
     q = torch.empty(2, 4, 197, 64)
-    assert choose_kernel("xformers", q) == "xformers"  # it could
+    assert choose_kernel("xformers", q) == "xformers"  # xformers has an operator
     monkeypatch.setattr(kernels, "XFORMERS_IS_FASTER", {"cuda"})
     assert choose_kernel("auto", q) == "sdpa"
     monkeypatch.undo()
@@ -165,7 +165,7 @@ def test_xformers_says_why_not(able):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_xformers_would_be_given(able, monkeypatch, kind):
-    """The call up to the operator, which is where this machine ends: its bias, materialized, is the mask."""
+    """The arguments of the operator, which cannot run on this machine; its bias must equal the mask."""
     given = []
 
     def operator(q, k, v, bias, p, scale):
@@ -175,15 +175,15 @@ def test_what_xformers_would_be_given(able, monkeypatch, kind):
     monkeypatch.setattr(able, "memory_efficient_attention", operator)
     batch = 1 if "packed" in kind else 2
     q = torch.randn(batch, 2 * HEADS, N, 8)
-    says = asked(kind, batch)
-    if isinstance(says.get("mask"), torch.Tensor) and says["mask"].is_floating_point():
-        says = {"mask": says["mask"].float()}
-    attend(q, q, q, Call(heads=HEADS, scale=0.3, kernel="auto", **says))
+    options = mask_options(kind, batch)
+    if isinstance(options.get("mask"), torch.Tensor) and options["mask"].is_floating_point():
+        options = {"mask": options["mask"].float()}
+    attend(q, q, q, Call(heads=HEADS, scale=0.3, kernel="auto", **options))
     (bias,) = given
     if kind == "none":
         assert bias is None
         return
     dense = bias if isinstance(bias, torch.Tensor) else bias.materialize((batch, 2 * HEADS, N, N))
-    weights = formula(q, q, torch.eye(N).expand(batch, 2 * HEADS, N, N), kind, says.get("mask"))
+    weights = formula(q, q, torch.eye(N).expand(batch, 2 * HEADS, N, N), kind, options.get("mask"))
     scores = 0.3 * q @ q.transpose(-1, -2) + dense
     torch.testing.assert_close(scores.softmax(-1), weights)

@@ -8,7 +8,7 @@ import spatialboost as sb
 from host_models import HOSTS, images, output, perturb
 
 
-def test_param_groups_spare_gates_and_biases_the_decay():
+def test_gates_and_biases_have_no_weight_decay():
     model = sb.boost(HOSTS["timm"].make())
     decayed, spared = sb.param_groups(model, lr=1e-3, weight_decay=0.1)
     names = {id(p): name.rpartition(".")[2] for name, p in sb.named_parameters(model)}

@@ -1,4 +1,4 @@
-"""What cannot be boosted, and that it is left as it was."""
+"""Models that cannot be boosted raise an error and are not changed."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def with_bitsandbytes(attention: nn.Module) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     linear = bitsandbytes.nn.Linear4bit(WIDTH, WIDTH)
     linear.load_state_dict(attention.proj.state_dict())
-    attention.proj = linear.to("cpu")  # quantised by the move
+    attention.proj = linear.to("cpu")  # moving it quantises it
 
 
 class QuantLinear(nn.Module):
-    """As GPTQ and similar libraries store weights: packed integers in buffers."""
+    """A linear layer of GPTQ and similar libraries, with packed integers in buffers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_hosts_that_cannot_run_twice_are_refused(spoil, message):
     ],
     ids=["data_parallel", "traced", "exported"],
 )
-def test_a_model_past_boosting_is_refused(wrap, message):
+def test_a_model_that_can_no_longer_be_boosted_is_refused(wrap, message):
     model = HOSTS["timm"].make()
     with pytest.raises(sb.SpatialBoostError, match=message):
         sb.boost(wrap(model))

@@ -48,7 +48,7 @@ def test_layers(layers, indices):
         (lambda name, module: False, "selected none of the 4 self-attention layers"),
     ],
 )
-def test_layers_that_are_not_there(layers, message):
+def test_layers_that_do_not_exist(layers, message):
     model = timm_model("vit_tiny_patch16_224", depth=4)
     with pytest.raises(sb.SpatialBoostError, match=message):
         sb.boost(model, layers=layers)

@@ -1,4 +1,4 @@
-"""What `status` shows."""
+"""The table of `status`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Attn+ sees of the host."""
+"""The view through which Attn+ runs the host's code."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_masks_reach_both_channels(mask):
         "float": {"src_mask": torch.zeros(5, 5).masked_fill(square, float("-inf"))},
     }[mask]
     changed = x.clone()
-    changed[:, 3:] += 10 * torch.randn(2, 2, WIDTH)  # what is masked must not reach the other tokens
+    changed[:, 3:] += 10 * torch.randn(2, 2, WIDTH)  # masked tokens must not change the other tokens
     with torch.no_grad():
         assert torch.equal(layer(x, **masks)[:, :3], layer(changed, **masks)[:, :3])
 

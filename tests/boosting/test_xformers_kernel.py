@@ -1,4 +1,4 @@
-"""xformers where it is missing, broken or incomplete; masks as it takes them."""
+"""A missing, broken or incomplete xformers; the masks that it accepts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spatialboost.boosting.xformers_kernel import aligned_bias, from_xformers, l
 HEADS, N = 2, 6
 
 
-def test_masks_of_other_makers_are_refused():
+def test_masks_of_unknown_types_are_refused():
     with pytest.raises(sb.SpatialBoostError, match="the attention mask is a str; expected a tensor or"):
         from_xformers("causal", torch.randn(1, 2, N, 8))
 
@@ -36,7 +36,7 @@ def test_aligned_bias_is_the_mask_added():
 
 
 class Failing(MetaPathFinder):
-    """Finds xformers, and fails when it is loaded."""
+    """An importer that finds xformers and fails to load it."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
@@ -47,14 +47,14 @@ class Failing(MetaPathFinder):
 
 
 def complete() -> SimpleNamespace:
-    """All that is used of `xformers.ops`."""
+    """The parts of `xformers.ops` that are used."""
     bias = SimpleNamespace(BlockDiagonalMask=object, LowerTriangularMask=object)
     fmha = SimpleNamespace(Inputs=object, ALL_FW_OPS=[object], ALL_BW_OPS=[object], attn_bias=bias)
     return SimpleNamespace(memory_efficient_attention=print, fmha=fmha)
 
 
 def installed(monkeypatch, ops: object, error: Exception | None = None) -> None:
-    """xformers as if it were this, until the end of the test."""
+    """Replace xformers by this module until the end of the test."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "xformers"]:
         monkeypatch.delitem(sys.modules, name)
     if error is None:
@@ -67,8 +67,8 @@ def installed(monkeypatch, ops: object, error: Exception | None = None) -> None:
 
 
 @pytest.fixture
-def forgotten():
-    """What a test found of xformers is not remembered for the next."""
+def clear_xformers():
+    """Clear the cached result of `load_xformers` after a test."""
     yield
     load_xformers.cache_clear()
 
@@ -109,7 +109,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("ops", "error", "why"), BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("device_has_operators", [False, True], ids=["cpu", "like_cuda"])
-def test_a_broken_xformers_breaks_nothing(monkeypatch, forgotten, ops, error, why, device_has_operators):
+def test_a_broken_xformers_breaks_nothing(monkeypatch, clear_xformers, ops, error, why, device_has_operators):
     installed(monkeypatch, ops, error)
     if device_has_operators:
         monkeypatch.setattr(xformers_kernel, "WITHOUT_OPERATOR", ())
@@ -127,7 +127,7 @@ def test_a_broken_xformers_breaks_nothing(monkeypatch, forgotten, ops, error, wh
     assert [layer.kernel for layer in sb.status(model).layers] == ["sdpa", "sdpa"]
 
 
-def test_a_complete_xformers_is_taken(monkeypatch, forgotten):
+def test_a_complete_xformers_is_taken(monkeypatch, clear_xformers):
     ops = complete()
     installed(monkeypatch, ops)
     assert xformers_ops() is ops

@@ -1,4 +1,4 @@
-"""Images as the checkpoint wants them: by its own word, by what one sets, or by a guess that is told."""
+"""The preprocessing of images: from the checkpoint, set by the user, or the usual one with a warning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "n
 VISION |= {"image_size": 32, "patch_size": 16}
 BICUBIC, LANCZOS = 3, 1
 
-# checkpoint -> model, its configuration, class of its image processor, what its preprocessor_config.json says
+# checkpoint -> model, its configuration, class of its image processor, content of its preprocessor_config.json
 # (the files of google/tipsv2-b14, nvidia/C-RADIOv3-B, apple/aimv2-large-patch14-224, facebook/metaclip-2-worldwide-b32,
 # DeepGlint-AI/mlcd-vit-bigG-patch14-336, facebook/dino-vits16, facebook/vit-msn-small,
 # facebook/data2vec-vision-base, OFA-Sys/chinese-clip-vit-base-patch16, google/siglip-base-patch16-224)
@@ -86,12 +86,12 @@ def test_pixels_are_those_of_the_checkpoints_own_processor(tmp_path, name, caplo
     theirs = true(Image.fromarray(same_size), **whole)["pixel_values"]
     torch.testing.assert_close(prepare_images(encoder, [same_size], 32), theirs, rtol=1e-5, atol=1e-5)
     theirs = true(Image.fromarray(PHOTO), **whole)["pixel_values"]
-    step = 1 / 255 / min(read_preprocessing(encoder).std)  # rounded to 8 bits here and there, sometimes differently
+    step = 1 / 255 / min(read_preprocessing(encoder).std)  # both round to 8 bits, sometimes differently
     assert (prepare_images(encoder, [PHOTO], 32) - theirs).abs().max() <= 1.01 * step
     assert "does not say how its images" not in caplog.text
 
 
-def test_the_word_is_kept_through_copies_boost_and_unboost(tmp_path):
+def test_preprocessing_is_kept_through_copies_boost_and_unboost(tmp_path):
     from transformers import ViTImageProcessor
 
     HOSTS["vit"].make().save_pretrained(tmp_path / "base")
@@ -109,20 +109,20 @@ def test_the_word_is_kept_through_copies_boost_and_unboost(tmp_path):
     assert pickle.loads(pickle.dumps(expected)) == expected
 
 
-def test_a_model_loaded_by_hand_finds_the_word_beside_its_weights(tmp_path):
+def test_a_model_loaded_by_hand_finds_the_preprocessing_next_to_its_weights(tmp_path):
     from transformers import ViTImageProcessor, ViTModel
 
     HOSTS["vit"].make().save_pretrained(tmp_path)
     ViTImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     assert normalisation(ViTModel.from_pretrained(tmp_path))[0] == (0.1, 0.2, 0.3)
-    # as older checkpoints write it: what is left out is the default of the class
+    # the format of older checkpoints: missing values are the defaults of the class
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps({"feature_extractor_type": "ViTFeatureExtractor", "image_mean": [0.2, 0.2, 0.2]})
     )
     assert normalisation(ViTModel.from_pretrained(tmp_path)) == ((0.2, 0.2, 0.2), HALF[1])
 
 
-def test_a_base_of_a_delta_and_its_tower_keep_the_word(tmp_path):
+def test_a_base_of_a_delta_and_its_tower_keep_the_preprocessing(tmp_path):
     from transformers import ViTImageProcessor
 
     model = HOSTS["vit"].make()
@@ -132,7 +132,7 @@ def test_a_base_of_a_delta_and_its_tower_keep_the_word(tmp_path):
     assert normalisation(sb.from_pretrained(tmp_path / "delta"))[0] == (0.1, 0.2, 0.3)
 
 
-# kind of encoder without a word of its own -> what is usual for it
+# kind of encoder without stored preprocessing -> the usual one for it
 USUAL = {
     "timm": IMAGENET, "timm eva": IMAGENET, "vit": HALF, "dinov2": IMAGENET, "dinov2 registers": IMAGENET,
     "dinov3": IMAGENET, "clip": CLIP, "siglip": HALF, "aimv2": CLIP, "radio": CLIP, "beit": HALF, "open_clip": CLIP,
@@ -141,7 +141,7 @@ USUAL = {
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_without_a_word_the_usual_values_are_taken_with_a_warning(name, caplog):
+def test_without_stored_preprocessing_the_usual_one_is_used_with_a_warning(name, caplog):
     encoder = READABLE[name].make()
     if name != "radio":  # which has no processor of its own name
         assert normalisation(encoder) == USUAL[name]
@@ -151,7 +151,7 @@ def test_without_a_word_the_usual_values_are_taken_with_a_warning(name, caplog):
     assert len(told) == 1 and "set_preprocessing" in told[0].message and "`mean`" in told[0].message
 
 
-def test_timm_says_it_in_its_configuration(caplog):
+def test_timm_stores_preprocessing_in_its_configuration(caplog):
     import timm
 
     for name in ("vit_base_patch16_clip_224.openai", "vit_base_patch16_224.augreg_in21k"):
@@ -166,7 +166,7 @@ def test_timm_says_it_in_its_configuration(caplog):
     assert torch.allclose(prepare_images(encoder, [white], 32), torch.ones(1, 3, 32, 32))
 
 
-def test_open_clip_says_it():
+def test_open_clip_stores_preprocessing():
     for name in ("open_clip", "open_clip timm"):
         encoder = READABLE[name].make()
         encoder.preprocess_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear"}
@@ -174,7 +174,7 @@ def test_open_clip_says_it():
         assert (told.mean, told.std, told.interpolation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
 
 
-def test_torchvision_weights_say_it():
+def test_torchvision_weights_have_preprocessing():
     models = pytest.importorskip("torchvision.models")
     from spatialboost.encoders.libraries.torchvision import from_transforms
 
@@ -182,7 +182,7 @@ def test_torchvision_weights_say_it():
     assert told.interpolation == "bicubic" and told.mean == IMAGENET[0]
 
 
-def test_all_of_it_can_be_set(tmp_path):
+def test_preprocessing_can_be_set(tmp_path):
     HOSTS["vit"].make().save_pretrained(tmp_path)
     section = {"library": "transformers", "name": str(tmp_path), "mean": [0.1, 0.2, 0.3], "interpolation": "nearest"}
     for encoder in (
@@ -197,7 +197,7 @@ def test_all_of_it_can_be_set(tmp_path):
         set_preprocessing(encoder, std=(0.1, 0.0, 0.1))
 
 
-def test_images_are_squeezed_and_normalised():
+def test_images_are_resized_without_crop_and_normalised():
     encoder = VisionTransformer(**PLAIN)
     white = np.full((20, 50, 3), 255, np.uint8)
     pixels = prepare_images(encoder, [white, Image.fromarray(white).convert("L")], (32, 16))
@@ -234,13 +234,13 @@ def test_exif_orientation_is_not_applied_to_frames(tmp_path):
 def test_sizes_that_hierarchical_encoders_are_built_for_are_taken():
     import timm
 
-    encoder = timm.create_model("levit_128s", num_classes=0)  # 224 pixels, 64 from token to token
+    encoder = timm.create_model("levit_128s", num_classes=0)  # 224 pixels, one token every 64 pixels
     assert image_preparation(encoder)([PHOTO], 224).shape == (1, 3, 224, 224)
     with pytest.raises(SpatialBoostError, match="multiple of the encoder's patch size 32"):
         image_preparation(encoder)([PHOTO], 225)
 
 
-def test_what_is_no_image_is_named():
+def test_errors_for_wrong_images():
     encoder = VisionTransformer(**PLAIN)
     with pytest.raises(SpatialBoostError, match=r"float64 \(4, 4\); expected uint8"):
         prepare_images(encoder, [np.zeros((4, 4))], 32)

@@ -1,4 +1,4 @@
-"""Everything that `open_encoder` takes, and what it refuses."""
+"""Every kind of specification for `open_encoder`, and its errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 # --- one seed, one dtype, one mode
 
 
-def test_random_weights_are_those_of_the_seed_and_leave_the_generator_alone():
+def test_random_weights_come_from_the_seed_and_the_generator_is_unchanged():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = open_encoder(f"timm:{TINY}", pretrained=False, kwargs={"depth": 1})
@@ -112,7 +112,7 @@ def test_a_folder_gives_its_image_tower(tmp_path):
         assert torch.equal(
             encoder.embeddings.patch_embedding.weight, whole.vision_model.embeddings.patch_embedding.weight
         )
-    # the tower remembers where it is from, so a delta of it names its base
+    # the tower stores the folder that it is from, so a delta of it names its base
     boosted = perturb(sb.boost(encoder))
     sb.save_pretrained(boosted, tmp_path / "delta", base=str(tmp_path / "base"))
     images = torch.randn(1, 3, 32, 32)
@@ -177,7 +177,7 @@ def test_torchvision_weights_are_tensors_alone_and_say_how_images_are_normalised
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """A folder of torch.hub whose entry would fetch weights unless it is told not to."""
+    """A torch.hub folder whose entry downloads weights by default."""
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "hubconf.py").write_text(
         "def dino(pretrained=True, rope=False):\n"
@@ -217,7 +217,7 @@ def write_run(folder: Path, text: str = "") -> Path:
     return file
 
 
-def test_a_run_gives_its_boosted_encoder_wherever_one_stands(tmp_path, monkeypatch):
+def test_a_run_gives_its_boosted_encoder_from_any_working_directory(tmp_path, monkeypatch):
     file = write_run(tmp_path / "runs", "  weights: w.safetensors\n")
     base = open_encoder(PLAIN, seed=7)
     save_file(base.state_dict(), tmp_path / "runs" / "w.safetensors")
@@ -231,7 +231,7 @@ def test_a_run_gives_its_boosted_encoder_wherever_one_stands(tmp_path, monkeypat
         assert torch.equal(encoder.pos_embed, base.pos_embed)
 
 
-def test_a_run_whose_paths_go_from_the_working_directory(tmp_path, monkeypatch):
+def test_a_run_with_paths_relative_to_the_working_directory(tmp_path, monkeypatch):
     file = write_run(tmp_path / "runs")
     sb.save_pretrained(sb.boost(open_encoder(PLAIN)), tmp_path / "out" / "stage3" / "delta")
     monkeypatch.chdir(tmp_path)
@@ -303,7 +303,7 @@ def test_yaml_mistakes_name_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("library", ["timm", "hf"])
-def test_weights_that_cannot_be_had(library, monkeypatch):
+def test_weights_that_cannot_be_loaded(library, monkeypatch):
     import transformers
     from huggingface_hub.errors import GatedRepoError
 
@@ -354,26 +354,26 @@ def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
         open_encoder("hf:user/name", kwargs={"trust_remote_code": True})
 
 
-# --- a stranger's library: one file, one line
+# --- a new library: one file, one line
 
 
-class Strange(nn.Module):
-    """An encoder that is nobody's: one linear map of each patch."""
+class NewEncoder(nn.Module):
+    """An encoder of no known library: one linear map of each patch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.project = nn.Conv2d(3, 8, 4, 4)
 
 
-class StrangeLibrary:
+class NewLibrary:
     def open(self, config, dtype):
-        return Strange()
+        return NewEncoder()
 
     def loads_weights(self, config):
         return False
 
     def reads(self, encoder):
-        return isinstance(encoder, Strange)
+        return isinstance(encoder, NewEncoder)
 
     def feature_dim(self, encoder):
         return 8
@@ -405,7 +405,7 @@ class StrangeLibrary:
 
 
 def test_a_library_is_one_file_and_one_line(monkeypatch):
-    monkeypatch.setitem(LIBRARIES, "strange", StrangeLibrary())
-    encoder = open_encoder("strange:anything")
+    monkeypatch.setitem(LIBRARIES, "new", NewLibrary())
+    encoder = open_encoder("new:anything")
     assert read_tokens(encoder, torch.zeros(2, 3, 16, 16)).patches.shape == (2, 16, 8)
-    assert normalisation(open_encoder(EncoderConfig(name="x", library="strange"))) == (HALF, HALF)
+    assert normalisation(open_encoder(EncoderConfig(name="x", library="new"))) == (HALF, HALF)

@@ -32,7 +32,7 @@ def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None
 def test_a_delta_goes_onto_the_encoder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     delta = sb.save_pretrained(sb.boost(timm.create_model(TINY, num_classes=0)), tmp_path)
-    encoder = open_encoder(f"timm:{TINY}", pretrained=False, delta=str(delta))  # untrained weights are those of seed 0
+    encoder = open_encoder(f"timm:{TINY}", pretrained=False, delta=str(delta))  # random weights are those of seed 0
     assert len(boosted_layers(encoder)) == 12
 
 

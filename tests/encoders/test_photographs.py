@@ -1,4 +1,4 @@
-"""Photographs from strangers: upright, 8-bit RGB, or refused in one line."""
+"""Photographs of any source become upright 8-bit RGB, or raise an error of one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(dtype):
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255] and (pixels == pixels[..., :1]).all()
 
 
-def test_transparent_pixels_are_laid_on_white():
+def test_transparent_pixels_become_white():
     clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     clear.putpixel((1, 0), (255, 0, 0, 255))
     assert open_photograph(saved(clear)).tolist() == [[[255, 255, 255], [255, 0, 0]]]
@@ -55,7 +55,7 @@ def test_other_modes_become_rgb(mode):
     assert pixels.shape == (2, 3, 3) and (pixels == 255).all()
 
 
-def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_unreadable_images_raise_one_line(tmp_path, monkeypatch):
     for pixels, message in [
         (np.zeros((2, 2), np.float32), "mode F have no known range"),
         (np.full((2, 2), -1, np.int32), "grey values from -1 to -1 have no known range"),

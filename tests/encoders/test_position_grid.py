@@ -20,7 +20,7 @@ def test_the_same_grid_stays_and_prefix_positions_are_kept():
 
 
 def test_rows_stay_rows():
-    rows = torch.arange(4.0).repeat_interleave(4)[None, :, None]  # each row of the grid holds its number
+    rows = torch.arange(4.0).repeat_interleave(4)[None, :, None]  # each position has the number of its row
     new = resample_position_grid(rows, 4 * 8, (8, 4)).view(8, 4)
     assert (new.std(1) < 1e-5).all() and (new[1:, 0] >= new[:-1, 0] - 1e-6).all()
 
@@ -32,5 +32,5 @@ def test_weights_of_another_image_size_are_loaded(tmp_path):
     encoder = open_encoder(section)
     assert torch.equal(encoder.blocks[0].attn.qkv.weight, own.blocks[0].attn.qkv.weight)
     assert torch.equal(encoder.pos_embed, resample_position_grid(own.pos_embed.detach(), 17, (4, 4)))
-    with pytest.raises(SpatialBoostError, match="do not fit"):  # another width is no other image size
+    with pytest.raises(SpatialBoostError, match="do not fit"):  # the width differs, not the image size
         open_encoder({**section, "name": "vit_small_patch16_224"})

@@ -1,4 +1,4 @@
-"""Tokens of every kind of encoder: where they are, how many, and of which layer."""
+"""Tokens of every kind of encoder: their places, their number and their layer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_patches_leave_out_class_register_and_detection_tokens(row):
 def test_each_token_is_where_the_grid_says(row):
     encoder = row.make()
     check_grid(encoder, row.size)
-    check_grid(encoder)  # at the size that it says it was built for
+    check_grid(encoder)  # at the size that it was built for
 
 
 def test_images_of_a_batch_do_not_mix(row):
@@ -69,7 +69,7 @@ def test_a_wrong_grid_is_refused(plain, wrong, monkeypatch):
     def misread(encoder: nn.Module, images: torch.Tensor, *, layer: int) -> Tokens:
         tokens = read_tokens(encoder, images, layer=layer)
         maps = tokens.patches.unflatten(1, tokens.grid)
-        if wrong == "shifted":  # as where a prefix token is taken for a patch
+        if wrong == "shifted":  # as if a prefix token were counted as a patch
             maps = tokens.patches.roll(1, 1).unflatten(1, tokens.grid)
         elif wrong == "transposed":
             maps = maps.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The doors of torch.hub's DINOv2 and DINOv3 beside `forward`: packed images, lists of batches."""
+"""Methods of torch.hub's DINOv2 and DINOv3 besides `forward`: packed images and lists of batches."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def test_lists_of_batches_run_both_channels(name):
         perturb(model)
         together = model.forward_list(sizes())
         assert all((a - b).abs().max() > 1e-3 for a, b in zip(together, before, strict=True))
-        alone = [model.forward_list([x])[0] for x in sizes()]  # packed or not, no image sees another
+        alone = [model.forward_list([x])[0] for x in sizes()]  # tokens attend only within their own image
         for a, b in zip(together, alone, strict=True):
             torch.testing.assert_close(a, b)
     sum(t.square().mean() for t in model.forward_list(sizes())).backward()
     assert all(p.grad is not None for _, p in sb.named_parameters(model))
 
 
-def test_attention_of_another_path_is_read_by_its_layout():
+def test_attention_with_another_class_path_is_found_by_its_layout():
     model = sb.boost(HOSTS["dino_hub"].make())
     assert {layer.family for layer in sb.status(model).layers} == {"dino_hub"}
 
 
-def test_a_delta_goes_between_the_hub_and_timm(tmp_path):
+def test_a_delta_of_the_hub_model_loads_into_timm(tmp_path):
     hub, timm = HOSTS["dino_hub"].make(), HOSTS["timm"].make()
     with torch.no_grad():
         for a, b in zip(hub.blocks, timm.blocks, strict=True):

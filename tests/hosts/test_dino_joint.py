@@ -1,4 +1,4 @@
-"""torch.hub's DINO: stand-ins with the structure of its attention, for its code is not ours to copy."""
+"""torch.hub's DINO: test classes with the structure of its attention, without a copy of its code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spatialboost.boosting.xformers_kernel import from_xformers, xformers_ops
 
 
 class MemEffAttention(nn.Module):
-    """DINOv2's: heads by packed `qkv`, and a bias of xformers, which runs on a GPU alone; here it is made dense."""
+    """DINOv2's attention with a bias of xformers. xformers needs a GPU, so here the bias becomes a dense mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class MemEffAttention(nn.Module):
 
 
 class MaskedBias(nn.Linear):
-    """DINOv3's `qkv`: the keys' bias counts for nothing."""
+    """DINOv3's `qkv`, which multiplies the bias of the keys by zero."""
 
     def __init__(self) -> None:
         super().__init__(WIDTH, 3 * WIDTH)
@@ -43,7 +43,7 @@ class MaskedBias(nn.Linear):
 
 
 class SelfAttention(nn.Module):
-    """DINOv3's: positions turn q and k of the patches, which come last."""
+    """DINOv3's attention: rotary positions for q and k of the patches, which are the last tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class SelfAttention(nn.Module):
         return self.proj_drop(self.proj(out.transpose(1, 2).reshape(B, N, WIDTH)))
 
 
-# known by the path of the class, as torch.hub's are
+# found by class path, like the classes of torch.hub
 for stand_in, path in ((MemEffAttention, "dinov2.layers.attention"), (SelfAttention, "dinov3.layers.attention")):
     stand_in.__module__ = path
 
@@ -130,7 +130,7 @@ def test_images_packed_in_one_row_do_not_mix():
     assert from_xformers(options["attn_bias"], x[None])[1] == (2, 4, 4)
 
 
-def test_dropout_keeps_to_the_reference_in_training():
+def test_dropout_in_training_uses_the_reference():
     model = set_kernel(sb.boost(Holder(MemEffAttention())), "auto")
     model.attn.proj_drop.p = 0.1
     assert [layer.kernel for layer in sb.status(model.eval()).layers] == ["sdpa"]

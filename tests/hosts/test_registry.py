@@ -1,4 +1,4 @@
-"""The table of families: a host of nobody's library is one object and one line, and meets the whole contract."""
+"""The table of families: a new host needs one object and one line, and then passes all contract tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from spatialboost.hosts.slots import both_projections
 
 
 class Mixer(nn.Module):
-    """Attention that no name gives away, with its values projected first."""
+    """Attention that cannot be found by names, with packed values, queries and keys in this order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Mixer(nn.Module):
 
 
 class MixerFamily(Family):
-    """All that a stranger writes."""
+    """The whole code that a user writes for a new host."""
 
     name = "mixer"
     classes = (class_path(Mixer),)
@@ -76,10 +76,10 @@ class MixerFamily(Family):
 
 
 ROW = Host(lambda: Tower(Mixer), "mixer", tokens, linears=("vqk",), joint=False)
-PROMISES = {
-    name: promise
-    for name, promise in vars(test_contract).items()
-    if name.startswith("test_") and "host" in inspect.signature(promise).parameters
+CONTRACT = {
+    name: test
+    for name, test in vars(test_contract).items()
+    if name.startswith("test_") and "host" in inspect.signature(test).parameters
 }
 OPTIONS = {"dtype": torch.float32, "mode": "train"}
 
@@ -91,15 +91,15 @@ def mixer(monkeypatch: pytest.MonkeyPatch) -> Family:
     return family
 
 
-def test_without_the_line_it_is_not_found():
+def test_a_host_that_is_not_in_the_table_is_not_found():
     assert family_of(Mixer()) is None
 
 
-@pytest.mark.parametrize("name", [n for n in PROMISES if "maps" not in n and "joint" not in n])
-def test_a_new_host_keeps_every_promise(mixer: Family, name: str, tmp_path):
-    """Those of attention maps and of the joint forward apart, which it does not have."""
+@pytest.mark.parametrize("name", [n for n in CONTRACT if "maps" not in n and "joint" not in n])
+def test_a_new_host_passes_the_contract(mixer: Family, name: str, tmp_path):
+    """Except those of attention maps and of the joint forward, which this host does not have."""
     options = OPTIONS | {"host": ROW, "tmp_path": tmp_path}
-    PROMISES[name](**{key: options[key] for key in inspect.signature(PROMISES[name]).parameters})
+    CONTRACT[name](**{key: options[key] for key in inspect.signature(CONTRACT[name]).parameters})
 
 
 def test_heads_in_another_order_of_q_k_and_v_are_fused(mixer: Family):
@@ -111,7 +111,7 @@ def test_heads_in_another_order_of_q_k_and_v_are_fused(mixer: Family):
 
 
 class PackedAttention(Mixer):
-    """As a `Mixer` without the temperature, so that both channels can run at once; packed in any order."""
+    """A `Mixer` without temperature, so that both channels can run at once; packed in any order."""
 
     order = "qkv"
 
@@ -151,19 +151,19 @@ class PackedFamily(MixerFamily):
 def test_a_new_host_runs_both_channels_at_once(monkeypatch, attention: type[nn.Module], kernel: str):
     monkeypatch.setitem(FAMILIES, "packed", PackedFamily())
     row = Host(lambda: Tower(attention), "packed", tokens, fuses=False)
-    PROMISES["test_joint_forward_equals_the_reference"](row, kernel)
+    CONTRACT["test_joint_forward_equals_the_reference"](row, kernel)
     with pytest.raises(sb.SpatialBoostError, match="cannot be one attention with twice the heads: in its class"):
         sb.fuse(sb.boost(row.make()))
 
 
-def test_every_host_has_the_name_of_its_line():
+def test_every_family_has_the_name_of_its_table_entry():
     assert {name: family.name for name, family in FAMILIES.items()} == {name: name for name in FAMILIES}
     paths = [path for family in FAMILIES.values() for path in family.classes]
     assert len(paths) == len(set(paths))
 
 
 @pytest.mark.parametrize("name", ["timm", "dinov3", "torchvision", "generic"])
-def test_what_a_family_may_ask_for_is_there(name: str):
+def test_what_a_family_may_use_exists(name: str):
     attention = boosted_layers(sb.boost(HOSTS[name].make()))[0][1]
     for protocol, answers in ((BoostedModule, attention), (Channel, attention.spatial_channel)):
         members = {*get_type_hints(protocol), *(n for n in vars(protocol) if not n.startswith("_"))}
@@ -176,12 +176,12 @@ def test_slots_of_every_host_are_legal(host: Host):
         check_slots(found.family, found.module)
 
 
-def test_a_family_that_is_not_there():
+def test_an_unknown_family():
     with pytest.raises(sb.SpatialBoostError, match=r"unknown family of attention 'tim'; .*Did you mean 'timm'\?"):
         family_named("tim")
 
 
-def test_a_pickle_of_a_family_that_is_not_there(mixer: Family, monkeypatch: pytest.MonkeyPatch):
+def test_a_pickle_of_an_unknown_family(mixer: Family, monkeypatch: pytest.MonkeyPatch):
     pickled = pickle.dumps(sb.boost(ROW.make()))
     monkeypatch.delitem(FAMILIES, "mixer")
     with pytest.raises(sb.SpatialBoostError, match="unknown family of attention 'mixer'"):
@@ -193,11 +193,11 @@ def test_a_pickle_of_a_family_that_is_not_there(mixer: Family, monkeypatch: pyte
     [
         ({"queries.weight": Slot("vqk.weight", 0, 3)}, "unknown slot of the family 'mixer': 'queries'; known are"),
         ({"q.scale": Slot("vqk.weight", 0, 3)}, "slot 'q.scale'; expected q.weight or q.bias"),
-        ({"q.weight": Slot("qkv.weight", 0, 3)}, "places 'q.weight' in 'qkv.weight', which Mixer has not"),
+        ({"q.weight": Slot("qkv.weight", 0, 3)}, "places 'q.weight' in 'qkv.weight', which Mixer does not have"),
         ({"q_norm.weight": Slot("")}, "places 'q_norm.weight' in ''"),
     ],
 )
-def test_a_slot_that_is_no_slot_is_refused_before_anything_is_changed(mixer: Family, monkeypatch, slots, message: str):
+def test_a_wrong_slot_is_refused_before_anything_is_changed(mixer: Family, monkeypatch, slots, message: str):
     monkeypatch.setattr(MixerFamily, "slots", lambda self, attention: slots)
     model = ROW.make()
     with pytest.raises(sb.SpatialBoostError, match=message):

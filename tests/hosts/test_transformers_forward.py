@@ -1,4 +1,4 @@
-"""The hosts' own forwards over both channels: attention classes of transformers, one by one, of random weights."""
+"""The hosts' own forwards over both channels: each attention class of transformers, with random weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mask() -> torch.Tensor:
     return torch.tensor([True, True, True, False, False]).expand(2, 1, 5, 5)
 
 
-# Attention class -> its config, and what it is called with.
+# Attention class -> its config, and the arguments of the call.
 CLASSES = {
     "vit.ViTAttention": ("ViTConfig", tokens),
     "deit.DeiTAttention": ("DeiTConfig", lambda: tokens(attention_mask=mask())),
@@ -118,7 +118,7 @@ def test_equals_two_calls(path):
     params = [inputs["hidden_states"], *(p for _, p in sb.named_parameters(model))]
     weight = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), params)
-    set_kernel(model, "math")  # refuses what cannot run both at once
+    set_kernel(model, "math")  # raises an error if a layer cannot run both channels at once
     for kernel in ("math", "auto"):
         found = set_kernel(model, kernel)(**inputs)
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -134,7 +134,7 @@ def test_equals_two_calls(path):
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_norms_of_q_and_k_stay_each_channels_own(heads):
-    """InternVL norms over all heads of a channel."""
+    """InternVL has one norm over all heads of a channel."""
     path = "internvl.InternVLVisionAttention"
     model = perturb(sb.boost(build(path, use_qk_norm=True, num_attention_heads=heads), layers=lambda *_: True))
     inputs = tokens()
@@ -147,7 +147,7 @@ def test_norms_of_q_and_k_stay_each_channels_own(heads):
 
 
 def test_norm_over_each_head_finds_the_heads():
-    """As many tokens as heads: told apart by their strides."""
+    """There are as many tokens as heads, so only the strides differ."""
     heads, width = 2, 4
     layers = ChannelLayers(
         [SimpleNamespace(out=torch.empty(8, heads * width))] * 2,
@@ -164,13 +164,13 @@ def test_norm_over_each_head_finds_the_heads():
         assert base.eq(0).all() and plus.eq(1).all()
 
 
-def test_arguments_that_no_kernel_has_are_refused():
+def test_arguments_that_no_kernel_supports_are_refused():
     q = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(sb.SpatialBoostError, match="asks for `softcap`"):
+    with pytest.raises(sb.SpatialBoostError, match="uses `softcap`"):
         attention_interface(SimpleNamespace(), q, q, q, softcap=30.0)
 
 
-def test_attention_maps_go_by_the_reference():
+def test_attention_maps_come_from_the_reference():
     model = sb.boost(build("vit.ViTAttention"), layers=lambda *_: True)
     set_kernel(model, "auto")
     model.attn.config._attn_implementation = "eager"

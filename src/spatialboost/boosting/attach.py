@@ -23,7 +23,7 @@ from spatialboost.hosts.transformers import is_cache_of_keys, restored_forward
 
 
 class BoostedAttention:
-    """What the class of a boosted attention module adds to the host's class: see `boosted_class`."""
+    """The attributes and methods that a boosted class adds to the host's class: see `boosted_class`."""
 
     host_class: ClassVar[type[nn.Module]]
     view_class: ClassVar[type[PlusView]]
@@ -39,12 +39,12 @@ class BoostedAttention:
         return self.reference(channel, *args, **kwargs)
 
     def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
-        """Run the host's own forward once for each channel and merge the outputs: exact where both are equal."""
+        """Run the host's own forward once for each channel and merge the outputs, exactly if both are equal."""
         for value in (*args, *kwargs.values()):  # no `any` over a generator: Dynamo of torch 2.10 cannot inline that
             if is_cache_of_keys(value):
                 raise SpatialBoostError(
-                    f"layer {channel.index} is called with a cache of keys and values, which both channels would fill. "
-                    "Call the model with use_cache=False."
+                    f"layer {channel.index} is called with a cache of keys and values, and both channels would write "
+                    "to it. Call the model with use_cache=False."
                 )
         run = type(self).run
         base = run(self, *args, **kwargs)

@@ -13,7 +13,7 @@ from torch import nn
 from spatialboost.boosting.attach import attach, detach, switch
 from spatialboost.boosting.channel import GATES, boosted_layers, require_boosted
 from spatialboost.boosting.find import find_attention, uncompiled
-from spatialboost.boosting.freeze import clear_caches, freeze_base, hold_statistics, unfreeze_base
+from spatialboost.boosting.freeze import clear_caches, freeze_base, freeze_statistics, unfreeze_base
 from spatialboost.boosting.refuse import check_model
 from spatialboost.boosting.select import Layers, select
 from spatialboost.errors import SpatialBoostError, unknown
@@ -79,7 +79,7 @@ def boost(
     if freeze:
         freeze_base(root)
     for found in chosen:
-        hold_statistics(found.module)  # both channels share these parameters, so they must not change
+        freeze_statistics(found.module)  # both channels share these parameters, so they must not change
         attach(found.module, found.family, found.index, gate, dtype)
     logger.info("boosted %d attention layers of %s", len(chosen), type(root).__name__)
     return model

@@ -27,16 +27,16 @@ def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
     return canonical(attention, family, own)
 
 
-def outlines(attention: nn.Module, family: Family, channel: SpatialChannel | None = None) -> dict[str, Tensor]:
+def meta_tensors(attention: nn.Module, family: Family, channel: SpatialChannel | None = None) -> dict[str, Tensor]:
     """Empty tensors on the meta device with the shapes and dtypes of the host's own weights, or of those of Attn+.
 
-    They are keyed by canonical names. Nothing is gathered or copied.
+    Their keys are canonical names. Nothing is gathered or copied.
     """
     own = {}
     for name, owner, leaf, share in channel_parameters(attention, family):
         parameter = owner.get_parameter(leaf) if channel is None else channel.plus(name)
-        outline = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-        own[name] = share.of(outline) if channel is None else outline
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        own[name] = share.of(empty) if channel is None else empty
     return canonical(attention, family, own)
 
 

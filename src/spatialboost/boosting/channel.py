@@ -3,7 +3,7 @@
     out = g * Attn(x) + (1 - g) * Attn+(x),   g = sigmoid(a)            (SpatialBoost, arXiv 2603.22057, eq. 1)
 
 Attn+ is a flat list of parameters: clones of the host attention's parameters, under names that no LoRA target matches.
-`views.py` says how it runs, `attach.py` how it gets into the model.
+`views.py` runs it, and `attach.py` puts it into the model.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def host_parameters(attention: nn.Module) -> Iterator[tuple[str, nn.Module, str]
 
 
 def channel_parameters(attention: nn.Module, family: Family) -> Iterator[tuple[str, nn.Module, str, Share]]:
-    """`(name, owner, leaf, share)` of each parameter that Attn+ copies; the family may leave some out or cut them."""
+    """`(name, owner, leaf, share)` of each parameter that Attn+ copies; `share` is the slice that it copies."""
     for name, owner, leaf in host_parameters(attention):
         if (share := family.share(attention, name)) is not None:
             yield name, owner, leaf, share
 
 
 def full_value(parameter: Tensor) -> Tensor:
-    """The values of a parameter, without a graph; a sharded one (FSDP2) is gathered, which all ranks have to call."""
+    """The values of a parameter, without a graph; a sharded one (FSDP2) is gathered, so all ranks have to call this."""
     value = parameter.detach()
     return value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
 
@@ -107,14 +107,14 @@ class SpatialChannel(nn.Module):
             self.register_parameter(escape(name), nn.Parameter(plus))
         size = family.width(attention) if gate == "channel" else 1  # never 0-dimensional: FSDP refuses that
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
-        self.slots = family.slots(attention)  # read in each joint forward
+        self.slots = family.slots(attention)  # used in each joint forward
 
     def plus(self, name: str) -> nn.Parameter:
-        """The parameter of Attn+ that stands for the host's parameter `name`."""
+        """The parameter of Attn+ that is the copy of the host's parameter `name`."""
         return self._parameters[escape(name)]  # type: ignore[return-value]
 
     def merge(self, base: Tensor, plus: Tensor) -> Tensor:
-        """`g * base + (1 - g) * plus`, by `lerp`: exact where both are equal, which the sum of two products is not."""
+        """`g * base + (1 - g) * plus`, by `lerp`: exact if both are equal, unlike the sum of two products."""
         if base.is_nested:  # nn.TransformerEncoder packs padded batches in eval mode; nested tensors have no lerp
             pairs = zip(base.unbind(), plus.unbind(), strict=True)
             return torch.nested.as_nested_tensor([self.merge(b, p) for b, p in pairs])

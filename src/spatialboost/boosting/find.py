@@ -26,7 +26,7 @@ class Found:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside a `torch.compile` wrapper: its names are those that the user knows."""
+    """The module inside a `torch.compile` wrapper, or the model itself; its names have no `_orig_mod`."""
     while "_orig_mod" in model._modules:
         model = model._modules["_orig_mod"]  # type: ignore[assignment]
     return model

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 RECORD = "_spatialboost_trainable"  # attribute of the root: names of the parameters that `freeze_base` froze
 _INTERNAL = frozenset(vars(nn.Module()))
-MODE = "_spatialboost_mode"  # attribute of a held layer: the mode that was asked for last
+MODE = "_spatialboost_mode"  # attribute of a layer with frozen statistics: the mode that was set last
 
 
 def freeze_base(root: nn.Module) -> None:
     """Let no parameter of the model get a gradient, and keep its batch statistics unchanged."""
     setattr(root, RECORD, [name for name, parameter in root.named_parameters() if parameter.requires_grad])
     root.requires_grad_(False)
-    hold_statistics(root)
+    freeze_statistics(root)
 
 
 def unfreeze_base(root: nn.Module) -> None:
@@ -33,23 +33,23 @@ def unfreeze_base(root: nn.Module) -> None:
             for name, parameter in module.named_parameters():
                 if name in trainable:
                     parameter.requires_grad_(True)
-    release_statistics(root)
+    unfreeze_statistics(root)
 
 
-def hold_statistics(root: nn.Module) -> None:
+def freeze_statistics(root: nn.Module) -> None:
     """Keep every layer that tracks batch statistics in eval mode."""
     for module in root.modules():
         tracks = any(module._buffers.get(name) is not None for name in ("running_mean", "running_var"))
-        if tracks and not isinstance(module, HeldStatistics):
+        if tracks and not isinstance(module, FrozenStatistics):
             setattr(module, MODE, module.training)
-            module.__class__ = held_class(type(module))  # type: ignore[arg-type]
+            module.__class__ = frozen_class(type(module))  # type: ignore[arg-type]
             module.training = False
 
 
-def release_statistics(root: nn.Module) -> None:
-    """Undo `hold_statistics`."""
+def unfreeze_statistics(root: nn.Module) -> None:
+    """Undo `freeze_statistics`."""
     for module in root.modules():
-        if isinstance(module, HeldStatistics):
+        if isinstance(module, FrozenStatistics):
             module.training = module.__dict__.pop(MODE)
             module.__class__ = module.host_class  # type: ignore[assignment]
 
@@ -67,14 +67,14 @@ def is_cache(name: str, value: Any) -> bool:
     return type(value) is dict and name not in _INTERNAL and all(isinstance(v, Tensor) for v in value.values())
 
 
-class HeldStatistics:
-    """What the class of a layer with held statistics adds to its own class: see `held_class`."""
+class FrozenStatistics:
+    """The methods that the class of a layer with frozen statistics adds to its own class: see `frozen_class`."""
 
     host_class: ClassVar[type[nn.Module]]
     training: bool
 
-    def train(self, mode: bool = True) -> HeldStatistics:
-        """Stay in eval mode, and record the mode that was asked for: `unboost` sets it."""
+    def train(self, mode: bool = True) -> FrozenStatistics:
+        """Stay in eval mode, and record the mode that was asked for: `unboost` restores it."""
         super().train(mode)  # type: ignore[misc]
         self.__dict__[MODE] = mode
         self.training = False
@@ -86,13 +86,13 @@ class HeldStatistics:
 
 
 def _rebuild(host_class: type[nn.Module]) -> nn.Module:
-    cls = held_class(host_class)  # type: ignore[arg-type]
+    cls = frozen_class(host_class)  # type: ignore[arg-type]
     return cls.__new__(cls)
 
 
 @cache
-def held_class(host_class: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of `host_class` whose `train` changes nothing; one per host class, for the life of the process."""
-    name = f"Held{host_class.__name__}"
-    members = {"__module__": __name__, "__qualname__": name, "__doc__": held_class.__doc__, "host_class": host_class}
-    return type(name, (HeldStatistics, host_class), members)
+def frozen_class(host_class: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of `host_class` that stays in eval mode; one per host class, for the life of the process."""
+    name = f"Frozen{host_class.__name__}"
+    members = {"__module__": __name__, "__qualname__": name, "__doc__": frozen_class.__doc__, "host_class": host_class}
+    return type(name, (FrozenStatistics, host_class), members)

@@ -12,7 +12,7 @@ from spatialboost.boosting.attach import detach
 from spatialboost.boosting.canonical import base_tensors, plus_tensors
 from spatialboost.boosting.channel import SpatialChannel, require_boosted
 from spatialboost.boosting.find import uncompiled
-from spatialboost.boosting.freeze import RECORD, release_statistics
+from spatialboost.boosting.freeze import RECORD, unfreeze_statistics
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import is_adapter
 from spatialboost.hosts.registry import family_named, family_of
@@ -41,11 +41,11 @@ def fuse(model: Model) -> Model:
     for name, attention, channel in require_boosted(plain):
         parent, _, leaf = name.rpartition(".")
         if not name:
-            raise SpatialBoostError("the model is itself one attention layer: fuse the model that holds it.")
+            raise SpatialBoostError("the model is itself one attention layer: fuse the model that contains it.")
         plain.get_submodule(parent)._modules[leaf] = fuse_layer(name, attention, channel)
     for module in plain.modules():
         module.__dict__.pop(RECORD, None)
-    release_statistics(plain)
+    unfreeze_statistics(plain)
     return plain  # type: ignore[return-value]
 
 

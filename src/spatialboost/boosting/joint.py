@@ -153,9 +153,9 @@ class PairedInput(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        """`args` are x, layout, packed, and the weights and biases of each channel, as many as `layout` says.
+        """`args` are x, layout, packed, and the weights and biases of each channel, in numbers that `layout` gives.
 
-        They are not named one by one, because Dynamo of torch 2.10 leaves out `ctx` when there are as many tensors as
+        They have no names of their own, because Dynamo of torch 2.10 leaves out `ctx` when there are as many tensors as
         names.
         """
         x, layout, packed, *tensors = args

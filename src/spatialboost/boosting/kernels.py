@@ -32,7 +32,7 @@ class Call:
         scale: Factor of the scores.
         kernel: The kernel that `set_kernel` chose: one of `KERNELS` except "host".
         plain_formula: Whether the host is set to compute the plain formula; the kernel "auto" then does so, too.
-        mask: Allowed pairs (bool) or what is added to the scores, broadcastable to (B, H, T, T); or a bias object of
+        mask: Allowed pairs (bool) or numbers to add to the scores, broadcastable to (B, H, T, T); or a bias object of
             xformers that the host was called with.
         lengths: Lengths of the sequences that are packed into one row (B = 1); none attends to another.
         causal: Whether a token sees only itself and those before it.

@@ -30,7 +30,7 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, object]]:
     """Groups for a torch optimiser: the weights of Attn+, and the parameters without decay (gates, biases, norms).
 
-    Decay would pull `a` to 0 and with it each gate to one half.
+    Weight decay would move `a` to 0, and so each gate to one half.
 
     Example:
         >>> import timm, torch, spatialboost as sb

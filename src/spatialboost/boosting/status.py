@@ -1,4 +1,4 @@
-"""What is boosted in a model, and what was passed over: `status`."""
+"""The boosted layers of a model, and the attention layers that are not boosted: `status`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LayerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The layers that `boost` has boosted, and those it has passed over (name, class, reason). Prints as a table."""
+    """The boosted layers, and the layers that are not boosted (name, class, reason). Prints as a table."""
 
     layers: tuple[LayerStatus, ...]
     passed_over: tuple[tuple[str, str, str], ...]
@@ -70,7 +70,7 @@ class Status:
 
 
 def status(model: nn.Module) -> Status:
-    """What is boosted (layer, family, kernel, trainable parameters, mean gate), and what was passed over, and why.
+    """List the boosted layers, and the attention layers that are not boosted with the reason.
 
     Example:
         >>> import timm, spatialboost as sb

@@ -1,4 +1,4 @@
-"""The host attention as Attn+ sees it: a stand-in for `self` in the host's own methods.
+"""The view of a host's attention for Attn+: it replaces `self` in the host's own methods.
 
 It has every attribute of the host, but its parameters come from the channel. So each flag, mask, position encoding and
 kernel choice of the host applies to both channels, and no second instance of the host's class exists (transformers
@@ -22,7 +22,7 @@ from spatialboost.hosts.registry import family_named
 
 
 class PlusView:
-    """Stands in for `self` in the host's own methods: everything is the host's, except that parameters are Attn+'s.
+    """Replaces `self` in the host's own methods: its parameters are those of Attn+, all else is the host's.
 
     Children are views, too, and are called without their hooks, which belong to the base channel.
     """
@@ -52,7 +52,7 @@ class PlusView:
                 plus = plus.to(own.dtype)
             if plus.shape == own.shape:
                 return plus
-            path = self._prefix + name  # the part of it that Attn+ has, put into the host's
+            path = self._prefix + name  # Attn+ has only a slice: put it into the host's parameter
             return family_named(self._channel.family).share(self._root, path).put(own, plus)  # type: ignore[union-attr]
         if name in host._modules:
             return self._child(name)

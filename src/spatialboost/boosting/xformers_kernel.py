@@ -1,4 +1,4 @@
-"""xformers' `memory_efficient_attention`: whether it is installed, whether it supports a call, and its form of masks.
+"""xformers' `memory_efficient_attention`: whether it is installed, whether it supports a call, and its masks.
 
 xformers is optional everywhere. Some builds import without error but contain no attention (0.0.36 has moved it to
 another package). So xformers counts as installed only if everything that is used here is present.

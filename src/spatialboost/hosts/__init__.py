@@ -1,12 +1,13 @@
-"""How each library's attention reads: a `Family` a kind, looked up by class path so that no library is imported.
+"""Where each library's attention keeps its weights, and how it runs: one `Family` for each kind of attention.
 
-Open `protocol.py` first: it says what a family may answer and what it may ask. Each host has a file (`timm`,
-`transformers`, `mha`, `dino`, `parallel_block`; `generic` is for all others), and `registry.py` is the table of them. A
-new host is one new file and one line there. `slots.py` and `layers.py` hold what most hosts need; `towers.py` and
-`adapters.py` hold names that libraries give to towers and to layers with adapters.
+A host is an attention module of a library. Open `protocol.py` first: it defines `Family` and what a family can use.
+Each kind of host has a file (`timm`, `transformers`, `mha`, `dino`, `parallel_block`; `generic` is for all others), and
+`registry.py` has the table of all families. Families are found by class path, so no library is imported. A new host
+needs one new file and one line in that table. `slots.py` and `layers.py` contain functions that most hosts need.
+`towers.py` contains the names that libraries give to towers, and `adapters.py` finds the layers inside adapters.
 """
 
-import spatialboost.boosting  # noqa: F401 - begins the imports of the two packages, which use each other, always there
+import spatialboost.boosting  # noqa: F401 - the two packages import each other; this one has to be first
 from spatialboost.hosts.layers import class_path
 from spatialboost.hosts.protocol import BoostedModule, Channel, Family, Share, Slot
 from spatialboost.hosts.registry import FAMILIES, family_named, family_of

@@ -1,4 +1,4 @@
-"""Layers under adapters of peft (LoRA and others), which keep the layer that they wrap as `base_layer`."""
+"""Find the layers inside adapters of peft (LoRA and others), which keep the layer that they wrap as `base_layer`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ def is_adapter(module: nn.Module) -> bool:
 
 
 def unwrap_adapter(module: nn.Module) -> nn.Module:
-    """The layer under the adapters; the layer itself where there are none."""
+    """The layer inside the adapters; the module itself if it is not an adapter."""
     while is_adapter(module):
         module = module._modules["base_layer"]  # type: ignore[assignment]
     return module
 
 
 def effective_weight(attention: nn.Module, name: str, owner: nn.Module, leaf: str) -> Tensor:
-    """What the host computes with: its parameter, and what active, unmerged adapters add to it.
+    """The value that the host computes with: its parameter plus the change by active adapters that are not merged.
 
     Args:
         attention: The module that holds the parameter.
-        name: Of the parameter in `attention`, as if there were no adapters: `q_proj.weight`.
+        name: Name of the parameter in `attention`, as if there were no adapters: `q_proj.weight`.
         owner: The module that the parameter belongs to.
         leaf: Name of the parameter in `owner`.
     """

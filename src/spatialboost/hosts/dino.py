@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3 as torch.hub gives them; read by structure, nothing of their code is used."""
+"""DINOv2 and DINOv3 from torch.hub. They are recognised by their structure; none of their code is used."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ class DinoHubAttention(Family):
     )
 
     def reads(self, module: nn.Module) -> bool:
-        """See `Family.reads`: a class under another path (a copy of the repository) with their layers."""
+        """Whether the module has their layers, though its class has another path (as in a copy of the repository)."""
         host_class = getattr(type(module), "host_class", type(module))
-        alike = isinstance(module._modules.get("qkv"), nn.Linear) and isinstance(module._modules.get("proj"), nn.Linear)
-        return alike and "attn_bias" in inspect.signature(host_class.forward).parameters
+        same_layers = isinstance(module._modules.get("qkv"), nn.Linear) and isinstance(
+            module._modules.get("proj"), nn.Linear
+        )
+        return same_layers and "attn_bias" in inspect.signature(host_class.forward).parameters
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`."""
+        """The slots of the packed `qkv` and of `proj`."""
         return packed_slots(attention, "qkv") | split_slots(attention, o="proj")
 
     def masked_biases(self, attention: nn.Module) -> list[str]:
-        """See `Family.masked_biases`: that of k in DINOv3.
+        """The bias of k in DINOv3: its mask is zero.
 
         https://github.com/facebookresearch/dinov3/blob/main/dinov3/layers/attention.py
         """
@@ -48,12 +50,12 @@ class DinoHubAttention(Family):
         return [f"{name}.bias" for name, chunk in zip("qkv", mask.chunk(3), strict=True) if not chunk.any()]
 
     def other_forwards(self, host_class: type[nn.Module]) -> dict[str, Callable[..., Any]]:
-        """See `Family.other_forwards`: DINOv3's blocks call `forward_list` when they train."""
+        """`forward_list`, which DINOv3's blocks call in training."""
         if not hasattr(host_class, "forward_list"):
             return {}
 
         def forward_list(attention: Any, x_list: list[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
-            """Several batches of images of different sizes through one call of each projection."""
+            """Run several batches with images of different sizes, with one call of each projection."""
             channel = attention.spatial_channel
             view = attention.view_class(attention, channel)
             base = host_class.forward_list(attention, x_list, *args, **kwargs)  # type: ignore[attr-defined]
@@ -63,7 +65,7 @@ class DinoHubAttention(Family):
         return {"forward_list": forward_list}
 
     def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`; DINOv3's `qkv` is a linear layer that masks its bias."""
+        """The joint forward; None for other classes, for layers with hooks, and with dropout in training."""
         if class_path(attention.host_class) not in self.classes:
             return None
         linears = [attention._modules.get(name) for name in ("qkv", "proj")]
@@ -77,7 +79,7 @@ class DinoHubAttention(Family):
         rope, mask = kwargs.get("rope"), kwargs.get("attn_bias")
         base, plus = both_projections(attention, channel)
         if (bias_mask := attention.qkv._buffers.get("bias_mask")) is not None:
-            base, plus = (replace(side, qkv_bias=(side.qkv_bias[0] * bias_mask,)) for side in (base, plus))
+            base, plus = (replace(each, qkv_bias=(each.qkv_bias[0] * bias_mask,)) for each in (base, plus))
         call = Call(
             heads=attention.num_heads,
             scale=(base.out.shape[1] // attention.num_heads) ** -0.5,

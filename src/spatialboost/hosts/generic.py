@@ -1,4 +1,4 @@
-"""The generic route: attention that is called with a tensor and returns one, or a tuple that begins with one."""
+"""The generic family: any attention that takes a tensor and returns a tensor, or a tuple that begins with one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ IS_OTHER = re.compile(
     r"(?<!attn)(?<!attention)block|masking|bias|norm|mlp|rotary|drop|embed|layer(?!scale)|(en|de)coder$|processor|projection|map$",
     re.IGNORECASE,
 )
-IS_MLP = re.compile(r"^(mlp|ffn|feed_?forward)$", re.IGNORECASE)  # what has one of these is a block, not attention
+IS_MLP = re.compile(r"^(mlp|ffn|feed_?forward)$", re.IGNORECASE)  # a module with such a child is a block, not attention
 INPUTS = re.compile(r"(^|_)(q|k|v|kv|qk|qkv|query|queries|key|value)s?(_|$)")
 OUTPUTS = ("proj", "out_proj", "o_proj", "output.dense", "to_out", "out", "projection", "output.proj", "wo")
 
-# Classes whose output width cannot be read off a projection with a usual name: the path of the layer that has that
-# width, or a function of the module.
+# Classes whose output projection has no usual name: the path of the layer that has the output width, or a function of
+# the module that returns the width.
 WIDTHS: dict[str, str | Callable[[Any], int]] = {
     "timm.layers.attention2d.MultiQueryAttentionV2": lambda a: a.out_proj.shape[0],
     "timm.layers.bottleneck_attn.BottleneckAttn": lambda a: a.dim_out_v,
@@ -37,22 +37,22 @@ WIDTHS: dict[str, str | Callable[[Any], int]] = {
     "timm.models.lowformer.ConvAttention": "conv_proj",
     "timm.models.swiftformer.EfficientAdditiveAttention": "final",
 }
-# Classes whose output is an image (B, D, H, W), although their projection does not show it.
+# Classes whose output is an image (B, D, H, W), although their output projection is not a convolution.
 IMAGES = {"timm.models.fastvit.Attention", *WIDTHS}
-# Classes that are called attention and do not let tokens attend to each other.
+# Classes with attention in their name in which tokens do not attend to each other.
 REFUSED = {"timm.models.csatv2.SpatialAttention": "a gate of one channel over the pixels, no self-attention of tokens"}
 
 
 def known(table: Any, module: nn.Module) -> str | None:
-    """The name in `table` of the module's class or of a base of it."""
+    """The class path of the module's class, or of a base class, that is in `table`; None if there is none."""
     return next((path for cls in type(module).__mro__ if (path := class_path(cls)) in table), None)
 
 
 def looks_like_attention(module: nn.Module) -> bool:
-    """By its class name, and by owning projections."""
+    """Whether the module is attention by its class name and has an output projection."""
     if known(WIDTHS, module):
         return True
-    name = getattr(type(module), "host_class", type(module)).__name__  # of a boosted module: its class before `boost`
+    name = getattr(type(module), "host_class", type(module)).__name__  # a boosted module: its class before `boost`
     if not IS_ATTENTION.search(name) or IS_OTHER.search(name):
         return False
     is_block = "block" in name.lower() and any(map(IS_MLP.search, module._modules))
@@ -60,7 +60,7 @@ def looks_like_attention(module: nn.Module) -> bool:
 
 
 def is_complete(module: nn.Module) -> bool:
-    """Whether it is attention with its output projection, and not a module for queries, keys and values only."""
+    """Whether the module is attention and its output projection is not one for queries, keys or values."""
     if not looks_like_attention(module):
         return False
     output = _output_projection(module)
@@ -69,9 +69,9 @@ def is_complete(module: nn.Module) -> bool:
 
 
 def _output_projection(attention: nn.Module) -> nn.Module | None:
-    """The layer that makes the output: the one with a usual name, else the last linear one.
+    """The output projection: the layer with a usual name, else the last linear layer.
 
-    A convolution counts only where convolutions make the queries, keys or values as well; in other hosts it is a gate,
+    A convolution counts only if the queries, keys or values come from convolutions, too. In other hosts it is a gate
     or makes the grid of keys coarser.
     """
     within = next((child for path in OUTPUTS if (child := submodule(attention, path)) is not None), attention)
@@ -84,10 +84,10 @@ def _output_projection(attention: nn.Module) -> nn.Module | None:
 
 
 class GenericAttention(InterfaceFamily):
-    """Any other attention: the host's own forward; weights have a canonical layout where they have the usual names."""
+    """Any other attention: the host's own forward runs; only weights with usual names have a canonical layout."""
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`."""
+        """The slots of a usual layout: separate projections, or a packed `qkv`; {} for other layouts."""
         if (paths := find_layout(attention)) is not None:
             return split_slots(attention, **paths, q_norm="q_norm", k_norm="k_norm")
         qkv, proj = (leaves(attention, path).get("weight") for path in ("qkv", "proj"))
@@ -96,7 +96,7 @@ class GenericAttention(InterfaceFamily):
         return {}
 
     def width(self, attention: nn.Module) -> int:
-        """See `Family.width`."""
+        """Features of the output, from `WIDTHS` or from the output projection."""
         width = WIDTHS[path] if (path := known(WIDTHS, attention)) else None
         if callable(width):
             return width(attention)
@@ -106,17 +106,17 @@ class GenericAttention(InterfaceFamily):
         return next(getattr(layers[-1], n) for n in ("out_features", "out_channels", "nf") if hasattr(layers[-1], n))
 
     def axis(self, attention: nn.Module) -> int:
-        """See `Family.axis`."""
+        """1 if the output is an image (B, D, H, W), else -1."""
         is_image = known(IMAGES, attention) or isinstance(_output_projection(attention), _Conv)
         return 1 if is_image else -1
 
     def heads(self, attention: nn.Module) -> int | None:
-        """See `Family.heads`: of the module itself or of one inside it."""
+        """Number of heads of the module, or of the first module inside it that has one."""
         own = super().heads
         return next((heads for module in attention.modules() if (heads := own(module)) is not None), None)
 
     def refusal(self, attention: nn.Module) -> str | None:
-        """See `Family.refusal`."""
+        """Why the module is not self-attention: its class or its forward shows that; else None."""
         if (path := known(REFUSED, attention)) is not None:
             return REFUSED[path]
         if "cross" in type(attention).__name__.lower().replace("crosscov", ""):

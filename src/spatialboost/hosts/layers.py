@@ -1,4 +1,4 @@
-"""Look at the layers inside of a host's attention, and replace them."""
+"""Find, inspect and replace the layers inside a host's attention."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ IS_LINEAR = re.compile(r"^Linear|Linear$|^Conv1D$")  # the last is the linear la
 
 
 def class_path(cls: type) -> str:
-    """`module.QualName`, as families name the classes that they read."""
+    """The path of a class, `module.QualName`, as in `Family.classes`."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """The child at a dotted path, under adapters too; None where there is none."""
+    """The child at a dotted path, also inside adapters; None if there is none."""
     for name in filter(None, path.split(".")):
         child = module._modules.get(name)
         if child is None:
@@ -28,36 +28,36 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def leaves(attention: Any, path: str) -> dict[str, Tensor]:
-    """The parameters that the child at `path` owns itself; of the module itself for an empty path."""
+    """The parameters that belong to the child at `path` and not to its children; an empty path is the module."""
     child = submodule(attention, path)
     return {} if child is None else {k: p for k, p in child._parameters.items() if p is not None}
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A linear layer of torch, or of a library of quantised ones."""
+    """Whether the module is a linear layer of torch or of another library, such as a quantised one."""
     return isinstance(module, nn.Linear) or (
         IS_LINEAR.search(type(module).__name__) is not None and not module._modules
     )
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its forward."""
+    """Whether the module has forward hooks, so that a call does more than its forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def are_plain_linears(attention: Any, *paths: str) -> bool:
-    """Whether the children are bare `nn.Linear`s: without adapters, and without hooks that would be skipped."""
+    """Whether all these children are plain `nn.Linear` layers, without adapters and without hooks."""
     children = [attention._modules.get(path) for path in paths]
     return all(type(child) is nn.Linear and not has_hooks(child) for child in children)
 
 
 def are_identities(attention: Any, *paths: str) -> bool:
-    """Whether the children are absent or do nothing."""
+    """Whether all these children are missing or `nn.Identity`."""
     return all(isinstance(attention._modules.get(path), nn.Identity | None) for path in paths)
 
 
 def resize_linear(module: Any, name: str, *, rows: float = 1, columns: float = 1) -> None:
-    """Replace a linear layer by one with so many times its rows or columns, and unset weights."""
+    """Replace a linear layer by a new one with `rows` times its rows and `columns` times its columns."""
     old = module._modules[name]
     new = nn.Linear(
         int(old.in_features * columns),

@@ -16,7 +16,7 @@ from spatialboost.hosts.slots import both_projections, split_slots
 
 
 class _SequenceFirst:
-    """The module (or a view of it) as if it were built with `batch_first=False`: that keeps it off its fast path."""
+    """The module (or a view of it) with `batch_first=False`: then its forward does not take the fast path."""
 
     batch_first = False
 
@@ -35,32 +35,32 @@ class MultiheadAttention(Family):
     blocks_fast_path = True
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`."""
+        """The slots of `in_proj_weight`, `in_proj_bias` and `out_proj`."""
         slots = {f"{name}.weight": Slot("in_proj_weight", chunk, 3) for chunk, name in enumerate("qkv")}
         if attention._parameters.get("in_proj_bias") is not None:
             slots |= {f"{name}.bias": Slot("in_proj_bias", chunk, 3) for chunk, name in enumerate("qkv")}
         return slots | split_slots(attention, o="out_proj")
 
     def refusal(self, attention: nn.Module) -> str | None:
-        """See `Family.refusal`."""
+        """Why the module is not self-attention: its keys or values have another width."""
         if not attention._qkv_same_embed_dim:
             return "cross-attention: its keys or values have another width than its queries"
         return None
 
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
-        """See `Family.runner`.
+        """The host's forward, made to round equally for both channels.
 
-        In eval mode the module takes a kernel of its own if no weight requires a gradient. After `boost` that would
-        hold for the frozen channel and not for Attn+, and the two would round differently. So with gradients on both
-        channels take the differentiable path. They take it on contiguous input, because `F.linear` on a transposed one
-        rounds differently when its weight is frozen.
+        In eval mode the module uses a special kernel if no weight requires a gradient. After `boost`, this would be the
+        case for the frozen channel but not for Attn+, and the two would round differently. So when gradients are on,
+        both channels take the differentiable path. Their input is made contiguous, because `F.linear` on a transposed
+        input rounds differently when its weight is frozen.
         """
 
         def run(attention: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
             if not (torch.is_grad_enabled() and attention.batch_first and query.dim() == 3):
                 return host_class.forward(attention, query, key, value, *args, **kwargs)
             query_first = query.transpose(0, 1).contiguous()
-            # one tensor stays one tensor: the host asks with `is` whether this is self-attention
+            # equal inputs stay the same object: the host tests with `is` whether this is self-attention
             key_first = query_first if key is query else key.transpose(0, 1).contiguous()
             value_first = key_first if value is key else value.transpose(0, 1).contiguous()
             out, weights = host_class.forward(
@@ -71,7 +71,7 @@ class MultiheadAttention(Family):
         return run
 
     def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`; a call that asks for attention maps, or has other keys, runs the reference."""
+        """The joint forward. A call that asks for attention maps or has other keys runs the reference forward."""
         own = class_path(attention.host_class) in self.classes
         return self._joint if own and attention.bias_k is None and not attention.add_zero_attn else None
 
@@ -89,7 +89,7 @@ class MultiheadAttention(Family):
         is_causal: bool = False,
     ) -> Any:
         same = key is query and value is query
-        unmasked_causal = is_causal and attn_mask is None  # the host refuses that
+        unmasked_causal = is_causal and attn_mask is None  # the host raises an error for this
         if need_weights or not same or query.is_nested or query.dim() != 3 or unmasked_causal:
             others = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
             return attention.reference(channel, query, key, value, *others)
@@ -106,7 +106,10 @@ class MultiheadAttention(Family):
 
 
 def additive(mask: Tensor | None, padding: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
-    """What an attention mask (T, T) or (B * H, T, T) and a padding mask (B, T) add to the scores; True forbids."""
+    """The sum of an attention mask (T, T) or (B * H, T, T) and a padding mask (B, T), to add to the scores.
+
+    True in a bool mask becomes -inf.
+    """
     if mask is not None and mask.dim() == 3:
         mask = mask.unflatten(0, (-1, heads))
     if padding is not None:

@@ -1,4 +1,4 @@
-"""timm blocks without an attention module: attention and MLP in parallel, behind one packed input projection."""
+"""timm blocks without an attention module: attention and MLP run in parallel after one packed input projection."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class _WithoutDropPath:
 class ParallelScaling(Family):
     """`ParallelScalingBlock` and `DiffParallelScalingBlock`, of ViT-22B.
 
-    The module that is boosted is the whole block. Attn+ has its own rows of q, k and v, their norms and the attention's
-    output projection. It shares the MLP, the input norm and LayerScale: these add to the attention or scale it, so that
-    merging the outputs of two blocks merges their attention. The path is dropped after the merge, once for both
-    channels.
+    The whole block is boosted. Attn+ has its own rows of q, k and v, its own norms of q and k, and its own output
+    projection. Both channels share the MLP, the input norm and LayerScale: these only add to the attention's output or
+    scale it, so merging the outputs of both blocks merges their attention. The drop path runs after the merge, once for
+    both channels.
     """
 
     name = "parallel"
@@ -40,7 +40,7 @@ class ParallelScaling(Family):
     )
 
     def share(self, attention: Any, parameter: str) -> Share | None:
-        """See `Family.share`."""
+        """The attention's part of the packed projections; None for the input norm, the MLP and LayerScale."""
         if parameter.startswith(("in_norm", "mlp", "ls")):
             return None
         if parameter.startswith("in_proj."):
@@ -48,7 +48,7 @@ class ParallelScaling(Family):
         return Share(1, 0, attention.in_split[1]) if parameter == "out_proj.weight" else Share()
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`: in the rows of `in_proj` that are the attention's share."""
+        """The slots, within the attention's part of `in_proj` and in the output projection."""
         output = "attn_out_proj" if attention._modules.get("out_proj") is None else "out_proj"
         packed = {
             f"{name}.{leaf}": Slot(f"in_proj.{leaf}", chunk, 3)
@@ -58,11 +58,11 @@ class ParallelScaling(Family):
         return packed | split_slots(attention, o=output, q_norm="q_norm", k_norm="k_norm")
 
     def runner(self, host_class: type[nn.Module]) -> Callable[..., Any]:
-        """See `Family.runner`."""
+        """The block's forward without its drop path, which `finish` runs."""
         return lambda block, *args, **kwargs: host_class.forward(_WithoutDropPath(block), *args, **kwargs)  # type: ignore[arg-type]
 
     def finish(self, attention: Any, merged: Tensor, *args: Any) -> Tensor:
-        """See `Family.finish`."""
+        """Run the drop path on the merged output."""
         if isinstance(attention.drop_path, nn.Identity) or not attention.training:
             return merged
         return args[0] + attention.drop_path(merged - args[0])

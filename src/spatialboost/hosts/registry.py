@@ -1,4 +1,4 @@
-"""The table of families, and the look-up of a module's family in it."""
+"""The table of families, and the functions that find a family in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spatialboost.hosts.protocol import Family
 from spatialboost.hosts.timm import TimmAttention, TimmAttentionRope, TimmEvaAttention
 from spatialboost.hosts.transformers import TransformersAttention
 
-# A new host is one line here.
+# For a new host, add one line here.
 FAMILIES: dict[str, Family] = {
     "timm": TimmAttention(),
     "timm_rope": TimmAttentionRope(),
@@ -28,10 +28,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_named(name: str) -> Family:
-    """The family of that name.
+    """The family with this name.
 
     Raises:
-        SpatialBoostError: There is none.
+        SpatialBoostError: There is no such family.
     """
     if name not in FAMILIES:
         raise unknown("family of attention", name, FAMILIES)
@@ -39,9 +39,9 @@ def family_named(name: str) -> Family:
 
 
 def family_of(module: nn.Module) -> Family | None:
-    """The family that reads `module`: by its class or the nearest known base, then by its structure; else None.
+    """The family of `module`: by its class or its nearest known base class, else by its structure; else None.
 
-    A module that is named attention and holds a complete one, beside norms or an MLP, is a block: the inner one counts.
+    A module that is named attention but contains a complete attention module is a block: then the inner module counts.
     """
     if (family := _known_family(module)) is not None:
         return family

@@ -1,4 +1,4 @@
-"""Slots of the usual layouts, and the weights of both channels read through them."""
+"""The slots of usual layouts, and the weights of both channels by their slots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spatialboost.hosts.protocol import PROJECTIONS, BoostedModule, Channel, Slo
 
 
 def split_slots(attention: nn.Module, **paths: str) -> dict[str, Slot]:
-    """Slots of projections and norms that are modules of their own: `q="q_proj"` gives `q.weight` and `q.bias`."""
+    """Slots of projections and norms that are separate modules: `q="q_proj"` gives `q.weight` and `q.bias`."""
     return {
         f"{name}.{leaf}": Slot(f"{path}.{leaf}")
         for name, path in paths.items()
@@ -23,7 +23,7 @@ def split_slots(attention: nn.Module, **paths: str) -> dict[str, Slot]:
 
 
 def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
-    """Slots of one projection that holds q, k and v one below the other."""
+    """Slots of one projection whose rows are q, then k, then v."""
     return {
         f"{name}.{leaf}": Slot(f"{path}.{leaf}", chunk, 3)
         for leaf in leaves(attention, path)
@@ -33,7 +33,7 @@ def packed_slots(attention: nn.Module, path: str) -> dict[str, Slot]:
 
 
 def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projections, Projections]:
-    """The weights of Attn and of Attn+, by role; packed where the host packs them in the order q, k, v."""
+    """The weights of Attn and of Attn+; q, k and v are one packed tensor if the host packs them in this order."""
     slots = channel.slots
 
     def read(parameter: Callable[[str], Tensor]) -> Projections:

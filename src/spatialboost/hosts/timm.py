@@ -24,23 +24,23 @@ class TimmAttention(Family):
     classes: tuple[str, ...] = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`."""
+        """The slots of a packed `qkv` or of separate projections, and of the norms."""
         slots = packed_slots(attention, "qkv") if leaves(attention, "qkv") else {}
         names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
         slots |= split_slots(attention, **names, q_norm="q_norm", k_norm="k_norm", norm="norm")
-        for name in "qv":  # EVA keeps the biases of a packed projection apart, and has none for k
+        for name in "qv":  # EVA has separate biases for q and v, and none for k
             if attention._parameters.get(f"{name}_bias") is not None:
                 slots[f"{name}.bias"] = Slot(f"{name}_bias")
         return slots
 
     def plain_formula(self, attention: Any) -> bool:
-        """See `Family.plain_formula`."""
+        """Whether timm's `fused_attn` is off."""
         return not attention.fused_attn
 
     def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`: none for a subclass, which may compute differently, or with output dropout.
+        """The joint forward; None for a subclass, which may compute differently, and with output dropout in training.
 
-        Each channel draws its own dropout, which the sum of both cannot have any more.
+        In the reference forward each channel draws its own dropout, which is impossible after the sum.
         """
         own = class_path(attention.host_class) in self.classes
         inputs = ("qkv",) if attention.qkv is not None else ("q_proj", "k_proj", "v_proj")
@@ -67,15 +67,15 @@ class TimmAttention(Family):
             causal=is_causal,
             dropout=attention.attn_drop.p if attention.training else 0.0,
         )
-        return joint_attention(x, *self._sides(attention, channel), channel.gate, call, rotate)
+        return joint_attention(x, *self._both(attention, channel), channel.gate, call, rotate)
 
-    def _sides(self, attention: BoostedModule, channel: Channel) -> tuple[Projections, Projections]:
-        """Weights, q/k norms and what lies between attention and output projection, of each channel."""
+    def _both(self, attention: BoostedModule, channel: Channel) -> tuple[Projections, Projections]:
+        """The weights and norms of each channel, and the steps between attention and output projection."""
         view = attention.view_class(attention, channel)
         has_norms = not are_identities(attention, "q_norm", "k_norm")
         has_inner = not are_identities(attention, "norm", "gate")
 
-        def side(weights: Projections, owner: Any) -> Projections:
+        def complete(weights: Projections, owner: Any) -> Projections:
             def inner(out: Tensor, x: Tensor) -> Tensor:
                 out = owner.norm(out)
                 return out if getattr(owner, "gate", None) is None else out * owner.gate(x).sigmoid()
@@ -84,13 +84,13 @@ class TimmAttention(Family):
             return replace(weights, **norms, inner=inner if has_inner else None)
 
         base, plus = both_projections(attention, channel)
-        return side(base, attention), side(plus, view)
+        return complete(base, attention), complete(plus, view)
 
     def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.with_heads`."""
+        """A copy with another number of heads; None for grouped heads, inner steps or an old timm."""
         grouped = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
         if not hasattr(attention, "attn_dim") or grouped or not are_identities(attention, "norm", "gate"):
-            return None  # before timm 1.0.23 the heads together are always as wide as the input
+            return None  # before timm 1.0.23 all heads together are always as wide as the input
         host = copy.deepcopy(attention)
         host.num_heads, host.attn_dim = heads, heads * attention.head_dim
         if hasattr(attention, "num_kv_heads"):
@@ -109,7 +109,7 @@ class TimmAttentionRope(TimmAttention):
     classes = ("timm.layers.attention.AttentionRope",)
 
     def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`."""
+        """The joint forward with rotary positions, under the conditions of `TimmAttention`."""
         return self._joint_rope if super().joint_forward(attention, channel) is not None else None
 
     def _joint_rope(
@@ -143,7 +143,7 @@ class TimmEvaAttention(TimmAttentionRope):
     variant_with_biases = "of timm's DINOv3, the one whose name ends in _qkvb"
 
     def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.with_heads`: an `AttentionRope`, for in EVA's own class the heads are as wide as the input."""
+        """An `AttentionRope`, because in EVA's own class all heads together are always as wide as the input."""
         if not are_identities(attention, "norm", "gate"):
             return None
         from timm.layers import AttentionRope

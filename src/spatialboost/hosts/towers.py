@@ -1,4 +1,4 @@
-"""Names by which libraries tell an image tower, a text tower, a pooling head and cross-attention apart."""
+"""The names that libraries give to image towers, text towers, pooling heads and cross-attention."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ TEXT_TOWERS |= {"text_enhancer_layer"}  # Grounding DINO
 TEXT_TOWERS |= {"text_backbone", "language_backbone"}  # OmDet
 POOLING = re.compile(r"pooler|pooling_?head|att(entio)?n(al)?_?pool(?!first)|pool(2d|ing)?$", re.IGNORECASE)
 CROSS_ATTENTION = re.compile("cross|multihead_attn|encoder_attn")
-# Arguments by which attention takes its keys and values from elsewhere; the last is Grounding DINO's.
+# Arguments of a forward that are a second input, from which keys and values come.
 SECOND_INPUTS = {"key", "kv", "context", "memory", "encoder_hidden_states", "key_value_states", "latents", "y"}
-SECOND_INPUTS |= {"text_features"}
+SECOND_INPUTS |= {"text_features"}  # Grounding DINO
 
 
 def outside_of_image_tower(name: str, module: nn.Module, parent: nn.Module) -> str | None:
-    """Why nothing in this module is self-attention of an image tower, by its name, class and parent; else None."""
+    """The reason why nothing in this module belongs to an image tower, by its name, class and parent; else None."""
     leaf, cls = name.rpartition(".")[2], type(module).__name__
     if leaf in TEXT_TOWERS:
         return f"in `{leaf}`, which is no image tower"
     if POOLING.search(cls):
         return f"in a pooling head ({cls})"
-    # open_clip's resampler blocks have a norm of their own for keys and values
+    # open_clip's resampler blocks have a separate norm for keys and values
     if CROSS_ATTENTION.search(leaf) or hasattr(parent, "ln_1_kv"):
         return "cross-attention, by its name"
     return None

@@ -39,10 +39,10 @@ def find_layout(attention: nn.Module) -> dict[str, str] | None:
 
 
 def attends_by_interface(classes: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a host, by its class and those inside of it, attends through the interface of transformers.
+    """Whether these classes of a host use the attention interface of transformers and allow any number of heads.
 
-    And whether it takes any number of heads: callers read `embed_dim` as the input's width, which stops being the
-    heads' width when there are more heads.
+    A forward that uses `embed_dim` does not allow it: there `embed_dim` is the width of the input and also of all heads
+    together.
     """
     codes = [cls.forward.__code__ for cls in classes]
     names = {name for code in codes for name in code.co_names}
@@ -50,9 +50,9 @@ def attends_by_interface(classes: tuple[type[nn.Module], ...]) -> bool:
 
 
 def register_interface() -> None:
-    """Let hosts find our attention function, where transformers is in use at all.
+    """Register our attention function in transformers, if transformers is imported.
 
-    Done when a class is boosted and not in the forward, which torch.compile would have to trace.
+    Called when a class is boosted and not in the forward, because torch.compile would have to trace it.
     """
     if "transformers" not in sys.modules:
         return
@@ -63,9 +63,9 @@ def register_interface() -> None:
 
 
 def restored_forward(module: nn.Module) -> bool:
-    """Whether the module carries its class's own forward as an attribute.
+    """Whether the module has its class's own forward as an instance attribute.
 
-    transformers 4.57 leaves that behind when it has recorded attention maps:
+    transformers 4.57 sets it when it has recorded attention maps:
     https://github.com/huggingface/transformers/blob/v4.57.6/src/transformers/utils/generic.py
     """
     forward = vars(module).get("forward")
@@ -73,26 +73,26 @@ def restored_forward(module: nn.Module) -> bool:
 
 
 def checkpoints_reentrantly(module: nn.Module) -> bool:
-    """Whether the module is set to the reentrant kind of gradient checkpointing."""
+    """Whether the module uses gradient checkpointing with `use_reentrant=True`."""
     return bool(getattr(vars(module).get("_gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"))
 
 
 def is_cache_of_keys(value: Any) -> bool:
-    """Whether an argument of a forward is a cache of keys and values, which the forward would fill."""
+    """Whether an argument of a forward is a cache of keys and values."""
     return hasattr(value, "get_seq_length")
 
 
 class InterfaceFamily(Family):
-    """What holds for attention that goes through the interface of transformers, of whichever library."""
+    """Attention of any library that may use the attention interface of transformers."""
 
     def prepare(self, host_class: type[nn.Module]) -> None:
-        """See `Family.prepare`."""
+        """Register our attention function in transformers."""
         register_interface()
 
     def joint_forward(self, attention: BoostedModule, channel: Channel) -> Callable[..., Any] | None:
-        """See `Family.joint_forward`: the host's own forward, where the meaning of all its weights is known.
+        """The host's own forward over both channels, if the role of each of its weights is known.
 
-        None also for the `eager` setting, whose purpose is to return attention maps.
+        None also for the setting `eager`, because users choose it to get attention maps.
         """
         slots = channel.slots
         modules = [m for m in attention.modules() if m is not channel]
@@ -105,7 +105,7 @@ class InterfaceFamily(Family):
         if any(has_hooks(m) or is_adapter(m) for m in modules[1:]):
             return None
         if attention.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules):
-            return None  # each channel draws its own dropout, which the sum of both cannot have any more
+            return None  # each channel draws its own dropout, which is impossible after the sum
         return self._joint
 
     def _joint(self, attention: BoostedModule, channel: Channel, *args: Any, **kwargs: Any) -> Any:
@@ -132,13 +132,15 @@ class InterfaceFamily(Family):
         )
 
     def with_heads(self, attention: Any, heads: int) -> nn.Module | None:
-        """See `Family.with_heads`: the host cuts heads by `head_dim`, so that only the projections' sizes change."""
+        """A copy with larger projections: the host reshapes by `head_dim`, so nothing else changes."""
         slots, own = self.slots(attention), self.heads(attention)
         if "o.weight" not in slots or own is None or not attends_by_interface(tuple(map(type, attention.modules()))):
-            return None  # CLIP and SigLIP of 4.57 are such: they reshape the heads' output to the width of the input
+            return (
+                None  # for example CLIP and SigLIP of 4.57, which reshape the heads' output to the width of the input
+            )
         norm = leaves(attention, "q_norm").get("weight")
         if norm is not None and len(norm) != attention.head_dim:
-            return None  # a norm over all heads of a channel cannot become one over the heads of both
+            return None  # a norm over all heads of one channel cannot become a norm over the heads of both
         host, times = copy.deepcopy(attention), heads / own
         for path, role in {(slot.parameter.rpartition(".")[0], name.partition(".")[0]) for name, slot in slots.items()}:
             parent, _, leaf = path.rpartition(".")
@@ -154,7 +156,7 @@ class InterfaceFamily(Family):
 
 
 class TransformersAttention(InterfaceFamily):
-    """Vision attention of transformers: four projections, heads viewed by `head_dim`."""
+    """Vision attention of transformers, with four projections."""
 
     name = "transformers"
     classes = tuple(
@@ -171,9 +173,9 @@ class TransformersAttention(InterfaceFamily):
     )
 
     def slots(self, attention: nn.Module) -> dict[str, Slot]:
-        """See `Family.slots`."""
+        """The slots of the first layout in `LAYOUTS` that fits, and of the norms of q and k."""
         return split_slots(attention, **(find_layout(attention) or {}), q_norm="q_norm", k_norm="k_norm")
 
     def heads(self, attention: nn.Module) -> int | None:
-        """See `Family.heads`."""
+        """Number of heads, of the module or of its child `attention`."""
         return super().heads(attention) or super().heads(attention._modules.get("attention") or attention)

@@ -1,8 +1,8 @@
-"""The host's own forward over both channels at once: `self` is a view with both channels' projections, twice the heads.
+"""Run the host's own forward over both channels at once: `self` is a view with both projections and twice the heads.
 
-For hosts that reach their attention through the interface of transformers: whatever lies between the projections
-(rotary positions, masks, packed sequences) is the host's own code and not repeated here. A host that does more with the
-number of heads than to shape its tensors by it raises an error about shapes.
+For hosts that call attention through the interface of transformers. All steps between the projections (rotary
+positions, masks, packed sequences) are the host's own code and are not repeated here. If a host uses the number of
+heads for more than shaping its tensors, torch raises an error about shapes.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from spatialboost.boosting.kernels import Call, attend
 from spatialboost.errors import SpatialBoostError
 
 INTERFACE = "spatialboost"  # our name in transformers' table of attention functions
-PACKED_INTERFACE = "spatialboost_flash"  # for a name with "flash" in it, hosts do not cut packed sequences apart
+PACKED_INTERFACE = "spatialboost_flash"  # if the name contains "flash", hosts do not split packed sequences
 GROW_WITH_HEADS = ("num_heads", "num_attention_heads", "num_key_value_heads", "all_head_size", "embed_dim")
 UNSUPPORTED = ("softcap", "position_bias", "cache")  # arguments of the interface that would change the result
 
 
 class ChannelLayers:
-    """The projections and norms of one channel or of both, in place of the host's, during one call.
+    """The projections and norms of one or both channels; they replace the host's during one call.
 
     Attributes:
-        channels: One or both.
-        g: Gate (D) or (1), for both.
+        channels: The weights of one channel or of both.
+        g: Gate (D) or (1); used only with both channels.
         roles: Path in the host -> "q", "k", "v", "qkv" or "o".
         norms: Path in the host -> each channel's norm over q or k.
-        heads: Of one channel.
-        kernel: As set.
-        interface: Name under which the host finds `attention_interface`.
+        heads: Number of heads of one channel.
+        kernel: The kernel that `set_kernel` chose.
+        interface: Name under which transformers finds `attention_interface`.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class ChannelLayers:
         self.projected: Any = None
 
     def project(self, role: str, x: Tensor) -> Tensor:
-        """q, k, v of the channels side by side; all three come from one pass over x, when the first is asked for."""
+        """q, k or v of the channels, side by side; the first call with `x` computes all three."""
         if self.source is not x:
             self.source = x
             self.projected = project_input(self.channels, x.to(self.channels[0].out.dtype), packed=role == "qkv")
         return self.projected if role == "qkv" else self.projected["qkv".index(role)]
 
     def output(self, out: Tensor) -> Tensor:
-        """The output projection, with the gate where there are both."""
+        """The output projection; with both channels it is gated."""
         first, *rest = self.channels
         if not rest:
             return F.linear(out, first.out, first.out_bias)
@@ -71,19 +71,19 @@ class ChannelLayers:
         return GatedOutput.apply(out, self.g, first.out, first.out_bias, plus.out, plus.out_bias)
 
     def norm(self, path: str, t: Tensor) -> Tensor:
-        """Each channel's norm on its part of q or k: (..., nA), or (..., nH, C) in any order of the dimensions."""
+        """Each channel's norm of its part of q or k: (..., nA), or (..., nH, C) in any order of the dimensions."""
         norms, width, inner = self.norms[path], t.shape[-1], self.channels[0].out.shape[1]
         dim = -1
         if width != len(norms) * inner:
             heads = len(norms) * self.heads
-            # heads lie side by side in memory, as `project` wrote them: so they are not mistaken for as many tokens
+            # there may be as many tokens as heads; the strides show which dimension has the heads
             dim = next(d for d in range(-2, -t.dim() - 1, -1) if t.shape[d] == heads and t.stride(d) == width)
         parts = [norm(part) for norm, part in zip(norms, t.chunk(len(norms), dim), strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class JointView:
-    """Stands in for `self` in the host's own methods; children are seen through views as well."""
+    """Replaces `self` in the host's own methods; children are views, too."""
 
     def __init__(self, host: nn.Module, layers: ChannelLayers, prefix: str = "") -> None:
         self._host = host
@@ -137,10 +137,12 @@ def attention_interface(
     cu_seq_lens_q: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: (B, heads, T, C) -> (B, T, heads, C), and no attention maps."""
+    """The attention function for transformers: (B, heads, T, C) -> (B, T, heads, C), without attention maps."""
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
-            raise SpatialBoostError(f"the host's attention asks for `{name}`, which no kernel has. Use 'host'.")
+            raise SpatialBoostError(
+                f"the host's attention uses `{name}`, which no joint kernel supports. Call set_kernel(model, 'host')."
+            )
     if (groups := getattr(module, "num_key_value_groups", 1)) > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -159,7 +161,7 @@ def attention_interface(
 
 def forward_of_both(
     attention: Any,
-    sides: tuple[Projections, Projections],
+    both: tuple[Projections, Projections],
     gate: Tensor,
     norms: Mapping[str, tuple[Any, Any]],
     args: tuple[Any, ...],
@@ -170,15 +172,15 @@ def forward_of_both(
 
     Args:
         attention: The boosted module.
-        sides: Attn and Attn+.
-        gate: (D) or (1).
+        both: The weights of Attn and of Attn+.
+        gate: The gate's values before the sigmoid, (D) or (1).
         norms: Path -> norm of Attn and of Attn+.
-        args: Of the call.
-        kwargs: Of the call.
-        shared: See `ChannelLayers`.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+        shared: Other arguments of `ChannelLayers`.
     """
     x = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
-    base, plus, g = match_dtypes(x, *sides, gate)
+    base, plus, g = match_dtypes(x, *both, gate)
 
     def over(channels: Sequence[Projections], *which: int) -> Any:
         own = {path: [pair[i] for i in which] for path, pair in norms.items()}

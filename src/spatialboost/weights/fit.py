@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spatialboost.boosting.boost import boost
-from spatialboost.boosting.canonical import base_tensors, outlines
+from spatialboost.boosting.canonical import base_tensors, meta_tensors
 from spatialboost.boosting.channel import boosted_layers, host_parameters, is_sharded
 from spatialboost.boosting.find import Found, tower
 from spatialboost.errors import SpatialBoostError
@@ -89,7 +89,7 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
                 f"the delta is for {delta.base_name} of width {config['width']}; {name} has width {width}. Load it "
                 "onto the encoder that it was trained on."
             )
-        shapes = {key: tuple(tensor.shape) for key, tensor in outlines(found.module, found.family).items()}
+        shapes = {key: tuple(tensor.shape) for key, tensor in meta_tensors(found.module, found.family).items()}
         for key in found.family.masked_biases(found.module):
             shapes.pop(key, None)
         shapes["gate"] = (width if config["gate"] == "channel" else 1,)
@@ -138,7 +138,7 @@ def _check_base(layers: Mapping[int, Found], delta: Delta) -> Reorder | None:
     if name is None:
         return None
     first = layers[delta.layers[0]]
-    own = outlines(first.module, first.family).get("q.weight")
+    own = meta_tensors(first.module, first.family).get("q.weight")
     if own is not None:
         orders = rotary_orders(first.family.heads(first.module), own.shape[0])
         for saved_order, own_order in (("halves", "interleaved"), ("interleaved", "halves")):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.canonical import outlines, plus_tensors
+from spatialboost.boosting.canonical import meta_tensors, plus_tensors
 from spatialboost.boosting.channel import SpatialChannel, full_value, require_boosted
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts import family_named
@@ -107,7 +107,7 @@ def file_entries(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Entry
     for _, attention, channel in require_boosted(model):
         prefix = f"layers.{channel.index}."
         gates[f"{prefix}gate"] = Entry(torch.float32, tuple(channel.gate.shape))
-        for key, outline in outlines(attention, family_named(channel.family), channel).items():
+        for key, outline in meta_tensors(attention, family_named(channel.family), channel).items():
             rest[prefix + key] = Entry(dtype or outline.dtype, tuple(outline.shape))
     return gates | rest
 
