@@ -366,7 +366,7 @@ class NewEncoder(nn.Module):
 
 
 class NewLibrary:
-    def open(self, config, dtype):
+    def build(self, config, dtype):
         return NewEncoder()
 
     def loads_weights(self, config):

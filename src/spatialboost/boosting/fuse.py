@@ -62,7 +62,7 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
     if differing := [
         key for key in sorted(shared) if key.startswith("generic.") or not torch.equal(base[key], plus[key])
     ]:
-        raise _inexpressible(name, attention, f"its channels differ in {', '.join(differing)}")
+        raise _cannot_fuse(name, attention, f"its channels differ in {', '.join(differing)}")
     gate = torch.sigmoid(channel.gate)
     weight, bias = fuse_output(base["o.weight"], base.get("o.bias"), plus["o.weight"], plus.get("o.bias"), gate)
     tensors |= {key: base[key] for key in shared} | {"o.weight": weight} | ({} if bias is None else {"o.bias": bias})
@@ -71,11 +71,11 @@ def fuse_layer(name: str, attention: nn.Module, channel: SpatialChannel) -> nn.M
     detach(attention)
     host = None if heads is None else family.with_heads(attention, 2 * heads)
     if host is None:
-        raise _inexpressible(name, attention, "in its class the heads are always as wide as the input")
+        raise _cannot_fuse(name, attention, "in its class the heads are always as wide as the input")
     own = dict(host.named_parameters())
     slots = family_of(host).slots(host)  # type: ignore[union-attr]
     if lost := sorted(set(tensors) - set(slots)):
-        raise _inexpressible(name, attention, f"{type(host).__name__} has no place for {', '.join(lost)}")
+        raise _cannot_fuse(name, attention, f"{type(host).__name__} has no place for {', '.join(lost)}")
     for key, slot in slots.items():
         target = slot.read(own)
         # EVA's own class has no bias for k; the class that replaces it has one for q, k and v
@@ -96,7 +96,7 @@ def fuse_output(
     return weight, torch.lerp(plus_bias.to(weight.dtype), base_bias.to(weight.dtype), g.to(weight.dtype))
 
 
-def _inexpressible(name: str, attention: nn.Module, why: str) -> SpatialBoostError:
+def _cannot_fuse(name: str, attention: nn.Module, why: str) -> SpatialBoostError:
     return SpatialBoostError(
         f"{name} ({type(attention).__name__}) cannot be one attention with twice the heads: {why}. Export the boosted "
         "model as it is instead: a program of torch.export also runs without spatialboost."

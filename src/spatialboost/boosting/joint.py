@@ -210,13 +210,13 @@ def _by_role(layout: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]
     """Weights and biases by role (q, k, v), and within a role by channel."""
     weights, biases, at = [], [], 0
     for num_weights, num_biases in layout:
-        weights.append(_thirds(tensors[at : at + num_weights]))
-        biases.append(_thirds(tensors[at + num_weights : at + num_weights + num_biases]))
+        weights.append(_split_qkv(tensors[at : at + num_weights]))
+        biases.append(_split_qkv(tensors[at + num_weights : at + num_weights + num_biases]))
         at += num_weights + num_biases
     return list(zip(*weights, strict=True)), list(zip(*biases, strict=True))
 
 
-def _thirds(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+def _split_qkv(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     """q, k and v as three tensors, from one packed tensor or from three."""
     if len(tensors) == 3:
         return tensors

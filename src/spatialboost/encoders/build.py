@@ -41,7 +41,7 @@ def build_encoder(
     """
     library = find_library(config.library)
     with seeded(seed):
-        encoder = library.open(config, dtype)
+        encoder = library.build(config, dtype)
     if dtype is not None and "dtype" not in config.kwargs:
         encoder = encoder.to(dtype)
     if config.weights is not None:

@@ -31,7 +31,7 @@ class Hub:
     the folder's own code loads them, as `kwargs` say.
     """
 
-    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+    def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         folder, colon, name = config.name.rpartition(":")
         path = Path(folder).expanduser()
         if not colon or not (path / "hubconf.py").is_file():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spatialboost.encoders.libraries.blocks import block_outputs
-from spatialboost.encoders.libraries.fetching import fetching
+from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens
 from spatialboost.encoders.preprocessing import CLIP, RECORD, Preprocessing, from_config
 from spatialboost.encoders.spec import EncoderConfig
@@ -21,7 +21,7 @@ SOURCES = ("hf-hub:", "local-dir:")
 class OpenClip:
     """See `spatialboost.encoders.libraries.protocol.Library`."""
 
-    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+    def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         try:
             import open_clip
         except ImportError:
@@ -40,7 +40,7 @@ class OpenClip:
             )
         if tag is not None and not name.startswith(SOURCES):
             _check_tag(name, tag, open_clip.list_pretrained_tags_by_model(name))
-        with fetching(f"open_clip:{config.name}"):
+        with explain_load_errors(f"open_clip:{config.name}"):
             whole = open_clip.create_model(name, pretrained=tag if loads else None, load_weights=loads, **config.kwargs)
         visual: Any = whole.visual
         if loads and (found := self.preprocessing(visual)) is not None:

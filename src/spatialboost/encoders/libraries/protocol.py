@@ -31,9 +31,9 @@ class Tokens:
 
 
 class Library(Protocol):
-    """One library of encoders. Methods get encoders for which `reads` is true, boosted or not."""
+    """One library of encoders. Methods that read an encoder get one for which `reads` is true, boosted or not."""
 
-    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+    def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         """Build the encoder that a configuration names (only its image tower) on the CPU.
 
         Random weights are drawn from torch's generator, which the caller has seeded. `config.weights` is not loaded
@@ -42,7 +42,7 @@ class Library(Protocol):
         ...
 
     def loads_weights(self, config: EncoderConfig) -> bool | None:
-        """Whether `open` loads pretrained weights for this configuration; None if only the model's code knows."""
+        """Whether `build` loads pretrained weights for this configuration; None if only the model's code knows."""
         ...
 
     def reads(self, encoder: nn.Module) -> bool:

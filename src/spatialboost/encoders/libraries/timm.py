@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
-from spatialboost.encoders.libraries.fetching import fetching
+from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing, from_config
 from spatialboost.encoders.spec import EncoderConfig
@@ -22,7 +22,7 @@ SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 class Timm:
     """See `spatialboost.encoders.libraries.protocol.Library`."""
 
-    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+    def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         import timm
         from timm.models.vision_transformer import VisionTransformer
 
@@ -37,7 +37,7 @@ class Timm:
             hint = f"; close to it: {', '.join(close)}" if close else "; timm.list_models() lists them"
             raise SpatialBoostError(f"timm {timm.__version__} has no model {name!r}{hint}")
         options = {"num_classes": 0, **config.kwargs}
-        with fetching(f"timm:{config.name}"):
+        with explain_load_errors(f"timm:{config.name}"):
             return timm.create_model(name, pretrained=self.loads_weights(config), **options)
 
     def loads_weights(self, config: EncoderConfig) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
-from spatialboost.encoders.libraries.fetching import fetching
+from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, RECORD, Preprocessing, as_rgb
 from spatialboost.encoders.spec import EncoderConfig
@@ -20,7 +20,7 @@ from spatialboost.errors import SpatialBoostError
 class Torchvision:
     """See `spatialboost.encoders.libraries.protocol.Library`."""
 
-    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+    def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         from torchvision import models
 
         names = models.list_models()
@@ -30,7 +30,7 @@ class Torchvision:
             raise SpatialBoostError(f"torchvision has no model {config.name!r}{hint}")
         options = dict(config.kwargs)
         which = options.pop("weights", "DEFAULT")
-        with fetching(f"torchvision:{config.name}"):
+        with explain_load_errors(f"torchvision:{config.name}"):
             model = models.get_model(config.name, weights=None, **options)
         if not self.loads_weights(config):
             return model
@@ -40,7 +40,7 @@ class Torchvision:
                 f"{config.name} has no weights {which!r}; expected one of {', '.join(known.__members__)}"
             )
         weights = known[which]
-        with fetching(f"torchvision:{config.name}"):
+        with explain_load_errors(f"torchvision:{config.name}"):
             # torchvision publishes no safetensors: only tensors are read, and the file's checksum is checked
             model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
         setattr(model, RECORD, from_transforms(weights.transforms()))
@@ -96,7 +96,7 @@ class Torchvision:
         return [found[layer] for layer in layers]
 
     def preprocessing(self, encoder: nn.Module) -> Preprocessing | None:
-        return None  # not stored in the model; `open` stores that of the weights
+        return None  # not stored in the model; `build` stores that of the weights
 
     def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
         return Preprocessing(*IMAGENET)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
-from spatialboost.encoders.libraries.fetching import fetching
+from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, RECORD, Preprocessing, as_rgb
 from spatialboost.encoders.spec import EncoderConfig
@@ -37,7 +37,7 @@ USUAL = {
 class Transformers:
     """See `spatialboost.encoders.libraries.protocol.Library`."""
 
-    def open(self, config: EncoderConfig, dtype: Any) -> nn.Module:
+    def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         from transformers import AutoConfig, AutoModel
 
         name = config.name
@@ -51,7 +51,7 @@ class Transformers:
         if name.startswith(("/", ".", "~")) and not os.path.isdir(name):
             raise SpatialBoostError(f"cannot get 'hf:{name}': there is no such folder")
         processor = hub | processor_options(name, hub)
-        with fetching(f"hf:{name}"):
+        with explain_load_errors(f"hf:{name}"):
             built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
             cls = _model_class(built)
             if self.loads_weights(config):

@@ -10,7 +10,7 @@ from spatialboost.weights.hub import translated
 
 
 @contextmanager
-def fetching(spec: str) -> Iterator[None]:
+def explain_load_errors(spec: str) -> Iterator[None]:
     """Raise a `SpatialBoostError` if weights are gated, missing, broken or unreachable: it says why and what to do."""
     from huggingface_hub.errors import HfHubHTTPError
 
