@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from spatialboost.boosting.channel import CHANNEL, SpatialChannel
 from spatialboost.boosting.views import PlusView, TypedPlusView, calls_super
@@ -31,8 +33,11 @@ class BoostedAttention:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Both channels on the same input, merged after their own output projections."""
+        if not isinstance(self, BoostedAttention):  # a tool has kept this method and calls it while Attn+ is off
+            return type(self).forward(self, *args, **kwargs)
         channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
-        if channel.kernel != "host":
+        channel.check_host(self)  # type: ignore[arg-type]
+        if channel.kernel != "host" and not is_transformed():
             joint = family_named(channel.family).joint_forward(self, channel)  # type: ignore[arg-type]
             if joint is not None:
                 return joint(self, channel, *args, **kwargs)
@@ -63,6 +68,13 @@ class BoostedAttention:
         # pickled as the host's class: the boosted class is made at run time, so another process cannot import it
         state = object.__reduce_ex__(self, 2)[2]
         return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation runs, which the joint forward does not know."""
+    if torch.compiler.is_compiling():
+        return False
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _rebuild(host_class: type[nn.Module], family: str) -> nn.Module:

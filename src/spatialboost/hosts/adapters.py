@@ -5,15 +5,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+# Names under which adapters of peft, `torch.compile` and torch's wrapper for checkpointing keep the layer that they wrap.
+WRAPPED = ("base_layer", "_orig_mod", "_checkpoint_wrapped_module")
+
+
 def is_adapter(module: nn.Module) -> bool:
     """Whether the module wraps another one as its base layer."""
     return "base_layer" in module._modules
 
 
 def unwrap_adapter(module: nn.Module) -> nn.Module:
-    """The layer under the adapters; the layer itself where there are none."""
-    while is_adapter(module):
-        module = module._modules["base_layer"]  # type: ignore[assignment]
+    """The layer under adapters and wrappers; the layer itself where there are none."""
+    while (name := next((name for name in WRAPPED if name in module._modules), None)) is not None:
+        module = module._modules[name]  # type: ignore[assignment]
     return module
 
 

@@ -33,6 +33,12 @@ def leaves(attention: Any, path: str) -> dict[str, Tensor]:
     return {} if child is None else {k: p for k, p in child._parameters.items() if p is not None}
 
 
+def tensor_at(attention: Any, name: str) -> Tensor:
+    """The weight of that name, as if there were no adapters; a tensor that a tool has put in its place counts, too."""
+    path, _, leaf = name.rpartition(".")
+    return getattr(submodule(attention, path), leaf)
+
+
 def is_linear(module: nn.Module) -> bool:
     """A linear layer of torch, or of a library of quantised ones."""
     return isinstance(module, nn.Linear) or (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from spatialboost.boosting.joint import Projections
-from spatialboost.hosts.layers import leaves
+from spatialboost.hosts.layers import leaves, tensor_at
 from spatialboost.hosts.protocol import PROJECTIONS, BoostedModule, Channel, Slot
 
 
@@ -50,4 +51,4 @@ def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projec
         weights, biases = of("q.weight", "k.weight", "v.weight"), of("q.bias", "k.bias", "v.bias")
         return Projections(weights, biases, *of("o.weight"), *of("o.bias"))
 
-    return read(attention.get_parameter), read(channel.plus)
+    return read(partial(tensor_at, attention)), read(channel.plus)
