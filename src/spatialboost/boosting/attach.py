@@ -21,6 +21,7 @@ from spatialboost.boosting.views import PlusView, TypedPlusView, calls_super
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.protocol import Family
 from spatialboost.hosts.registry import family_named
+from spatialboost.hosts.slots import have_plain_weights
 from spatialboost.hosts.transformers import is_cache_of_keys, restored_forward
 
 
@@ -37,7 +38,7 @@ class BoostedAttention:
             return type(self).forward(self, *args, **kwargs)
         channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
         channel.check_host(self)  # type: ignore[arg-type]
-        if channel.kernel != "host" and not is_transformed():
+        if channel.kernel != "host" and not is_transformed() and have_plain_weights(self, channel):  # type: ignore[arg-type]
             joint = family_named(channel.family).joint_forward(self, channel)  # type: ignore[arg-type]
             if joint is not None:
                 return joint(self, channel, *args, **kwargs)

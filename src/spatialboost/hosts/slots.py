@@ -52,3 +52,9 @@ def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projec
         return Projections(weights, biases, *of("o.weight"), *of("o.bias"))
 
     return read(partial(tensor_at, attention)), read(channel.plus)
+
+
+def have_plain_weights(attention: Any, channel: Channel) -> bool:
+    """Whether the host's weights are dense tensors: those of torchao and sharded ones know a few operations only."""
+    weights = (tensor_at(attention, slot.parameter) for slot in channel.slots.values())
+    return all(type(weight) in (Tensor, nn.Parameter) for weight in weights)
