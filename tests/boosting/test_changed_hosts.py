@@ -83,7 +83,10 @@ def with_new_parameter(model):
 
 
 REFUSED = {
-    "quantised": (quantise, r"layer 0: qkv was torch\.nn\.modules\.linear\.Linear .* torch\.ao\.nn\.quantized.*unboost"),
+    "quantised": (
+        quantise,
+        r"layer 0: qkv was torch\.nn\.modules\.linear\.Linear .* torch\.ao\.nn\.quantized.*unboost",
+    ),
     "wrapped": (replace_qkv(Wrapper), r"layer 0: qkv was .*Linear .*is .*Wrapper now"),
     "subclass": (replace_qkv(Scaled), r"layer 0: qkv was .*is .*Scaled now"),
     "8 bits": (replace_qkv(bits_and_bytes), r"layer 0: qkv was .*Linear8bitLt"),

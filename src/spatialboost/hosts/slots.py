@@ -55,6 +55,10 @@ def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projec
 
 
 def have_plain_weights(attention: Any, channel: Channel) -> bool:
-    """Whether the host's weights are dense tensors: those of torchao and sharded ones know a few operations only."""
+    """Whether the host's weights can be read without calling its layers, and are dense tensors.
+
+    Weights of torchao and sharded ones know a few operations only; those that accelerate has offloaded are loaded when
+    their layer is called.
+    """
     weights = (tensor_at(attention, slot.parameter) for slot in channel.slots.values())
-    return all(type(weight) in (Tensor, nn.Parameter) for weight in weights)
+    return all(type(weight) in (Tensor, nn.Parameter) and not weight.is_meta for weight in weights)
