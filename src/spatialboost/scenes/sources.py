@@ -16,7 +16,7 @@ from spatialboost.scenes.scene import Scene
 
 
 class Source(Protocol):
-    """Items with an index, such as a list of ``Cues``, ``Rooms`` or ``RGBDFolder``. ``source[i]`` may raise for a bad item.
+    """Items with an index: a list of ``Cues``, ``Rooms``, ``RGBDFolder``, ... ``source[i]`` may raise for a bad item.
 
     Two attributes are optional and used in reports: ``names`` (one name for each item) and ``name`` (of the source).
     """

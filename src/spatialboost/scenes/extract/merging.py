@@ -66,7 +66,7 @@ def merge_superpixels(
 ) -> Tree:
     """Merge the two most similar neighbours, again and again, until one region is left.
 
-    Two regions are similar if the mean edge strength along their common boundary is low and their mean colours are close.
+    Two regions are similar if the mean edge strength along their boundary is low and their mean colours are close.
 
     Args:
         labels_HW: superpixel of each pixel, from 0 on.

@@ -34,9 +34,9 @@ class Extracted:
         >>> len(views), "object" in views[2].objects[0].description
         (4, True)
 
-    Items ``k * batch_size`` to ``(k + 1) * batch_size - 1`` are always processed together. So the result does not depend
-    on the order in which items are loaded, or on the process. A bad item raises when it is loaded; the other items of
-    its batch are not affected.
+    Items ``k * batch_size`` to ``(k + 1) * batch_size - 1`` are always processed together. So the result does not
+    depend on the order in which items are loaded, or on the process. A bad item raises when it is loaded; the other
+    items of its batch are not affected.
 
     Args:
         source: source of views or scenes, or of views with missing cues (`PartialCues`).

@@ -56,7 +56,7 @@ class PartialCues:
         return Cues(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
 
     def adding(self, additions: Mapping[str, Any]) -> PartialCues:
-        """A copy of the view with some fields replaced. New depth without ``valid_HW`` is valid wherever it has a reading."""
+        """Copy the view with new values of some fields. New depth without ``valid_HW`` is valid where it has readings."""
         stale = "depth_HW" in additions and "valid_HW" not in additions
         return replace(self, **({"valid_HW": None, **additions} if stale else additions))
 
@@ -98,8 +98,8 @@ class Extractor(Protocol):
             def __call__(self, views):
                 return [{"objects": [SceneObject("thing in the middle", middle_of(view))]} for view in views]
 
-    A factory (a class or a function) makes the extractor. All options of the factory are keywords. For an extractor with
-    a network the options are ``model`` (an id or a folder), ``device`` and ``dtype``.
+    A factory (a class or a function) makes the extractor. All options of the factory are keywords. For an extractor
+    with a network the options are ``model`` (an id or a folder), ``device`` and ``dtype``.
 
     Attributes:
         kind: a name in ``KINDS``. It determines the fields that the extractor may set, and the views that it gets.
@@ -112,6 +112,7 @@ class Extractor(Protocol):
     def __call__(self, views: Sequence[PartialCues], /) -> Sequence[Addition]:
         """Return what is added to each view, in the order of the views.
 
-        The same views must give the same result. For a view that cannot be used, return a ``CuesError`` with the reason.
-        If the call raises it instead, the views are tried one by one, and those that raise again are skipped.
+        The same views must give the same result. For a view that cannot be used, return a ``CuesError`` with the
+        reason. If the call raises it instead, each view is tried alone, and the views that raise again cannot be used;
+        with a kind that is ``together``, no view of the scene can be used.
         """

@@ -88,8 +88,8 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     Superpixels are merged two by two, the most similar pair first. Two regions are similar if they have the same colour
     and there is no concave crease and no depth jump between them. A region counts as an object if it merges with no
     large region over a long range of costs. It is rejected if it is part of the floor or a wall, too small, too large,
-    cut by the image border, ragged, or mostly without depth. Masks do not overlap, and descriptions are unique. The same
-    view always gives the same objects, ordered by score.
+    cut by the image border, ragged, or mostly without depth. Masks do not overlap, and descriptions are unique. The
+    same view always gives the same objects, ordered by score.
 
     Args:
         cues: the view. Its objects are replaced.
@@ -157,7 +157,7 @@ def _choose(candidates: list[_Candidate], max_objects: int) -> list[_Candidate]:
 
 
 def _score(tree: Tree, labels_HW: np.ndarray, valid_HW: np.ndarray, bounds_S: np.ndarray) -> np.ndarray:
-    """Score of each node: the range of costs over which it exists, weighted by its size. 0 if it cannot be an object."""
+    """Score of each node: the range of costs over which it exists, weighted by its size. 0 = it is not an object."""
     num = len(bounds_S)
     labels = labels_HW.ravel()
     area_S = np.bincount(labels, minlength=num)

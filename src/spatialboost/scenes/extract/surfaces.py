@@ -70,9 +70,9 @@ def measure_surface(cues: Cues, *, window: int) -> Surface:
 def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
     """Measure creases: ``(H, W)``, >= 0.
 
-    The value is how far the surface on one side of a pixel lies in front of the tangent plane of the other side, divided
-    by the depth. Where two objects meet, there is a concave crease or a depth jump. A convex edge belongs to one object
-    and gives 0.
+    The value is how far the surface on one side of a pixel lies in front of the tangent plane of the other side,
+    divided by the depth. Where two objects meet, there is a concave crease or a depth jump. A convex edge belongs to
+    one object and gives 0.
     Source: the convexity criterion of Stein et al., "Object Partitioning using Local Convexity", CVPR 2014.
 
     Args:
@@ -92,7 +92,7 @@ def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
 
 
 def find_bounds(surface: Surface, labels_HW: np.ndarray) -> np.ndarray:
-    """Superpixels on floor, walls or ceiling, bool ``(S,)``. These are large planes with almost no points behind them."""
+    """Superpixels on floor, walls or ceiling, bool ``(S,)``: large planes with almost no points behind them."""
     known = surface.known_HW.ravel()
     labels = labels_HW.ravel()[known]
     num = int(labels_HW.max()) + 1

@@ -35,7 +35,7 @@ _GRID = (
 
 
 def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[str]:
-    """Describe each object, such as ``"large grey object on the left"``; "" if an earlier object has the same description.
+    """Describe each object, such as ``"large grey object on the left"``; "" if an earlier one has the same description.
 
     Args:
         cues: the view.
