@@ -62,7 +62,7 @@ def build(
     depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also write depth maps and object labels.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in the folder.")] = False,
 ) -> None:
-    """Write conversations about rooms or RGB-D frames. Run the same command again to continue a build."""
+    """Write conversations about rooms or RGB-D frames. Run the same command again to continue an interrupted build."""
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.extract.pipeline import Extracted
     from spatialboost.scenes.extract.registry import open_extractor

@@ -38,7 +38,7 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
-            raise SpatialBoostError(f"num is {self.num}; expected at least one view")
+            raise SpatialBoostError(f"num is {self.num}; expected at least one item")
         if min(self.views, self.stride) < 1:
             raise SpatialBoostError(f"views is {self.views} and stride {self.stride}; expected at least 1")
 

@@ -56,7 +56,7 @@ class PartialCues:
         return Cues(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
 
     def adding(self, additions: Mapping[str, Any]) -> PartialCues:
-        """Copy the view with new values of some fields. New depth without ``valid_HW`` is valid where it has readings."""
+        """Copy the view with new field values. New depth without ``valid_HW`` is valid where it has a reading."""
         stale = "depth_HW" in additions and "valid_HW" not in additions
         return replace(self, **({"valid_HW": None, **additions} if stale else additions))
 

@@ -124,12 +124,12 @@ def _list_images(path: Path) -> list[Path]:
         )
     images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES]
     if not images:
-        raise SpatialBoostError(f"{path / 'rgb'} holds no image; expected files that end in {', '.join(_IMAGES)}")
+        raise SpatialBoostError(f"{path / 'rgb'} has no image; expected files that end in {', '.join(_IMAGES)}")
     images.sort(key=_natural_order)
     twins = [b.name for a, b in pairwise(images) if a.stem == b.stem]
     if twins:
         raise SpatialBoostError(
-            f"{path / 'rgb'} holds {twins[0]} and an image of the same name with another ending; expected one image "
+            f"{path / 'rgb'} has {twins[0]} and an image of the same name with another ending; expected one image "
             "for each depth map: remove one of them"
         )
     return images

@@ -46,7 +46,9 @@ class Rooms:
         device: str = "cpu",
     ) -> None:
         if num < 1 or first < 0:
-            raise SpatialBoostError(f"num is {num} and first {first}; expected at least one room, seeds from 0 on")
+            raise SpatialBoostError(
+                f"num is {num} and first {first}; expected at least one room, and a first seed of 0 or more"
+            )
         if views < 1:
             raise SpatialBoostError(f"views is {views}; expected at least one camera in each room")
         self.num, self.first, self.size, self.views, self.device = num, first, size, views, device

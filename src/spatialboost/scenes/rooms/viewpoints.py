@@ -10,7 +10,7 @@ from spatialboost.scenes.rooms.room import Room, Thing, look
 
 _TARGET = 0.55  # the point at which all cameras look: fraction of the way from the first camera to the back of the room
 _STEP = (1.1, 0.35, 0.7)  # metres, maximum distance from the first camera: sideways, up or down, forwards
-_MIN_STEP = 0.3  # metres, minimum distance sideways
+_MIN_STEP = 0.3  # metres, minimum step sideways before steps are shortened
 _FROM_SIDES = 0.2  # metres, minimum distance between a camera and walls, floor and ceiling
 _FROM_THINGS = 0.3  # metres, minimum distance between a camera and a thing
 _TRIES = 40
