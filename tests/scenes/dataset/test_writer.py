@@ -244,7 +244,7 @@ def test_scenes_of_several_views_make_rows_of_several_images(tmp_path):
             for label, fact in enumerate(facts["objects"], start=1):
                 np.testing.assert_array_equal(labels == label, masks[fact["description"]])
     assert write_page(tmp_path / "data", tmp_path / "page.html").wrong == 0
-    assert (tmp_path / "page.html").read_text().count('alt="view 0, image 2"') == 1
+    assert (tmp_path / "page.html").read_text().count('alt="item 0, image 2"') == 1
 
 
 def test_a_pose_that_is_not_known_stays_unknown(tmp_path):

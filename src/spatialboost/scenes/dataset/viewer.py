@@ -121,7 +121,7 @@ def _view(row: dict[str, Any], meta: dict[str, Any], facts: dict[str, Any], numb
     height, width = facts["size"]
     labels = decode_pixels(row["labels"][number]) if row.get("labels") else None
     return {
-        "name": f"view {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),
+        "name": f"item {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),
         "number": number + 1,
         "size": (width, height),
         "image": as_uri(row["images"][number]["bytes"]),

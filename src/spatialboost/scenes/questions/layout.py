@@ -151,9 +151,8 @@ def _compare_sizes(a: ObjectFact, b: ObjectFact, noise: float) -> int:
     if min(front_a, front_b) <= 0:
         return 0
     ratio = math.log(front_a / front_b)
-    if abs(ratio) <= math.log(MIN_SIZE_RATIO) + 2 * SIGMAS * noise * math.sqrt(
-        2
-    ):  # an area is proportional to the depth squared
+    # An area is proportional to the depth squared, so its noise is twice as large.
+    if abs(ratio) <= math.log(MIN_SIZE_RATIO) + 2 * SIGMAS * noise * math.sqrt(2):
         return 0
     sign = 1 if ratio > 0 else -1
     agrees = sign * (front_a * deep_a - front_b * deep_b) > 0

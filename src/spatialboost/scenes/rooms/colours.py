@@ -21,7 +21,7 @@ PALETTE: dict[str, tuple[float, float, float]] = {
 }
 
 
-def paint(name: str, rng: np.random.Generator, spread: float = 0.035) -> tuple[float, float, float]:
+def sample_shade(name: str, rng: np.random.Generator, spread: float = 0.035) -> tuple[float, float, float]:
     """A random shade of the named colour: the palette's entry plus a little noise, sRGB in [0, 1]."""
     shade = np.clip(np.array(PALETTE[name]) + rng.normal(0.0, spread, 3), 0.02, 0.98)
     return float(shade[0]), float(shade[1]), float(shade[2])

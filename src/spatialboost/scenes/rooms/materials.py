@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spatialboost.scenes.rooms.colours import paint
+from spatialboost.scenes.rooms.colours import sample_shade
 from spatialboost.scenes.rooms.room import Material, scale
 
 
@@ -28,7 +28,7 @@ def sample_material(
         pale: probability that the colour is mixed with white, as on walls.
     """
     texture = str(rng.choice(list(textures), p=np.array(list(textures.values())) / sum(textures.values())))
-    first = paint(colour, rng)
+    first = sample_shade(colour, rng)
     if rng.random() < pale:
         first = tuple(np.clip(0.75 * np.array(first) + 0.25, 0, 1).tolist())
     # The second shade has a similar hue, so that the same colour name is right.

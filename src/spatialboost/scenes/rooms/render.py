@@ -18,7 +18,7 @@ from spatialboost.scenes.cues import Cues, SceneObject
 from spatialboost.scenes.rooms import raycast
 from spatialboost.scenes.rooms.room import Material, Room, Thing, look, scale
 from spatialboost.scenes.rooms.sampling import sample_room
-from spatialboost.scenes.rooms.shading import develop, render_rays
+from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
 from spatialboost.scenes.rooms.viewpoints import sample_poses
 from spatialboost.scenes.scene import Scene
 
@@ -163,7 +163,7 @@ def _render_chunk(
         for rays in directions_B3N.split(max(1, rays_at_once // len(rooms)), dim=2)
     ]
     t_BN, index_BN, light_B3N = (torch.cat(tensors, -1) for tensors in zip(*chunks, strict=True))
-    image = develop(light_B3N.unflatten(-1, (height, width)), rooms, [shot.number for shot in shots])
+    image = apply_camera_effects(light_B3N.unflatten(-1, (height, width)), rooms, [shot.number for shot in shots])
     images = image.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     depths = t_BN.unflatten(-1, (height, width)).cpu().numpy()
     indices = index_BN.unflatten(-1, (height, width)).cpu().numpy()

@@ -142,11 +142,11 @@ def _shade(
 
 
 @functools.cache
-def _grain() -> np.ndarray:
+def _sensor_noise() -> np.ndarray:
     return np.random.default_rng(22057).standard_normal(1 << 20, dtype=np.float32)
 
 
-def develop(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Sequence[int]) -> Tensor:
+def apply_camera_effects(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Sequence[int]) -> Tensor:
     """Convert linear light to uint8, with the effects of a camera: tone curve, gamma 2, slight blur, sensor noise.
 
     Args:
@@ -159,10 +159,10 @@ def develop(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Sequence[int]) -
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
     rows = 0.14 * padded[:, :, :-2] + 0.72 * padded[:, :, 1:-1] + 0.14 * padded[:, :, 2:]
     image = 0.14 * rows[..., :-2] + 0.72 * rows[..., 1:-1] + 0.14 * rows[..., 2:]
-    grain = _grain()
+    normal = _sensor_noise()
     count = image[0].numel()
     for b, (room, number) in enumerate(zip(rooms, numbers, strict=True)):
-        offset = (room.seed * 7919 + number * 104729) % len(grain)
-        noise = grain.take(np.arange(offset, offset + count), mode="wrap")
+        offset = (room.seed * 7919 + number * 104729) % len(normal)
+        noise = normal.take(np.arange(offset, offset + count), mode="wrap")
         image[b] += room.noise * torch.from_numpy(noise).to(image.device).view_as(image[b])
     return (image.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
