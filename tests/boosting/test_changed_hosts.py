@@ -1,4 +1,4 @@
-"""Other tools change a boosted model: Attn+ runs with its own weights all the same, or the next forward says why not."""
+"""Other tools change a boosted model: Attn+ still runs with its own weights, or the next forward says why not."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_within_disabled_everything_else_goes_on(tmp_path, recwarn):
         with sb.disabled(model):
             assert torch.equal(output(model, X), base())
         assert torch.equal(output(model, X), base())
-        with pytest.raises(sb.SpatialBoostError, match="within `disabled`.*Leave it first"):
+        with pytest.raises(sb.SpatialBoostError, match=r"within `disabled`.*Leave it first"):
             sb.unboost(model)
     assert torch.equal(output(model, X), expected)
     assert not [w for w in recwarn if "Attn+" in str(w.message)]

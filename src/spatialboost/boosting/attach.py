@@ -26,7 +26,6 @@ from spatialboost.hosts.registry import family_named
 from spatialboost.hosts.slots import have_plain_weights
 from spatialboost.hosts.transformers import is_cache_of_keys, restored_forward
 
-
 DISABLED: WeakSet[nn.Module] = WeakSet()  # the attention modules that `disabled` has switched off
 
 

@@ -140,9 +140,9 @@ class SpatialChannel(nn.Module):
         size = family.width(attention) if gate == "channel" else 1  # never 0-dimensional: FSDP refuses that
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
         self.slots = family.slots(attention)  # read in each joint forward
-        own = {name for name, *_ in channel_parameters(attention, family)}
-        self.shared = frozenset(name for name, *_ in host_parameters(attention)) - own
-        self.host_layers = {path: kind_of(type(layer)) for path, layer in host_layers(attention) if holds(path, own)}
+        copied = {name for name, *_ in channel_parameters(attention, family)}
+        self.shared = frozenset(name for name, *_ in host_parameters(attention)) - copied
+        self.host_layers = {path: kind_of(type(layer)) for path, layer in host_layers(attention) if holds(path, copied)}
 
     def find(self, name: str) -> Tensor | None:
         """Attn+'s parameter for the host's parameter `name`, or None where it has none.

@@ -60,11 +60,8 @@ def set_kernel(model: Model, kernel: str) -> Model:
 def kernel_of(attention: nn.Module, channel: SpatialChannel) -> str:
     """The kernel that would run this layer on inputs with the device and dtype of its weights, without a mask."""
     family = family_named(channel.family)
-    if (
-        channel.kernel == "host"
-        or not isinstance(attention, BoostedAttention)
-        or family.joint_forward(attention, channel) is None
-    ):  # type: ignore[arg-type]
+    runs = isinstance(attention, BoostedAttention)
+    if channel.kernel == "host" or not runs or family.joint_forward(attention, channel) is None:  # type: ignore[arg-type]
         return "host"
     weight = next(attention.parameters())
     heads = family.heads(attention) or 1

@@ -43,8 +43,8 @@ class PlusView:
             return self._as_host_has_it(name, plus)
         if (own := host._parameters.get(name)) is not None and self._prefix + name not in self._channel.shared:
             raise SpatialBoostError(
-                f"layer {self._channel.index}: the parameter {self._prefix + name} is new since boost, so Attn+ has none "
-                "of its own in its place. Call unboost(model), change the layer, and boost the model again."
+                f"layer {self._channel.index}: the parameter {self._prefix + name} is new since boost, so Attn+ has no "
+                "parameter for it. Call unboost(model), change the layer, and boost the model again."
             )
         if name in host._parameters:
             return own

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-
-# Names under which adapters of peft, `torch.compile` and torch's wrapper for checkpointing keep the layer that they wrap.
+# Names under which peft, `torch.compile` and torch's checkpoint wrapper keep the layer that they wrap.
 WRAPPED = ("base_layer", "_orig_mod", "_checkpoint_wrapped_module")
 
 
