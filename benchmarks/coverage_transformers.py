@@ -38,7 +38,7 @@ MAPPINGS = (
     "IMAGE_TO_IMAGE",
 )
 TOWERS = ["visual", "vision_tower", "vision_model", "vision_encoder", "vision_embed_tokens", "image_encoder"]
-TOWERS += ["image_tower", "encoder", "vqmodel"]
+TOWERS += ["image_tower", "vision_tokenizer", "encoder", "vqmodel"]
 DEPTHS = ["num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "depth", "num_encoder_layers"]
 DEPTHS += ["num_decoder_layers", "num_self_attends_per_block"]
 DERIVED = {"out_features", "out_indices", "stage_names", "model_type", "transformers_version"}
@@ -71,6 +71,8 @@ def build(name: str) -> Built:
         raise NotExaminedError(str(error).strip().partition(". ")[0]) from error
     if cls.forward is nn.Module.forward:  # a tokenizer of images
         encoded = feed(model, kind, cls.encode)
+        if kind == "apertus1p5":  # gives code numbers alone, through which no gradient flows
+            return Built(model, lambda m: m.encoder(encoded["pixel_values"]), note)
         return Built(model, lambda m: m.encode(**encoded), note)
     fed = feed(model, kind, cls.forward)
     return Built(model, lambda m: m(**fed), note)
@@ -238,7 +240,7 @@ VIDEO = {"videomt", "timesformer", "videomae", "vivit", "videoprism_vision_model
 # Of pixel values, where neither an image nor `packed` fits: patches as images, with the channels last, of two frames.
 SHAPES = {
     "inkling_mm_model": (4, 2, 40, 40, 3),
-    "inkling2": (64, 40, 40, 3),
+    **dict.fromkeys(("inkling2", "inkling2_loop"), (64, 40, 40, 3)),
     "kimi_k25": (64, 3, 14, 14),
     "minicpm_ocr": (1, 3, 16, 64 * 16),
     "minicpmv4_6": (1, 3, 16, 64 * 16),

@@ -1,4 +1,4 @@
-"""A view and a scene made by hand: boxes before a wall on a floor, exact to the pixel."""
+"""A hand-made view and a hand-made scene: boxes in front of a wall, with exact pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from spatialboost.scenes.cues import Cues, SceneObject
 from spatialboost.scenes.scene import Scene
 
-# name: (top, bottom, left, right) as shares of the image, depth in metres
+# name: (top, bottom, left, right as fractions of the image, depth in metres)
 BOXES = {
     "red box": (0.10, 0.35, 0.08, 0.30, 1.2),
     "blue ball": (0.55, 0.70, 0.40, 0.52, 2.0),
@@ -42,7 +42,7 @@ def tiny_cues(
 
 
 def tiny_scene(count: int = 3) -> Scene:
-    """Hand-made views of unlike sizes and objects, each 10 cm to the right of the one before."""
+    """Hand-made views with different sizes and objects. Each camera is 10 cm to the right of the one before."""
     sizes, views = [(96, 128), (90, 60), (64, 64)], []
     for number in range(count):
         names = list(BOXES)[: 4 - number % 3] if number else list(BOXES)

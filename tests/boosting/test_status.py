@@ -29,8 +29,8 @@ def test_status_prints_the_same_table_wherever_it_is_printed(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     head, row, total, passed = str(sb.status(model)).splitlines()
     name = "a_very_long_name_of_a_part_" * 4 + ".blocks.1.attn"
-    assert head == f"layer  {'name':{len(name)}}  family   kernel  trainable  mean gate"
-    assert row == f"    1  {name}  generic  host        4,161     0.5000"
+    assert head == f"layer  {'name':{len(name)}}  family   kernel  runs  trainable  mean gate"
+    assert row == f"    1  {name}  generic  host    yes       4,161     0.5000"
     assert total == "1 layers boosted, 4,161 trainable parameters"
     assert passed == f"passed over: {name.replace('1', '0')} (1 PlainAttention): not among `layers=`"
 

@@ -65,7 +65,7 @@ def test_the_picture_reaches_from_zero_to_one():
 
 
 def test_the_middle_stays_the_middle():
-    intrinsics = np.array([[9.0, 0, 3.5], [0, 9.0, 2.5], [0, 0, 1]])  # of 6 x 8 pixels
+    intrinsics = np.array([[9.0, 0, 3.5], [0, 9.0, 2.5], [0, 0, 1]])  # for an image of 6 x 8 pixels
     assert rescale_intrinsics(intrinsics, (6, 8), (3, 4))[:2, 2].tolist() == [1.5, 1.0]
 
 

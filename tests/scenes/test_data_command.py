@@ -31,8 +31,8 @@ def test_rooms_are_built_and_shown(tmp_path):
     code, output, _ = run(*words)
     assert code == 0
     rows = sum(pq.read_metadata(path).num_rows for path in dataset_files(tmp_path / "rooms"))
-    assert f"{rows} conversations in 2 files; {6 - rows} views skipped" in output
-    assert "2 of them already there" in run(*words)[1]
+    assert f"{rows} conversations in 2 files; {6 - rows} items skipped" in output
+    assert "2 of them existed before" in run(*words)[1]
     code, output, _ = run("show", tmp_path / "rooms", "--limit", 2)
     assert code == 0
     assert f"index.html: 2 of {rows} conversations, all answers right" in output
@@ -127,10 +127,10 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
     code, output, _ = run("build", "--out", tmp_path, *words)
     assert code == 0
     rows = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
-    assert f"{len(rows)} conversations in 1 files; {24 - len(rows)} views skipped" in output
+    assert f"{len(rows)} conversations in 1 files; {24 - len(rows)} items skipped" in output
     metas = [json.loads(row["meta"]) for row in rows]
     assert sum(len(meta["turns"]) == 12 for meta in metas) >= 4
-    assert len(rows) == 24  # those of which one turn cannot be asked are kept, and say which
+    assert len(rows) == 24  # items without one of the turns are kept; meta lists the missing turn
     for row, meta in zip(rows, metas, strict=True):
         assert len(row["messages"]) == 2 * len(meta["turns"])
         assert (len(meta["turns"]) < 12) == ("left_out" in meta)
@@ -142,7 +142,7 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
     [
         (["--source", "rgbd"], "needs --path FOLDER"),
         (["--path", "somewhere"], "--path is for --source rgbd"),
-        (["--num", "0"], "expected at least one view"),
+        (["--num", "0"], "expected at least one item"),
         (["--size", "12by13"], "expected pixels such as 224"),
         (["--shard", "3/2"], "expected i/n"),
         (["--turn", "depth=0"], "has no turn"),
@@ -171,7 +171,7 @@ def test_more_mistakes(tmp_path):
     assert (code, "backward" in output) == (2, True)
     assert "spatialboost data build" in str(run("show", tmp_path)[2])
     _, _, error = run("build", "--out", tmp_path / "tiny", "--num", 2, "--size", 4, "--turn", "distance=1")
-    assert "none of the 2 views could be used" in str(error)
+    assert "none of the 2 items could be used" in str(error)
 
 
 def test_sizes():

@@ -29,7 +29,7 @@ def test_resized_views_keep_their_geometry():
 
 
 class Frames:
-    """Frames of a walk, each a step further to the right."""
+    """Frames of a walk; each camera is one step to the right of the one before."""
 
     def __init__(self, num: int) -> None:
         self.names = [f"frame{number}" for number in range(num)]
@@ -89,7 +89,7 @@ def test_sources_are_known_by_name(monkeypatch):
 
 
 class Stranger:
-    """Stands for a module of somebody else."""
+    """Replaces a module from outside the library."""
 
     @staticmethod
     def open_mine(options: SourceOptions):

@@ -136,7 +136,7 @@ def test_a_bad_row_does_not_end_the_training(world, tmp_path):
     result = train(load_config(given))
     assert set(result.stages["stage1"]["skipped"]) == {2, 5} == set(result.stages["stage3"]["skipped"])
     written = json.loads((tmp_path / "out" / "report.json").read_text())["stages"]["stage1"]["skipped"]
-    assert "no picture that PIL knows" in written["2"] and "no assistant message" in written["5"]
+    assert "not an image format" in written["2"] and "no assistant message" in written["5"]
 
 
 def test_columns_that_the_teacher_needs_are_asked_for(world, tmp_path):

@@ -8,18 +8,25 @@ and merges them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
-from spatialboost.boosting.channel import CHANNEL, SpatialChannel
+from spatialboost.boosting.channel import CHANNEL, SpatialChannel, boosted_layers
 from spatialboost.boosting.views import PlusView, TypedPlusView, calls_super
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.protocol import Family
 from spatialboost.hosts.registry import family_named
+from spatialboost.hosts.slots import have_plain_weights
 from spatialboost.hosts.transformers import is_cache_of_keys, restored_forward
+
+DISABLED: WeakSet[nn.Module] = WeakSet()  # the attention modules that `disabled` has switched off
 
 
 class BoostedAttention:
@@ -31,8 +38,21 @@ class BoostedAttention:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Both channels on the same input, merged after their own output projections."""
+        if not isinstance(self, BoostedAttention):  # a tool has kept this method and calls it while Attn+ is off
+            return type(self).forward(self, *args, **kwargs)
         channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
-        if channel.kernel != "host":
+        channel.check_host(self)  # type: ignore[arg-type]
+        if (hook := vars(channel).get("_hf_hook")) is not None:
+            # accelerate loads offloaded weights when a module is called, but the channel is never called
+            hook.pre_forward(channel)
+            try:
+                return self._both(channel, *args, **kwargs)
+            finally:
+                hook.post_forward(channel, None)
+        return self._both(channel, *args, **kwargs)
+
+    def _both(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
+        if channel.kernel != "host" and not is_transformed() and have_plain_weights(self, channel):  # type: ignore[arg-type]
             joint = family_named(channel.family).joint_forward(self, channel)  # type: ignore[arg-type]
             if joint is not None:
                 return joint(self, channel, *args, **kwargs)
@@ -63,6 +83,13 @@ class BoostedAttention:
         # pickled as the host's class: the boosted class is made at run time, so another process cannot import it
         state = object.__reduce_ex__(self, 2)[2]
         return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is active, which the joint forward does not support."""
+    if torch.compiler.is_compiling():
+        return False
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _rebuild(host_class: type[nn.Module], family: str) -> nn.Module:
@@ -106,6 +133,8 @@ def switch(attention: nn.Module, *, on: bool) -> None:
     """Switch the channel on or off by exchanging the module's class: a compiled graph always notices that."""
     channel: SpatialChannel = attention._modules[CHANNEL]  # type: ignore[assignment]
     family = family_named(channel.family)
+    if on == isinstance(attention, BoostedAttention):
+        return
     if restored_forward(attention):
         del attention.forward  # it belongs to the class that is replaced below
     if on:
@@ -117,6 +146,36 @@ def switch(attention: nn.Module, *, on: bool) -> None:
     else:
         attention.__class__ = attention.host_class  # type: ignore[assignment]
         channel._forward_pre_hooks.clear()
+
+
+def why_not_run(attention: nn.Module) -> str | None:
+    """The reason why a call of this module would not run Attn+; None if no reason is known."""
+    if not isinstance(attention, BoostedAttention):
+        where = "within `disabled`" if attention in DISABLED else "as in a copy that was made within `disabled`"
+        return f"its class is {type(attention).__name__} without the second channel, {where}"
+    forward = vars(attention).get("forward")
+    if forward is None or restored_forward(attention) or _calls_boosted_forward(forward):
+        return None
+    return f"its forward is replaced by {getattr(forward, '__qualname__', None) or type(forward).__name__}"
+
+
+def not_run(model: nn.Module) -> list[str]:
+    """One line for each boosted layer whose Attn+ is not run, and is not switched off by `disabled`."""
+    layers = [(name, attention) for name, attention, _ in boosted_layers(model) if attention not in DISABLED]
+    return [f"{name}: {why}" for name, attention in layers if (why := why_not_run(attention)) is not None]
+
+
+def _calls_boosted_forward(function: Any, depth: int = 3) -> bool:
+    """Whether a replaced forward keeps the boosted one, so that it can call it, as accelerate's hooks do."""
+    if getattr(function, "__func__", None) is BoostedAttention.forward:
+        return True
+    if depth == 0:
+        return False
+    held = [getattr(function, "__wrapped__", None), *getattr(function, "args", ()), getattr(function, "func", None)]
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # an empty cell
+            held.append(cell.cell_contents)
+    return any(_calls_boosted_forward(one, depth - 1) for one in held if callable(one))
 
 
 def _no_op(module: nn.Module, args: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from spatialboost.boosting.attach import attach, detach, switch
+from spatialboost.boosting.attach import DISABLED, BoostedAttention, attach, detach, not_run, switch
 from spatialboost.boosting.channel import GATES, boosted_layers, require_boosted
 from spatialboost.boosting.find import find_attention, uncompiled
 from spatialboost.boosting.freeze import clear_caches, freeze_base, freeze_statistics, unfreeze_base
@@ -69,9 +70,11 @@ def boost(
         raise SpatialBoostError(f"dtype={dtype} cannot be trained; expected a floating-point dtype.")
     check_model(root)
     if taken := boosted_layers(root):
+        dead = not_run(root)
         raise SpatialBoostError(
-            f"{type(root).__name__} is boosted already ({len(taken)} layers). Use it as it is, or call "
-            "unboost(model) first."
+            f"{type(root).__name__} is boosted already ({len(taken)} layers"
+            f"{f', of which {len(dead)} do not run Attn+: {dead[0]}' if dead else ''}). "
+            f"{'Call' if dead else 'Use it as it is, or call'} unboost(model) first."
         )
     chosen = select(find_attention(root), layers, root)
 
@@ -98,7 +101,10 @@ def unboost(model: Model) -> Model:
         SpatialBoostError: The model is not boosted.
     """
     root = uncompiled(model)
-    for _, attention, _ in require_boosted(root):
+    layers = require_boosted(root)
+    if any(attention in DISABLED for _, attention, _ in layers):
+        raise SpatialBoostError("unboost is called within `disabled`, which still needs the layers. Leave it first.")
+    for _, attention, _ in layers:
         detach(attention)
     unfreeze_base(root)
     return model
@@ -120,11 +126,17 @@ def disabled(model: nn.Module) -> Iterator[None]:
     Raises:
         SpatialBoostError: The model is not boosted.
     """
-    layers = [attention for _, attention, _ in require_boosted(uncompiled(model)) if hasattr(attention, "host_class")]
+    root = uncompiled(model)
+    require_boosted(root)
+    if dead := not_run(root):
+        warnings.warn(f"Attn+ was not run in this model even before `disabled`: {'; '.join(dead[:3])}", stacklevel=3)
+    layers = [attention for _, attention, _ in boosted_layers(root) if isinstance(attention, BoostedAttention)]
     for attention in layers:
         switch(attention, on=False)
+        DISABLED.add(attention)
     try:
         yield
     finally:
         for attention in layers:
+            DISABLED.discard(attention)
             switch(attention, on=True)

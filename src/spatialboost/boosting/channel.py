@@ -8,16 +8,18 @@ Attn+ is a flat list of parameters: clones of the host attention's parameters, u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import effective_weight, unwrap_adapter
+from spatialboost.hosts.layers import class_path, submodule
 from spatialboost.hosts.protocol import Family, Share
 
 CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
@@ -43,6 +45,34 @@ def channel_parameters(attention: nn.Module, family: Family) -> Iterator[tuple[s
     for name, owner, leaf in host_parameters(attention):
         if (share := family.share(attention, name)) is not None:
             yield name, owner, leaf, share
+
+
+def host_layers(attention: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of each layer inside the host attention, named as if there were no adapters."""
+    for name, child in attention._modules.items():
+        if child is not None and not isinstance(child, SpatialChannel):
+            layer = unwrap_adapter(child)
+            yield name, layer
+            yield from ((f"{name}.{path}", inner) for path, inner in host_layers(layer))
+
+
+def holds(path: str, parameters: Iterable[str]) -> bool:
+    """Whether one of these parameters belongs to the layer at `path` or to a layer inside it."""
+    return any(name.startswith(f"{path}.") for name in parameters)
+
+
+def kind_of(cls: type) -> str:
+    """The path of a layer's class; one for all classes that read the same parameters in the same way.
+
+    This library, FSDP2 and torch's parametrisations derive classes of their own.
+    """
+    cls = getattr(cls, "host_class", cls)
+    if issubclass(cls, _BatchNorm):
+        return class_path(_BatchNorm)
+    for base in cls.__bases__:
+        if cls.__name__ in (f"FSDP{base.__name__}", f"Parametrized{base.__name__}"):
+            return kind_of(base)
+    return class_path(cls)
 
 
 def full_value(parameter: Tensor) -> Tensor:
@@ -86,6 +116,8 @@ class SpatialChannel(nn.Module):
         axis: Dimension of the output that holds the features: -1, or 1 for images (B, D, H, W).
         kernel: How both channels are computed: see `set_kernel`.
         slots: Where the host keeps its weights: see `Family.slots`.
+        shared: Names of the host's parameters that both channels use.
+        host_layers: Path and kind of each layer of the host whose weights Attn+ has a copy of: see `check_host`.
     """
 
     def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:
@@ -108,10 +140,45 @@ class SpatialChannel(nn.Module):
         size = family.width(attention) if gate == "channel" else 1  # never 0-dimensional: FSDP refuses that
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
         self.slots = family.slots(attention)  # used in each joint forward
+        copied = {name for name, *_ in channel_parameters(attention, family)}
+        self.shared = frozenset(name for name, *_ in host_parameters(attention)) - copied
+        self.host_layers = {path: kind_of(type(layer)) for path, layer in host_layers(attention) if holds(path, copied)}
+
+    def find(self, name: str) -> Tensor | None:
+        """The parameter of Attn+ that is the copy of the host's parameter `name`, or None.
+
+        FSDP1 removes parameters from `_parameters` and keeps tensors as attributes of the same names.
+        """
+        key = escape(name)
+        found = self._parameters.get(key)
+        return found if found is not None else vars(self).get(key)
+
+    def check_host(self, attention: nn.Module) -> None:
+        """Raise if another tool has replaced a layer of the host whose weights Attn+ has a copy of.
+
+        Attn+ runs through the host's own code. A layer of another class may keep its weights elsewhere, and then both
+        channels would compute with the base's weights.
+        """
+        for path, before in self.host_layers.items():
+            layer = submodule(attention, path)
+            now = "gone" if layer is None else kind_of(type(layer))
+            if now != before:
+                raise SpatialBoostError(
+                    f"layer {self.index}: {path} was {before} when the model was boosted and is {now} now, so Attn+ "
+                    "cannot run in it with its own weights. Undo the change; or call unboost(model), change the layer, "
+                    "and boost the model again."
+                )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast the channel; the gate stays float32, because small steps would be lost in half precision."""
+        super()._apply(fn, recurse)
+        if (gate := self._parameters.get("gate")) is not None and gate.dtype in (torch.float16, torch.bfloat16):
+            gate.data = gate.data.float()
+        return self
 
     def plus(self, name: str) -> nn.Parameter:
         """The parameter of Attn+ that is the copy of the host's parameter `name`."""
-        return self._parameters[escape(name)]  # type: ignore[return-value]
+        return self.find(name)  # type: ignore[return-value]
 
     def merge(self, base: Tensor, plus: Tensor) -> Tensor:
         """`g * base + (1 - g) * plus`, by `lerp`: exact if both are equal, unlike the sum of two products."""

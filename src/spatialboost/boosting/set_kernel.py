@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from spatialboost.boosting.attach import BoostedAttention
 from spatialboost.boosting.channel import SpatialChannel, require_boosted
 from spatialboost.boosting.find import uncompiled
 from spatialboost.boosting.kernels import KERNELS, choose_kernel
@@ -40,7 +41,8 @@ def set_kernel(model: Model, kernel: str) -> Model:
         raise unknown("kernel", kernel, KERNELS)
     if kernel not in ("host", "auto"):
         for name, attention, channel in layers:
-            if family_named(channel.family).joint_forward(attention, channel) is None:  # type: ignore[arg-type]
+            joins = isinstance(attention, BoostedAttention) and family_named(channel.family).joint_forward
+            if not joins or joins(attention, channel) is None:  # type: ignore[arg-type]
                 raise SpatialBoostError(
                     f"kernel={kernel!r} runs both channels at once, which {name} ({channel.family}) cannot. Use "
                     "'auto' or 'host'."
@@ -58,7 +60,8 @@ def set_kernel(model: Model, kernel: str) -> Model:
 def kernel_of(attention: nn.Module, channel: SpatialChannel) -> str:
     """The kernel that would run this layer on inputs with the device and dtype of its weights, without a mask."""
     family = family_named(channel.family)
-    if channel.kernel == "host" or family.joint_forward(attention, channel) is None:  # type: ignore[arg-type]
+    runs = isinstance(attention, BoostedAttention)
+    if channel.kernel == "host" or not runs or family.joint_forward(attention, channel) is None:  # type: ignore[arg-type]
         return "host"
     weight = next(attention.parameters())
     heads = family.heads(attention) or 1

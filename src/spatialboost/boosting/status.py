@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from spatialboost.boosting.attach import why_not_run
 from spatialboost.boosting.channel import boosted_layers, full_value
 from spatialboost.boosting.find import find_attention, uncompiled
 from spatialboost.boosting.set_kernel import kernel_of
@@ -22,7 +23,11 @@ RIGHT = ("layer", "trainable", "mean gate")  # the columns that hold numbers
 
 @dataclass(frozen=True)
 class LayerStatus:
-    """One boosted layer: its index and name, its family, its kernel, how much of it trains, the mean of its gate."""
+    """One boosted layer: its index and name, its family, its kernel, how much of it trains, the mean of its gate.
+
+    Attributes:
+        problem: Why calls of the layer do not run Attn+, or None.
+    """
 
     index: int
     name: str
@@ -30,6 +35,7 @@ class LayerStatus:
     kernel: str
     trainable: int
     mean_gate: float
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,12 @@ class Status:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="")
-        for name in ("layer", "name", "family", "kernel", "trainable", "mean gate"):
+        for name in ("layer", "name", "family", "kernel", "runs", "trainable", "mean gate"):
             table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=True)
         for layer in self.layers:
             numbers = f"{layer.trainable:,}", f"{layer.mean_gate:.4f}"
-            table.add_row(str(layer.index), Text(layer.name), layer.family, layer.kernel, *numbers)
+            runs = "no" if layer.problem else "yes"
+            table.add_row(str(layer.index), Text(layer.name), layer.family, layer.kernel, runs, *numbers)
         return Group(table, *map(Text, self._notes()))
 
     def __str__(self) -> str:
@@ -61,6 +68,9 @@ class Status:
 
     def _notes(self) -> Iterator[str]:
         yield f"{len(self.layers)} layers boosted, {sum(s.trainable for s in self.layers):,} trainable parameters"
+        for layer in self.layers:
+            if layer.problem:
+                yield f"Attn+ is not run in {layer.name}: {layer.problem}"
         alike: dict[tuple[str, str], list[str]] = {}
         for name, cls, reason in self.passed_over:
             alike.setdefault((cls, reason), []).append(name)
@@ -76,8 +86,8 @@ def status(model: nn.Module) -> Status:
         >>> import timm, spatialboost as sb
         >>> encoder = sb.boost(timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0))
         >>> print(sb.status(encoder))
-        layer  name           family  kernel  trainable  mean gate
-            0  blocks.0.attn  timm    host      148,416     0.5000
+        layer  name           family  kernel  runs  trainable  mean gate
+            0  blocks.0.attn  timm    host    yes     148,416     0.5000
         1 layers boosted, 148,416 trainable parameters
     """
     root = uncompiled(model)
@@ -89,6 +99,7 @@ def status(model: nn.Module) -> Status:
             kernel=kernel_of(attention, channel),
             trainable=sum(p.numel() for p in channel.parameters() if p.requires_grad),
             mean_gate=float("nan") if channel.gate.is_meta else torch.sigmoid(full_value(channel.gate)).mean().item(),
+            problem=why_not_run(attention),
         )
         for name, attention, channel in boosted_layers(root)
     )

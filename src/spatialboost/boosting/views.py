@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.channel import SpatialChannel, escape
+from spatialboost.boosting.channel import SpatialChannel
 from spatialboost.boosting.freeze import is_cache
+from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import unwrap_adapter
+from spatialboost.hosts.protocol import Share
 from spatialboost.hosts.registry import family_named
 
 
@@ -37,23 +39,15 @@ class PlusView:
 
     def __getattr__(self, name: str) -> Any:
         host = self._host
+        if (plus := self._channel.find(self._prefix + name)) is not None:
+            return self._match_host(name, plus)
+        if (own := host._parameters.get(name)) is not None and self._prefix + name not in self._channel.shared:
+            raise SpatialBoostError(
+                f"layer {self._channel.index}: the parameter {self._prefix + name} is new since boost, so Attn+ has no "
+                "parameter for it. Call unboost(model), change the layer, and boost the model again."
+            )
         if name in host._parameters:
-            own = host._parameters[name]
-            if own is None:
-                return None
-            plus: Tensor | None = self._channel._parameters.get(escape(self._prefix + name))
-            if plus is None:
-                return own
-            if not torch.is_grad_enabled():
-                # torch.matmul picks its kernel by `requires_grad`, and on some CPUs the kernels round differently: both
-                # channels need the same one
-                plus = plus.detach()
-            if plus.dtype != own.dtype:
-                plus = plus.to(own.dtype)
-            if plus.shape == own.shape:
-                return plus
-            path = self._prefix + name  # Attn+ has only a slice: put it into the host's parameter
-            return family_named(self._channel.family).share(self._root, path).put(own, plus)  # type: ignore[union-attr]
+            return own
         if name in host._modules:
             return self._child(name)
         attribute = getattr(type(host), name, None)
@@ -66,6 +60,30 @@ class PlusView:
             # computed from the host's own weights, so wrong for Attn+: Attn+ computes its own, once per forward
             value = self.__dict__[name] = {}
         return value
+
+    def _match_host(self, name: str, plus: Tensor) -> Tensor:
+        """The parameter of Attn+ with the dtype and shape of the host's parameter, or of a replacement by a tool."""
+        own = self._host._parameters.get(name)
+        if own is None:  # pruning and similar tools rename the parameter and keep the base's value here as an attribute
+            own = vars(self._host).get(name)
+        if not torch.is_grad_enabled():
+            # torch.matmul picks its kernel by `requires_grad`, and on some CPUs the kernels round differently: both
+            # channels need the same one
+            plus = plus.detach()
+        if not isinstance(own, Tensor):
+            return plus
+        if own.is_floating_point() and plus.dtype != own.dtype:
+            plus = plus.to(own.dtype)
+        if plus.shape == own.shape:
+            return plus
+        path = self._prefix + name
+        share = family_named(self._channel.family).share(self._root, path)  # type: ignore[union-attr]
+        if share is None or share == Share() or share.of(own).shape != plus.shape:
+            raise SpatialBoostError(
+                f"layer {self._channel.index}: {path} has shape {tuple(own.shape)} now, and Attn+ was made for "
+                f"{tuple(plus.shape)}. Call unboost(model), change the layer, and boost the model again."
+            )
+        return share.put(own, plus)
 
     def _child(self, name: str) -> PlusView | None:
         child = self._host._modules[name]

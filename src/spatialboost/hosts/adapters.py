@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+# Names under which peft, `torch.compile` and torch's checkpoint wrapper keep the layer that they wrap.
+WRAPPED = ("base_layer", "_orig_mod", "_checkpoint_wrapped_module")
+
 
 def is_adapter(module: nn.Module) -> bool:
     """Whether the module wraps another one as its base layer."""
@@ -11,9 +14,9 @@ def is_adapter(module: nn.Module) -> bool:
 
 
 def unwrap_adapter(module: nn.Module) -> nn.Module:
-    """The layer inside the adapters; the module itself if it is not an adapter."""
-    while is_adapter(module):
-        module = module._modules["base_layer"]  # type: ignore[assignment]
+    """The layer inside adapters and wrappers; the module itself if there are none."""
+    while (name := next((name for name in WRAPPED if name in module._modules), None)) is not None:
+        module = module._modules[name]  # type: ignore[assignment]
     return module
 
 

@@ -33,6 +33,12 @@ def leaves(attention: Any, path: str) -> dict[str, Tensor]:
     return {} if child is None else {k: p for k, p in child._parameters.items() if p is not None}
 
 
+def tensor_at(attention: Any, name: str) -> Tensor:
+    """The weight with this name, as if there were no adapters, or the tensor that a tool has put in its place."""
+    path, _, leaf = name.rpartition(".")
+    return getattr(submodule(attention, path), leaf)
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether the module is a linear layer of torch or of another library, such as a quantised one."""
     return isinstance(module, nn.Linear) or (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from spatialboost.boosting.joint import Projections
-from spatialboost.hosts.layers import leaves
+from spatialboost.hosts.layers import leaves, tensor_at
 from spatialboost.hosts.protocol import PROJECTIONS, BoostedModule, Channel, Slot
 
 
@@ -50,4 +51,14 @@ def both_projections(attention: BoostedModule, channel: Channel) -> tuple[Projec
         weights, biases = of("q.weight", "k.weight", "v.weight"), of("q.bias", "k.bias", "v.bias")
         return Projections(weights, biases, *of("o.weight"), *of("o.bias"))
 
-    return read(attention.get_parameter), read(channel.plus)
+    return read(partial(tensor_at, attention)), read(channel.plus)
+
+
+def have_plain_weights(attention: Any, channel: Channel) -> bool:
+    """Whether the host's weights can be read without calling its layers, and are dense tensors.
+
+    Weights of torchao and sharded weights support only a few operations; accelerate loads offloaded weights only when
+    their layer is called.
+    """
+    weights = (tensor_at(attention, slot.parameter) for slot in channel.slots.values())
+    return all(type(weight) in (Tensor, nn.Parameter) and not weight.is_meta for weight in weights)

@@ -1,7 +1,7 @@
-"""Pinhole camera geometry: pixels, points and the numbers between them.
+"""Pinhole camera geometry: from pixels to 3D points and back.
 
 Camera frame as in OpenCV: x right, y down, z forward, in metres. The centre of the top left pixel is (0, 0), so an
-image reaches from -0.5 to W - 0.5 and normalised coordinates are ``((u + 0.5) / W, (v + 0.5) / H)``.
+image extends from -0.5 to W - 0.5 and normalised coordinates are ``((u + 0.5) / W, (v + 0.5) / H)``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from spatialboost.errors import SpatialBoostError
 
 
 def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
-    """Points that the pixels of a depth map see.
+    """Compute the 3D point of each pixel of a depth map.
 
     Example:
         >>> import numpy as np
@@ -24,9 +24,9 @@ def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
         [0.03, -0.01, 2.0]
 
     Args:
-        depth_HW: z in metres (not the length of the ray). Pixels without a reading are not left out: NaN gives NaN, and
-            0 gives the origin; use ``Cues.valid_HW`` to leave them out.
-        intrinsics_33: in pixels of this depth map; skew is taken into account.
+        depth_HW: z in metres (not the length of the ray). The result also has points for pixels without a reading: NaN
+            gives NaN, and 0 gives the origin. Use ``Cues.valid_HW`` to remove them.
+        intrinsics_33: camera matrix in pixels of this depth map. Skew is used.
 
     Returns:
         float64 ``(H, W, 3)``, metres in the camera's frame.
@@ -41,7 +41,7 @@ def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
 
 
 def project(points: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
-    """Pixels in which points appear; the inverse of ``unproject``.
+    """Compute the pixel of each 3D point. This is the inverse of ``unproject``.
 
     Example:
         >>> import numpy as np
@@ -52,7 +52,7 @@ def project(points: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
 
     Args:
         points: ``(..., 3)``, metres in the camera's frame.
-        intrinsics_33: in pixels.
+        intrinsics_33: camera matrix in pixels.
 
     Returns:
         ``(..., 2)``, (u, v); NaN for points that are not in front of the camera.
@@ -62,9 +62,10 @@ def project(points: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
 
 
 def rescale_intrinsics(intrinsics_33: np.ndarray, old_size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """Intrinsics of the same picture at another size.
+    """Compute the intrinsics of the same image at another size.
 
-    Pixel centres are whole numbers, so ``u + 0.5`` is what scales, and the principal point is not just multiplied.
+    Pixel centres have integer coordinates, so ``u + 0.5`` is multiplied by the scale, not ``u``. The principal point
+    changes accordingly.
 
     Example:
         >>> import numpy as np
@@ -74,12 +75,12 @@ def rescale_intrinsics(intrinsics_33: np.ndarray, old_size: tuple[int, int], new
         [[50.0, 0.0, 24.5], [0.0, 50.0, 19.5], [0.0, 0.0, 1.0]]
 
     Args:
-        intrinsics_33: in pixels of an image of ``old_size``.
+        intrinsics_33: camera matrix in pixels of an image of ``old_size``.
         old_size: ``(height, width)``.
         new_size: ``(height, width)``.
 
     Raises:
-        SpatialBoostError: a size below one pixel.
+        SpatialBoostError: a size is below one pixel.
     """
     if min(*old_size, *new_size) < 1:
         raise SpatialBoostError(f"sizes are {old_size} and {new_size}, expected (height, width) of at least one pixel")
@@ -89,7 +90,7 @@ def rescale_intrinsics(intrinsics_33: np.ndarray, old_size: tuple[int, int], new
 
 
 def to_normalised(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """From pixels to shares of the image: ``(x, y) = ((u + 0.5) / W, (v + 0.5) / H)``.
+    """Convert pixels to fractions of the image size: ``(x, y) = ((u + 0.5) / W, (v + 0.5) / H)``.
 
     Example:
         >>> to_normalised(np.array([0, 9]), (10, 2)).tolist()
@@ -100,13 +101,13 @@ def to_normalised(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         size: ``(height, width)`` of the image.
 
     Returns:
-        ``(..., 2)``, (x, y); the image reaches from 0 to 1.
+        ``(..., 2)``, (x, y); the image extends from 0 to 1.
     """
     return (np.asarray(pixels) + 0.5) / np.array([size[1], size[0]])
 
 
 def to_pixels(normalised: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """From shares of the image to pixels, not rounded; the inverse of ``to_normalised``.
+    """Convert fractions of the image size to pixels, not rounded. This is the inverse of ``to_normalised``.
 
     Example:
         >>> to_pixels(np.array([0.5, 0.5]), (10, 2)).tolist()
@@ -117,6 +118,6 @@ def to_pixels(normalised: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         size: ``(height, width)`` of the image.
 
     Returns:
-        ``(..., 2)``, (u, v). The pixel that holds the point is ``floor(u + 0.5)``, that is ``floor(x * W)``.
+        ``(..., 2)``, (u, v). The pixel that contains the point is ``floor(u + 0.5)``, that is ``floor(x * W)``.
     """
     return np.asarray(normalised) * np.array([size[1], size[0]]) - 0.5

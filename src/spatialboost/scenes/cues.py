@@ -1,4 +1,4 @@
-"""The 3D cues of one view: what every source gives, and all that questions and probes read."""
+"""The 3D cues of one view. Every source returns them; questions and probes read nothing else."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from spatialboost.errors import SpatialBoostError
 
 
 class CuesError(SpatialBoostError):
-    """A view whose cues cannot be used (bulk work skips it, counts it and names it)."""
+    """The cues of a view cannot be used. A build skips the view, counts it and reports its name."""
 
 
-# What a bad item of a source raises: a view that cannot be used, or a broken image, depth map or text file. PIL raises
-# SyntaxError on a broken PNG.
+# Exceptions that a source raises for a bad item: a view that cannot be used, or a broken image, depth map or text file.
+# PIL raises SyntaxError on a broken PNG.
 BAD_ITEM = (
     CuesError,
     OSError,
@@ -36,7 +36,7 @@ BAD_ITEM = (
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a view: what it is called, and where it is.
+    """One object in a view: its description and its mask.
 
     Attributes:
         description: noun phrase without article, such as ``"red box"``; unique within a view.
@@ -49,7 +49,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Cues:
-    """RGB, metric depth, camera and objects of one view.
+    """RGB image, metric depth, camera and objects of one view.
 
     Example:
         >>> import numpy as np
@@ -67,18 +67,18 @@ class Cues:
 
     Attributes:
         image_HW3: uint8 ``(H, W, 3)``, RGB.
-        depth_HW: float32 ``(H, W)``, z in metres; a value that is not finite or not above zero is no reading.
-        intrinsics_33: float ``(3, 3)`` in pixels of this image.
-        source: where the view comes from, such as ``"synthetic:17"``; goes into ``meta`` and into error messages.
-        objects: things with masks; may be empty.
-        pose_44: float ``(4, 4)`` camera to world, or None where unknown.
-        valid_HW: bool ``(H, W)``, pixels with a reading; derived from ``depth_HW`` if not given.
-        depth_noise: standard deviation of a depth reading over the depth itself (0.0 = exact, 0.02 = 2 %);
-            differences within this noise are not asked about.
-        facts: anything else that the source knows (room size, lights), JSON-able.
+        depth_HW: float32 ``(H, W)``, z in metres. A value that is not finite or not above zero means "no reading".
+        intrinsics_33: float ``(3, 3)``, camera matrix in pixels of this image.
+        source: name of the view's origin, such as ``"synthetic:17"``; used in ``meta`` and in error messages.
+        objects: objects with masks; may be empty.
+        pose_44: float ``(4, 4)`` camera to world, or None if unknown.
+        valid_HW: bool ``(H, W)``, pixels with a reading; computed from ``depth_HW`` if not given.
+        depth_noise: standard deviation of a depth reading divided by the depth (0.0 = exact, 0.02 = 2 %). No question
+            is asked about a difference that is within this noise.
+        facts: other facts from the source (room size, lights), as JSON-compatible values.
 
     Raises:
-        CuesError: shapes that disagree, missing or singular intrinsics, no valid depth at all.
+        CuesError: shapes differ, intrinsics are missing or not valid, or no pixel has a valid depth.
     """
 
     image_HW3: np.ndarray

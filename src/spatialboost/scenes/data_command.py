@@ -1,4 +1,4 @@
-"""`spatialboost data build | show`: write conversations about views, and look at them."""
+"""`spatialboost data build | show`: write conversations about views, and show them on a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from spatialboost.errors import SpatialBoostError
 
-app = typer.Typer(help="Views and their 3D cues to conversations on disk.", no_args_is_help=True)
+app = typer.Typer(help="Make conversations about views from their 3D cues, and show them.", no_args_is_help=True)
 
 
 @app.command()
@@ -22,36 +22,47 @@ def build(
         Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt.")
     ] = None,
     num: Annotated[
-        int | None, typer.Option(help="How many items: 1000 rooms, or all frames; fewer frames are spaced evenly.")
+        int | None,
+        typer.Option(help="Number of items. Default: 1000 rooms, or all frames. Fewer frames are spaced evenly."),
     ] = None,
-    first_room: Annotated[int, typer.Option(help="Seed of the first room; keeps train and test rooms apart.")] = 0,
+    first_room: Annotated[
+        int, typer.Option(help="Seed of the first room. Use other seeds for test rooms than for train rooms.")
+    ] = 0,
     size: Annotated[
-        str | None, typer.Option(help="Pixels: 224 (shorter edge) or 240x320 (height x width). Rooms: 224.")
+        str | None,
+        typer.Option(
+            help="Image size in pixels: 224 (shorter edge) or 240x320 (height x width). Default for rooms: 224."
+        ),
     ] = None,
-    views: Annotated[int, typer.Option(help="Views of one place in each item.")] = 1,
-    stride: Annotated[int, typer.Option(help="RGB-D frames from one view of an item to the next.")] = 10,
+    views: Annotated[int, typer.Option(help="Number of views in each item.")] = 1,
+    stride: Annotated[int, typer.Option(help="Number of RGB-D frames from one view of an item to the next.")] = 10,
     extract: Annotated[
         list[str] | None,
         typer.Option(
-            help="Extractors that add to the views, in this order; give it once for each. "
-            "Objects of RGB-D frames: superpixels."
+            help="Name of an extractor that adds cues to the views. Repeat the option for several; they run in this "
+            "order. For objects of RGB-D frames: superpixels."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Picks points, pairs and phrasings.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random choice of points, pairs and wordings.")] = 0,
     order: Annotated[
-        Literal["forward", "reverse", "random"], typer.Option(help="Pixel to scene, scene to pixel, or shuffled.")
+        Literal["forward", "reverse", "random"],
+        typer.Option(help="Order of the turns: from pixel to scene, from scene to pixel, or shuffled."),
     ] = "forward",
     turn: Annotated[
         list[str] | None,
-        typer.Option(help="KIND=COUNT, such as depth=3; once for each kind. The paper's twelve turns if not given."),
+        typer.Option(help="KIND=COUNT, such as depth=3. Repeat for each kind. Default: the paper's twelve turns."),
     ] = None,
-    least: Annotated[int, typer.Option(help="Skip a view of which fewer turns than this can be asked.")] = 1,
-    shard: Annotated[str, typer.Option(help="i/n: write every n-th file from the i-th on.")] = "0/1",
-    rows_per_file: Annotated[int, typer.Option(help="Items a parquet file.")] = 256,
-    depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also keep depth maps and object labels.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+    least: Annotated[
+        int, typer.Option(help="Minimum number of turns. An item that supports fewer turns is skipped.")
+    ] = 1,
+    shard: Annotated[
+        str, typer.Option(help="i/n: write only the files i, i + n, i + 2n, ... (counted from 0).")
+    ] = "0/1",
+    rows_per_file: Annotated[int, typer.Option(help="Number of items in each parquet file.")] = 256,
+    depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also write depth maps and object labels.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in the folder.")] = False,
 ) -> None:
-    """Write conversations about rooms or RGB-D frames. The same command goes on with a build that was cut off."""
+    """Write conversations about rooms or RGB-D frames. Run the same command again to continue an interrupted build."""
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.extract.pipeline import Extracted
     from spatialboost.scenes.extract.registry import open_extractor
@@ -82,18 +93,20 @@ def build(
     skipped = sum(report.skipped.values())
     if not report.written and skipped:
         reason, times = report.skipped.most_common(1)[0]
-        raise SpatialBoostError(f"none of the {skipped} views could be used; {times} times: {reason}")
-    kept = f", {report.resumed} of them already there" if report.resumed else ""
-    typer.echo(f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} views skipped")
+        raise SpatialBoostError(
+            f"none of the {skipped} items could be used; the most frequent reason ({times} times): {reason}"
+        )
+    kept = f", {report.resumed} of them existed before" if report.resumed else ""
+    typer.echo(f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} items skipped")
 
 
 @app.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
-    out: Annotated[Path | None, typer.Option(help="The page; FOLDER/index.html if not given.")] = None,
-    limit: Annotated[int, typer.Option(help="The most conversations to show.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write. Default: FOLDER/index.html.")] = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of conversations to show.")] = 24,
 ) -> None:
-    """Write one HTML page: images, depth, objects, conversations, and what the checker says of them."""
+    """Write one HTML page: images, depth, objects, conversations, and the errors that the checker finds."""
     from spatialboost.scenes.dataset.viewer import write_page
 
     try:
@@ -112,7 +125,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
         (224, (240, 320))
 
     Raises:
-        SpatialBoostError: anything else.
+        SpatialBoostError: the text has another form.
     """
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
@@ -128,7 +141,7 @@ def parse_turns(words: Sequence[str]) -> dict[str, int]:
         {'depth': 3, 'closer': 2}
 
     Raises:
-        SpatialBoostError: anything else, or a kind that is given twice.
+        SpatialBoostError: a text has another form, or a kind is given twice.
     """
     turns: dict[str, int] = {}
     for word in words:

@@ -1,4 +1,4 @@
-"""Tables of names, in which an object may stand as ``"module:attribute"`` so that it is imported when it is needed."""
+"""Look up objects in a table by name. An entry ``"module:attribute"`` is imported only when it is looked up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spatialboost.errors import unknown
 
 
 def look_up(table: Mapping[str, Any], what: str, name: str) -> Any:
-    """What a table holds under a name.
+    """Return the object that a table has for a name.
 
     Example:
         >>> look_up({"root": "math:sqrt"}, "function", "root")(9.0)
@@ -18,11 +18,11 @@ def look_up(table: Mapping[str, Any], what: str, name: str) -> Any:
 
     Args:
         table: name to object, or to ``"module:attribute"``.
-        what: what its names are, for the error.
-        name: the name.
+        what: what the table's names stand for, such as "source"; used in the error message.
+        name: the name to look up.
 
     Raises:
-        SpatialBoostError: the table has no such name; the nearest right one is in the message.
+        SpatialBoostError: the table does not have this name. The message suggests the most similar name.
     """
     if name not in table:
         raise unknown(what, name, table)

@@ -1,4 +1,4 @@
-"""Several views of one place, in one frame."""
+"""Several views of one place, in one coordinate frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spatialboost.scenes.cues import Cues, CuesError
 
 @dataclass(frozen=True)
 class Scene:
-    """One or more views of one place; their common frame is that of the first view's camera.
+    """One or more views of one place. Their common coordinate frame is that of the first view's camera.
 
     Example:
         >>> from spatialboost.scenes.rooms import Rooms
@@ -21,10 +21,10 @@ class Scene:
         (1, True)
 
     Attributes:
-        views: at least one; where there are several, each knows its pose.
+        views: at least one view. If there are several, each must have a pose.
 
     Raises:
-        CuesError: no view, or several of which one has no pose.
+        CuesError: there is no view, or there are several and one has no pose.
     """
 
     views: Sequence[Cues]
@@ -32,15 +32,15 @@ class Scene:
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))
         if not self.views:
-            raise CuesError("a scene without a view; expected at least one")
+            raise CuesError("the scene has no view; expected at least one")
         if len(self.views) > 1:
             for number, view in enumerate(self.views, 1):
                 if view.pose_44 is None:
-                    raise CuesError(f"{view.source}: view {number} of {len(self.views)} has no pose; expected one each")
+                    raise CuesError(f"{view.source}: view {number} of {len(self.views)} has no pose; add its pose_44")
 
     @property
     def source(self) -> str:
-        """Where the first view comes from."""
+        """The ``source`` of the first view."""
         return self.views[0].source
 
     @property
@@ -55,5 +55,5 @@ class Scene:
 
 
 def as_scene(views: Cues | Scene) -> Scene:
-    """A scene of one view for a view; a scene unchanged."""
+    """Turn a view into a scene with one view; return a scene unchanged."""
     return views if isinstance(views, Scene) else Scene([views])

@@ -1,6 +1,6 @@
-"""The sources that the command line knows by name.
+"""The sources that the command line can open by name.
 
-A new one is a file with a function ``open(options) -> Source`` and a line in ``SOURCES``.
+To add a source, write a file with a function ``open(options) -> Source`` and add a line to ``SOURCES``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from spatialboost.scenes.sources import Source
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a user may say of a source; None = the source's own default.
+    """Options of a source from the command line. None = the default of the source.
 
     Attributes:
-        path: a folder to read.
-        num: how many items.
-        first: seed of the first item, where items are made.
-        size: pixels: the shorter edge, or ``(height, width)``.
-        views: of one place in each item; several make a `Scene`.
-        stride: frames from one view to the next, where frames are those of a walk.
+        path: folder to read.
+        num: number of items.
+        first: seed of the first item, for generated items.
+        size: shorter edge, or ``(height, width)``, in pixels.
+        views: number of views in each item. With more than one, an item is a `Scene`.
+        stride: number of frames from one view to the next, for a sequence of frames.
 
     Raises:
-        SpatialBoostError: a number below one.
+        SpatialBoostError: ``num``, ``views`` or ``stride`` is below one.
     """
 
     path: Path | None = None
@@ -38,18 +38,18 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
-            raise SpatialBoostError(f"num is {self.num}; expected at least one view")
+            raise SpatialBoostError(f"num is {self.num}; expected at least one item")
         if min(self.views, self.stride) < 1:
             raise SpatialBoostError(f"views is {self.views} and stride {self.stride}; expected at least 1")
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A line of the registry.
+    """An entry of the registry.
 
     Attributes:
-        open: ``"module:function"``; the function takes `SourceOptions` and gives a source.
-        extract: names of the extractors that find objects in its views; none where views bring theirs along.
+        open: ``"module:function"``; the function takes `SourceOptions` and returns a source.
+        extract: names of the extractors that find objects in its views; empty if the views already have objects.
     """
 
     open: str
@@ -63,14 +63,14 @@ SOURCES: dict[str, SourceKind] = {
 
 
 def open_source(name: str, options: SourceOptions) -> Source:
-    """Open a source by its name, before any of its items is read or made.
+    """Open a source by its name. No item is read or generated yet.
 
     Example:
         >>> len(open_source("rooms", SourceOptions(num=3, size=32)))
         3
 
     Raises:
-        SpatialBoostError: an unknown name, or options that the source cannot take.
+        SpatialBoostError: the name is unknown, or the source does not accept the options.
     """
     kind: SourceKind = look_up(SOURCES, "source", name)
     return look_up({name: kind.open}, "source", name)(options)

@@ -1,4 +1,4 @@
-"""Items by number, made when they are asked for: what a build reads, and how one source is made from another."""
+"""Sources: the items that a build reads, loaded one by one by index, and how to make one source from another."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from spatialboost.scenes.scene import Scene
 
 
 class Source(Protocol):
-    """Items by number: a list of ``Cues``, ``Rooms``, ``RGBDFolder``; ``source[i]`` may raise for a bad item.
+    """Items with an index: a list of ``Cues``, ``Rooms``, ``RGBDFolder``, ... ``source[i]`` may raise for a bad item.
 
-    ``names`` (one for each item) and ``name`` (of the whole) are used in reports where they exist.
+    Two attributes are optional and used in reports: ``names`` (one name for each item) and ``name`` (of the source).
     """
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """Number of items."""
 
     def __getitem__(self, index: int, /) -> Any:
-        """The item of this number: a view (``Cues``), or several views of one place (``Scene``)."""
+        """The item with this index: a view (``Cues``), or several views of one place (``Scene``)."""
 
 
 class Mapped:
-    """A source whose views pass through functions, such as ``resize_cues``, when they are asked for.
+    """A source that applies functions, such as ``resize_cues``, to each view when the view is loaded.
 
     Example:
         >>> from spatialboost.scenes.rooms import Rooms
@@ -38,9 +38,9 @@ class Mapped:
         (16, 16)
 
     Args:
-        source: of views or scenes.
-        functions: each takes and gives one view; they are applied in turn, to every view of a scene.
-        name: of the new source.
+        source: source of views or scenes.
+        functions: each takes one view and returns one view. They are applied in this order, to every view of a scene.
+        name: name of the new source.
     """
 
     def __init__(self, source: Source, *functions: Callable[[Cues], Cues], name: str) -> None:
@@ -61,7 +61,7 @@ class Mapped:
 
 
 class Walk:
-    """Scenes of several frames of a walk: the frames ``i``, ``i + stride``, ``i + 2 stride``, ... make scene ``i``.
+    """Scenes made of frames of a sequence: scene ``i`` has the frames ``i``, ``i + stride``, ``i + 2 stride``, ...
 
     Example:
         >>> from spatialboost.scenes.rooms.render import look, render_views, sample_room
@@ -71,13 +71,13 @@ class Walk:
         (3, ['synthetic:3/view1', 'synthetic:3/view3'])
 
     Args:
-        frames: views in the order in which they were taken; each knows its pose.
-        views: of a scene.
-        stride: frames from one view to the next.
+        frames: views in the order in which they were taken; each has a pose.
+        views: number of views in each scene.
+        stride: number of frames from one view to the next.
 
     Raises:
         SpatialBoostError: there are too few frames, or a number is below one.
-        CuesError: from ``[i]``, a frame that cannot be used or that has no pose.
+        CuesError: from ``[i]``, a frame cannot be used or has no pose.
     """
 
     def __init__(self, frames: Source, *, views: int, stride: int = 1) -> None:
@@ -103,13 +103,15 @@ class Walk:
         for number in range(self.views):
             frame = self.frames[index + number * self.stride]
             if isinstance(frame, Scene):
-                raise CuesError(f"{frame.source}: a walk is made of single views, found a scene of several")
+                raise CuesError(
+                    f"{frame.source}: a walk is made of single views, found a scene; give a source of single views"
+                )
             views.append(frame)
         return Scene(views)
 
 
 class Subset:
-    """Some items of a source, in any order, each as often as it is named.
+    """Some items of a source, in any order. An item may occur more than once.
 
     Example:
         >>> from spatialboost.scenes.rooms import Rooms
@@ -130,7 +132,7 @@ class Subset:
 
 
 def evenly_spaced(source: Source, num: int) -> Source:
-    """``num`` items of a source, from its first to its last at even steps; all of them where it has no more.
+    """``num`` evenly spaced items of a source, from first to last. All items if the source has no more than that.
 
     Example:
         >>> from spatialboost.scenes.rooms import Rooms
@@ -143,11 +145,11 @@ def evenly_spaced(source: Source, num: int) -> Source:
 
 
 def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
-    """Resize a view: the image smoothly, depth and masks to the nearest pixel, the intrinsics with them.
+    """Resize a view: the image with bilinear filtering, depth and masks by nearest neighbour, and the intrinsics.
 
     Args:
         cues: the view.
-        size: the shorter edge (the aspect is kept), or ``(height, width)``, pixels.
+        size: the shorter edge (the aspect ratio is kept), or ``(height, width)``, in pixels.
     """
     old_h, old_w = cues.size
     if isinstance(size, int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spatialboost.boosting.attach import DISABLED, not_run, switch
 from spatialboost.boosting.boost import boost, unboost
 from spatialboost.boosting.canonical import plus_tensors
 from spatialboost.boosting.channel import boosted_layers, require_boosted, without_values
@@ -77,6 +79,8 @@ def save_pretrained(
             raise SpatialBoostError(
                 f"{name} is on the meta device and has no values to save. Load weights into the model first."
             )
+    if dead := not_run(root):
+        warnings.warn(f"Attn+ is saved, but it is not run in this model: {'; '.join(dead[:3])}", stacklevel=2)
     config = describe(root, base=base, training=training, results=results, license=license, dtype=stored)
     writes = is_main() if is_main_process is None else is_main_process
     return save_delta(root, Path(folder), config, dtype=stored, limit=limit, writes=writes)
@@ -223,8 +227,16 @@ def load_delta(
     root = uncompiled(model)
     reorder = check_fits(root, delta, device)
     with delta.open() as file:
-        if boosted_layers(root):
+        if layers := boosted_layers(root):
             file.check()  # every tensor, before the first value of the model is overwritten
+            for _, attention, _ in layers:
+                if attention not in DISABLED:
+                    switch(attention, on=True)  # in a copy that was made within `disabled` it is off
+            if hidden := not_run(root):
+                raise SpatialBoostError(
+                    f"the delta would change nothing, because Attn+ is not run: {'; '.join(hidden[:3])}. Delete that "
+                    "attribute (`del attention.forward`), or call unboost(model) and load the delta onto the encoder."
+                )
             _fill(root, file.get, delta, reorder, device)
             return model
         with without_values():

@@ -93,7 +93,7 @@ def test_a_row_costs_its_own_group_and_no_other(folder, monkeypatch):
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_read_the_same_rows(folder, start):
     rows = open_rows([folder]).select_columns(["meta"])
-    rows[0]  # something is in the cache of the parent
+    rows[0]  # fills the cache of the parent process
     context = multiprocessing.get_context(start)
     loader = DataLoader(rows, batch_size=9, num_workers=2, multiprocessing_context=context)
     assert [json.loads(meta)["item"] for batch in loader for meta in batch["meta"]] == list(range(45))
@@ -110,11 +110,11 @@ def test_a_folders_name_is_no_pattern(tmp_path):
     one = [tiny_cues((24, 32))]
     for name, num in (("rooms[12]", 3), ("rooms1", 1), ("rooms*", 2), ("rooms?x", 4)):
         build_dataset(one * num, tmp_path / name, progress=False)
-        build_dataset(one * num, tmp_path / name, progress=False)  # goes on with what is there
+        build_dataset(one * num, tmp_path / name, progress=False)  # continues with the existing files
     for name, num in (("rooms[12]", 3), ("rooms1", 1), ("rooms*", 2), ("rooms?x", 4)):
         assert len(open_rows([tmp_path / name])) == num
         assert write_page(tmp_path / name, tmp_path / f"{name}.html").rows == num
-    with pytest.raises(SpatialBoostError, match="no parquet shards"):
+    with pytest.raises(SpatialBoostError, match="no parquet files"):
         open_rows([tmp_path / "rooms[1]"])
 
 
@@ -175,7 +175,7 @@ def test_damage_inside_of_a_file_costs_only_its_rows(folder, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     path = tmp_path / "part-00001.parquet"
     content = bytearray(path.read_bytes())
-    content[4:2000] = bytes(1996)  # the pages of the first group; the file's end is as it was
+    content[4:2000] = bytes(1996)  # the pages of the first group; the footer stays as it is
     path.write_bytes(content)
     rows = open_rows([tmp_path])
     with pytest.raises(
@@ -192,7 +192,11 @@ def encoded(kind: str, **options) -> bytes:
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error_of_ours():
-    for broken, message in ((None, "no bytes"), (b"text", "no picture"), (encoded("PNG")[:90], "cannot be decoded")):
+    for broken, message in (
+        (None, "no bytes"),
+        (b"text", "not an image format"),
+        (encoded("PNG")[:90], "cannot be decoded"),
+    ):
         with pytest.raises(SpatialBoostError, match=message):
             open_image({"bytes": broken, "path": None})
 

@@ -69,7 +69,7 @@ def test_one_page_shows_everything_and_loads_nothing(folder, tmp_path):
     tags = Tags(text)
     assert tags.open == []
     assert tags.seen.count("article") == 4
-    assert len(tags.uris) == 3 * 4  # view, outlines and depth of each
+    assert len(tags.uris) == 3 * 4  # image, outlines and depth of each view
     assert all(uri.startswith("data:image/") for uri in tags.uris)
     assert not re.search(r"url\(|@import|https?://", text)
     assert text.count("12 of 12 turns right") == 4
@@ -95,7 +95,7 @@ def test_a_wrong_answer_is_shown_as_wrong(folder, tmp_path):
     page = write_page(folder, tmp_path / "page.html")
     assert page.wrong == 2
     text = page.path.read_text()
-    assert "2 of those shown have wrong answers" in text
+    assert "2 of the shown conversations have wrong answers" in text
     assert "but yes is right" in text
 
 

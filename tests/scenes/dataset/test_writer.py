@@ -34,7 +34,7 @@ POINTS = TurnPlan({"depth": 4, "closer": 2})
 
 
 class Views:
-    """Hand-made views, some of them bad in the way that real folders are."""
+    """Hand-made views; some of them are bad in the same ways as items of real folders."""
 
     name = "hand-made views"
     bad: ClassVar = {3: "depth", 7: "image", 8: "objects", 12: "png"}
@@ -80,7 +80,9 @@ def test_datasets_opens_it_with_images_decoded(tmp_path):
     rows = load(tmp_path / "data")
     assert rows.column_names == ["images", "messages", "meta", "poses", "intrinsics"]
     assert len(rows) == 14
-    assert len({json.dumps(row["messages"]) for row in rows}) == 14  # the same view, but each item has its own seed
+    assert (
+        len({json.dumps(row["messages"]) for row in rows}) == 14
+    )  # the view is the same, but each item has its own seed
     image = np.asarray(rows[0]["images"][0])
     assert image.shape == (96, 128, 3)
     assert np.abs(image.astype(int) - tiny_cues().image_HW3).mean() < 2.0
@@ -116,7 +118,7 @@ def test_bad_items_are_skipped_counted_and_named(tmp_path):
     assert (saved["written"], saved["names"]) == (10, report.names)
     items = [json.loads(meta)["item"] for meta in load(tmp_path / "data")["meta"]]
     assert items == [0, 1, 2, 4, 5, 6, 9, 10, 11, 13]
-    again = build(tmp_path / "data", Views(14, bad=True))  # what was skipped is still known when nothing is left to do
+    again = build(tmp_path / "data", Views(14, bad=True))  # the report still has the skipped items if all files exist
     assert (again.names, again.written, again.resumed) == (report.names, 10, 4)
 
 
@@ -138,13 +140,13 @@ def test_a_killed_build_resumes_to_the_same_bytes(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "killed")], env={**os.environ, "PYTHONPATH": path}
     )
-    deadline = time.monotonic() + 300  # importing takes long on a machine that is busy
+    deadline = time.monotonic() + 300  # importing is slow on a busy machine
     while len(content(tmp_path / "killed")) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL  # it was still at work
+    assert process.wait() == -signal.SIGKILL  # it was still running
     before = content(tmp_path / "killed")
-    assert list(before) == ["part-00000.parquet", "part-00001.parquet"]  # killed in the middle of the third
+    assert list(before) == ["part-00000.parquet", "part-00001.parquet"]  # killed while it wrote the third file
     (tmp_path / "killed" / ".part-00005.parquet.123.tmp").write_bytes(b"half a file of a killed process")
     report = build(tmp_path / "killed", Views(24), with_depth=True)
     assert report.resumed == len(before)
@@ -169,7 +171,7 @@ def test_another_dataset_in_the_folder_is_refused_unless_replaced(tmp_path):
 
 
 def test_a_dataset_of_the_first_version_goes_on_only_with_every_turn_needed(tmp_path):
-    """Its plan named the counts one by one, and a view that lacked one turn was skipped."""
+    """Its plan has each count under its own name, and a view without one of the turns was skipped."""
     build(tmp_path, Views(8))
     path, last = dataset_files(tmp_path)
     last.unlink()
@@ -242,7 +244,7 @@ def test_scenes_of_several_views_make_rows_of_several_images(tmp_path):
             for label, fact in enumerate(facts["objects"], start=1):
                 np.testing.assert_array_equal(labels == label, masks[fact["description"]])
     assert write_page(tmp_path / "data", tmp_path / "page.html").wrong == 0
-    assert (tmp_path / "page.html").read_text().count('alt="view 0, image 2"') == 1
+    assert (tmp_path / "page.html").read_text().count('alt="item 0, image 2"') == 1
 
 
 def test_a_pose_that_is_not_known_stays_unknown(tmp_path):
@@ -257,7 +259,7 @@ def test_a_pose_that_is_not_known_stays_unknown(tmp_path):
 def test_an_option_that_an_old_build_did_not_know_does_not_end_it(tmp_path, monkeypatch):
     build(tmp_path, seed=1)
 
-    def newer(settings):  # of a library with one more option, which is as it always was
+    def newer(settings):  # settings of a library with one more option, set to its earlier value
         return {**settings, "new_option": 5}
 
     inner = writer.build_settings
@@ -266,7 +268,7 @@ def test_an_option_that_an_old_build_did_not_know_does_not_end_it(tmp_path, monk
         build(tmp_path, seed=1)
     monkeypatch.setitem(schema._EARLIER_SETTINGS, "new_option", 5)
     assert build(tmp_path, seed=1).resumed == 4
-    # and a field of the plan that the old build did not know
+    # and with a field of the plan that the old build does not have
     older = {"version": 2, "plan": plan_settings(TurnPlan())}
     del older["plan"]["smoothness"]
     assert schema.differing_settings(older, {"plan": plan_settings(TurnPlan())}) == []

@@ -22,7 +22,7 @@ POINTS = TurnPlan({"depth": 2})
 
 
 class Halves:
-    """Calls the two halves of every view things; notes what it was given."""
+    """Adds the two halves of every view as objects, and records its inputs."""
 
     kind, name = "masks", "halves"
 
@@ -40,7 +40,7 @@ class Halves:
 
 
 class Flat:
-    """Depth of two metres everywhere, from the image alone; some images defeat it."""
+    """Sets the depth to two metres everywhere; it fails for some images."""
 
     kind, name = "depth", "flat"
 
@@ -57,7 +57,7 @@ class Flat:
 
 
 class Dark:
-    """Leaves dark views out."""
+    """Rejects dark views."""
 
     kind, name = "filter", "dark"
 
@@ -71,7 +71,7 @@ class Dark:
 
 
 class Together:
-    """Says how many views it was given at once."""
+    """Records the number of views in each call."""
 
     kind, name = "reconstruction", "together"
 

@@ -1,4 +1,4 @@
-"""A stranger adds a kind of question: one file, one line in each table, and nothing else has to change."""
+"""Adding a kind of question needs one file and one line in each table, and no other change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spatialboost.scenes.questions.checker import check_against_cues, check_conv
 from spatialboost.scenes.questions.checks import CHECKS, Check
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.kinds import KINDS, Kind, kind_named
-from spatialboost.scenes.questions.phrases import say_length
+from spatialboost.scenes.questions.phrases import format_length
 from spatialboost.scenes.questions.plan import PAPER, TurnPlan
 from spatialboost.scenes.questions.scoring import LENGTH
 from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
@@ -28,7 +28,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 
 class DepthRange(Kind):
-    """How deep the scene's box is."""
+    """The depth range of the scene's box."""
 
     name = "depth_range"
     title = "depth of the whole scene"
@@ -39,7 +39,7 @@ class DepthRange(Kind):
     def ask(self, context, rng):
         box = context.view.layout.box_m
         question, template = choose_wording(self.wordings, rng)
-        return Turn(question, f"{say_length(box[5] - box[2])}.", {"range_m": box[5] - box[2], "template": template})
+        return Turn(question, f"{format_length(box[5] - box[2])}.", {"range_m": box[5] - box[2], "template": template})
 
 
 class DepthRangeCheck(Check):
@@ -53,7 +53,7 @@ class DepthRangeCheck(Check):
 
 
 class ViewsApart(Kind):
-    """How far the second image was taken from the first: a question across views."""
+    """The distance between the cameras of two images: a question about several views."""
 
     name = "views_apart"
     title = "distance of two views"
@@ -67,7 +67,7 @@ class ViewsApart(Kind):
         metres = round(float(np.linalg.norm(context.poses[1][:3, 3])), 6)
         if metres < 0.01:
             raise CannotAskError("both views were taken at one place")
-        return Turn(self.wordings[0], f"{say_length(metres)}.", {"distance": metres})
+        return Turn(self.wordings[0], f"{format_length(metres)}.", {"distance": metres})
 
 
 class ViewsApartCheck(Check):
@@ -97,7 +97,7 @@ def test_it_is_planned_by_name_and_asked_where_its_level_is():
     kinds = [turn["kind"] for turn in talk.meta["turns"]]
     assert kinds[9:] == ["distance", "depth_range", "depth_range", "caption", "caption_question"]
     without = build_conversation(tiny_cues(), seed=0)
-    assert talk.messages[:20] == without.messages[:20]  # what is drawn before it stays what it was
+    assert talk.messages[:20] == without.messages[:20]  # the turns that are drawn before it stay the same
     with pytest.raises(SpatialBoostError, match="Did you mean 'depth_range'"):
         TurnPlan({"depth_rang": 1})
 

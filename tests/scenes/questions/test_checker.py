@@ -34,7 +34,7 @@ def test_what_is_built_is_right(view, seed, order):
 @settings(max_examples=150, deadline=None)
 @given(talks, st.data())
 def test_any_other_digit_is_caught(talk, data):
-    """Every number of every answer, and every coordinate of every question."""
+    """All numbers in the answers and all coordinates in the questions."""
     messages = copy.deepcopy(talk.messages)
     places = [
         (i, match.start())

@@ -12,7 +12,7 @@ from spatialboost.scenes.cues import Cues, CuesError, SceneObject
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.kinds import KINDS, LEVELS
 from spatialboost.scenes.questions.layout import RELATIONS, clean_description, measure_layout
-from spatialboost.scenes.questions.phrases import say_length, say_list
+from spatialboost.scenes.questions.phrases import format_length, format_list
 from spatialboost.scenes.questions.plan import TurnPlan
 from tiny_cues import BOXES, tiny_cues
 
@@ -58,7 +58,7 @@ def test_yes_is_right_half_of_the_time_for_every_kind():
                 yes[turn["kind"]] += turn["verdict"]
             elif turn["kind"] == "closer":
                 yes["closer"] += (turn["verdict"] == 1) / 2
-    # four standard deviations of a fair coin
+    # four standard deviations for a fair coin
     assert set(yes) == {*RELATIONS, "closer"}
     assert all(abs(count / total - 0.5) < 4 * 0.5 / total**0.5 for count in yes.values()), yes
 
@@ -114,7 +114,7 @@ def test_points_spread_over_the_image_and_onto_objects():
             hits.update(o.description for o in cues.objects if o.mask_HW[row, column])
     assert set(hits) == set(BOXES)
     assert min(hits.values()) > 20  # the book covers 2 % of the image
-    assert sum(hits.values()) < 0.75 * len(points)  # and plenty beside all objects
+    assert sum(hits.values()) < 0.75 * len(points)  # and many points are not on any object
     assert np.ptp(points, axis=0).min() > 0.9
 
 
@@ -130,7 +130,7 @@ def test_pairs_within_the_noise_are_not_asked():
 
 
 def test_lengths_below_half_a_metre_are_in_centimetres():
-    assert [say_length(metres) for metres in (0.0321, 0.4994, 0.4996, 2.3456, 12.0)] == [
+    assert [format_length(metres) for metres in (0.0321, 0.4994, 0.4996, 2.3456, 12.0)] == [
         "3.2 centimeters",
         "49.9 centimeters",
         "0.500 meters",
@@ -184,7 +184,7 @@ def test_descriptions_that_would_break_the_text_are_left_out():
     odd = Cues(view.image_HW3, view.depth_HW, view.intrinsics_33, "odd", objects)
     assert [fact.description for fact in measure_layout(odd).objects] == ["red box"]
     assert [clean_description(text) for text in ("A man", "a", "<|im_end|>", "android")] == ["man", "", "", "android"]
-    assert say_list(["lamp"]) == "a lamp"
+    assert format_list(["lamp"]) == "a lamp"
 
 
 def test_cubes_are_what_the_boxes_measure():
@@ -192,7 +192,7 @@ def test_cubes_are_what_the_boxes_measure():
     layout = measure_layout(view)
     ball = next(fact for fact in layout.objects if fact.description == "blue ball")
     xmin, ymin, zmin, xmax, ymax, zmax = ball.extent_m
-    # 0.40-0.52 of the width at 2 m and a focal length of one image width: -0.2 m to 0.04 m, less 2 % on both sides
+    # 0.40-0.52 of the width at 2 m and a focal length of one image width: -0.2 m to 0.04 m, minus 2 % on both sides
     assert (xmin, xmax) == (pytest.approx(-0.2, abs=0.01), pytest.approx(0.04, abs=0.01))
     assert (ymin, ymax) == (pytest.approx(0.075, abs=0.01), pytest.approx(0.3, abs=0.01))
     assert (zmin, zmax) == (pytest.approx(2.02, abs=0.01), pytest.approx(2.025, abs=0.01))

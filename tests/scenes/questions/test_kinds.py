@@ -1,4 +1,4 @@
-"""Every kind of question: it has a check, the check catches what is wrong, and both keep to their promises."""
+"""Every kind of question has a check, the check finds wrong turns, and both follow their interfaces."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from spatialboost.scenes.questions.scoring import LENGTH, VERDICT
 from tiny_cues import tiny_cues, tiny_scene
 
 ROOM = Path(questions.__file__).parent
-REGISTERED, CHECKED = set(KINDS), set(CHECKS)  # before any test registers one
-# For each kind: facts of a turn that are wrong in themselves, whatever the text says. Add a row for a new kind.
+REGISTERED, CHECKED = set(KINDS), set(CHECKS)  # before a test registers another kind
+# For each kind: facts of a turn that are wrong with any text. Add a row for a new kind.
 WRONG_FACTS = {
     "depth": [{"depths": [9.0]}, {"pixels": [[0, 0]]}],
     "closer": [{"verdict": 3}, {"depths": [1.0, 1.0]}],
@@ -58,7 +58,7 @@ def test_every_kind_has_a_check_and_a_row_here():
         assert kind.title and kind.wordings
         assert CHECKS[name].level == LEVELS.index(kind.level)
         assert CHECKS[name].follows == kind.follows
-        assert kind.follows is None or kind.level == "caption"  # others are shuffled
+        assert kind.follows is None or kind.level == "caption"  # turns of other levels are shuffled
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -21,7 +21,7 @@ def test_relations_are_opposite_when_the_objects_are_exchanged():
 
 
 def test_what_is_asked_of_rooms_is_true_of_the_things_in_them():
-    """The measured relations against the centres and sizes by which the rooms were made."""
+    """Compare the measured relations with the true centres and sizes of the rooms."""
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for view in render_rooms(range(100, 130), size=64):
@@ -36,7 +36,7 @@ def test_what_is_asked_of_rooms_is_true_of_the_things_in_them():
                     right["place"] += centre_a[axis] < centre_b[axis]
             if compare_objects("larger_smaller", a, b, layout.box_m, 0.0) == 1:
                 sides_a, sides_b = (sorted(made[fact.description]["extent"]) for fact in (a, b))
-                total["size"] += 1  # larger in volume, or in its largest face: from one side no more can be seen
+                total["size"] += 1  # larger volume or larger largest face: one view cannot show more
                 right["size"] += np.prod(sides_a) > np.prod(sides_b) or np.prod(sides_a[1:]) > np.prod(sides_b[1:])
     assert total["place"] > 300
     assert total["size"] > 75

@@ -50,7 +50,7 @@ def test_a_plan_goes_through_json_and_pickle():
         ({"turns": {"depth": True}}, "True turns of depth; expected a whole number"),
         ({"turns": {}}, "has no turn"),
         ({"turns": 12}, "turns are 12; expected counts by kind"),
-        ({"turns": {"caption_question": 1}}, "caption_question refers to a turn of caption; ask for one"),
+        ({"turns": {"caption_question": 1}}, "caption_question refers to a turn of caption; add at least one"),
         ({"min_gap": -0.1}, "must not be negative"),
         ({"on_objects": 1.1}, "at most 1"),
         ({"least": 0}, "least is 0; expected 1 to 12"),

@@ -1,4 +1,4 @@
-"""The same seed gives the same conversation, to the byte, in every version of the library."""
+"""The same seed gives exactly the same conversation in every version of the library."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PLANS = {
     "other numbers": TurnPlan({"depth": 2, "closer": 5}, min_gap=0.2, smoothness=0.1, on_objects=0.9),
 }
 VIEWS = {"plain": tiny_cues(), "holes": tiny_cues((90, 60), holes=True), "noise": tiny_cues(noise=0.02)}
-# Of the messages and the meta of ten seeds, as the first version wrote them. Whoever has to change one of these changes
-# every data set and every figure that is made from a seed.
+# Hashes of the messages and the meta of ten seeds, as the first version wrote them. A change of these hashes means that
+# every data set and every figure that is made from a seed changes.
 DIGESTS = {
     ("paper", "plain", "forward"): "cc13e22cd17de097",
     ("paper", "plain", "reverse"): "4ee782e4468ff86e",

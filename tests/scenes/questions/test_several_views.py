@@ -51,7 +51,7 @@ def test_the_meta_holds_the_facts_of_each_view():
         np.testing.assert_allclose(facts["pose"], pose)
         np.testing.assert_allclose(facts["intrinsics"], view.intrinsics_33)
         assert len(facts["objects"]) == len(view.objects)
-    # 10 cm to the first view's right
+    # 10 cm to the right of the first view
     np.testing.assert_allclose(np.array(meta["views"][1]["pose"])[:3, 3], np.array(scene.poses[1])[:3, 3])
     assert meta["views"][0]["pose"] == np.eye(4).tolist()
 
@@ -63,7 +63,7 @@ def test_views_are_drawn_alike_and_a_caption_question_stays_with_its_caption():
         drawn.update(turn["view"] for turn in turns if turn["kind"] == "depth")
         assert turns[-1]["view"] == turns[-2]["view"]
     assert set(drawn) == {0, 1, 2}
-    assert min(drawn.values()) > 35  # of 180
+    assert min(drawn.values()) > 35  # of 180 questions
 
 
 def test_a_question_that_one_view_does_not_support_is_asked_of_another():
@@ -84,8 +84,8 @@ def test_a_question_that_one_view_does_not_support_is_asked_of_another():
         (lambda meta: meta["turns"][0].update(view=(meta["turns"][0]["view"] + 1) % 3), "does not name image"),
         (lambda meta: meta["turns"][0].update(view=7), "does not name image"),
         (lambda meta: meta["turns"][0].pop("view"), "not in the expected form"),
-        (lambda meta: meta["views"].pop(), "the facts of 2 views, but counts 3 images"),
-        (lambda meta: meta.update(images=2), "the facts of 3 views, but counts 2 images"),
+        (lambda meta: meta["views"].pop(), "the facts of 2 views, but its image count is 3"),
+        (lambda meta: meta.update(images=2), "the facts of 3 views, but its image count is 2"),
         (lambda meta: meta["turns"][-1].update(objects=[0]), "other objects than the turn of caption"),
         (lambda meta: meta["turns"].insert(0, meta["turns"].pop()), "the caption is not last"),
     ],
@@ -105,11 +105,13 @@ def test_facts_of_each_view_are_verified_from_the_scene_itself():
         return " | ".join(check_against_cues(talk.messages, talk.meta, Scene(views)))
 
     first, second, third = scene.views
-    assert "meta is of 3 views, the scene has 2" in problems([first, second])
+    assert "meta has 3 views, but the scene has 2" in problems([first, second])
     assert "image 3: the scene's box" in problems([first, second, replace(third, depth_HW=third.depth_HW + 0.1)])
-    assert "image 2: meta says that the image is (90, 60)" in problems([first, third, second])
+    assert "image 2: the image size in meta is (90, 60)" in problems([first, third, second])
     moved = second.pose_44 + np.array([[0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    assert "image 2: meta records another pose" in problems([first, replace(second, pose_44=moved), third])
+    assert "image 2: the pose in meta is not the pose of the view" in problems(
+        [first, replace(second, pose_44=moved), third]
+    )
 
 
 def test_a_plan_of_points_needs_no_objects_in_any_view():

@@ -10,12 +10,12 @@ from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 
 SIZE = (12, 16)
-NAMES = ["frame2", "frame10", "frame11"]  # in this order, not in that of the alphabet
+NAMES = ["frame2", "frame10", "frame11"]  # sorted by number, not alphabetically
 
 
 @pytest.fixture
 def walk(tmp_path):
-    """Three frames; frame n is grey 10 n, n metres away, and its camera n metres to the right."""
+    """Three frames. Frame n has the grey value 10 n, depth n metres, and a camera n metres to the right."""
     for name in ("rgb", "depth"):
         (tmp_path / name).mkdir()
     poses = []
@@ -63,7 +63,7 @@ def test_what_is_handed_out_is_the_callers_own(walk):
 def test_resized_frames_see_the_same_points(walk):
     cues = RGBDFolder(walk, size=6)[0]
     assert cues.size == (6, 8)
-    assert set(np.unique(cues.depth_HW)) <= {np.float32(0), np.float32(1)}  # nothing in between
+    assert set(np.unique(cues.depth_HW)) <= {np.float32(0), np.float32(1)}  # no interpolated values
     large = RGBDFolder(walk)[0]
     middle = unproject(large.depth_HW, large.intrinsics_33)[4:6, 4:6].mean((0, 1))
     np.testing.assert_allclose(project(middle, cues.intrinsics_33), [2, 2], atol=1e-9)
@@ -172,7 +172,7 @@ def test_intrinsics_of_other_pixels_are_noticed(walk):
         ("intrinsics.txt", "1 0 0\n0 1 0\n0 0\n", r"rows of \[3, 3, 2\] numbers"),
         ("intrinsics.txt", "-5 0 3\n0 5 3\n0 0 1", "not positive"),
         ("intrinsics.txt", "nan 0 3\n0 5 3\n0 0 1", "not positive"),
-        ("intrinsics.txt", "5 0 3\n0 5 3\n0 1 1", "is no camera matrix"),
+        ("intrinsics.txt", "5 0 3\n0 5 3\n0 1 1", "is not a camera matrix"),
         ("intrinsics.txt", "fx 0 3\n0 5 3\n0 0 1", "cannot be read as numbers .*'fx'"),
         ("poses.txt", "1 2 3\n" * 3, "line 1 has 3 numbers; expected for each image one line of 16"),
         ("poses.txt", "0 " * 16 + "\n", "has 1 lines but rgb/ has 3 images"),
@@ -207,7 +207,7 @@ def test_more_mistakes_of_the_folder(walk, tmp_path):
         RGBDFolder(walk)
     for image in (walk / "rgb").iterdir():
         image.unlink()
-    with pytest.raises(SpatialBoostError, match=r"holds no image; expected files that end in \.jpg"):
+    with pytest.raises(SpatialBoostError, match=r"has no image; expected files that end in \.jpg"):
         RGBDFolder(walk)
 
 

@@ -12,7 +12,7 @@ SEEDS = range(12)
 
 
 def inside(thing, points, grow: float = 1.0):
-    """Points ``(..., 3)`` inside a thing grown by a factor, in float64."""
+    """Whether points ``(..., 3)`` are inside a thing that is enlarged by a factor, in float64."""
     local = points - np.array(thing.centre)
     cos, sin = np.cos(thing.yaw), np.sin(thing.yaw)
     x, y, z = cos * local[..., 0] - sin * local[..., 2], local[..., 1], sin * local[..., 0] + cos * local[..., 2]
@@ -25,7 +25,7 @@ def inside(thing, points, grow: float = 1.0):
 
 
 def cast(seed: int, device: str = "cpu", num: int = 400):
-    """A room, its batch, random rays from its camera and what they hit."""
+    """A room, its batch, random rays from its camera, and their hits."""
     room = sample_room(seed)
     order = _order(room)
     batch: Batch = _tables([room], [order], torch.device(device))
@@ -87,7 +87,7 @@ def test_an_empty_room_has_walls_and_no_shadows():
     _, batch, _, _, _, _ = cast(0)
     bare = Batch(batch.primitives_BMF[:, :SIDES], (0, 0, 0), batch.lights_BS6, batch.ambient_B, batch.lattice)
     origin, ray = torch.tensor([[0.0, -1.0, 0.0]]), torch.tensor([[[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]])
-    t, index = first_hits(bare, origin, ray)  # parallel to four sides each
+    t, index = first_hits(bare, origin, ray)  # each ray is parallel to four sides
     half = batch.primitives_BMF[0, 0, 3:6]
     assert index.tolist() == [[5, 1]]
     torch.testing.assert_close(t[0], torch.stack([half[2], half[0]]))

@@ -54,7 +54,7 @@ def test_a_seed_is_a_room_whatever_the_batch(size, device):
 
 
 def test_what_rooms_look_like_has_not_changed():
-    """The encoder that comes with the package was pretrained on these pictures: they stay as they are."""
+    """The encoder in this package was pretrained on these images, so they must not change."""
     pictures = np.stack([view.image_HW3 for view in render_rooms(range(4), size=32)]).astype(float)
     np.testing.assert_allclose(pictures.mean((1, 2)), APPEARANCE, atol=0.02)
 
@@ -64,7 +64,7 @@ def test_a_gpu_sees_the_same_rooms(views):
     for here, there in zip(views, render_rooms(SEEDS, size=64, device="cuda"), strict=True):
         assert here.facts == there.facts
         apart = np.abs(here.depth_HW - there.depth_HW) > 1e-3
-        assert apart.mean() < 0.002  # silhouettes
+        assert apart.mean() < 0.002  # pixels at silhouettes
         difference = np.abs(here.image_HW3.astype(int) - there.image_HW3)
         assert np.percentile(difference, 99) <= 1
 
@@ -82,7 +82,7 @@ def test_every_pixel_lies_on_the_surface_that_it_shows(views):
 
 
 def _off(thing, world):
-    """Metres from points to the surface of a thing, where they are close to it."""
+    """Distance in metres from points to the surface of a thing; only valid for points close to it."""
     local = world - np.array(thing.centre)
     cos, sin = np.cos(thing.yaw), np.sin(thing.yaw)
     own = np.stack(
@@ -105,7 +105,7 @@ def test_flat_surfaces_are_planes(views):
         for thing, fact in zip(view.objects, view.facts["objects"], strict=True):
             round_ |= thing.mask_HW & (fact["shape"] in ("sphere", "cylinder"))
         flat = ~(round_[:, 2:] | round_[:, 1:-1] | round_[:, :-2])
-        assert (bend[flat] < 1e-6).mean() > 0.75  # the others are edges
+        assert (bend[flat] < 1e-6).mean() > 0.75  # the other pixels are on edges
 
 
 def test_masks_are_disjoint_and_described_uniquely(views):

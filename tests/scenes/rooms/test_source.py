@@ -58,7 +58,7 @@ def test_cameras_stand_free_in_their_room():
     for seed in range(60):
         room = sample_room(seed)
         poses = sample_poses(room, 3)
-        assert len(render_views(room, poses, size=8)) == 3  # refuses a camera outside of the room
+        assert len(render_views(room, poses, size=8)) == 3  # raises if a camera is outside of the room
         for pose in poses[1:]:
             np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-9)
 

@@ -19,10 +19,10 @@ def test_bad_rows_are_left_out_and_named():
     rows[6]["meta"] = "[]"
     taken = {int(dataset[i]["row"]) for i in range(7)}
     assert taken == {0, 4} and set(dataset.skipped) == {1, 2, 3, 5, 6}
-    assert "no picture that PIL knows" in dataset.skipped[1] and "no assistant message" in dataset.skipped[2]
+    assert "not an image format" in dataset.skipped[1] and "no assistant message" in dataset.skipped[2]
     assert "1 <image> marks, but there are 0 images" in dataset.skipped[3]
     bad = RowDataset(rows, dataset.images, dataset.make_example, numbers=[1])
-    with pytest.raises(SpatialBoostError, match="none can be used; the first: row 1: its bytes are no picture"):
+    with pytest.raises(SpatialBoostError, match="none can be used; the first: row 1: its bytes are not an image"):
         bad[0]
 
 

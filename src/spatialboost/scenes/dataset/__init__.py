@@ -1,5 +1,5 @@
-"""Conversations on disk, as parquet files.
+"""Data sets of conversations, stored as parquet files.
 
-Open `schema` first: columns, version and settings. `writer` builds a data set out of a source, `row` makes one row of
-it; `reader` opens rows for training; `viewer` writes a page that shows them.
+Open `schema` first: columns, version and settings. `writer` builds a data set from a source, and `row` makes one row.
+`reader` opens rows for training. `viewer` writes an HTML page that shows them.
 """

@@ -1,4 +1,4 @@
-"""Pictures on the page of a data set: coloured depth maps, outlines of objects, and images as text of a page."""
+"""Images for the HTML page of a data set: coloured depth maps, outlines of objects, and data URIs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ COLOURS = (
 
 
 def decode_pixels(image: dict[str, Any]) -> np.ndarray:
-    """The pixels of an image in a row, as they are stored."""
+    """Decode an image in a row to its stored pixels."""
     return np.asarray(Image.open(io.BytesIO(image["bytes"])))
 
 
 def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
-    """A palette PNG of the depth and the range that its colours span; grey where there is no reading.
+    """Draw a depth map as a palette PNG; pixels without a reading are grey.
 
     Args:
-        millimetres_HW: 0 where there is no reading.
+        millimetres_HW: depth in millimetres; 0 = no reading.
 
     Returns:
-        ``uri`` of the picture, ``near`` and ``far`` in metres, colours of the ``bar`` between them, and which share of
-        the pixels is ``missing``, in percent.
+        ``uri`` of the image, ``near`` and ``far`` ends of the colour range in metres, colours of the ``bar`` between
+        them, and the percentage of pixels that are ``missing``.
     """
     from matplotlib import colormaps
 
@@ -59,11 +59,11 @@ def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
 
 
 def draw_outlines(labels_HW: np.ndarray, count: int) -> str:
-    """A transparent picture with the border of every object in its colour.
+    """Draw the outline of every object in its colour on a transparent image.
 
     Args:
-        labels_HW: 1 to count where an object is seen, 0 elsewhere.
-        count: how many objects there are.
+        labels_HW: number of the object at each pixel, from 1 to ``count``; 0 = no object.
+        count: number of objects.
     """
     border = np.zeros(labels_HW.shape, bool)
     border[:, 1:] |= labels_HW[:, 1:] != labels_HW[:, :-1]
@@ -83,6 +83,6 @@ def _png(image: Image.Image, **options: Any) -> bytes:
 
 
 def as_uri(content: bytes) -> str:
-    """A PNG or JPEG file as an address that holds the whole picture."""
+    """Encode a PNG or JPEG file as a data URI."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

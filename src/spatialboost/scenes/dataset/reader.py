@@ -1,4 +1,4 @@
-"""Read conversations from disk: rows when they are asked for, and their images."""
+"""Read the rows of a data set from disk, one by one, and decode their images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.schema import check_file, dataset_files
+from spatialboost.scenes.dataset.schema import dataset_files, validate_file
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Shape legend: N = rows, G = row groups (rows that lie together in a file), F = files.
+# Shape legend: N = rows, G = row groups (rows that a file stores together), F = files.
 
-_FILES_AT_ONCE = 8  # footers are small: reading them is mostly waiting for the disk
+_FILES_AT_ONCE = 8  # footers are small, so most of the time is spent waiting for the disk
 _LARGE_GROUP = 2**28  # bytes
 
 
 def open_rows(folders: Sequence[Path | str]) -> Rows:
-    """All rows of folders of parquet files; nothing but the end of each file is read before a row is asked for.
+    """Open the rows of all parquet files in some folders. Only the footers of the files are read at first.
 
     Example::
 
@@ -36,12 +36,12 @@ def open_rows(folders: Sequence[Path | str]) -> Rows:
         train = rows.select(range(900)).select_columns(["images", "messages"])
 
     Args:
-        folders: each with files that `build_dataset` or anybody else wrote, with the columns ``images`` and
-            ``messages`` at least. Data sets of all versions are read.
+        folders: folders with parquet files, written by `build_dataset` or by other software. The columns ``images`` and
+            ``messages`` are required. Data sets of all versions are supported.
 
     Raises:
-        SpatialBoostError: a folder without files, a damaged file, a column that is missing, or a data set that a later
-            version of this library wrote.
+        SpatialBoostError: a folder has no files, a file is damaged, a column is missing, or a later version of this
+            library wrote the data set.
     """
     files = [file for folder in folders for file in dataset_files(folder)]
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -56,12 +56,12 @@ def open_rows(folders: Sequence[Path | str]) -> Rows:
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """Rows of many parquet files as one sequence, read from disk one group of rows at a time.
+    """Rows of many parquet files as one sequence, read from disk one row group at a time. Made by `open_rows`.
 
-    It can be pickled and handed to worker processes, forked or spawned: no file stays open. Made by `open_rows`.
+    It can be pickled and passed to worker processes, forked or spawned, because no file stays open.
 
     Attributes:
-        column_names: the columns that every file has and that rows are given with.
+        column_names: columns of the rows; every file has them.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Rows(Sequence[dict[str, Any]]):
         self._files, self._sizes_G, self._groups_F = files, sizes_G, groups_F
         self._ends_G, self._last_F = np.cumsum(sizes_G), np.cumsum(groups_F)
         self.column_names, self._chosen_N = column_names, chosen_N
-        self._read: tuple[int, pyarrow.Table] | None = None  # the group that was read last
+        self._read: tuple[int, pyarrow.Table] | None = None  # the row group that was read last
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_read": None}
@@ -96,10 +96,10 @@ class Rows(Sequence[dict[str, Any]]):
     def __getitem__(self, index: str) -> Column: ...
 
     def __getitem__(self, index: Any) -> Any:
-        """One row as a dictionary; some rows for a slice; one column for a name.
+        """A row as a dictionary for an integer, `Rows` for a slice, a `Column` for a name.
 
         Raises:
-            SpatialBoostError: this row cannot be read; the others can.
+            SpatialBoostError: this row cannot be read. Rows of other row groups can still be read.
         """
         if isinstance(index, str):
             return Column(self.select_columns([index]), index)
@@ -113,10 +113,10 @@ class Rows(Sequence[dict[str, Any]]):
         return self._group(group).slice(place, 1).to_pylist()[0]
 
     def select(self, indices: Iterable[int]) -> Rows:
-        """Some of the rows, in the order given; nothing is read.
+        """Select rows by index, in this order. Nothing is read.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: an index is out of range.
         """
         chosen_N = np.fromiter(indices, np.int64) if not isinstance(indices, np.ndarray) else indices.astype(np.int64)
         wrong = chosen_N[(chosen_N < 0) | (chosen_N >= len(self))]
@@ -126,10 +126,10 @@ class Rows(Sequence[dict[str, Any]]):
         return Rows(self._files, self._sizes_G, self._groups_F, self.column_names, chosen_N)
 
     def select_columns(self, names: Sequence[str]) -> Rows:
-        """The same rows with some columns only; the others are not read from disk.
+        """The same rows with only these columns. The other columns are not read from disk.
 
         Raises:
-            SpatialBoostError: there is no such column.
+            SpatialBoostError: a column does not exist.
         """
         missing = [name for name in names if name not in self.column_names]
         if missing:
@@ -150,7 +150,7 @@ class Rows(Sequence[dict[str, Any]]):
         within = group - int(self._last_F[number] - self._groups_F[number])
         try:
             with pq.ParquetFile(self._files[number], memory_map=True) as file:
-                # Threads of a parent process do not exist in a forked worker
+                # A forked worker does not have the threads of its parent process
                 return file.read_row_group(within, columns=self.column_names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
@@ -160,7 +160,7 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 class Column(Sequence[Any]):
-    """One column of `Rows`, read when it is asked for."""
+    """One column of `Rows`. A value is read when it is indexed."""
 
     def __init__(self, rows: Rows, name: str) -> None:
         self._rows, self._name = rows, name
@@ -175,10 +175,10 @@ class Column(Sequence[Any]):
 
 
 def open_image(image: Any) -> Any:
-    """The pixels of an image in a row: bytes of a file decoded to RGB; a PIL image or an array as it is.
+    """Decode an image in a row to RGB. A PIL image or an array is returned unchanged.
 
-    The orientation that a camera writes into EXIF is not applied: depth maps, masks and intrinsics of RGB-D frames
-    belong to the pixels as they are stored.
+    The EXIF orientation is not applied, because depth maps, masks and intrinsics of RGB-D frames belong to the stored
+    pixels.
 
     Raises:
         SpatialBoostError: there are no bytes, or PIL cannot decode them.
@@ -187,10 +187,10 @@ def open_image(image: Any) -> Any:
 
 
 def open_depth(image: Mapping[str, Any]) -> np.ndarray:
-    """An entry of the column ``depths``: float32 ``(H, W)``, z in metres, 0 where there is no reading.
+    """Decode an entry of the column ``depths``: float32 ``(H, W)``, z in metres, 0 = no reading.
 
     Raises:
-        SpatialBoostError: there are no bytes, or they are no depth map.
+        SpatialBoostError: there are no bytes, or they are not a depth map.
     """
     depth = _decode(image)
     if not depth.mode.startswith("I"):
@@ -202,19 +202,19 @@ def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     if image.get("bytes") is None:
-        raise SpatialBoostError("it has no bytes in the dataset")
+        raise SpatialBoostError("it has no bytes in the data set")
     try:
         decoded = Image.open(io.BytesIO(image["bytes"]))
         decoded.load()
         return decoded
     except UnidentifiedImageError:
-        raise SpatialBoostError("its bytes are no picture that PIL knows") from None
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise SpatialBoostError("its bytes are not an image format that PIL can read") from None
+    except Exception as error:  # decoders raise many kinds of exceptions on damaged bytes
         raise SpatialBoostError(f"its bytes cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def _read_footer(path: Path) -> tuple[list[int], list[str]]:
-    """Rows of each group of a file, and the names of its columns."""
+    """The number of rows in each row group of a file, and the names of its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -222,13 +222,13 @@ def _read_footer(path: Path) -> tuple[list[int], list[str]]:
         footer = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise SpatialBoostError(f"{path} cannot be read as parquet ({error}); build it again or remove it") from error
-    names = check_file(path, footer)
+    names = validate_file(path, footer)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     largest = max((group.total_byte_size for group in groups), default=0)
     if largest > _LARGE_GROUP:
         log.warning(
-            "%s has row groups of up to %.1f GB, which are read whole for each row; write it again with fewer rows a "
-            "group (pyarrow.parquet.write_table(..., row_group_size=16))",
+            "%s has row groups of up to %.1f GB, and reading one row reads its whole group; write the file again with "
+            "fewer rows in each group (pyarrow.parquet.write_table(..., row_group_size=16))",
             path,
             largest / 1e9,
         )

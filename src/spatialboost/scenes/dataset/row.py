@@ -1,4 +1,4 @@
-"""One row of a data set: a conversation with the images, poses and depth maps that it is about."""
+"""One row of a data set: a conversation with its images, poses and depth maps."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MAX_LABELS = 255
 
 
 def make_row(scene: Scene, talk: Conversation, item: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that the settings ask for, those of `spatialboost.scenes.dataset.schema`.
+    """Make a row with the columns that `spatialboost.scenes.dataset.schema` defines for these settings.
 
     Args:
-        scene: what the conversation is about; the lists in the row have one entry for each view.
+        scene: the scene of the conversation. The lists in the row have one entry for each view.
         talk: the conversation.
-        item: number in the source.
-        settings: of the build: ``version``, ``with_depth`` and ``quality``.
+        item: index of the item in the source.
+        settings: settings of the build; ``version``, ``with_depth`` and ``quality`` are used.
     """
     views = scene.views
     columns = {
@@ -50,7 +50,7 @@ def make_row(scene: Scene, talk: Conversation, item: int, settings: Mapping[str,
 
 
 def encode_image(pixels: np.ndarray, quality: int = 100) -> dict[str, Any]:
-    """An image as ``datasets`` keeps it: a JPEG with full chroma, or with quality 100 a PNG, which loses nothing."""
+    """Encode an image in the format of ``datasets``: JPEG without chroma subsampling; at quality 100, lossless PNG."""
     stream = io.BytesIO()
     if quality < 100:
         Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
@@ -60,14 +60,14 @@ def encode_image(pixels: np.ndarray, quality: int = 100) -> dict[str, Any]:
 
 
 def millimetres(view: Cues) -> np.ndarray:
-    """The depth of a view, uint16 ``(H, W)``; 0 where there is no reading or where it does not fit into 16 bits."""
+    """The depth of a view in millimetres, uint16 ``(H, W)``; 0 = no reading, or the value does not fit into 16 bits."""
     depth_HW = np.where(view.valid_HW, np.rint(np.nan_to_num(view.depth_HW) * 1000), 0)
     depth_HW[depth_HW > _MAX_MILLIMETRES] = 0
     return depth_HW.astype(np.uint16)
 
 
 def _labels(view: Cues, facts: list[dict[str, Any]]) -> np.ndarray:
-    """uint8 ``(H, W)``: i + 1 where the object ``facts[i]`` is seen, 0 elsewhere."""
+    """uint8 ``(H, W)``: i + 1 at the visible pixels of the object ``facts[i]``, 0 at all other pixels."""
     masks = {clean_description(thing.description): thing.mask_HW for thing in view.objects}
     labels_HW = np.zeros(view.size, np.uint8)
     for label, fact in enumerate(facts[:_MAX_LABELS], start=1):

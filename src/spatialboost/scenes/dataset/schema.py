@@ -1,6 +1,6 @@
-"""What a data set is on disk: its columns, its version, the settings of its build, and which files belong to it.
+"""The format of a data set on disk: its columns, its version, the settings of its build, and its files.
 
-The writer, the reader and the page that shows a data set ask here, so that the three cannot disagree.
+The writer, the reader and the viewer all use this module, so that they agree.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from spatialboost.scenes.questions.plan import renew_settings
 if TYPE_CHECKING:
     import pyarrow
 
-# 1: images, messages, meta; optional depths, labels. 2: poses and intrinsics of each view as well.
+# Version 1: images, messages, meta; optional depths, labels. Version 2 adds poses and intrinsics of each view.
 VERSION = 2
 
-NEEDED = ("images", "messages", "meta")  # what every version has
+NEEDED = ("images", "messages", "meta")  # in every version
 POSES = ("poses", "intrinsics")  # since version 2
-DEPTHS = ("depths", "labels")  # of a build with depth
+DEPTHS = ("depths", "labels")  # in a build with depth
 
-# Rows that are read together. Reading one row out of order costs its whole group; each group costs bytes at a file's
-# end, which are read when the data set is opened. Measured in docs/data-format.md.
+# Number of rows that are read together. Reading one row reads its whole group. Each group adds bytes to the footer,
+# which is read when the data set is opened. Measured in docs/data-format.md.
 ROWS_PER_GROUP = 16
 
-# What settings were before there was an option for them, so that an older data set can be compared with a new build.
-# A new option of the writer gets a line here.
+# Values of settings before an option for them existed. They are used to compare an older data set with a new build.
+# Add a line here for each new option of the writer.
 _EARLIER_SETTINGS: dict[str, Any] = {}
 
 _SETTINGS_KEY = b"spatialboost"
@@ -47,11 +47,11 @@ def column_names(version: int, *, with_depth: bool) -> list[str]:
 
 
 def arrow_schema(settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pyarrow.Schema:
-    """Arrow types of a file, with the metadata by which ``datasets`` decodes images and by which we know our files.
+    """The Arrow schema of a file. Its metadata lets ``datasets`` decode images, and identifies files of this library.
 
     Args:
-        settings: of the build, ``version`` and ``with_depth`` among them.
-        skipped: items that are left out of this file, and why.
+        settings: settings of the build, including ``version`` and ``with_depth``.
+        skipped: items that are left out of this file, with the reasons.
     """
     from datasets import Features, Image, List, Value
 
@@ -74,25 +74,25 @@ def arrow_schema(settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pya
 def dataset_files(folder: Path | str) -> list[Path]:
     """The parquet files of a data set's folder, in order.
 
-    Characters such as ``[`` or ``*`` in the folder's name mean themselves: it is no pattern.
+    Characters such as ``[`` or ``*`` in the folder's name are literal: the name is not a pattern.
 
     Raises:
-        SpatialBoostError: there is none.
+        SpatialBoostError: there are no parquet files.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
     if not files:
         raise SpatialBoostError(
-            f"no parquet shards in {folder}; build a data set with: spatialboost data build --out {folder}"
+            f"no parquet files in {folder}; build a data set with: spatialboost data build --out {folder}"
         )
     return files
 
 
 def dataset_facts(path: Path) -> dict[str, Any]:
-    """What a file says of itself: the settings of its build, ``rows``, and ``skipped`` items with reasons.
+    """Read the facts in a file's metadata: settings of the build, number of ``rows``, ``skipped`` items with reasons.
 
     Raises:
-        SpatialBoostError: no file that a build wrote, or one of a later version than this.
+        SpatialBoostError: no build wrote the file, or a later version of this library wrote it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -104,23 +104,23 @@ def dataset_facts(path: Path) -> dict[str, Any]:
         raise SpatialBoostError(
             f"{path} is not a file that a build wrote ({type(error).__name__}); choose another folder or remove it"
         ) from None
-    check_version(path, facts)
+    validate_version(path, facts)
     return {**facts, "rows": footer.num_rows}
 
 
-def check_file(path: Path, footer: pyarrow.parquet.FileMetaData) -> list[str]:
-    """The columns of a file that can be read; files that others wrote need ``images`` and ``messages`` only.
+def validate_file(path: Path, footer: pyarrow.parquet.FileMetaData) -> list[str]:
+    """Return the columns of a file. ``images`` and ``messages`` are required, also in files of other software.
 
     Args:
-        path: for the message.
-        footer: of the file.
+        path: path of the file, for error messages.
+        footer: footer of the file.
 
     Raises:
-        SpatialBoostError: a later version, or a column that is missing.
+        SpatialBoostError: a later version of this library wrote the file, or a column is missing.
     """
     facts = (footer.metadata or {}).get(_SETTINGS_KEY)
     if facts is not None:
-        check_version(path, json.loads(facts))
+        validate_version(path, json.loads(facts))
     names = footer.schema.to_arrow_schema().names
     missing = {"images", "messages"} - set(names)
     if missing:
@@ -128,11 +128,11 @@ def check_file(path: Path, footer: pyarrow.parquet.FileMetaData) -> list[str]:
     return names
 
 
-def check_version(path: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse what a later version of this library wrote; every earlier version can be read.
+def validate_version(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raise if a later version of this library wrote the file. Files of earlier versions are supported.
 
     Raises:
-        SpatialBoostError: a later version.
+        SpatialBoostError: a later version wrote the file.
     """
     if facts["version"] > VERSION:
         raise SpatialBoostError(
@@ -142,14 +142,13 @@ def check_version(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def differing_settings(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """In words, what a file was built with and a build does not ask for; the version aside.
+    """List the settings of a file that differ from those of a build, as text. The version is ignored.
 
     Example:
         >>> differing_settings({"version": 1, "seed": 1}, {"version": 2, "seed": 2})
         ['seed 1 instead of 2']
 
-    A setting that the file does not know counts as what it was before there was an option for it; so does a field of
-    its plan.
+    If the file does not have a setting, or a field of the plan, its value before the option existed is used.
     """
     found = {**_EARLIER_SETTINGS, **found}
     if "plan" in found:
@@ -163,6 +162,6 @@ def differing_settings(found: Mapping[str, Any], asked: Mapping[str, Any]) -> li
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of the plan as keys of their own, so that an error names only what differs."""
+    """Settings with each field of the plan under its own key, so that an error lists only the different fields."""
     flat = {key: value for key, value in settings.items() if key != "plan"}
     return {**flat, **{f"plan.{key}": value for key, value in settings.get("plan", {}).items()}}

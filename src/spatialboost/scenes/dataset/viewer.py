@@ -1,4 +1,4 @@
-"""One HTML page that shows a dataset as it is: images, depth, objects, conversations and what the checker says."""
+"""Write an HTML page that shows a data set: images, depth, objects, conversations and the errors in them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from spatialboost.scenes.questions.meta import facts_of_views
 
 @dataclass(frozen=True)
 class Page:
-    """What :func:`write_page` wrote.
+    """The result of :func:`write_page`.
 
     Attributes:
         path: the HTML file.
-        shown: conversations on the page.
-        rows: conversations in the dataset.
-        wrong: how many of those shown the checker objects to.
+        shown: number of conversations on the page.
+        rows: number of conversations in the data set.
+        wrong: number of conversations on the page in which the checker found problems.
     """
 
     path: Path
@@ -37,22 +37,22 @@ class Page:
 
 
 def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int = 24) -> Page:
-    """Show a dataset's first conversations on one self-contained page.
+    """Show the first conversations of a data set on one self-contained page.
 
     Example:
         >>> from spatialboost.scenes.dataset.viewer import write_page
         >>> write_page("data/rooms", "rooms.html", limit=8)  # doctest: +SKIP
 
-    Depth maps and outlines need a dataset built ``with_depth=True``; without them the points are drawn on the image.
-    All text is escaped.
+    Depth maps and outlines need a data set that was built with ``with_depth=True``. Without them, the points are drawn
+    on the image. All text is escaped.
 
     Args:
-        dataset_folder: where ``build_dataset`` wrote.
-        html_path: the page; its folder is created.
-        limit: the most conversations to show.
+        dataset_folder: output folder of ``build_dataset``.
+        html_path: HTML file to write; its folder is created.
+        limit: maximum number of conversations to show.
 
     Raises:
-        SpatialBoostError: no dataset there, a column is missing, or a limit below one.
+        SpatialBoostError: the folder has no data set, a column is missing, or the limit is below one.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -60,14 +60,14 @@ def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int 
         raise SpatialBoostError(f"limit is {limit}; expected at least one conversation")
     folder, html_path = Path(dataset_folder), Path(html_path)
     files = dataset_files(folder)
-    parts = [dataset_facts(path) for path in files]
-    rows, skipped = sum(part["rows"] for part in parts), sum(len(part["skipped"]) for part in parts)
+    facts = [dataset_facts(path) for path in files]
+    rows, skipped = sum(fact["rows"] for fact in facts), sum(len(fact["skipped"]) for fact in facts)
     cards = [_card(row) for row in _first_rows(files, limit)]
     loader = PackageLoader("spatialboost.scenes.dataset")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("page.html.j2").render(
         title=folder.resolve().name,
-        facts=parts[0],
+        facts=facts[0],
         rows=rows,
         skipped=skipped,
         cards=cards,
@@ -95,7 +95,7 @@ def _first_rows(files: list[Path], limit: int) -> Iterator[dict[str, Any]]:
 
 
 def _card(row: dict[str, Any]) -> dict[str, Any]:
-    """What the template needs to know about one conversation."""
+    """The values of one conversation for the template."""
     meta = json.loads(row["meta"])
     turns = [
         {
@@ -117,11 +117,11 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _view(row: dict[str, Any], meta: dict[str, Any], facts: dict[str, Any], number: int) -> dict[str, Any]:
-    """One view of a conversation: its pictures, and what is drawn on them."""
+    """The values of one view of a conversation for the template: its images, points and objects."""
     height, width = facts["size"]
     labels = decode_pixels(row["labels"][number]) if row.get("labels") else None
     return {
-        "name": f"view {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),
+        "name": f"item {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),
         "number": number + 1,
         "size": (width, height),
         "image": as_uri(row["images"][number]["bytes"]),
@@ -134,7 +134,7 @@ def _view(row: dict[str, Any], meta: dict[str, Any], facts: dict[str, Any], numb
 
 
 def _objects(facts: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[dict[str, Any]]:
-    """Name, colour and the place of each object's number: above it where its outline is known, else in its middle."""
+    """Name and colour of each object, and the position of its number: above its mask if known, else at its centre."""
     height, width = facts["size"]
     for number, fact in enumerate(facts["objects"], start=1):
         x, y = fact["centre_xy"][0] * width, fact["centre_xy"][1] * height
@@ -153,7 +153,7 @@ def _objects(facts: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[di
 
 
 def _points(meta: dict[str, Any], view: int, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """Every point of a view that is asked about, its name placed where it covers no other point or name."""
+    """The points of a view that questions ask about. Each name is placed so that it covers no other point or name."""
     height, width = size
     asked = []
     for number, turn in enumerate(meta["turns"], start=1):

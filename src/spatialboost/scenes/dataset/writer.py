@@ -1,4 +1,4 @@
-"""Write conversations about a source of views as parquet shards that ``datasets.load_dataset`` opens."""
+"""Write conversations about the items of a source as parquet files that ``datasets.load_dataset`` can open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM
 from spatialboost.scenes.dataset.row import make_row
 from spatialboost.scenes.dataset.schema import ROWS_PER_GROUP, VERSION, arrow_schema, dataset_facts, differing_settings
-from spatialboost.scenes.questions.conversation import Order, build_conversation, check_choices
+from spatialboost.scenes.questions.conversation import Order, build_conversation, validate_choices
 from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.sources import Source
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BuildReport:
-    """What a build wrote and what it left out; kept beside the shards as ``report*.json``.
+    """Report of a build: what was written and what was skipped. Saved beside the data files as ``report*.json``.
 
     Attributes:
-        written: rows in this shard's files, those of an earlier, interrupted run included.
-        skipped: how many items were left out, by reason (numbers in the reason are replaced by ``#``).
-        names: the item (its name in the source, or its number) -> the full reason.
-        files: names of this shard's parquet files.
-        resumed: how many of the files were there already.
+        written: number of rows in the files of this shard, including those of an earlier, interrupted run.
+        skipped: reason -> number of skipped items (numbers in the reason are replaced by ``#``).
+        names: skipped item (its name or index in the source) -> full reason.
+        files: names of the parquet files of this shard.
+        resumed: number of the files that existed before the run.
     """
 
     written: int = 0
@@ -60,7 +60,7 @@ def build_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> BuildReport:
-    """Ask about every item of a source, a view or a scene of several views, and write the conversations.
+    """Make a conversation about every item of a source, and write the conversations to parquet files.
 
     Example:
         >>> from spatialboost.scenes.dataset.writer import build_dataset
@@ -68,52 +68,51 @@ def build_dataset(
         >>> report = build_dataset(Rooms(8, size=64), "rooms", seed=0)  # doctest: +SKIP
         >>> rows = datasets.load_dataset("parquet", data_files="rooms/*.parquet")["train"]  # doctest: +SKIP
 
-    Items from ``k * rows_per_shard`` on go to file ``part-{k}.parquet``, whichever process writes it, so that the same
-    arguments give the same bytes however often a build was killed and however many processes share it. A file appears
-    only when it is complete (written beside, then renamed), and files that are there are kept. The columns are
-    described in ``docs/data-format.md``.
+    File ``part-{k}.parquet`` has the ``rows_per_shard`` items from ``k * rows_per_shard`` on, in every process. So the
+    same arguments give the same bytes, also if a build was killed and continued, or if several processes share it. A
+    file appears only when it is complete: it is written under a temporary name and then renamed. Existing files are
+    kept. The columns are described in ``docs/data-format.md``.
 
     Args:
-        source: has ``len`` and ``[i]``, which gives ``Cues`` or a ``Scene``.
-        out: folder; created if missing. Characters such as ``[`` and ``*`` in its name mean themselves.
-        seed: every item's own seed comes from this one and the item's number.
-        order: of the turns, see ``build_conversation``.
-        plan: which turns; None = the paper's twelve.
-        shard: "i/n": write files i, i + n, i + 2n, ... only. All n together are complete and disjoint.
-        rows_per_shard: items a file.
+        source: object with ``len`` and ``[i]``; ``source[i]`` is a ``Cues`` or a ``Scene``.
+        out: output folder; created if missing. Characters such as ``[`` and ``*`` in its name are literal.
+        seed: the seed of each item is computed from this seed and the index of the item.
+        order: order of the turns, see ``build_conversation``.
+        plan: number of turns of each kind; None = the paper's twelve turns.
+        shard: "i/n": write only the files i, i + n, i + 2n, ... Together, the n shards have every file exactly once.
+        rows_per_shard: number of items in each file.
         with_depth: add the columns ``depths`` (16-bit PNG in millimetres, 0 = no reading) and ``labels`` (8-bit PNG,
-            i + 1 = ``meta["objects"][i]``, 0 = none).
-        quality: of the JPEG images, chroma not subsampled; 100 writes PNG, which loses nothing.
-        overwrite: replace this shard's files instead of keeping them.
+            i + 1 = ``meta["objects"][i]``, 0 = no object).
+        quality: quality of the JPEG images (without chroma subsampling); 100 writes lossless PNG.
+        overwrite: replace the files of this shard instead of keeping them.
         progress: show a progress bar.
 
     Returns:
-        What was written and skipped. A bad item (unreadable, or a view that cannot support the turns) is skipped,
-        counted and named; nothing else is lost.
+        A report of what was written and skipped. A bad item (unreadable, or without support for enough turns) is
+        skipped, and the report has its name and the reason.
 
     Raises:
-        SpatialBoostError: a wrong ``shard``, ``order``, ``seed`` or number, or a folder that holds a dataset built with
-            other arguments. A build that an earlier version of this library began goes on, with the columns that it
-            began with.
+        SpatialBoostError: an argument is not valid, or the folder has a data set that was built with other arguments. A
+            build of an earlier version of this library is continued with the columns of that version.
     """
     number, count = parse_shard(shard)
     if rows_per_shard < 1 or not 1 <= quality <= 100:
         raise SpatialBoostError(f"rows_per_shard is {rows_per_shard} and quality {quality}; expected >= 1 and 1 to 100")
-    check_choices(order, seed)
+    validate_choices(order, seed)
     out, plan = Path(out), plan or TurnPlan()
     settings = build_settings(source, seed, order, plan, rows_per_shard, with_depth, quality)
     if overwrite:
         for path in out.glob("part-*.parquet"):
-            part = path.stem.removeprefix("part-")
-            if part.isdecimal() and int(part) % count == number:
+            file_number = path.stem.removeprefix("part-")
+            if file_number.isdecimal() and int(file_number) % count == number:
                 path.unlink()
     else:
-        settings["version"] = _check_folder(out, settings)
+        settings["version"] = _find_version(out, settings)
     out.mkdir(parents=True, exist_ok=True)
-    parts = range(number, -(-len(source) // rows_per_shard), count)
-    report = BuildReport(files=[f"part-{part:05d}.parquet" for part in parts])
-    ranges = [range(part * rows_per_shard, min((part + 1) * rows_per_shard, len(source))) for part in parts]
-    with tqdm(total=sum(map(len, ranges)), desc="views", unit="view", disable=not progress) as bar:
+    numbers = range(number, -(-len(source) // rows_per_shard), count)
+    report = BuildReport(files=[f"part-{k:05d}.parquet" for k in numbers])
+    ranges = [range(k * rows_per_shard, min((k + 1) * rows_per_shard, len(source))) for k in numbers]
+    with tqdm(total=sum(map(len, ranges)), desc="items", unit="item", disable=not progress) as bar:
         for name, items in zip(report.files, ranges, strict=True):
             if (out / name).exists():
                 facts = dataset_facts(out / name)
@@ -121,13 +120,13 @@ def build_dataset(
                 report.resumed += 1
                 bar.update(len(items))
             else:
-                written, skipped = _write_part(out / name, source, items, settings, order, plan, bar)
+                written, skipped = _write_file(out / name, source, items, settings, order, plan, bar)
             report.written += written
             for item, reason in skipped.items():
                 report.names[item] = reason
                 report.skipped[_group(reason)] += 1
     for reason, times in report.skipped.most_common():
-        log.warning("skipped %d of %d views: %s", times, sum(map(len, ranges)), reason)
+        log.warning("skipped %d of %d items: %s", times, sum(map(len, ranges)), reason)
     _replace(out / ("report.json" if count == 1 else f"report-{number}-of-{count}.json"), _to_json(vars(report)))
     return report
 
@@ -135,9 +134,9 @@ def build_dataset(
 def build_settings(
     source: Source, seed: int, order: Order, plan: TurnPlan, rows_per_shard: int, with_depth: bool, quality: int
 ) -> dict[str, Any]:
-    """What a build is told, as each file keeps it; a folder goes on only with the same.
+    """The settings of a build, as stored in each file. A build can only continue a folder with the same settings.
 
-    A new option needs a line in `spatialboost.scenes.dataset.schema` that says what it was before there was one.
+    A new option needs a line in `spatialboost.scenes.dataset.schema` with its value before the option existed.
     """
     return {
         "version": VERSION,
@@ -160,7 +159,7 @@ def parse_shard(shard: str) -> tuple[int, int]:
         (2, 8)
 
     Raises:
-        SpatialBoostError: anything else.
+        SpatialBoostError: the text has another form.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or int(match[1]) >= int(match[2]):
@@ -168,10 +167,10 @@ def parse_shard(shard: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _write_part(
+def _write_file(
     path: Path, source: Source, items: range, settings: dict[str, Any], order: Order, plan: TurnPlan, bar: tqdm
 ) -> tuple[int, dict[str, str]]:
-    """Write one file; returns its number of rows and what was skipped."""
+    """Write one file; return its number of rows and the skipped items with the reasons."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -188,8 +187,8 @@ def _write_part(
         bar.update()
     table = pa.Table.from_pylist(rows, schema=arrow_schema(settings, skipped))
     stream = io.BytesIO()
-    # Images are compressed already and hardly ever alike: neither a dictionary nor statistics of them are of use, and
-    # both make the end of the file longer, which is read when the data set is opened.
+    # Images are already compressed and almost never equal, so a dictionary and statistics do not help. Both would also
+    # make the footer longer, which is read when the data set is opened.
     pq.write_table(
         table,
         stream,
@@ -202,11 +201,11 @@ def _write_part(
     return len(rows), skipped
 
 
-def _check_folder(out: Path, settings: dict[str, Any]) -> int:
-    """The version in which a build into a folder writes: that of the files that are there, or else the newest.
+def _find_version(out: Path, settings: dict[str, Any]) -> int:
+    """The version of the files that a build must write: that of the existing files, or the newest version.
 
     Raises:
-        SpatialBoostError: what is there was built with other settings.
+        SpatialBoostError: an existing file was built with other settings.
     """
     version = VERSION
     for path in sorted(out.glob("*.parquet")):
@@ -214,8 +213,8 @@ def _check_folder(out: Path, settings: dict[str, Any]) -> int:
         wrong = differing_settings(found, settings)
         if wrong:
             raise SpatialBoostError(
-                f"{path} was built with {', '.join(wrong)}; choose another folder, or overwrite to replace what is "
-                "there"
+                f"{path} was built with {', '.join(wrong)}; choose another folder, or use overwrite to replace "
+                "the existing files"
             )
         version = min(version, found["version"])
     return version
@@ -227,7 +226,7 @@ def _item_name(source: Source, item: int) -> str:
 
 
 def _group(reason: str) -> str:
-    """Reasons that differ only in a number or in the view's name count together."""
+    """Group reasons that differ only in a number or in the view's name."""
     return re.sub(r"\d+(\.\d+)?", "#", reason.split(": ", 1)[-1])
 
 
@@ -236,7 +235,7 @@ def _to_json(value: Any) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Replace a file in one step, so that an interrupted write leaves no incomplete file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -246,5 +245,5 @@ def _replace(path: Path, content: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # from a process that was killed
         leftover.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Cues that a source does not bring along, estimated from what it has.
+"""Extractors: they estimate cues that a source does not have from the cues that it has.
 
-Open `protocol` first: what an extractor is given and what it gives. `registry` knows them by name, `pipeline` lets them
-work on a source. The first one is in `segments`: objects from colour and depth, with `merging` (superpixels and how
-they merge), `surfaces` (normals, creases, the floor and the walls) and `wording` (what to call a thing).
+Open `protocol` first: the input and output of an extractor. `registry` has the extractors by name, and `pipeline`
+applies them to a source. The extractor in `segments` finds objects from colour and depth. It uses `merging`
+(superpixels and how they merge), `surfaces` (normals, creases, floor and walls) and `wording` (names of objects).
 """

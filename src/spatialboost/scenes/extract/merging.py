@@ -1,4 +1,4 @@
-"""Superpixels, and the tree in which they merge into ever larger regions."""
+"""Superpixels, and the tree of merges that makes larger regions of them."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from skimage.segmentation import watershed
 # Shape legend: H, W = image height and width in pixels; S = superpixels; M = nodes of the tree, superpixels first;
 # E = pairs of neighbouring pixels across a boundary.
 
-_OWN = 0.35  # weight of a boundary between regions of the same colour
-_COLOUR = 0.35  # weight of the difference of colour itself
+_BOUNDARY_WEIGHT = 0.35  # of a boundary between regions of the same colour
+_COLOUR_WEIGHT = 0.35  # of the colour difference
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Regions from superpixels up to the whole picture; the cost of a node is never below that of its parts.
+    """Regions from superpixels up to the whole image. The cost of a node is never below the cost of its children.
 
     Attributes:
-        parts: the two children of each node; None for superpixels.
-        birth_M: cost of merging a node's parts into it, 0 for superpixels.
-        death_M: cost of merging the node with another, inf for the root.
+        children: the two children of each node; None for superpixels.
+        birth_M: cost of the merge that made the node; 0 for superpixels.
+        death_M: cost of the merge of the node with another node; inf for the root.
     """
 
-    parts: list[tuple[int, int] | None]
+    children: list[tuple[int, int] | None]
     birth_M: np.ndarray
     death_M: np.ndarray
 
     def leaves(self, node: int) -> list[int]:
-        """Superpixels of a node."""
+        """The superpixels of a node."""
         found, todo = [], [node]
         while todo:
-            parts = self.parts[todo[-1]]
-            if parts is None:
+            children = self.children[todo[-1]]
+            if children is None:
                 found.append(todo.pop())
             else:
-                todo[-1:] = parts
+                todo[-1:] = children
         return found
 
 
 def make_superpixels(edges_HW: np.ndarray, *, cell: int) -> np.ndarray:
-    """Watershed from the flattest pixel of each cell: labels from 0 on, int ``(H, W)``.
+    """Watershed from the pixel with the weakest edge in each cell. Returns labels from 0 on, int ``(H, W)``.
 
     Args:
-        edges_HW: strength of edges.
-        cell: edge of the square cells, pixels.
+        edges_HW: edge strength of each pixel.
+        cell: side of the square cells, in pixels.
     """
     height, width = edges_HW.shape
     rows, columns = -(-height // cell), -(-width // cell)
@@ -64,16 +64,16 @@ def make_superpixels(edges_HW: np.ndarray, *, cell: int) -> np.ndarray:
 def merge_superpixels(
     labels_HW: np.ndarray, edges_HW: np.ndarray, colours_HW3: np.ndarray, apart_S: np.ndarray, penalty: float
 ) -> Tree:
-    """Merge the two most alike neighbours until one region is left.
+    """Merge the two most similar neighbours, again and again, until one region is left.
 
-    Two regions are alike if the edges along their common boundary are weak on average, and their mean colours close.
+    Two regions are similar if the mean edge strength along their boundary is low and their mean colours are close.
 
     Args:
-        labels_HW: superpixels, from 0 on.
-        edges_HW: strength of edges.
-        colours_HW3: in units in which 1 is a clear difference.
-        apart_S: two groups of superpixels.
-        penalty: added to edges between the two groups.
+        labels_HW: superpixel of each pixel, from 0 on.
+        edges_HW: edge strength of each pixel.
+        colours_HW3: colours, scaled so that a distance of 1 is a clear difference.
+        apart_S: bool, divides the superpixels into two groups.
+        penalty: added to the edge strength between the two groups.
     """
     num = int(labels_HW.max()) + 1
     sums = [np.bincount(labels_HW.ravel(), c.ravel(), num).tolist() for c in np.moveaxis(colours_HW3, -1, 0)]
@@ -87,12 +87,12 @@ def merge_superpixels(
         area_i, *sum_i = regions[i]
         area_j, *sum_j = regions[j]
         contrast = sum((a / area_i - b / area_j) ** 2 for a, b in zip(sum_i, sum_j, strict=True)) ** 0.5
-        cost = strength / length * (_OWN + min(contrast, 1.0)) + _COLOUR * contrast
+        cost = strength / length * (_BOUNDARY_WEIGHT + min(contrast, 1.0)) + _COLOUR_WEIGHT * contrast
         heapq.heappush(queue, (cost, i, j))
 
     for i, j, length, strength in _boundaries(labels_HW, edges_HW, apart_S, penalty):
         push(i, j, length, strength)
-    parts: list[tuple[int, int] | None] = [None] * num
+    children: list[tuple[int, int] | None] = [None] * num
     birth, death = [0.0] * num, [np.inf] * num
     gone: set[int] = set()
     height = 0.0
@@ -102,28 +102,28 @@ def merge_superpixels(
             continue
         height = max(height, cost)
         gone |= {i, j}
-        new = len(parts)
-        parts.append((i, j))
+        new = len(children)
+        children.append((i, j))
         birth.append(height)
         death[i] = death[j] = height
         death.append(np.inf)
         regions.append(tuple(a + b for a, b in zip(regions[i], regions[j], strict=True)))
         around: dict[int, tuple[float, float]] = {}
-        for part in (i, j):
-            for other, (length, strength) in neighbours[part].items():
+        for child in (i, j):
+            for other, (length, strength) in neighbours[child].items():
                 if other not in gone:
                     before = around.get(other, (0.0, 0.0))
                     around[other] = before[0] + length, before[1] + strength
         neighbours.append({})
         for other, (length, strength) in around.items():
             push(other, new, length, strength)
-    return Tree(parts, np.array(birth), np.array(death))
+    return Tree(children, np.array(birth), np.array(death))
 
 
 def _boundaries(
     labels_HW: np.ndarray, edges_HW: np.ndarray, apart_S: np.ndarray, penalty: float
 ) -> list[tuple[int, int, float, float]]:
-    """Neighbouring superpixels: (lower, higher label, length of their boundary, sum of its edges)."""
+    """Pairs of neighbouring superpixels: (lower label, higher label, boundary length, summed edge strength)."""
     num = len(apart_S)
     keys_E, costs_E = [], []
     for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):

@@ -1,4 +1,4 @@
-"""Extractors at work: a source whose items have passed through extractors, a batch at a time."""
+"""Apply extractors to the items of a source, one batch at a time."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from spatialboost.scenes.cues import BAD_ITEM, Cues
 from spatialboost.scenes.extract.protocol import KINDS, Addition, Extractor, PartialCues
 from spatialboost.scenes.scene import Scene
 
-Views = list[PartialCues]  # of one item
+Views = list[PartialCues]  # the views of one item
 
 
 class PartialSource(Protocol):
     """A `Source` whose items may lack cues."""
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """Number of items."""
 
     def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues:
-        """The item of this number."""
+        """The item with this index."""
 
 
 class Extracted:
-    """A source whose items pass through extractors when they are asked for.
+    """A source that applies extractors to the items of another source when an item is loaded.
 
     Example:
         >>> from spatialboost.scenes.extract.registry import open_extractor
@@ -34,19 +34,19 @@ class Extracted:
         >>> len(views), "object" in views[2].objects[0].description
         (4, True)
 
-    Items ``k * batch_size`` to ``(k + 1) * batch_size - 1`` go through the extractors together, whichever of them is
-    asked for first, so that the result does not depend on the order or on the process. A bad item raises when it is
-    asked for, and costs no other.
+    Items ``k * batch_size`` to ``(k + 1) * batch_size - 1`` are always processed together. So the result does not
+    depend on the order in which items are loaded, or on the process. A bad item raises when it is loaded; the other
+    items of its batch are not affected.
 
     Args:
-        source: of views, scenes, or views of which not everything is known.
-        extractors: applied in turn.
-        batch_size: items that are processed together.
+        source: source of views or scenes, or of views with missing cues (`PartialCues`).
+        extractors: applied in this order.
+        batch_size: number of items that are processed together.
 
     Raises:
-        SpatialBoostError: no extractor, or a batch size below one.
-        CuesError: from ``[i]``, an item that cannot be used.
-        TypeError: from ``[i]``, an extractor that does not keep to `Extractor`.
+        SpatialBoostError: there is no extractor, or the batch size is below one.
+        CuesError: from ``[i]``, the item cannot be used.
+        TypeError: from ``[i]``, an extractor returned something that `Extractor` does not allow.
     """
 
     def __init__(self, source: PartialSource, extractors: Sequence[Extractor], *, batch_size: int = 8) -> None:
@@ -92,35 +92,35 @@ class Extracted:
 
 
 def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:
-    """Let one extractor add to a batch of items; an item in which a view cannot be used becomes the reason."""
+    """Apply one extractor to a batch of items. An item with a view that cannot be used is replaced by the exception."""
     together = KINDS[extractor.kind].together
     good = {number: views for number, views in enumerate(items) if not isinstance(views, Exception)}
     scenes = [[(number, place) for place in range(len(views))] for number, views in good.items()]
     batches = scenes if together else [list(chain.from_iterable(scenes))]
     for batch in filter(None, batches):
-        additions = _ask(extractor, [good[number][place] for number, place in batch], split=not together)
+        additions = _call(extractor, [good[number][place] for number, place in batch], split=not together)
         for (number, place), addition in zip(batch, additions, strict=True):
             if isinstance(addition, Exception):
                 items[number] = addition
             else:
-                _check(extractor, addition)
+                _validate(extractor, addition)
                 good[number][place] = good[number][place].adding(addition)
 
 
-def _ask(extractor: Extractor, views: Views, *, split: bool) -> Sequence[Addition | Exception]:
-    """What an extractor adds to some views; where it raises, each view is tried alone."""
+def _call(extractor: Extractor, views: Views, *, split: bool) -> Sequence[Addition | Exception]:
+    """What an extractor adds to some views. If it raises and ``split`` is set, each view is tried alone."""
     try:
         additions = extractor(views)
     except BAD_ITEM as error:
         if split and len(views) > 1:
-            return [_ask(extractor, [view], split=False)[0] for view in views]
+            return [_call(extractor, [view], split=False)[0] for view in views]
         return [error] * len(views)
     if len(additions) != len(views):
         raise TypeError(f"extractor {extractor.name!r} gave {len(additions)} results for {len(views)} views")
     return additions
 
 
-def _check(extractor: Extractor, addition: Mapping[str, Any]) -> None:
+def _validate(extractor: Extractor, addition: Mapping[str, Any]) -> None:
     sets = KINDS[extractor.kind].sets
     wrong = [name for name in addition if name not in sets]
     if wrong:

@@ -1,6 +1,6 @@
-"""What an extractor is: a batch of views in, and for each view what it adds.
+"""The interface of an extractor: it gets a batch of views and returns the fields that it adds to each view.
 
-A new extractor is one file with a class as below, and a line in `spatialboost.scenes.extract.registry`.
+To add an extractor, write a file with a class as below and add a line to `spatialboost.scenes.extract.registry`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spatialboost.scenes.cues import Cues, CuesError, SceneObject
 
 @dataclass(frozen=True)
 class PartialCues:
-    """What is known so far of a view: the fields of `Cues`, of which only the image is sure to be there.
+    """A view with possibly missing cues: the fields of `Cues`. Only the image and the source are always set.
 
     Example:
         >>> import numpy as np
@@ -41,14 +41,14 @@ class PartialCues:
 
     @classmethod
     def of(cls, view: Cues) -> PartialCues:
-        """A view of which everything is known."""
+        """Copy a view that has all its cues."""
         return cls(**{entry.name: getattr(view, entry.name) for entry in fields(cls)})
 
     def to_cues(self) -> Cues:
         """The view with all its cues.
 
         Raises:
-            CuesError: depth or intrinsics are not known, or the cues contradict each other.
+            CuesError: depth or intrinsics are missing, or the cues do not fit together.
         """
         for name in ("depth_HW", "intrinsics_33"):
             if getattr(self, name) is None:
@@ -56,18 +56,18 @@ class PartialCues:
         return Cues(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
 
     def adding(self, additions: Mapping[str, Any]) -> PartialCues:
-        """The view with some fields set; depth that is set again is valid where it has a reading."""
+        """Copy the view with new field values. New depth without ``valid_HW`` is valid where it has a reading."""
         stale = "depth_HW" in additions and "valid_HW" not in additions
         return replace(self, **({"valid_HW": None, **additions} if stale else additions))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the extractors of a kind do.
+    """The rules for the extractors of one kind.
 
     Attributes:
         sets: the fields of `PartialCues` that they may set.
-        together: whether all views of a scene must be given at once, and nothing else with them.
+        together: if True, each call gets all views of one scene and no other views.
     """
 
     sets: tuple[str, ...]
@@ -82,12 +82,13 @@ KINDS: dict[str, Kind] = {
     "filter": Kind(("facts",)),
 }
 
-# What an extractor adds to a view: fields of `PartialCues` by name; or the reason why the view cannot be used.
+# What an extractor returns for a view: new values of fields of `PartialCues` by name, or the reason why the view cannot
+# be used.
 Addition = Mapping[str, Any] | CuesError
 
 
 class Extractor(Protocol):
-    """Adds to views what their source does not bring along.
+    """Adds cues to views that do not have them.
 
     Example::
 
@@ -97,20 +98,21 @@ class Extractor(Protocol):
             def __call__(self, views):
                 return [{"objects": [SceneObject("thing in the middle", middle_of(view))]} for view in views]
 
-    It is made by a factory (a class or a function) with keyword options only. A factory of an extractor with a network
-    calls them ``model`` (an id or a folder), ``device`` and ``dtype``.
+    A factory (a class or a function) makes the extractor. All options of the factory are keywords. For an extractor
+    with a network the options are ``model`` (an id or a folder), ``device`` and ``dtype``.
 
     Attributes:
-        kind: a name in ``KINDS``: which fields it may set, and which views it is given.
-        name: what it is called in the settings of a data set; names the options that change its results as well.
+        kind: a name in ``KINDS``. It determines the fields that the extractor may set, and the views that it gets.
+        name: its name in the settings of a data set. Include the options that change the results.
     """
 
     kind: str
     name: str
 
     def __call__(self, views: Sequence[PartialCues], /) -> Sequence[Addition]:
-        """What it adds to each view, in their order.
+        """Return what is added to each view, in the order of the views.
 
-        The same views must give the same result. A view that cannot be used gives a ``CuesError`` with the reason; one
-        that is raised instead costs every view that made it raise when it was alone.
+        The same views must give the same result. For a view that cannot be used, return a ``CuesError`` with the
+        reason. If the call raises it instead, each view is tried alone, and the views that raise again cannot be used;
+        with a kind that is ``together``, no view of the scene can be used.
         """

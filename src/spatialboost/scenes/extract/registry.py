@@ -1,4 +1,4 @@
-"""The extractors that the command line and `open_extractor` know by name. A new one is one line here."""
+"""The extractors that the command line and `open_extractor` can open by name. To add one, add a line here."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def open_extractor(name: str, **options: Any) -> Extractor:
         'masks'
 
     Args:
-        name: in ``EXTRACTORS``.
-        options: of this extractor, such as ``model``, ``device`` and ``dtype`` where it has a network.
+        name: a name in ``EXTRACTORS``.
+        options: options of this extractor, such as ``model``, ``device`` and ``dtype`` if it has a network.
 
     Raises:
-        SpatialBoostError: an unknown name, an option that the extractor does not have, or an unknown kind.
+        SpatialBoostError: the name or the kind is unknown, or the extractor does not have the option.
     """
     factory = look_up(EXTRACTORS, "extractor", name)
     known = list(inspect.signature(factory).parameters)

@@ -1,4 +1,4 @@
-"""Objects of RGB-D frames that come without masks: regions that last long while superpixels are merged."""
+"""Find objects in RGB-D frames without masks: regions that stay unchanged over many merges of superpixels."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from spatialboost.scenes.sources import resize_cues
 
 # Shape legend: H, W = image height and width in pixels; S = superpixels; M = nodes of the merge tree.
 
-_WORKING_EDGE = 180  # pixels of the shorter edge: finer detail only costs time
-_COLOUR_STEP = 14.0  # a clear difference of colour, CIELAB
-_CREASE_STEP = 0.02  # a clear crease, share of the depth
-_PENALTY = 1.5  # on edges between a thing and the floor or a wall
+_WORKING_EDGE = 180  # pixels, shorter edge: more detail takes more time and does not help
+_COLOUR_STEP = 14.0  # a clear colour difference, in CIELAB
+_CREASE_STEP = 0.02  # a clear crease, as a fraction of the depth
+_PENALTY = 1.5  # added to edges between an object and the floor or a wall
 
-_SHARES = (0.01, 0.42)  # of the image
-_MIN_VALID = 0.55  # of the region's pixels have a reading
-_MAX_BOUND = 0.35  # of the region's pixels lie on floor, walls or ceiling
-_MAX_CUT = 1.7  # pixels on the image's border over the square root of the area
-_MIN_SOLIDITY = 0.65  # area over that of the convex hull
+_SHARES = (0.01, 0.42)  # smallest and largest fraction of the image that an object covers
+_MIN_VALID = 0.55  # fraction of the region's pixels with a reading
+_MAX_BOUND = 0.35  # fraction of the region's pixels on floor, walls or ceiling
+_MAX_CUT = 1.7  # number of pixels on the image border divided by the square root of the area
+_MIN_SOLIDITY = 0.65  # area divided by the area of the convex hull
 _MIN_SCORE = 0.15
-# A region that is merged with a fragment counts as the same region as before: a fragment has at most this share of the
-# region's area, and was not itself a region over this range of costs.
+# A region that merges with a fragment counts as the same region as before. A fragment has less than _FRAGMENT times the
+# region's area, and it existed unchanged only over a range of costs below _MIN_LIFE.
 _FRAGMENT = 0.15
-_OWN_LIFE = 1.0
-_MAX_COST = 6.0  # two regions that cost more to merge are certainly two things
-_TRIED = 40  # regions with the best scores, whose masks are looked at
+_MIN_LIFE = 1.0
+_MAX_COST = 6.0  # two regions with a higher merge cost are certainly two objects
+_MAX_TRIED = 40  # number of regions with the best scores whose masks are examined
 
 
 _MAX_OBJECTS = 8
 
 
 class Superpixels:
-    """The extractor of ``propose_objects``: masks and descriptions from colour and depth, without a network.
+    """The extractor that calls ``propose_objects``: masks and descriptions from colour and depth, without a network.
 
     Args:
-        max_objects: the most to propose in a view.
+        max_objects: maximum number of objects in a view.
     """
 
     kind = "masks"
 
     def __init__(self, *, max_objects: int = _MAX_OBJECTS) -> None:
-        _check_max_objects(max_objects)
+        _validate_max_objects(max_objects)
         self.max_objects = max_objects
-        # What data sets have had in their settings from the first version on
+        # The settings of data sets have contained this name since the first version
         self.name = "proposals" if max_objects == _MAX_OBJECTS else f"up to {max_objects} proposals"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
@@ -76,7 +76,7 @@ class _Candidate:
 
 
 def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
-    """Find things in a view from colour and depth alone, and call each by its size, colour and place.
+    """Find objects in a view from colour and depth alone, and describe each by its size, colour and place.
 
     Example:
         >>> from spatialboost.scenes.extract.segments import propose_objects
@@ -85,20 +85,20 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
         >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1
         True
 
-    Superpixels are merged two by two, the most alike first: alike in colour, and without a concave crease or a jump of
-    the depth between them. A region that is merged with nothing large over a long range of costs is taken for a thing,
-    unless it is part of the floor or a wall, too small, too large, cut by the image's border, ragged, or mostly without
-    depth. Masks do not overlap, descriptions are unique; the same view always gives the same objects, the clearest
-    first.
+    Superpixels are merged two by two, the most similar pair first. Two regions are similar if they have the same colour
+    and there is no concave crease and no depth jump between them. A region counts as an object if it merges with no
+    large region over a long range of costs. It is rejected if it is part of the floor or a wall, too small, too large,
+    cut by the image border, ragged, or mostly without depth. Masks do not overlap, and descriptions are unique. The
+    same view always gives the same objects, ordered by score.
 
     Args:
-        cues: the view; objects that it already has are replaced.
-        max_objects: the most to propose.
+        cues: the view. Its objects are replaced.
+        max_objects: maximum number of objects.
 
     Returns:
-        The same view with objects; there may be none.
+        The same view with the objects that were found; there may be none.
     """
-    _check_max_objects(max_objects)
+    _validate_max_objects(max_objects)
     small = resize_cues(cues, _WORKING_EDGE) if min(cues.size) > _WORKING_EDGE else cues
     chosen = _choose(_find_candidates(small), max_objects)
     names = describe_objects(small, [candidate.mask_HW for candidate in chosen])
@@ -113,7 +113,7 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     )
 
 
-def _check_max_objects(max_objects: int) -> None:
+def _validate_max_objects(max_objects: int) -> None:
     if max_objects < 1:
         raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
 
@@ -129,7 +129,7 @@ def _find_candidates(cues: Cues) -> list[_Candidate]:
     tree = merge_superpixels(labels_HW, edges_HW, colours_HW3 / 2, bounds_S, _PENALTY)
     scores_M = _score(tree, labels_HW, cues.valid_HW, bounds_S)
     candidates = []
-    for node in np.argsort(-scores_M, kind="stable")[:_TRIED].tolist():
+    for node in np.argsort(-scores_M, kind="stable")[:_MAX_TRIED].tolist():
         if scores_M[node] < _MIN_SCORE:
             break
         leaves = tree.leaves(node)
@@ -146,7 +146,7 @@ def _find_candidates(cues: Cues) -> list[_Candidate]:
 
 
 def _choose(candidates: list[_Candidate], max_objects: int) -> list[_Candidate]:
-    """The best ones that share no superpixel."""
+    """The candidates with the best scores that share no superpixel."""
     chosen: list[_Candidate] = []
     taken: set[int] = set()
     for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
@@ -157,22 +157,22 @@ def _choose(candidates: list[_Candidate], max_objects: int) -> list[_Candidate]:
 
 
 def _score(tree: Tree, labels_HW: np.ndarray, valid_HW: np.ndarray, bounds_S: np.ndarray) -> np.ndarray:
-    """For each node, over which range of costs it lasts, weighted by its size; 0 where it cannot be a thing."""
+    """Score of each node: the range of costs over which it exists, weighted by its size. 0 = it is not an object."""
     num = len(bounds_S)
     labels = labels_HW.ravel()
     area_S = np.bincount(labels, minlength=num)
     border = np.concatenate([labels_HW[0], labels_HW[-1], labels_HW[1:-1, 0], labels_HW[1:-1, -1]])
     valid_S, border_S = np.bincount(labels, valid_HW.ravel(), num), np.bincount(border, minlength=num)
-    totals_M4 = np.zeros((len(tree.parts), 4))
+    totals_M4 = np.zeros((len(tree.children), 4))
     totals_M4[:num] = np.stack([area_S, valid_S, area_S * bounds_S, border_S], -1)
-    since_M = np.zeros(len(tree.parts))
-    for node, parts in enumerate(tree.parts):
-        if parts is None:
+    since_M = np.zeros(len(tree.children))
+    for node, children in enumerate(tree.children):
+        if children is None:
             continue
-        totals_M4[node] = totals_M4[parts[0]] + totals_M4[parts[1]]
-        large, little = sorted(parts, key=lambda part: -totals_M4[part, 0])
+        totals_M4[node] = totals_M4[children[0]] + totals_M4[children[1]]
+        large, little = sorted(children, key=lambda child: -totals_M4[child, 0])
         area = totals_M4[little, 0]
-        lived = area >= 0.008 * labels.size and tree.birth_M[node] - since_M[little] >= _OWN_LIFE
+        lived = area >= 0.008 * labels.size and tree.birth_M[node] - since_M[little] >= _MIN_LIFE
         fragment = area < _FRAGMENT * totals_M4[large, 0] and not lived
         since_M[node] = since_M[large] if fragment else tree.birth_M[node]
     area_M, valid_M, bounds_M, border_M = totals_M4.T
@@ -184,7 +184,7 @@ def _score(tree: Tree, labels_HW: np.ndarray, valid_HW: np.ndarray, bounds_S: np
 
 
 def _colour_steps(colours_HW3: np.ndarray) -> np.ndarray:
-    """Differences of colour across each pixel, ``(H, W)``."""
+    """Colour difference between the two neighbours of each pixel, ``(H, W)``."""
     smooth = ndimage.gaussian_filter(colours_HW3, (0.8, 0.8, 0.0))
     padded = np.pad(smooth, ((1, 1), (1, 1), (0, 0)), mode="edge")
     down = np.linalg.norm(padded[2:, 1:-1] - padded[:-2, 1:-1], axis=-1)
@@ -195,8 +195,8 @@ def _colour_steps(colours_HW3: np.ndarray) -> np.ndarray:
 def _tidy(mask_HW: np.ndarray) -> np.ndarray:
     """The largest connected part, without thin spurs."""
     opened = ndimage.binary_opening(mask_HW, iterations=2 if min(mask_HW.shape) > 120 else 1)
-    parts, num = ndimage.label(opened)
-    return parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()) if num else opened
+    labels_HW, num = ndimage.label(opened)
+    return labels_HW == 1 + int(np.bincount(labels_HW.ravel())[1:].argmax()) if num else opened
 
 
 def _solidity(mask_HW: np.ndarray) -> float:

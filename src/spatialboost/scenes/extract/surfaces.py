@@ -1,4 +1,4 @@
-"""Surfaces of a depth map: normals, the creases between things, and the planes that bound the scene."""
+"""Surfaces of a depth map: normals, the creases between objects, and the planes of floor, walls and ceiling."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from spatialboost.scenes.cues import Cues
 
 # Shape legend: H, W = image height and width in pixels; S = superpixels.
 
-_REACH = 3  # pixels that a hole is filled over: sensors leave lines and specks between readings
-_TOLERANCE = 0.015  # metres, and share of the depth, that readings of one plane may be off
+_REACH = 3  # pixels: how far a hole is filled; sensors leave lines and specks without readings
+_TOLERANCE = 0.015  # how far readings of one plane may be off: metres, plus this fraction of the depth
 _MAX_PLANES = 6
-_MIN_PLANE = 0.06  # of the readings
-_MAX_BEHIND = 0.05  # of the readings may lie behind a wall or below a floor: noise, windows, doors
+_MIN_PLANE = 0.06  # fraction of the readings that a plane needs
+_MAX_BEHIND = 0.05  # fraction of the readings that may lie behind a wall or below a floor: noise, windows, doors
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What a depth map shows.
+    """The surface that a depth map shows.
 
     Attributes:
-        depth_HW: metres, holes filled from the nearest reading.
-        points_HW3: metres in the camera's frame.
-        normals_HW3: of length one, towards the camera.
-        known_HW: bool, at most three pixels away from a reading.
+        depth_HW: depth in metres; holes are filled with the nearest reading.
+        points_HW3: points in metres in the camera's frame.
+        normals_HW3: normals of length one that point towards the camera.
+        known_HW: bool, pixels at most three pixels away from a reading.
     """
 
     depth_HW: np.ndarray
@@ -40,12 +40,12 @@ def measure_surface(cues: Cues, *, window: int) -> Surface:
     """Fit a plane around every pixel.
 
     On a plane the inverse depth is linear in the pixel's coordinates, ``1 / z = a x + b y + c``, and (a, b, c) has the
-    direction of its normal. So each pixel takes a least squares fit over the window around it, whose sums come from box
-    filters.
+    direction of its normal. So a least squares fit is made over the window around each pixel. Box filters compute its
+    sums.
 
     Args:
         cues: the view.
-        window: edge of the square window, pixels.
+        window: side of the square window, in pixels.
     """
     away_HW, (rows_HW, columns_HW) = ndimage.distance_transform_edt(~cues.valid_HW, return_indices=True)
     depth_HW = cues.depth_HW[rows_HW, columns_HW].astype(np.float64)
@@ -68,14 +68,16 @@ def measure_surface(cues: Cues, *, window: int) -> Surface:
 
 
 def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
-    """How far one side of each pixel stands out of the other side's tangent plane, over the depth: ``(H, W)``, >= 0.
+    """Measure creases: ``(H, W)``, >= 0.
 
-    Where two things meet there is a concave crease or a jump of the depth. A convex edge belongs to one thing: 0.
+    The value is how far the surface on one side of a pixel lies in front of the tangent plane of the other side,
+    divided by the depth. Where two objects meet, there is a concave crease or a depth jump. A convex edge belongs to
+    one object and gives 0.
     Source: the convexity criterion of Stein et al., "Object Partitioning using Local Convexity", CVPR 2014.
 
     Args:
-        surface: what the depth map shows.
-        reach: pixels to either side.
+        surface: from `measure_surface`.
+        reach: distance to either side, in pixels.
     """
     creases_HW = np.zeros_like(surface.depth_HW)
     for axis in (0, 1):
@@ -90,7 +92,7 @@ def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
 
 
 def find_bounds(surface: Surface, labels_HW: np.ndarray) -> np.ndarray:
-    """Superpixels on floor, walls or ceiling: large planes with hardly anything behind them; bool ``(S,)``."""
+    """Superpixels on floor, walls or ceiling, bool ``(S,)``: large planes with almost no points behind them."""
     known = surface.known_HW.ravel()
     labels = labels_HW.ravel()[known]
     num = int(labels_HW.max()) + 1
@@ -104,7 +106,7 @@ def find_bounds(surface: Surface, labels_HW: np.ndarray) -> np.ndarray:
     length_S = np.linalg.norm(normals_S3, axis=-1)
     normals_S3 /= length_S[:, None] + 1e-9
     tolerance_S = _TOLERANCE * (points_S3[:, 2] + 1.0)
-    # The plane of every superpixel is tried: row i tells which superpixels (columns) lie on the plane of superpixel i.
+    # Try the plane of every superpixel: row i shows which superpixels (columns) lie on the plane of superpixel i.
     height_SS = normals_S3 @ points_S3.T - (normals_S3 * points_S3).sum(-1)[:, None]
     alike_SS = (np.abs(height_SS) < tolerance_S) & (normals_S3 @ normals_S3.T > 0.85)
     behind_S = ((height_SS < -4 * tolerance_S) * count_S).sum(1)
@@ -128,6 +130,6 @@ def find_bounds(surface: Surface, labels_HW: np.ndarray) -> np.ndarray:
 
 
 def _shift(values: np.ndarray, by: int, axis: int) -> np.ndarray:
-    """The values ``by`` pixels further along an axis; those at the border are repeated."""
+    """Shift the values by ``by`` pixels along an axis; the values at the border are repeated."""
     index = np.clip(np.arange(values.shape[axis]) + by, 0, values.shape[axis] - 1)
     return values.take(index, axis)

@@ -1,4 +1,4 @@
-"""Names for things of which only the pixels are known, from their size, colour and place."""
+"""Descriptions of objects without a known name, made of their size, colour and place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spatialboost.scenes.cues import Cues
 
 # Shape legend: H, W = image height and width in pixels; P = pixels.
 
-# CIELAB: hue angles in degrees up to which a name holds. The names are those of the palette, and beige.
+# Upper limit of the CIELAB hue angle of each colour name, in degrees. The names are those of the palette, plus beige.
 _HUES = (
     (10, "pink"),
     (50, "red"),
@@ -25,7 +25,7 @@ _HUES = (
     (360, "pink"),
 )
 _DULL = {"red": 28.0, "orange": 40.0, "yellow": 33.0}  # chroma below which these are brown or beige
-_LARGE, _SMALL = 0.9, 0.35  # metres, diagonal of the visible extent
+_LARGE, _SMALL = 0.9, 0.35  # metres: limits for the diagonal of the visible extent
 _COLUMNS = ("on the left", "in the middle", "on the right")
 _GRID = (
     ("at the top left", "at the top", "at the top right"),
@@ -35,11 +35,11 @@ _GRID = (
 
 
 def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[str]:
-    """Names such as ``"large grey object on the left"``; "" for a thing whose name would be that of an earlier one.
+    """Describe each object, such as ``"large grey object on the left"``; "" if an earlier one has the same description.
 
     Args:
         cues: the view.
-        masks: bool ``(H, W)`` each, with at least one valid depth; the more important first.
+        masks: bool ``(H, W)`` each, with at least one valid depth; the most important first.
     """
     words, spots = [], []
     for mask_HW in masks:
@@ -53,7 +53,7 @@ def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[str]:
 
 
 def name_colour(pixels_P3: np.ndarray) -> str:
-    """Name the typical colour of some pixels.
+    """Name the median colour of some pixels.
 
     Example:
         >>> name_colour(np.array([[200, 20, 30], [190, 30, 30], [90, 90, 90]], np.uint8))
@@ -81,7 +81,7 @@ def _size_word(cues: Cues, mask_HW: np.ndarray) -> str:
 
 
 def _thirds(mask_HW: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the ninth of the image in which the mask's centre lies."""
+    """(row, column) of the cell that contains the mask's centre, in a 3x3 grid over the image."""
     centre = np.argwhere(mask_HW).mean(0) + 0.5
     row, column = np.minimum(centre * 3 / mask_HW.shape, 2).astype(int).tolist()
     return row, column

@@ -1,4 +1,4 @@
-"""Draw the turns of a plan about a scene; what cannot be asked is left out, with the reason."""
+"""Draw the turns of a plan about a scene. A turn that cannot be asked is left out, and the reason is recorded."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from spatialboost.scenes.questions.view import AskedView
 
 
 class Asker:
-    """Asks about the views of one scene, drawing from one random stream.
+    """Asks questions about the views of one scene, with one random generator.
 
     Attributes:
-        turns: what has been asked, with ``kind`` and, where there are several views, ``view`` among the facts.
-        left_out: kind -> why at least one of its turns could not be asked.
+        turns: the turns so far. Their facts include ``kind`` and, if there are several views, ``view``.
+        left_out: kind -> the reason why at least one of its turns could not be asked.
     """
 
     def __init__(self, views: tuple[AskedView, ...], poses: tuple[np.ndarray, ...], rng: np.random.Generator) -> None:
@@ -28,7 +28,7 @@ class Asker:
         self.left_out: dict[str, str] = {}
 
     def ask_all(self, plan: TurnPlan) -> None:
-        """Ask every turn of a plan, in its order."""
+        """Ask every turn of a plan, in the order of the plan."""
         for name, count in plan.turns.items():
             for _ in range(count):
                 try:
@@ -49,11 +49,11 @@ class Asker:
             facts: dict[str, Any] = {"kind": kind.name, **turn.facts}
             if view is None:
                 return replace(turn, facts=facts)
-            return Turn(say_view(view, turn.question), turn.answer, {**facts, "view": view})
+            return Turn(name_view(view, turn.question), turn.answer, {**facts, "view": view})
         raise reason or CannotAskError("there is nothing to ask about")
 
     def _contexts(self, kind: Kind) -> Iterator[tuple[int | None, Context]]:
-        """What a turn may be about, and the number of the view if the question has to name it."""
+        """The possible contexts of a turn, and the number of the view if the question must name it."""
         followed = self._followed(kind)
         if kind.views > 1:
             if len(self.views) < kind.views:
@@ -67,7 +67,7 @@ class Asker:
                 yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed)
 
     def _followed(self, kind: Kind) -> dict[str, Any]:
-        """Facts of the last turn of the kind that this one refers to; empty if it refers to none."""
+        """Facts of the last turn of the kind that this kind refers to; empty if it refers to no other kind."""
         if kind.follows is None:
             return {}
         for turn in reversed(self.turns):
@@ -76,11 +76,11 @@ class Asker:
         raise CannotAskError(f"it refers to a turn of {kind.follows}, which could not be asked")
 
 
-def say_view(view: int, question: str) -> str:
-    """A question that names the view it is about, counted from 0 here and from 1 in the text.
+def name_view(view: int, question: str) -> str:
+    """Add the number of the view to a question. Views are counted from 0 here and from 1 in the text.
 
     Example:
-        >>> say_view(1, "How far is the lamp from the chair?")
+        >>> name_view(1, "How far is the lamp from the chair?")
         'In image 2, how far is the lamp from the chair?'
     """
     return f"In image {view + 1}, {question[:1].lower()}{question[1:]}"

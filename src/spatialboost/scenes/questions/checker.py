@@ -1,4 +1,4 @@
-"""Recompute every answer of a conversation, by a path that shares no code with the one that wrote it."""
+"""Recompute every answer of a conversation. This shares no code with the part that writes the answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spatialboost.scenes.questions.checks import MeasuredView, check_named
 from spatialboost.scenes.questions.meta import IMAGE_TAG, facts_of_views
 from spatialboost.scenes.scene import Scene, as_scene
 
-_BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a broken meta raises
+_BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # exceptions that a broken meta causes
 _CAPTION_LEVEL = 3
 
 
 def check_conversation(messages: Sequence[dict[str, str]], meta: dict[str, Any]) -> list[str]:
-    r"""Recompute every answer from ``meta`` alone and say what disagrees.
+    r"""Recompute every answer from ``meta`` alone and list what is wrong.
 
     Example:
         >>> turn = {"kind": "depth", "points": [[0.5, 0.5]], "pixels": [[20, 20]], "depths": [2.0], "template": 0}
@@ -34,16 +34,16 @@ def check_conversation(messages: Sequence[dict[str, str]], meta: dict[str, Any])
         >>> check_conversation([question, {"role": "assistant", "content": "The depth is 2.100 meters."}], meta)
         ['turn 1 (depth): the answer says 2.1 m, the ground truth is 2.000000 m']
 
-    The text is parsed by regular expressions; relations are recomputed from the extents of the objects, and again from
-    the cubes as they are printed.
+    The text is parsed with regular expressions. Relations are recomputed from the extents of the objects, and a second
+    time from the cubes in the text.
 
     Returns:
-        One sentence a problem; empty if all is right. A broken ``meta`` is a problem, not an exception.
+        One sentence for each problem; empty if everything is right. A broken ``meta`` is a problem, not an exception.
     """
     try:
         problems = list(_check_form(messages, meta))
         turns = meta["turns"]
-    except SpatialBoostError as error:  # a kind that no check is registered for
+    except SpatialBoostError as error:  # a kind without a registered check
         return [str(error)]
     except _BROKEN as error:
         return [f"meta or messages are not in the expected form: {error!r}"]
@@ -63,31 +63,31 @@ def check_conversation(messages: Sequence[dict[str, str]], meta: dict[str, Any])
 
 
 def check_against_cues(messages: Sequence[dict[str, str]], meta: dict[str, Any], cues: Cues | Scene) -> list[str]:
-    """Verify the facts in ``meta`` from the depth maps and the masks themselves, and the answers with them.
+    """Verify ``meta`` and the answers against the depth maps and masks of the view or scene.
 
-    Depth is read at the coordinates that the text names; boxes and relations are measured again from all points of each
-    mask (``build_conversation`` takes them from a sample), so a bound may be off by one percentile.
+    Depth is read at the coordinates in the text. Boxes and relations are measured again from all points of each mask.
+    ``build_conversation`` measures them from a sample of the points, so a bound may differ by one percentile.
 
     Example:
         >>> check_against_cues(talk.messages, talk.meta, cues)  # doctest: +SKIP
         []
 
     Returns:
-        One sentence a problem, those of :func:`check_conversation` included; empty if all is right.
+        One sentence for each problem, including those of :func:`check_conversation`; empty if everything is right.
     """
     problems = check_conversation(messages, meta)
     if problems:
         return problems
     scene, all_facts = as_scene(cues), facts_of_views(meta)
     if len(scene.views) != len(all_facts):
-        return [f"meta is of {len(all_facts)} views, the scene has {len(scene.views)}"]
+        return [f"meta has {len(all_facts)} views, but the scene has {len(scene.views)}"]
     measured: list[MeasuredView] = []
     for number, (view, facts) in enumerate(zip(scene.views, all_facts, strict=True)):
         where = f"image {number + 1}: " if len(all_facts) > 1 else ""
         if tuple(facts["size"]) != view.size:
-            return [f"{where}meta says that the image is {tuple(facts['size'])}, the view is {view.size}"]
+            return [f"{where}the image size in meta is {tuple(facts['size'])}, but the view is {view.size}"]
         if "pose" in facts and not np.allclose(facts["pose"], scene.poses[number], atol=1e-6):
-            problems.append(f"{where}meta records another pose than the view's")
+            problems.append(f"{where}the pose in meta is not the pose of the view")
         extents, found = _measure_view(facts, view)
         problems += [f"{where}{problem}" for problem in found]
         measured.append(MeasuredView(view, extents))
@@ -102,13 +102,13 @@ def check_against_cues(messages: Sequence[dict[str, str]], meta: dict[str, Any],
 
 
 def _check_form(messages: Sequence[dict[str, str]], meta: dict[str, Any]) -> Iterator[str]:
-    """Roles, image lines, and the order of the turns."""
+    """Check roles, image lines, and the order of the turns."""
     turns, images = meta["turns"], meta["images"]
     if [message["role"] for message in messages] != ["user", "assistant"] * len(turns):
         yield f"expected {len(turns)} questions with one answer each, found roles {[m['role'] for m in messages]}"
         return
     if len(facts_of_views(meta)) != images:
-        yield f"meta holds the facts of {len(facts_of_views(meta))} views, but counts {images} images"
+        yield f"meta has the facts of {len(facts_of_views(meta))} views, but its image count is {images}"
     tags = [message["content"].count(IMAGE_TAG) for message in messages]
     if sum(tags) != images or not messages[0]["content"].startswith(f"{IMAGE_TAG}\n" * images):
         yield f"expected the first message to begin with {images} image lines and no others; counts are {tags}"
@@ -121,7 +121,7 @@ def _check_form(messages: Sequence[dict[str, str]], meta: dict[str, Any]) -> Ite
 
 
 def _check_place(turns: Sequence[dict[str, Any]], number: int) -> Iterator[str]:
-    """A question that refers to an earlier turn comes after it, and is about the same view and objects."""
+    """Check that a question that refers to an earlier turn comes after it and has the same view and objects."""
     follows = check_named(turns[number]["kind"]).follows
     if follows is None:
         return
@@ -133,7 +133,7 @@ def _check_place(turns: Sequence[dict[str, Any]], number: int) -> Iterator[str]:
 
 
 def _bare_question(messages: Sequence[dict[str, str]], meta: dict[str, Any], number: int) -> str:
-    """The question without the image lines, and without the name of the view where there are several."""
+    """The question without the image lines and without the name of the view."""
     question = messages[2 * number]["content"]
     if number == 0:
         question = question.removeprefix(f"{IMAGE_TAG}\n" * meta["images"])
@@ -147,7 +147,7 @@ def _bare_question(messages: Sequence[dict[str, str]], meta: dict[str, Any], num
 
 
 def _facts_of_turn(turn: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    """Of the view that a turn is about; all of ``meta`` if it is about the scene."""
+    """The facts of the view that a turn is about; all of ``meta`` if the turn is about the scene."""
     if "view" not in turn:
         return meta
     if turn["view"] < 0:
@@ -156,15 +156,15 @@ def _facts_of_turn(turn: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]
 
 
 def _measure_view(facts: dict[str, Any], cues: Cues) -> tuple[list[np.ndarray], list[str]]:
-    """The extents of the objects in ``meta``, as far as their masks are found; and what is wrong with the facts."""
+    """Measure the extents of the objects in ``meta`` that have a mask, and list what is wrong with the facts."""
     problems = []
     if facts["depth_noise"] != cues.depth_noise or facts["source"] != cues.source:
-        problems.append("meta names another source or another noise of its depth than the view")
+        problems.append("the source or the depth noise in meta is not that of the view")
     points_HW3 = unproject(cues.depth_HW, cues.intrinsics_33)
     points_P3 = points_HW3[cues.valid_HW]
     if not _are_bounds(facts["scene_box"], points_P3, (1, 99)):
         box = _bounds(points_P3, (1, 99)).round(3).tolist()
-        problems.append(f"the scene's box is {box}, meta says {facts['scene_box']}")
+        problems.append(f"the scene's box is {box}, but meta has {facts['scene_box']}")
     extents: list[np.ndarray] = []
     for fact in facts["objects"]:
         masks = [thing.mask_HW for thing in cues.objects if _bare_name(thing.description) == fact["description"]]
@@ -182,11 +182,11 @@ def _measure_object(fact: dict[str, Any], mask_HW: np.ndarray, points_P3: np.nda
     centre = [(columns.mean() + 0.5) / cues.size[1], (rows.mean() + 0.5) / cues.size[0]]
     if not _are_bounds(fact["extent_m"], points_P3, (2, 98)):
         spans = _bounds(points_P3, (2, 98)).round(3).tolist()
-        yield f"{name!r} spans {spans}, meta says {fact['extent_m']}"
+        yield f"{name!r} spans {spans}, but meta has {fact['extent_m']}"
     if seen.sum() != fact["pixels"] or not np.allclose(centre, fact["centre_xy"], atol=1e-5):
-        yield f"{name!r}: the mask's size or centre is not what meta says"
+        yield f"{name!r}: the size or the centre of the mask differs from meta"
     if abs(np.median(cues.depth_HW[seen]) - fact["depth_m"]) > 1e-4:
-        yield f"{name!r}: the median depth is not what meta says"
+        yield f"{name!r}: the median depth differs from meta"
 
 
 def _bare_name(description: str) -> str:
@@ -198,7 +198,7 @@ def _bounds(points_P3: np.ndarray, percentiles: tuple[float, float]) -> np.ndarr
 
 
 def _are_bounds(box: Sequence[float], points_P3: np.ndarray, percentiles: tuple[float, float]) -> bool:
-    """Whether the box lies at these percentiles, by the share of points beyond it; one percentile is granted."""
+    """Whether the bounds of a box are these percentiles of the points, within one percentile."""
     bounds_23, slack = np.reshape(box, (2, 3)), 0.01 + 1 / len(points_P3)
     for bound_3, percent in zip(bounds_23, percentiles, strict=True):
         below_3, up_to_3 = (points_P3 < bound_3 - 1e-5).mean(0), (points_P3 <= bound_3 + 1e-5).mean(0)

@@ -1,4 +1,4 @@
-"""Conversations about a view or a scene: from depth at a point over relations of objects to the whole scene."""
+"""Conversations about a view or a scene: depth at points, relations of objects, and the whole scene."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Order = Literal["forward", "reverse", "random"]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation and everything that its answers were computed from.
+    """A conversation, and the facts from which its answers were computed.
 
     Attributes:
-        messages: ``{"role": "user" | "assistant", "content": text}`` in turn; the first begins with one ``<image>``
-            line per image.
-        meta: JSON-able ground truth, described in ``docs/data-format.md``.
+        messages: ``{"role": "user" | "assistant", "content": text}`` alternating; the first begins with one
+            ``<image>`` line for each image.
+        meta: ground truth as JSON-compatible values, described in ``docs/data-format.md``.
     """
 
     messages: list[dict[str, str]]
@@ -39,7 +39,7 @@ class Conversation:
 def build_conversation(
     cues: Cues | Scene, *, seed: int, order: Order = "forward", plan: TurnPlan | None = None
 ) -> Conversation:
-    """Ask about a view, or about a scene of several, what its cues can answer.
+    """Ask questions about a view or a scene that its cues can answer.
 
     Example:
         >>> import numpy as np
@@ -53,27 +53,27 @@ def build_conversation(
         >>> build_conversation(cues, seed=0, plan=TurnPlan({"depth": 1})).messages[1]["content"]
         'The depth is 2.000 meters.'
 
-    A point ``(x, y)`` is normalised by the image's width and height, from the top left corner, in two decimals; it
-    names the pixel that it lies in: column ``floor(x * W)``, row ``floor(y * H)``. Depth is z along the optical axis.
-    Boxes, relations and their margins are those of `spatialboost.scenes.questions.layout`. The same seed asks the same
-    questions in every order, so that orders can be compared (the paper's Table 7).
+    A point ``(x, y)`` is normalised by the image's width and height, from the top left corner, with two decimals. It
+    stands for the pixel that contains it: column ``floor(x * W)``, row ``floor(y * H)``. Depth is z along the optical
+    axis. Boxes, relations and their margins are defined in `spatialboost.scenes.questions.layout`. The same seed gives
+    the same questions in every order, so that orders can be compared (the paper's Table 7).
 
-    A turn that the view does not support is left out, and ``meta["left_out"]`` says why. Where there are several
-    views, each question about one view names it ("In image 2, ..."), and asks of another view if that one does not
-    support it.
+    A turn that the view does not support is left out, and the reason is in ``meta["left_out"]``. If there are several
+    views, a question about one view names it ("In image 2, ..."). If this view does not support the question, another
+    view is tried.
 
     Args:
-        cues: the view, or the scene; objects are needed for relations, distances and captions.
-        seed: picks points, pairs, phrasings and whether "yes" is right (which it is half of the time).
+        cues: the view or the scene. Relations, distances and captions need objects.
+        seed: seed of the random choice of points, pairs and wordings, and of whether "yes" is right (half of the time).
         order: "forward" = pixel, object, scene; "reverse" = scene, object, pixel; "random" = shuffled. The caption
-            and its question stay last.
-        plan: how many turns of which kind; None = the paper's twelve.
+            and the question about it stay last.
+        plan: number of turns of each kind; None = the paper's twelve turns.
 
     Raises:
-        CuesError: fewer turns can be asked than ``plan.least``: the reasons are in the message.
-        SpatialBoostError: an unknown order or a negative seed.
+        CuesError: fewer than ``plan.least`` turns can be asked. The message has the reasons.
+        SpatialBoostError: the order is unknown, or the seed is negative.
     """
-    check_choices(order, seed)
+    validate_choices(order, seed)
     scene, plan = as_scene(cues), plan or TurnPlan()
     views = tuple(AskedView(view, measure_layout(view), plan) for view in scene.views)
     asker = Asker(views, scene.poses, np.random.default_rng(seed))
@@ -95,16 +95,16 @@ def build_conversation(
     return Conversation(_messages(turns, len(views)), meta)
 
 
-def check_choices(order: str, seed: int) -> None:
-    """Raise SpatialBoostError if no conversation can have this order or seed, whatever the view."""
+def validate_choices(order: str, seed: int) -> None:
+    """Raise SpatialBoostError if the order is unknown or the seed is negative."""
     if order not in ("forward", "reverse", "random"):
         raise SpatialBoostError(f"order is {order!r}; expected 'forward', 'reverse' or 'random'")
     if seed < 0:
-        raise SpatialBoostError(f"seed is {seed}; expected a number from 0 on")
+        raise SpatialBoostError(f"seed is {seed}; expected 0 or a positive integer")
 
 
 def _arranged(turns: Sequence[Turn], order: Order, seed: int) -> list[Turn]:
-    """The turns, which were asked level by level, in the order wanted; captions and what follows them stay last."""
+    """Sort the turns into the given order. Captions and the questions about them stay last."""
     levels = [LEVELS.index(KINDS[turn.facts["kind"]].level) for turn in turns]
     last = LEVELS.index("caption")
     spatial = [i for i, level in enumerate(levels) if level < last]
@@ -125,7 +125,7 @@ def _messages(turns: Sequence[Turn], images: int) -> list[dict[str, str]]:
 
 
 def _facts(views: Sequence[AskedView], scene: Scene) -> dict[str, Any]:
-    """What is known of one view, or of each of several under ``views``; `facts_of_views` reads both."""
+    """The facts of one view, or a list of facts under ``views``. `facts_of_views` reads both."""
     if len(views) == 1:
         return _view_facts(views[0])
     places = [

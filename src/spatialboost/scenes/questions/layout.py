@@ -1,4 +1,4 @@
-"""Where things are in a view: the boxes of the objects and of the scene, and which of their relations are clear."""
+"""Measure a view: the boxes of the objects and of the scene, and which relations between objects are clear."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from spatialboost.scenes.cues import Cues
 # Shape legend: H, W = image height and width in pixels; P = points of one object or of the scene.
 
 SCENE_PERCENTILES = (1.0, 99.0)  # of all valid points, per axis
-OBJECT_PERCENTILES = (2.0, 98.0)  # of an object's valid points, per axis: drops what bleeds over its edge
-MIN_OBJECT_SHARE = 0.002  # of the image's pixels, with a reading; smaller objects are not asked about
+OBJECT_PERCENTILES = (2.0, 98.0)  # of an object's valid points, per axis: removes outliers at its edge
+MIN_OBJECT_SHARE = 0.002  # fraction of the image, counting pixels with a reading; smaller objects are not used
 MIN_OBJECT_POINTS = 12
-MIN_AXIS_GAP = 0.05  # of the scene's box: centres nearer than this along an axis are not compared
+MIN_AXIS_GAP = 0.05  # fraction of the scene's box: centres that are closer along an axis are not compared
 MIN_SIZE_RATIO = 1.25
-SIGMAS = 2.0  # differences within this many standard deviations of the source's noise are not asked about
-_MAX_POINTS = 10_000  # percentiles of more points than this are taken from an even sample of them
-_MIN_SIDE = 1e-3  # metres; keeps a flat scene's box from having no thickness at all
+SIGMAS = 2.0  # no question is asked about a difference within this many standard deviations of the noise
+_MAX_POINTS = 10_000  # with more points, percentiles are computed from an evenly spaced sample
+_MIN_SIDE = 1e-3  # metres; minimum side of the scene's box, for flat scenes
 
 AXES = {"left_right": 0, "above_below": 1, "front_behind": 2}
 RELATIONS = (*AXES, "larger_smaller")
@@ -28,16 +28,16 @@ RELATIONS = (*AXES, "larger_smaller")
 
 @dataclass(frozen=True)
 class ObjectFact:
-    """What is known of one object: numbers only, rounded to six decimals, so that they go through JSON unchanged.
+    """The measurements of one object. Numbers are rounded to six decimals, so that JSON does not change them.
 
     Attributes:
-        description: how it is called, without article.
-        pixels: how many of its pixels have a depth reading.
+        description: noun phrase without article.
+        pixels: number of its pixels with a depth reading.
         extent_m: ``[xmin, ymin, zmin, xmax, ymax, zmax]`` in metres in the camera's frame (x right, y down, z forward).
-        cube: the same in the scene's box scaled to [0, 1].
+        cube: the extent relative to the scene's box, scaled to [0, 1].
         centre_xy: mean of its visible pixels, normalised by the image's width and height.
-        depth_m: median depth.
-        cut: whether it touches the image's border, so that it may be larger than what is seen of it.
+        depth_m: median depth in metres.
+        cut: whether it touches the image border, so that it may be larger than its visible part.
     """
 
     description: str
@@ -80,11 +80,12 @@ def measure_layout(cues: Cues) -> Layout:
         >>> layout.objects[0].depth_m, layout.box_m[2], layout.box_m[5]
         (1.0, 1.0, 2.0)
 
-    The scene's box spans the 1st to 99th percentile of all valid points, per axis; an object's extent the 2nd to 98th
-    percentile of its own valid points (of an even sample of 10,000 where there are more). A cube is the extent scaled
-    by the scene's box, per axis, and clipped to [0, 1]: x grows to the right, y downwards, z away from the camera.
-    Left out are objects with fewer than 0.2 % of the image's pixels, with a description that another object shares,
-    and with one that would break the text (empty, or with the brackets and bars of special tokens).
+    The scene's box spans the 1st to 99th percentile of all valid points, per axis. An object's extent spans the 2nd to
+    98th percentile of its own valid points. Both use an evenly spaced sample if there are more than 10,000 points. A
+    cube is the extent scaled by the scene's box, per axis, and clipped to [0, 1]: x grows to the right, y downwards, z
+    away from the camera. Some objects are left out: those with fewer than 0.2 % of the image's pixels, those with the
+    same description as another object, and those whose description would break the text (it is empty, or it contains
+    brackets or bars as in special tokens).
     """
     valid = np.flatnonzero(cues.valid_HW)
     box = _extent(cues, valid, SCENE_PERCENTILES)
@@ -116,15 +117,15 @@ def measure_layout(cues: Cues) -> Layout:
 
 
 def compare_objects(kind: str, a: ObjectFact, b: ObjectFact, box_m: tuple[float, ...], noise: float) -> int:
-    """Which way a relation holds between two objects: 1, -1, or 0 where it is not clear enough to be asked.
+    """Compare two objects: 1, -1, or 0 if the relation is not clear enough for a question.
 
-    1 means that ``a`` is left of, above, in front of, or larger than ``b``; -1 the opposite.
+    1 means that ``a`` is left of, above, in front of, or larger than ``b``; -1 means the opposite.
 
-    Positions are compared by the centres of the extents, along x, y or z. They have to differ by more than two
-    standard deviations of the source's noise plus 5 % of the scene's box, the two-decimal cubes have to show it, and
-    the image has to agree (mean column, mean row, median depth). Sizes are compared by width times height of the
-    extents, which is what a viewer sees: they have to differ by a factor of 1.25 beyond the noise, width times height
-    times depth has to agree, and the smaller one must not be cut by the image's border.
+    Positions are compared by the centres of the extents, along x, y or z. They must differ by more than two standard
+    deviations of the source's noise plus 5 % of the scene's box. The cubes with two decimals must show the difference,
+    and the image must agree (mean column, mean row, median depth). Sizes are compared by width times height of the
+    extents, because this is what a viewer sees. They must differ by more than a factor of 1.25 plus the noise; width
+    times height times depth must agree; and the image border must not cut the smaller object.
     """
     if kind == "larger_smaller":
         return _compare_sizes(a, b, noise)
@@ -150,7 +151,8 @@ def _compare_sizes(a: ObjectFact, b: ObjectFact, noise: float) -> int:
     if min(front_a, front_b) <= 0:
         return 0
     ratio = math.log(front_a / front_b)
-    if abs(ratio) <= math.log(MIN_SIZE_RATIO) + 2 * SIGMAS * noise * math.sqrt(2):  # an area goes with depth squared
+    # An area is proportional to the depth squared, so its noise is twice as large.
+    if abs(ratio) <= math.log(MIN_SIZE_RATIO) + 2 * SIGMAS * noise * math.sqrt(2):
         return 0
     sign = 1 if ratio > 0 else -1
     agrees = sign * (front_a * deep_a - front_b * deep_b) > 0
@@ -160,14 +162,14 @@ def _compare_sizes(a: ObjectFact, b: ObjectFact, noise: float) -> int:
 
 
 def measure_distance(a: ObjectFact, b: ObjectFact, noise: float) -> float | None:
-    """Metres between the centres of two extents, or None where the source's noise hides it."""
+    """Metres between the centres of two extents, or None if the distance is within the source's noise."""
     centre_a, centre_b = _centre(a.extent_m), _centre(b.extent_m)
     distance = math.dist(centre_a, centre_b)
     return distance if distance > SIGMAS * noise * math.hypot(*centre_a, *centre_b) + 0.01 else None
 
 
 def clean_description(text: str) -> str:
-    """A description fit for a sentence: one line, no article; empty if a chat template could take it for a token."""
+    """Clean a description: one line, no article; empty if a chat template could read it as a special token."""
     words = text.split()
     if words and words[0].lower() in ("a", "an", "the"):
         words = words[1:]
@@ -176,7 +178,7 @@ def clean_description(text: str) -> str:
 
 
 def _extent(cues: Cues, index: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """(6,) robust bounds in metres of the pixels with these flat indices."""
+    """(6,) percentile bounds in metres of the pixels with these flat indices."""
     index = index[:: -(-index.size // _MAX_POINTS)]
     row, column = np.divmod(index, cues.size[1])
     inverse_33 = np.linalg.inv(np.asarray(cues.intrinsics_33, np.float64))

@@ -1,17 +1,17 @@
-"""Where the facts of each view stand in a conversation's `meta`; shared by all who read it."""
+"""The place of the facts of each view in a conversation's `meta`, for all code that reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-META_VERSION = 1  # of conversations about one view, whose facts stand beside the turns
-SCENE_META_VERSION = 2  # of conversations about several views, whose facts stand in ``meta["views"]``
+META_VERSION = 1  # conversations about one view: its facts are at the top level of meta
+SCENE_META_VERSION = 2  # conversations about several views: their facts are in ``meta["views"]``
 IMAGE_TAG = "<image>"
 
 
 def facts_of_views(meta: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """Of each view: ``source``, ``size``, ``intrinsics``, ``depth_noise``, ``scene_box`` and ``objects``.
+    """The facts of each view: ``source``, ``size``, ``intrinsics``, ``depth_noise``, ``scene_box`` and ``objects``.
 
     Example:
         >>> [facts["size"] for facts in facts_of_views({"images": 1, "size": [40, 60], "turns": []})]

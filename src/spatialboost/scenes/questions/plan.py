@@ -1,4 +1,4 @@
-"""Which turns a conversation has: ``{kind: count}``, and the few numbers that are not counts."""
+"""The plan of a conversation: the number of turns of each kind, and the margins for points and pairs."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ PAPER: Mapping[str, int] = MappingProxyType(
 )
 
 
-MOST_TURNS = 10_000  # of one kind; more would hang on a mistyped number
+MAX_TURNS = 10_000  # of one kind; stops a build with a mistyped number
 
 
 @dataclass(frozen=True)
 class TurnPlan:
-    """Which turns a conversation has; the default is the paper's twelve.
+    """The turns of a conversation. The default is the paper's twelve turns.
 
     Example:
         >>> TurnPlan().total, TurnPlan({"closer": 4, "depth": 6}).turns
         (12, {'depth': 6, 'closer': 4})
 
     Attributes:
-        turns: kind -> how many turns; kept in the order in which they are asked, whatever the order given.
-        min_gap: two points are compared only if their depths differ by more than this share of the nearer depth.
-        smoothness: a point is asked about only if the depth half a percent of the image away, in all eight directions,
-            differs by at most this share (plus the source's noise): no point on an edge.
-        on_objects: share of the points that are picked on objects; the others are spread over the whole image.
-        least: a view of which fewer turns can be asked is not used; the number of all turns = every one is needed.
+        turns: kind -> number of turns. The plan sorts the kinds into the order in which they are asked.
+        min_gap: two points are compared only if their depths differ by more than this fraction of the nearer depth.
+        smoothness: excludes points on edges. A point is used only if the depth half a percent of the image away, in all
+            eight directions, differs by at most this fraction of the depth (plus the source's noise).
+        on_objects: fraction of the points that are picked on objects; the others are picked in the whole image.
+        least: minimum number of turns; an item that supports fewer is not used. With the number of all turns, every
+            turn is required.
 
     Raises:
-        SpatialBoostError: an unknown kind, a wrong number, no turn at all, a question on a caption without a caption.
+        SpatialBoostError: a kind is unknown, a number is wrong, there is no turn, or a question about a caption has no
+            caption.
     """
 
     turns: Mapping[str, int] = field(default_factory=lambda: PAPER)
@@ -60,35 +62,37 @@ class TurnPlan:
             raise SpatialBoostError(f'turns are {self.turns!r}; expected counts by kind, such as {{"depth": 3}}')
         for kind, count in self.turns.items():
             kind_named(kind)
-            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_TURNS:
-                raise SpatialBoostError(f"{count!r} turns of {kind}; expected a whole number from 0 to {MOST_TURNS}")
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_TURNS:
+                raise SpatialBoostError(f"{count!r} turns of {kind}; expected a whole number from 0 to {MAX_TURNS}")
         known = list(KINDS)
         order = sorted(self.turns, key=lambda kind: (LEVELS.index(KINDS[kind].level), known.index(kind)))
         object.__setattr__(self, "turns", {kind: self.turns[kind] for kind in order if self.turns[kind]})
         if not self.turns:
-            raise SpatialBoostError(f"the plan has no turn; ask for at least one, of {', '.join(known)}")
+            raise SpatialBoostError(f"the plan has no turn; ask for at least one of {', '.join(known)}")
         for kind in self.turns:
             followed = KINDS[kind].follows
             if followed is not None and followed not in self.turns:
-                raise SpatialBoostError(f"{kind} refers to a turn of {followed}; ask for one of these as well")
+                raise SpatialBoostError(f"{kind} refers to a turn of {followed}; add at least one turn of {followed}")
         if min(self.min_gap, self.smoothness) < 0 or not 0 <= self.on_objects <= 1:
-            raise SpatialBoostError(f"{self}: shares must not be negative, and on_objects at most 1")
+            raise SpatialBoostError(
+                f"{self}: min_gap, smoothness and on_objects must not be negative, and on_objects must be at most 1"
+            )
         if not 1 <= self.least <= self.total:
             raise SpatialBoostError(f"least is {self.least}; expected 1 to {self.total}, the number of all turns")
 
     @property
     def total(self) -> int:
-        """How many questions a conversation has."""
+        """Number of all turns."""
         return sum(self.turns.values())
 
     @property
     def needs_objects(self) -> bool:
-        """Whether any of the turns is about objects."""
+        """Whether at least one turn is about objects."""
         return any(KINDS[kind].objects for kind in self.turns)
 
 
 def plan_settings(plan: TurnPlan) -> dict[str, Any]:
-    """A plan as it stands among the settings of a data set.
+    """The settings of a plan, as they are stored in a data set.
 
     Example:
         >>> plan_settings(TurnPlan({"depth": 2}))["turns"]
@@ -98,7 +102,7 @@ def plan_settings(plan: TurnPlan) -> dict[str, Any]:
 
 
 def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a plan, as a data set of any version holds them, in today's form.
+    """Convert the settings of a plan from a data set of any version to the current form.
 
     Example:
         >>> found = {"depth": 2, "closer": 1, "relations": ["left_right"], "distance": 0, "caption": True}
@@ -106,7 +110,7 @@ def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
         >>> renewed["turns"], renewed["least"]
         ({'depth': 2, 'closer': 1, 'left_right': 1, 'caption': 1, 'caption_question': 1}, 6)
 
-    Data sets of the first version name the counts one by one, and a view had to support every turn.
+    Data sets of version 1 store each count under its own name. In that version a view had to support every turn.
     """
     if "turns" in found:
         return {**plan_settings(TurnPlan()), **found}

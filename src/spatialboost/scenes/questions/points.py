@@ -1,4 +1,4 @@
-"""Points that a question can name: two decimals each, on pixels with a reading, away from edges."""
+"""Points for questions: coordinates with two decimals, on pixels with a depth reading, not on edges."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.questions.layout import SIGMAS
 from spatialboost.scenes.questions.turn import CannotAskError
 
-# Shape legend: H, W = image height and width in pixels; G = 99, the grid of points that two decimals can name.
+# Shape legend: H, W = image height and width in pixels; G = 99, the side of the grid of points with two decimals.
 
 Point = tuple[int, int]  # (x, y) in hundredths of the image's width and height
 
 _HUNDREDTHS_G = np.arange(1, 100)  # 0.00 and 1.00 would lie on the image's border
-_HALF_PERCENT = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]  # half hundredths
+_NEIGHBOURS = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]  # in half hundredths
 _MIN_APART = 5  # hundredths, in x or y, between the two points of a pair
-_ATTEMPTS = 16  # with the order that is wanted, then as many with any
+_ATTEMPTS = 16  # this many attempts with the drawn value of ``lower_is_closer``, then as many without it
 
 
 def pixel_of(point: Point, size: tuple[int, int]) -> tuple[int, int]:
-    """(row, column) of the pixel that a point lies in; in integers, so that no rounding error moves it.
+    """(row, column) of the pixel that contains a point. Computed with integers, so that there is no rounding error.
 
     Example:
         >>> pixel_of((29, 50), (64, 100))
@@ -35,15 +35,16 @@ class PointPicker:
 
     Args:
         cues: the view.
-        masks: bool ``(H, W)`` each, the objects on which some of the points shall lie.
-        min_gap: the two points of a pair differ in depth by more than this share of the nearer depth, and by more
+        masks: bool ``(H, W)`` each, the masks of the objects on which some of the points are picked.
+        min_gap: the two points of a pair differ in depth by more than this fraction of the nearer depth, and by more
             than two standard deviations of the source's noise.
-        smoothness: half a percent of the image away, in all eight directions, the depth differs by at most this share
-            plus two standard deviations of the noise, so that no point lies on an edge.
-        on_objects: share of the points that lie on an object (each object alike); the others lie anywhere.
+        smoothness: excludes points on edges. Half a percent of the image away, in all eight directions, the depth
+            differs by at most this fraction plus two standard deviations of the noise.
+        on_objects: fraction of the points that lie on an object (each object with the same probability); the others lie
+            anywhere.
 
     Raises:
-        CannotAskError: no point of the view qualifies.
+        CannotAskError: no point of the view can be used.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class PointPicker:
         on_objects: float,
     ) -> None:
         self.cues, self.min_gap, self.on_objects = cues, min_gap, on_objects
-        near = [_grid_index(cues.size, *shift) for shift in _HALF_PERCENT]
+        near = [_grid_index(cues.size, *shift) for shift in _NEIGHBOURS]
         depth_9GG = np.stack([np.where(cues.valid_HW[i], cues.depth_HW[i], np.nan) for i in near]).astype(np.float64)
         self.depth_GG, self.lowest_GG, self.highest_GG = depth_9GG[0], depth_9GG.min(0), depth_9GG.max(0)
         roughness_GG = np.maximum(self.depth_GG - self.lowest_GG, self.highest_GG - self.depth_GG)
@@ -64,7 +65,7 @@ class PointPicker:
         if not steady_GG.any():
             raise CannotAskError("no point has a steady depth around it; the depth is too sparse or too rough")
         areas = [np.flatnonzero(area_GG) for area_GG in (steady_GG, *(steady_GG & mask[near[0]] for mask in masks))]
-        # flat indices into the grid: anywhere, then object by object
+        # flat indices into the grid: first the whole image, then each object
         self.areas = [area for area in areas if area.size]
 
     def pick(self, rng: np.random.Generator) -> Point:
@@ -72,16 +73,16 @@ class PointPicker:
         return self._pick_from(self.areas, rng)
 
     def pick_pair(self, rng: np.random.Generator) -> tuple[Point, Point]:
-        """Pick two points of clearly different depth, in no particular order.
+        """Pick two points of clearly different depth, in random order.
 
-        Floors make the lower point the closer one in most views; here it is so in half of the pairs (where the view has
-        such pairs), so that the coordinates alone do not tell the answer.
+        In most views the lower point is the closer one, because of the floor. Here this is true for half of the pairs
+        (if the view has such pairs), so that the answer cannot be guessed from the coordinates.
 
         Raises:
             CannotAskError: the view has no such pair.
         """
         lower_is_closer = rng.random() < 0.5
-        for attempt in range(2 * _ATTEMPTS):  # a first point may have no partner: the middle of a wall
+        for attempt in range(2 * _ATTEMPTS):  # a first point may have no partner, as in the middle of a wall
             first = self.pick(rng)
             apart_GG = self._apart_from(first)
             if attempt < _ATTEMPTS:
@@ -97,7 +98,7 @@ class PointPicker:
         raise CannotAskError("no two points differ in depth by more than the margin")
 
     def depth_at(self, point: Point) -> float:
-        """Metres at a point, to six decimals."""
+        """Depth at a point in metres, with six decimals."""
         return round(float(self.depth_GG[point[1] - 1, point[0] - 1]), 6)
 
     def _pick_from(self, areas: list[np.ndarray], rng: np.random.Generator) -> Point:
@@ -107,19 +108,19 @@ class PointPicker:
         return int(_HUNDREDTHS_G[column]), int(_HUNDREDTHS_G[row])
 
     def _apart_from(self, point: Point) -> np.ndarray:
-        """Bool over the grid: points that one can compare with this one."""
+        """Bool over the grid: the points that can be compared with this point."""
         x, y = point[0] - 1, point[1] - 1
         depth = self.depth_GG[y, x]
         noise_GG = SIGMAS * self.cues.depth_noise * np.hypot(self.depth_GG, depth) + 0.001  # both are rounded to 1 mm
         margin_GG = np.maximum(noise_GG, self.min_gap * np.minimum(self.depth_GG, depth))
         apart_GG = np.abs(self.depth_GG - depth) > margin_GG
-        # Moving either point by half a percent must not turn the answer round.
+        # The answer must stay the same if either point moves by half a percent of the image.
         apart_GG &= (self.highest_GG < self.lowest_GG[y, x]) | (self.lowest_GG > self.highest_GG[y, x])
         apart_GG[max(y - _MIN_APART + 1, 0) : y + _MIN_APART, max(x - _MIN_APART + 1, 0) : x + _MIN_APART] = False
         return apart_GG
 
 
 def _grid_index(size: tuple[int, int], shift_y: int, shift_x: int) -> tuple[np.ndarray, ...]:
-    """Rows and columns of the pixels that the grid's points name, shifted by half hundredths; exact, in integers."""
+    """Rows and columns of the pixels of the grid's points, shifted by half hundredths. Exact, with integers."""
     height, width = size
     return np.ix_((2 * _HUNDREDTHS_G + shift_y) * height // 200, (2 * _HUNDREDTHS_G + shift_x) * width // 200)

@@ -1,4 +1,4 @@
-"""How a reply is compared with the true answer: by its verdict, or by the length that it names."""
+"""Score a reply against the true answer: by its verdict, or by its length in metres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VERDICT = re.compile(r"Answer: (Yes|No)")
 
 
 class Scoring(Protocol):
-    """What a kind of question says about replies to it.
+    """The scoring of replies to one kind of question.
 
     Example:
         >>> from spatialboost.scenes.questions.kinds import kind_named
@@ -28,10 +28,10 @@ class Scoring(Protocol):
         """Whether a reply counts as right."""
 
     def error(self, reply: str, truth: str) -> float | None:
-        """The relative error of a reply; None where answers are not numbers."""
+        """The relative error of a reply; None if answers are not numbers."""
 
     def best_guess(self, truths: Sequence[str]) -> str:
-        """The one reply that suits all these true answers best: what can be reached without looking."""
+        """The single reply that scores best on all these answers: the baseline without looking at the image."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class VerdictScoring:
     """
 
     def right(self, reply: str, truth: str) -> bool:
-        """Whether both say the same in the end."""
+        """Whether both have the same verdict."""
         return read_verdict(reply) == read_verdict(truth)
 
     def error(self, reply: str, truth: str) -> float | None:
-        """None: a verdict has no error."""
+        """Always None: a verdict has no numeric error."""
         return None
 
     def best_guess(self, truths: Sequence[str]) -> str:
-        """The first of the answers that have the most frequent verdict."""
+        """The first answer with the most frequent verdict."""
         common = Counter(map(read_verdict, truths)).most_common(1)[0][0]
         return next(truth for truth in truths if read_verdict(truth) == common)
 
@@ -70,7 +70,7 @@ class LengthScoring:
         '1.000 meters'
 
     Attributes:
-        tolerance: the largest relative error of a right reply.
+        tolerance: maximum relative error of a right reply.
     """
 
     tolerance: float = 0.25
@@ -80,12 +80,12 @@ class LengthScoring:
         return self.error(reply, truth) <= self.tolerance
 
     def error(self, reply: str, truth: str) -> float:
-        """abs(reply - truth) / truth; 1 where the reply names no length."""
+        """abs(reply - truth) / truth; 1 if the reply contains no length."""
         found, expected = read_length(reply), read_length(truth)
         return 1.0 if found is None or not expected else abs(found - expected) / expected
 
     def best_guess(self, truths: Sequence[str]) -> str:
-        """The median length; empty if no answer names one."""
+        """The median length; empty if no answer contains a length."""
         lengths = [length for truth in truths if (length := read_length(truth)) is not None]
         return f"{np.median(lengths):.3f} meters" if lengths else ""
 
@@ -95,7 +95,7 @@ LENGTH = LengthScoring()
 
 
 def read_length(text: str) -> float | None:
-    """The last length that a text names, in metres.
+    """Read the last length in a text, in metres.
 
     Example:
         >>> read_length("It's 50 centimeters."), read_length("The depth is 2.341 meters."), read_length("Far.")
@@ -109,7 +109,7 @@ def read_length(text: str) -> float | None:
 
 
 def read_verdict(text: str) -> str:
-    """What a text says in the end: Yes or No after its reasons, else all of it.
+    """Read the verdict of a text: Yes or No after "Answer:", otherwise the whole text.
 
     Example:
         >>> read_verdict("Comparing their positions, it is left. Answer: Yes."), read_verdict(" Point 1 is closer. ")

@@ -1,4 +1,4 @@
-"""One question with its answer, and the reason where a question cannot be asked."""
+"""One question with its answer, and the exception for a question that cannot be asked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        question: what the user says.
+        question: text of the question.
         answer: the true answer.
-        facts: what the answer was computed from, JSON-able: it goes into ``meta["turns"]``.
+        facts: the values from which the answer was computed, JSON-compatible; stored in ``meta["turns"]``.
     """
 
     question: str
@@ -38,7 +38,7 @@ def choose_wording(wordings: Sequence[str], rng: np.random.Generator, **words: s
         ('How far is the red box?', 0)
 
     Returns:
-        The text, and which wording it is.
+        The text, and the index of the wording.
     """
     template = int(rng.integers(len(wordings)))
     return wordings[template].format(**words), template

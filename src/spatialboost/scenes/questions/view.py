@@ -1,4 +1,4 @@
-"""One view as the kinds of question see it: its cues, its measured objects, and a picker of points."""
+"""One view as input of the kinds of question: its cues, its measured objects, and a picker of points."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AskedView:
-    """A view, what is measured of it, and the numbers of the plan that say which points can be asked about.
+    """A view, its measurements, and the plan with the limits for points.
 
     Attributes:
         cues: the view.
         layout: its box and its usable objects, from `measure_layout`.
-        plan: for ``min_gap``, ``smoothness`` and ``on_objects``.
+        plan: the plan; ``min_gap``, ``smoothness`` and ``on_objects`` are used.
     """
 
     cues: Cues
@@ -33,7 +33,7 @@ class AskedView:
 
     @property
     def objects(self) -> tuple[ObjectFact, ...]:
-        """The objects that are large enough to be asked about; turns name them by their place in this list."""
+        """The usable objects. The facts of turns refer to them by their index in this list."""
         return self.layout.objects
 
     @cached_property
@@ -41,7 +41,7 @@ class AskedView:
         """Picks points of this view.
 
         Raises:
-            CannotAskError: no point of the view qualifies.
+            CannotAskError: no point of the view can be used.
         """
         names = {fact.description for fact in self.objects}
         masks = [thing.mask_HW for thing in self.cues.objects if clean_description(thing.description) in names]
@@ -59,16 +59,16 @@ class AskedView:
         }
 
     def pairs(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """All ordered pairs of different objects, shuffled: the first that will do is as good as any."""
+        """All ordered pairs of different objects, in random order."""
         pairs = list(permutations(range(len(self.objects)), 2))
         return [pairs[i] for i in rng.permutation(len(pairs))]
 
     def compare(self, relation: str, i: int, j: int) -> int:
-        """Which way a relation holds between two objects: 1, -1, or 0 where it is too close to call."""
+        """Compare two objects with `compare_objects`: 1, -1, or 0 if the relation is not clear."""
         return compare_objects(relation, self.objects[i], self.objects[j], self.layout.box_m, self.cues.depth_noise)
 
     def extreme(self, among: list[int], *, closest: bool) -> int | None:
-        """The object that is clearly in front of all the others (or behind them); None if there is none."""
+        """The object that is clearly in front of all others (or behind all others); None if there is no such object."""
         sign = 1 if closest else -1
         for i in among:
             if len(among) > 1 and all(self.compare("front_behind", i, j) == sign for j in among if j != i):

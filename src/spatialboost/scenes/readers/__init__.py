@@ -1,1 +1,1 @@
-"""Readers of the layouts in which data sets are handed out: `rgbd` reads a folder with a walk of RGB-D frames."""
+"""Readers of data set formats: `rgbd` reads a folder with a sequence of RGB-D frames."""

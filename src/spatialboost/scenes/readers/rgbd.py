@@ -1,4 +1,4 @@
-"""Folders of RGB-D frames, read frame by frame."""
+"""Read a folder of RGB-D frames, one frame at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MILLIMETRES = 1000.0
 
 
 class RGBDFolder:
-    """One walk with an RGB-D camera: a folder of images and depth maps that are read when they are asked for.
+    """A sequence of RGB-D frames: a folder of images and depth maps. A frame is read when it is indexed.
 
     Example::
 
@@ -29,32 +29,32 @@ class RGBDFolder:
         print(len(frames), frames.names[0])
         cues = frames[0]  # image, depth in metres, intrinsics, pose; no objects
 
-    The folder holds
+    The folder contains
 
     - ``rgb/NAME.jpg`` (or ``.jpeg``, ``.png``);
-    - ``depth/NAME.png``: 16 bit, z in millimetres, of the image's size; 0 = no reading;
-    - ``intrinsics.txt``: 3x3, in pixels of these images, the centre of the top left pixel being (0, 0);
-    - ``poses.txt`` (optional): for each image in the order of ``names`` one line, the 16 numbers of the 4x4
-      camera-to-world matrix row by row, metres.
+    - ``depth/NAME.png``: 16 bit, z in millimetres, with the same size as the image; 0 = no reading;
+    - ``intrinsics.txt``: 3x3 camera matrix in pixels of these images; the centre of the top left pixel is (0, 0);
+    - ``poses.txt`` (optional): one line for each image, in the order of ``names``, with the 16 numbers of the 4x4
+      camera-to-world matrix row by row, in metres.
 
-    Names are in the order of the numbers in them: ``frame2`` comes before ``frame10``.
+    Names are sorted by the numbers in them: ``frame2`` comes before ``frame10``.
 
     Args:
         path: the folder.
-        size: resize to this shorter edge, or ``(height, width)``, pixels: the image with antialiasing, depth to the
-            nearest pixel, the intrinsics with them. None keeps what is there.
-        depth_noise: standard deviation of a reading over the depth itself.
+        size: resize to this shorter edge, or to ``(height, width)``, in pixels: the image with antialiasing, the depth
+            by nearest neighbour, and the intrinsics. None keeps the original size.
+        depth_noise: standard deviation of a reading divided by the depth.
 
     Raises:
-        SpatialBoostError: a folder that lacks something or contradicts itself, before any image is decoded.
-        CuesError: from ``[i]``, a frame that cannot be used.
+        SpatialBoostError: a file is missing, or the files do not fit together. No image is decoded for this test.
+        CuesError: from ``[i]``, the frame cannot be used.
     """
 
     def __init__(self, path: str | Path, *, size: int | tuple[int, int] | None = None, depth_noise: float = 0.01):
         if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
             raise SpatialBoostError(f"size is {size}, expected at least one pixel")
         if depth_noise < 0:
-            raise SpatialBoostError(f"depth_noise is {depth_noise}, expected a share of the depth such as 0.01")
+            raise SpatialBoostError(f"depth_noise is {depth_noise}, expected a fraction of the depth such as 0.01")
         self.path, self.size, self.depth_noise = Path(path), size, depth_noise
         self.name = self.path.resolve().name
         self._images = _list_images(self.path)
@@ -92,16 +92,16 @@ class RGBDFolder:
 
 
 def open_frames(options: SourceOptions) -> Source:
-    """The frames of a folder as the command line asks for them: all, or some that are spaced evenly.
+    """Open the frames that the command line options describe: all frames of a folder, or some, evenly spaced.
 
     Raises:
-        SpatialBoostError: no folder is given, or it is none of RGB-D frames.
+        SpatialBoostError: no folder is given, or it is not a folder of RGB-D frames.
     """
     if options.path is None:
         raise SpatialBoostError("--source rgbd needs --path FOLDER, with rgb/, depth/, intrinsics.txt and poses.txt")
     size = options.size
     items: Source = RGBDFolder(options.path)
-    name = f"{options.path.resolve().name} {'full size' if size is None else _say_size(size)}"
+    name = f"{options.path.resolve().name} {'full size' if size is None else _format_size(size)}"
     if options.views > 1:
         items = Walk(items, views=options.views, stride=options.stride)
         name += f" {options.views} views {options.stride} apart"
@@ -111,7 +111,7 @@ def open_frames(options: SourceOptions) -> Source:
     return Mapped(items, *steps, name=name)
 
 
-def _say_size(size: int | tuple[int, int]) -> str:
+def _format_size(size: int | tuple[int, int]) -> str:
     return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
@@ -119,30 +119,30 @@ def _list_images(path: Path) -> list[Path]:
     if not (path / "rgb").is_dir():
         found = "is not a folder" if not path.is_dir() else "has no folder rgb/"
         raise SpatialBoostError(
-            f"{path} {found}; expected a folder with rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, where poses "
+            f"{path} {found}; expected a folder with rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, if poses "
             "are known, poses.txt"
         )
     images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES]
     if not images:
-        raise SpatialBoostError(f"{path / 'rgb'} holds no image; expected files that end in {', '.join(_IMAGES)}")
-    images.sort(key=_natural)
+        raise SpatialBoostError(f"{path / 'rgb'} has no image; expected files that end in {', '.join(_IMAGES)}")
+    images.sort(key=_natural_order)
     twins = [b.name for a, b in pairwise(images) if a.stem == b.stem]
     if twins:
         raise SpatialBoostError(
-            f"{path / 'rgb'} holds {twins[0]} and an image of the same name with another ending; expected one image "
+            f"{path / 'rgb'} has {twins[0]} and an image of the same name with another ending; expected one image "
             "for each depth map: remove one of them"
         )
     return images
 
 
-def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sorts 2 before 10, and alike names always in the same order."""
-    parts = re.split(r"([0-9]+)", file.stem)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
+def _natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key that compares numbers by value (2 before 10). Equal keys are ordered by the full file name."""
+    pieces = re.split(r"([0-9]+)", file.stem)
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], file.name
 
 
 def _read_intrinsics(file: Path) -> np.ndarray:
-    expected = "expected the 3x3 camera matrix in pixels, a row a line: fx 0 cx / 0 fy cy / 0 0 1"
+    expected = "expected the 3x3 camera matrix in pixels, one row in each line: fx 0 cx / 0 fy cy / 0 0 1"
     if not file.is_file():
         raise SpatialBoostError(f"{file} is missing; {expected}")
     rows = _read_numbers(file, expected)
@@ -152,7 +152,7 @@ def _read_intrinsics(file: Path) -> np.ndarray:
     if not np.isfinite(intrinsics_33).all() or min(intrinsics_33[0, 0], intrinsics_33[1, 1]) <= 0:
         raise SpatialBoostError(f"{file} has focal lengths or other numbers that are not positive; {expected}")
     if intrinsics_33[2].tolist() != [0.0, 0.0, 1.0] or intrinsics_33[1, 0] != 0:
-        raise SpatialBoostError(f"{file} is no camera matrix, it holds {intrinsics_33.tolist()}; {expected}")
+        raise SpatialBoostError(f"{file} is not a camera matrix, it contains {intrinsics_33.tolist()}; {expected}")
     return intrinsics_33
 
 
@@ -170,10 +170,10 @@ def _read_poses(file: Path, num: int) -> np.ndarray | None:
 
 
 def _read_numbers(file: Path, expected: str) -> list[list[float]]:
-    """Numbers by line, without empty lines at the end."""
+    """Read the numbers of each line; empty lines at the end are dropped."""
     try:
         return [[float(word) for word in line.split()] for line in file.read_text().rstrip().splitlines()]
-    except ValueError as error:  # also what is not text
+    except ValueError as error:  # also raised if the file is not text
         raise SpatialBoostError(f"{file} cannot be read as numbers ({error}); {expected}") from error
 
 
@@ -201,7 +201,7 @@ def _decode(file: Path, source: str, what: str) -> Image.Image:
         with Image.open(file) as image:
             image.load()
             return image
-    except Exception as error:  # decoders raise nearly anything on damaged files
+    except Exception as error:  # decoders raise many kinds of exceptions on damaged files
         raise CuesError(
             f"{source}: the {what} {file.parent.name}/{file.name} of {file.stat().st_size} bytes cannot be decoded "
             f"({type(error).__name__}); replace the file or remove it"

@@ -1,8 +1,8 @@
-"""Procedural rooms with exact geometry: the embedded default source of views.
+"""Procedural rooms with exact geometry: the default source of views. It needs no data.
 
-Open `source` first: `Rooms` is what a build reads. `render` makes pictures, depth maps and masks from seeds; `sampling`
-and `furnishing` draw what is in a room, out of the parts that `room` names; `viewpoints` places further cameras.
-`raycast` and `shading` are the renderer, `materials` and `colours` the looks.
+Open `source` first: `Rooms` is the source that a build reads. `render` makes images, depth maps and masks from seeds.
+`sampling` and `furnishing` sample the contents of a room, as the classes in `room`; `viewpoints` adds more cameras.
+`raycast` and `shading` are the renderer; `materials` and `colours` define the appearance of surfaces.
 """
 
 from spatialboost.scenes.rooms.render import render_rooms, render_scenes, render_views

@@ -1,10 +1,10 @@
-"""Names of colours: the palette that procedural things are painted from."""
+"""The palette: the named colours of procedural rooms."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# sRGB in [0, 1]. The colours are so far apart that one can still be named when it is shaded.
+# sRGB in [0, 1]. The colours are far apart, so that a shaded colour can still be named.
 PALETTE: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.10, 0.10),
     "orange": (0.95, 0.50, 0.08),
@@ -21,7 +21,7 @@ PALETTE: dict[str, tuple[float, float, float]] = {
 }
 
 
-def paint(name: str, rng: np.random.Generator, spread: float = 0.035) -> tuple[float, float, float]:
-    """A shade of the named colour: the palette's entry with a little jitter, sRGB in [0, 1]."""
+def sample_shade(name: str, rng: np.random.Generator, spread: float = 0.035) -> tuple[float, float, float]:
+    """A random shade of the named colour: the palette's entry plus a little noise, sRGB in [0, 1]."""
     shade = np.clip(np.array(PALETTE[name]) + rng.normal(0.0, spread, 3), 0.02, 0.98)
     return float(shade[0]), float(shade[1]), float(shade[2])

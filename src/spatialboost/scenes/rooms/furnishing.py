@@ -1,4 +1,4 @@
-"""What stands and hangs in a room: things of all kinds, placed where they fit, with names that tell them apart."""
+"""Sample the things in a room: their shapes, their places, and descriptions that distinguish them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def sample_things(
     count: int,
     avoid: tuple[str, str],
 ) -> tuple[Thing, ...]:
-    """Things that fit into a room, none inside another, each with a description of its own.
+    """Sample things that fit into a room. They do not overlap, and each has a unique description.
 
     Args:
-        rng: the only source of chance.
+        rng: the only source of randomness.
         size: width, height, depth of the room, metres.
-        pose_44: camera to world; nothing stands in its way, and most things in its view.
+        pose_44: camera to world. No thing is close to the camera, and most things are in its view.
         fov: horizontal field of view, degrees.
-        count: how many to try for.
-        avoid: colours of walls and floor, against which a thing would be hard to see.
+        count: number of things to aim for; fewer if they do not fit.
+        avoid: colours of walls and floor; a thing of the same colour would be hard to see.
     """
     things: list[Thing] = []
     for _ in range(40 * count):
@@ -81,12 +81,12 @@ def _sample_half(rng: np.random.Generator, shape: str) -> tuple[float, float, fl
         radius = rng.uniform(0.1, 0.36)
         return radius, radius * rng.uniform(0.35, 1.3) if rng.random() < 0.5 else rng.uniform(0.35, 0.9), radius
     kind = rng.integers(3)
-    if kind == 0:  # about a cube
+    if kind == 0:  # almost a cube
         edge = rng.uniform(0.12, 0.45)
         return edge * rng.uniform(0.8, 1.2), edge * rng.uniform(0.8, 1.2), edge * rng.uniform(0.8, 1.2)
-    if kind == 1:  # a cupboard
+    if kind == 1:  # like a cupboard
         return rng.uniform(0.15, 0.4), rng.uniform(0.45, 0.95), rng.uniform(0.15, 0.4)
-    return rng.uniform(0.3, 0.8), rng.uniform(0.08, 0.3), rng.uniform(0.25, 0.5)  # a chest, a low table
+    return rng.uniform(0.3, 0.8), rng.uniform(0.08, 0.3), rng.uniform(0.25, 0.5)  # like a chest or a low table
 
 
 def _size_word(shape: str, half: tuple[float, float, float]) -> str:
@@ -108,7 +108,7 @@ Placed = tuple[tuple[float, float, float], float] | None
 def _stand(
     rng: np.random.Generator, size: tuple[float, float, float], pose_44: np.ndarray, fov: float, half: Sequence[float]
 ) -> Placed:
-    """On the floor, at a random distance and angle within the camera's view."""
+    """Place a thing on the floor, at a random distance and angle within the camera's view."""
     distance = rng.uniform(1.1, 6.5)
     angle = np.arctan2(pose_44[0, 2], pose_44[2, 2]) + np.radians(rng.uniform(-0.46, 0.46) * fov)
     x, z = pose_44[0, 3] + distance * np.sin(angle), pose_44[2, 3] + distance * np.cos(angle)
@@ -129,12 +129,12 @@ def _hang(rng: np.random.Generator, size: tuple[float, float, float], half: Sequ
 def _stack(
     rng: np.random.Generator, size: tuple[float, float, float], things: list[Thing], half: tuple[float, float, float]
 ) -> tuple[Placed, str, tuple[float, float, float]]:
-    """On top of a box or cylinder, shrunk to fit there."""
+    """Place a thing on top of a box or cylinder, and shrink it to fit there."""
     below = things[int(rng.integers(len(things)))]
     narrow = min(below.half[0], below.half[2])
     if below.shape not in ("box", "cylinder") or below.place != "floor" or narrow < 0.16 or 2 * below.half[1] > 1.3:
         return None, "", half
-    # So small that all of it stands on the top, whichever way it is turned
+    # Small enough to fit on the top at any yaw
     shrink = min(1.0, rng.uniform(0.6, 0.95) * narrow / float(np.hypot(half[0], half[2])), 0.45 / half[1])
     half = (half[0] * shrink, half[1] * shrink, half[2] * shrink)
     if max(half) < 0.08:
@@ -152,16 +152,16 @@ def _fits(
     half: tuple[float, float, float],
     place: str,
 ) -> bool:
-    """Whether a thing touches neither the walls, nor the camera, nor the things that are there."""
+    """Whether a thing keeps clear of the walls, the camera and the other things."""
     radius = half[0] if shape in ("sphere", "cylinder") else float(np.hypot(half[0], half[2]))
-    if place == "wall":  # away from other panels and from what stands in front of it
+    if place == "wall":  # away from other panels and from things in front of it
         return all(
             np.linalg.norm(np.subtract(centre, other.centre)) > 0.1 + max(half) + max(other.half) for other in things
         )
     inside = abs(centre[0]) + radius < size[0] / 2 - 0.02 and abs(centre[2]) + radius < size[2] / 2 - 0.02
     if not inside or np.hypot(centre[0] - pose_44[0, 3], centre[2] - pose_44[2, 3]) < radius + 0.75:
         return False
-    if place != "floor":  # on top of a thing that fits: only another thing on the same top can be in the way
+    if place != "floor":  # on top of a thing that fits: it can only collide with another thing on the same top
         return all(
             np.hypot(centre[0] - o.centre[0], centre[2] - o.centre[2]) > 1e-6 or o.place == "floor" for o in things
         )
@@ -185,7 +185,7 @@ def _traits(thing: Thing) -> dict[str, str]:
 
 
 def _describe(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing, ...]:
-    """Names of colour and shape, with as much of texture, size and place as tells a thing from all others."""
+    """Describe things by colour and shape, plus texture, size or place as needed for unique descriptions."""
     described = []
     for thing in things:
         traits = _traits(thing)
@@ -200,8 +200,8 @@ def _describe(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing,
             if extra not in extras and (traits[extra] or extra != "size"):
                 extras.append(extra)
         described.append(replace(thing, description=_phrase(traits, extras)))
-    # Of two things that differ only in size, one may be of a size without a word. Then their names are the same, and
-    # the later one is removed.
+    # Two things may differ only in size, and one size may have no word. Then their descriptions are the same, and the
+    # later thing is removed.
     names = [thing.description for thing in described]
     return tuple(thing for i, thing in enumerate(described) if thing.description not in names[:i])
 

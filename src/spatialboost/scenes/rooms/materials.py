@@ -1,4 +1,4 @@
-"""Looks of surfaces from a palette of named colours."""
+"""Sample materials of surfaces from a palette of named colours."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spatialboost.scenes.rooms.colours import paint
+from spatialboost.scenes.rooms.colours import sample_shade
 from spatialboost.scenes.rooms.room import Material, scale
 
 
 def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    """One of the options, all alike."""
+    """Draw one of the options, all with the same probability."""
     return options[int(rng.integers(len(options)))]
 
 
 def sample_material(
     rng: np.random.Generator, colour: str, textures: dict[str, float], coarse: float, pale: float = 0.0
 ) -> Material:
-    """Two shades of a named colour in a random texture.
+    """Sample a material: two shades of a named colour in a random texture.
 
     Args:
-        rng: the only source of chance.
+        rng: the only source of randomness.
         colour: name in the palette.
-        textures: weight of each texture.
+        textures: name of each texture, and its weight in the draw.
         coarse: typical size of the pattern, metres.
-        pale: chance that the colour is mixed with white, as on walls.
+        pale: probability that the colour is mixed with white, as on walls.
     """
     texture = str(rng.choice(list(textures), p=np.array(list(textures.values())) / sum(textures.values())))
-    first = paint(colour, rng)
+    first = sample_shade(colour, rng)
     if rng.random() < pale:
         first = tuple(np.clip(0.75 * np.array(first) + 0.25, 0, 1).tolist())
-    # The other shade stays in the same hue so that the colour's name holds.
+    # The second shade has a similar hue, so that the same colour name is right.
     shade = np.array(first)
     dark = shade * rng.uniform(0.45, 0.65) if colour != "black" else shade + rng.uniform(0.12, 0.2)
     light = shade + (1.0 - shade) * rng.uniform(0.4, 0.6) if colour not in ("white", "brown") else dark
@@ -43,7 +43,7 @@ def sample_material(
     frequency = np.full(3, 1.0 / period)
     if texture == "speckled":
         frequency *= 3.0
-    if texture == "wooden":  # stretched along one direction: grain
+    if texture == "wooden":  # wood grain is stretched along one direction
         frequency = np.array([0.35, 1.2, 1.2]) / period
         frequency = frequency if rng.random() < 0.5 else frequency[::-1]
     phase = rng.uniform(0.0, 40.0, 3)

@@ -1,10 +1,10 @@
 """Analytic ray casting of boxes, spheres and cylinders in a box-shaped room, batched in torch.
 
-Every intersection is a closed formula, so the depth is exact up to float32. A pixel takes only additions, products,
-divisions and square roots, which every CPU rounds alike: the picture of a room does not depend on its place in a batch
-or on the vector instructions that are used.
-Most rays miss most primitives. So a coarse test comes first, against the ball around each primitive: it never misses a
-hit, and it leaves few pairs of a ray and a primitive that have to be intersected.
+Every intersection has a closed formula, so the depth is exact up to float32. The formulas use only additions, products,
+divisions and square roots. Every CPU rounds these in the same way, so the image of a room does not depend on its
+position in a batch or on the vector instructions of the CPU.
+Most rays miss most primitives. So a fast test against the bounding ball of each primitive comes first. It never rejects
+a hit, and it leaves few pairs of a ray and a primitive for the exact test.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Shape legend: B = rooms, P = primitives of one kind, M = primitives of all kinds with the 6 sides of the room first,
+# Shape legend: B = rooms, P = primitives of one kind, M = primitives of all kinds, the 6 sides of the room first,
 # N = rays, S = samples of lights, F = columns of a table, K = pairs of a ray and a primitive that it may hit.
 # Vectors are kept as separate x, y, z tensors.
 
@@ -29,21 +29,21 @@ COLUMNS = 25
 
 SIDES = 6  # -x, +x, -y (ceiling), +y (floor), -z, +z
 MISS = float("inf")
-NUDGE = 1e-12  # keeps 1 / d finite where a ray is parallel to a plane; everywhere else rounding removes it
+EPSILON = 1e-12  # keeps 1 / d finite where a ray is parallel to a plane; in all other places rounding removes it
 
 Vector = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tables of B rooms, padded to the same counts with primitives that no ray hits.
+    """Tables of B rooms. Padding gives all rooms the same number of primitives; no ray hits the added ones.
 
     Attributes:
-        primitives_BMF: sides of the room first, then boxes, balls and cylinders, each kind padded on its own.
-        counts: boxes, balls and cylinders in each room, after padding.
+        primitives_BMF: table of the sides of the room, then boxes, balls and cylinders; each kind is padded separately.
+        counts: number of boxes, balls and cylinders in each room, after padding.
         lights_BS6: position and colour of each sample of each light.
-        ambient_B: light that comes from everywhere.
-        lattice: (4096,) random numbers in [0, 1] behind the noise textures.
+        ambient_B: strength of the ambient light.
+        lattice: (4096,) random numbers in [0, 1] for the noise textures.
     """
 
     primitives_BMF: Tensor
@@ -54,15 +54,16 @@ class Batch:
 
 
 def first_hits(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple[Tensor, Tensor]:
-    """What rays meet first.
+    """Find the first hit of each ray.
 
     Args:
         batch: the rooms.
         origin_B3: one origin for all rays of a room, inside the room and outside of its things.
-        directions_B3N: not normalised; with camera-frame z = 1 the ray's parameter *is* the depth z.
+        directions_B3N: directions of the rays, not normalised. With z = 1 in the camera's frame, the ray parameter is
+            the depth z.
 
     Returns:
-        ``t_BN``, parameter along the ray, and ``index_BN`` into ``primitives_BMF`` (0-5 are the room's sides).
+        ``t_BN``, the ray parameter, and ``index_BN``, the row in ``primitives_BMF`` (0-5 are the room's sides).
     """
     t_BN, index_BN = _sides(batch, origin_B3, directions_B3N)
     num = sum(batch.counts)
@@ -81,15 +82,15 @@ def first_hits(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple
 
 
 def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
-    """Which points do not see which sample of the lights: bool ``(B, S, N)``.
+    """Find the points that are in the shadow of each light sample: bool ``(B, S, N)``.
 
-    A convex thing cannot hide a lamp from those of its own points that face the lamp, so the primitive that a point
-    lies on is not tested; a point that faces away from the lamp is dark anyway, by its normal.
+    A convex thing cannot hide a lamp from its own points that face the lamp. So the primitive of a point itself is not
+    tested. A point that faces away from the lamp is dark because of its normal.
 
     Args:
         batch: the rooms.
-        points_B3N: world positions.
-        index_BN: the primitive that each point lies on.
+        points_B3N: world positions of the points.
+        index_BN: index of the primitive that each point lies on.
     """
     lamps_BS3 = batch.lights_BS6[:, :, :3]
     dark_BSN = torch.zeros((*lamps_BS3.shape[:2], index_BN.shape[1]), dtype=torch.bool, device=index_BN.device)
@@ -101,13 +102,13 @@ def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
         _may_hit(batch, lamp_B3, points_B3N - lamp_B3[:, :, None]) & other_BPN for lamp_B3 in lamps_BS3.unbind(1)
     ]
     for kind in (BOX, BALL, CYLINDER):
-        # All samples at once: there are few pairs, so the time goes into the number of operations, not into their size.
+        # All samples at once: there are few pairs, so the time depends on the number of operations, not on their size.
         pairs = [near_BPN[:, _places(batch, kind)].nonzero() for near_BPN in near_SBPN]
         b, p, n = torch.cat(pairs).unbind(1)
         counts = torch.tensor([len(pair) for pair in pairs], device=b.device)
         s = torch.arange(len(pairs), device=b.device).repeat_interleave(counts, output_size=len(b))
         lamp = vector(lamps_BS3.reshape(-1, 3).T[:, b * len(pairs) + s])
-        # From the lamp to the point: one origin for all rays, as for the camera.
+        # Rays go from the lamp to the points, so that all have one origin, as for the camera.
         beam = subtract(vector(_pick(points_B3N, b, n)), lamp)
         enter, hit = _intersect(batch, kind, b, p + _places(batch, kind).start, lamp, beam)
         hit &= enter < 0.999
@@ -116,7 +117,7 @@ def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
 
 
 def _pick(x_B3N: Tensor, b: Tensor, n: Tensor) -> Tensor:
-    """``x[b, :, n]`` as ``(3, K)``; with one index tensor, which is much faster than with two."""
+    """``x[b, :, n]`` as ``(3, K)``. It uses one index tensor, which is much faster than two."""
     return x_B3N.movedim(1, 0).reshape(3, -1).index_select(1, b * x_B3N.shape[2] + n)
 
 
@@ -141,31 +142,31 @@ def subtract(a: Vector, b: Vector) -> Vector:
 
 
 def _places(batch: Batch, kind: int) -> slice:
-    """Where the primitives of a kind are among all but the sides."""
+    """Rows of the primitives of a kind, counted without the sides."""
     start = sum(batch.counts[:kind])
     return slice(start, start + batch.counts[kind])
 
 
 def _may_hit(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> Tensor:
-    """Rays that come near the bounding balls of primitives: bool ``(B, P, N)``, True wherever there is a hit."""
+    """Rays that hit the bounding balls of primitives: bool ``(B, P, N)``. Every true hit is included."""
     things_BPF = batch.primitives_BMF[:, SIDES:]
     away_BP3 = things_BPF[:, :, CENTRE] - origin_B3[:, None]
-    radius_BP = things_BPF[:, :, HALF].norm(dim=-1) * 1.01 + 0.002  # more than any rounding
+    radius_BP = things_BPF[:, :, HALF].norm(dim=-1) * 1.01 + 0.002  # larger than any rounding error
     outside_BP = away_BP3.square().sum(-1) - radius_BP.square()
     along_BPN = torch.bmm(away_BP3, directions_B3N).clamp_(min=0.0).square_()
     return along_BPN >= outside_BP[:, :, None] * directions_B3N.square().sum(1, keepdim=True)
 
 
 def _slab(half: Tensor, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a ray enters and leaves |x| <= half."""
-    inverse = 1.0 / (ray + NUDGE)
+    """Ray parameters where a ray enters and leaves the slab |x| <= half."""
+    inverse = 1.0 / (ray + EPSILON)
     middle = -origin * inverse
     reach = half * inverse.abs()
     return middle - reach, middle + reach
 
 
 def _disc(radius: Tensor, along: Tensor, gap_squared: Tensor, length_squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a ray enters and leaves a ball (or circle), from its closest approach: stable far away from small balls."""
+    """Ray parameters where a ray enters and leaves a ball or circle. Accurate also for small, distant balls."""
     inside = radius * radius - gap_squared
     reach = (inside.clamp_min(0.0) / length_squared).sqrt()
     return torch.where(inside > 0, along - reach, MISS), along + reach
@@ -174,7 +175,7 @@ def _disc(radius: Tensor, along: Tensor, gap_squared: Tensor, length_squared: Te
 def _intersect(
     batch: Batch, kind: int, room_K: Tensor, place_K: Tensor, origin: Vector, ray: Vector
 ) -> tuple[Tensor, Tensor]:
-    """Parameters where rays enter convex primitives, and whether they do so, in front of their origin."""
+    """Ray parameters where rays enter primitives, and whether they do so in front of their origin."""
     table = batch.primitives_BMF[..., : FIRST.start].flatten(0, 1)
     found_FK = table.T.index_select(1, room_K * batch.primitives_BMF.shape[1] + SIDES + place_K)
     centre, (half_x, half_y, half_z) = vector(found_FK[CENTRE]), vector(found_FK[HALF])
@@ -192,7 +193,7 @@ def _intersect(
         gap = (x + along * dx).square() + (y + along * dy).square() + (z + along * dz).square()
         enter, leave = _disc(half_x, along, gap, length)
     else:
-        length = dx * dx + dz * dz + NUDGE
+        length = dx * dx + dz * dz + EPSILON
         along = -(x * dx + z * dz) / length
         in_r, out_r = _disc(half_x, along, (x + along * dx).square() + (z + along * dz).square(), length)
         in_y, out_y = _slab(half_y, y, dy)
@@ -201,9 +202,9 @@ def _intersect(
 
 
 def _sides(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays meet the room's sides: their origin is inside, so it is the nearest plane that a ray runs towards."""
+    """Where rays hit the room's sides. The origin is inside, so it is the nearest plane in the direction of the ray."""
     half_B31, middle_B31 = batch.primitives_BMF[:, 0, HALF, None], batch.primitives_BMF[:, 0, CENTRE, None]
-    ray_B3N = directions_B3N + NUDGE
+    ray_B3N = directions_B3N + EPSILON
     wall_B3N = torch.where(ray_B3N > 0, half_B31, -half_B31) + middle_B31
     t_BN, axis_BN = ((wall_B3N - origin_B3[:, :, None]) / ray_B3N).min(1)
     forward_BN = ray_B3N.gather(1, axis_BN[:, None])[:, 0] > 0
@@ -211,7 +212,7 @@ def _sides(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple[Ten
 
 
 def surface_at(batch: Batch, index_BN: Tensor, found_BFN: Tensor, point: Vector) -> tuple[Vector, Vector]:
-    """Coordinates in the primitive's own axes, and the normal in the world's."""
+    """Coordinates of the point in the primitive's own axes, and the normal in world axes."""
     x, y, z = (p - c for p, c in zip(point, rows(found_BFN[:, CENTRE]), strict=True))
     cos, sin = found_BFN[:, COS], found_BFN[:, SIN]
     x, z = cos * x - sin * z, sin * x + cos * z
@@ -221,7 +222,7 @@ def surface_at(batch: Batch, index_BN: Tensor, found_BFN: Tensor, point: Vector)
     inside = index_BN < SIDES
     round_ = index_BN >= SIDES + boxes + balls
     ball = (index_BN >= SIDES + boxes) & ~round_
-    # Box: the axis on which the point is farthest out. The room's sides look inwards.
+    # Box: the normal is along the axis on which the point is farthest out. The room's sides have inward normals.
     flat_y = ay >= ax.maximum(az)
     flat_x = ~flat_y & (ax >= az)
     nx = torch.where(flat_x, x.sign(), 0.0)

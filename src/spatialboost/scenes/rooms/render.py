@@ -1,6 +1,6 @@
-"""Procedural rooms: scenes with exact depth, masks, names and poses, made from a seed.
+"""Render procedural rooms: views with exact depth, masks, descriptions and poses.
 
-One seed is one room, whatever else is rendered beside it.
+A seed always gives the same room. It does not matter which other rooms are rendered in the same call.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from spatialboost.scenes.cues import Cues, SceneObject
 from spatialboost.scenes.rooms import raycast
 from spatialboost.scenes.rooms.room import Material, Room, Thing, look, scale
 from spatialboost.scenes.rooms.sampling import sample_room
-from spatialboost.scenes.rooms.shading import develop, render_rays
+from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
 from spatialboost.scenes.rooms.viewpoints import sample_poses
 from spatialboost.scenes.scene import Scene
 
 __all__ = ["look", "render_rooms", "render_scenes", "render_views", "sample_room"]
 
-SMALLEST_SHARE = 0.003  # of the pixels: a thing that covers less of the image is not listed as an object
-# On a CPU, as many rays as fit into the caches of a core; on a GPU, as many as keep it busy within about 2 GB.
+SMALLEST_SHARE = 0.003  # fraction of the image: a thing that covers less is not listed as an object
+# On a CPU, as many rays as fit into the caches of a core. On a GPU, enough to keep it busy with about 2 GB of memory.
 RAYS_AT_ONCE = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
@@ -34,7 +34,7 @@ def render_rooms(
 ) -> list[Cues]:
     """Render one view of the room of each seed.
 
-    The result for a seed depends on the seed, the size and the kind of device only, not on the other seeds.
+    The result for a seed depends only on the seed, the size and the kind of device, not on the other seeds.
 
     Example:
         >>> from spatialboost.scenes.rooms.render import render_rooms
@@ -44,8 +44,8 @@ def render_rooms(
 
     Args:
         seeds: non-negative integers.
-        size: edge of a square picture, or ``(height, width)``, pixels.
-        device: where rays are cast; results always come back as numpy arrays.
+        size: side of a square image, or ``(height, width)``, in pixels.
+        device: device of the ray casting; results are always numpy arrays.
 
     Returns:
         Cues with exact depth, pose (camera to world), objects with masks, and facts for captions.
@@ -56,7 +56,7 @@ def render_rooms(
 def render_scenes(
     seeds: Sequence[int], *, views: int, size: int | tuple[int, int] = 128, device: str | torch.device = "cpu"
 ) -> list[Scene]:
-    """Render several views of the room of each seed; the first is what ``render_rooms`` gives.
+    """Render several views of the room of each seed. The first view is the same as from ``render_rooms``.
 
     Example:
         >>> from spatialboost.scenes.rooms.render import render_scenes
@@ -64,13 +64,13 @@ def render_scenes(
         >>> [view.source for view in scene.views]
         ['synthetic:2', 'synthetic:2/view1']
 
-    Things have the same description in every view.
+    A thing has the same description in every view.
 
     Args:
         seeds: non-negative integers.
-        views: cameras in each room.
-        size: edge of a square picture, or ``(height, width)``, pixels.
-        device: where rays are cast.
+        views: number of cameras in each room.
+        size: side of a square image, or ``(height, width)``, in pixels.
+        device: device of the ray casting.
     """
     shots = []
     for seed in seeds:
@@ -100,12 +100,12 @@ def render_views(
 
     Args:
         room: from ``sample_room``.
-        poses: 4x4 camera-to-world matrices, with the camera inside the room and outside of its things.
-        size: edge of a square picture, or ``(height, width)``, pixels.
-        device: where rays are cast.
+        poses: 4x4 camera-to-world matrices. Each camera must be inside the room and outside of its things.
+        size: side of a square image, or ``(height, width)``, in pixels.
+        device: device of the ray casting.
 
     Raises:
-        SpatialBoostError: a camera outside of the room.
+        SpatialBoostError: a camera is outside of the room.
     """
     width, height, depth = room.size
     for number, pose in enumerate(poses):
@@ -121,7 +121,7 @@ def render_views(
 
 
 class Shot(NamedTuple):
-    """A picture to be taken: of which room, from which pose, the view's name, and its number in the room."""
+    """One view to render: the room, the camera pose, the view's ``source``, and its number in the room."""
 
     room: Room
     pose_44: np.ndarray
@@ -158,12 +158,12 @@ def _render_chunk(
     directions_B3N = _directions(poses, focals, height, width).to(device)
     origin_B3 = poses[:, :3, 3].float().to(device)
     angle_B = torch.tensor([1.0 / focal for focal in focals], dtype=torch.float32, device=device)
-    pieces = [
+    chunks = [
         render_rays(batch, origin_B3, rays.contiguous(), angle_B)
         for rays in directions_B3N.split(max(1, rays_at_once // len(rooms)), dim=2)
     ]
-    t_BN, index_BN, light_B3N = (torch.cat(parts, -1) for parts in zip(*pieces, strict=True))
-    image = develop(light_B3N.unflatten(-1, (height, width)), rooms, [shot.number for shot in shots])
+    t_BN, index_BN, light_B3N = (torch.cat(tensors, -1) for tensors in zip(*chunks, strict=True))
+    image = apply_camera_effects(light_B3N.unflatten(-1, (height, width)), rooms, [shot.number for shot in shots])
     images = image.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     depths = t_BN.unflatten(-1, (height, width)).cpu().numpy()
     indices = index_BN.unflatten(-1, (height, width)).cpu().numpy()
@@ -192,7 +192,7 @@ def _render_chunk(
 
 
 def _directions(poses: Tensor, focals: Sequence[float], height: int, width: int) -> Tensor:
-    """World directions of the pixels' rays with camera z = 1: (B, 3, N) float32."""
+    """World directions of the pixels' rays, with z = 1 in the camera's frame: (B, 3, N) float32."""
     v, u = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
     rays = []
     for pose, focal in zip(poses, focals, strict=True):
@@ -202,13 +202,13 @@ def _directions(poses: Tensor, focals: Sequence[float], height: int, width: int)
 
 
 def _order(room: Room) -> tuple[list[int], list[int], list[int]]:
-    """Indices of the things of each kind of primitive."""
+    """Indices of the things that are boxes, balls and cylinders."""
     kinds = {"box": 0, "panel": 0, "sphere": 1, "cylinder": 2}
     return tuple([i for i, thing in enumerate(room.things) if kinds[thing.shape] == kind] for kind in range(3))  # type: ignore[return-value]
 
 
 def _rows_of(order: tuple[list[int], ...], counts: tuple[int, int, int]) -> list[int]:
-    """Row of each thing in the batch's table."""
+    """The row of each thing in the batch's table."""
     rows = {}
     start = raycast.SIDES
     for members, count in zip(order, counts, strict=True):
@@ -221,12 +221,12 @@ def _tables(rooms: Sequence[Room], orders: Sequence[tuple[list[int], ...]], devi
     counts = tuple(max(len(order[kind]) for order in orders) for kind in range(3))
     total = raycast.SIDES + sum(counts)
     table = np.zeros((len(rooms), total, raycast.COLUMNS), np.float32)
-    # Rows that are not filled: tiny things far outside of any room, which no ray meets before the room's sides.
+    # Padding rows: tiny things far outside of any room, so that every ray hits a side of the room first.
     table[:, :, raycast.CENTRE] = 1e4
     table[:, :, raycast.HALF] = 1e-3
     table[:, :, raycast.COS] = 1.0
     samples = [_light_samples(room) for room in rooms]
-    # Rows that are not filled: lamps that are off, which add zero and so change no bit of the sum.
+    # Padding rows: lamps without light. They add zero, so they do not change the sum.
     lights = np.tile(np.array([0, -1, 0, 0, 0, 0], np.float32), (len(rooms), max(map(len, samples)), 1))
     for b, (room, order) in enumerate(zip(rooms, orders, strict=True)):
         width, height, depth = room.size
@@ -254,7 +254,7 @@ def _row(centre: Sequence[float], half: Sequence[float], yaw: float, material: M
 
 
 def _light_samples(room: Room) -> np.ndarray:
-    """Each lamp as one point, or as four on a small disc where its shadows are soft."""
+    """Sample points of the lamps: one for each lamp, or four on a small disc for a lamp with soft shadows."""
     points = []
     for light in room.lights:
         samples = 4 if light.radius > 0 else 1
@@ -271,7 +271,7 @@ def _lattice() -> np.ndarray:
 
 
 def _facts(room: Room, pose_44: np.ndarray, seen: Sequence[Thing]) -> dict[str, Any]:
-    """What captions may tell about a view; JSON-able, metres."""
+    """Facts about a view for captions, as JSON-compatible values; lengths in metres."""
 
     def metres(values: Sequence[float]) -> list[float]:
         return [round(float(value), 3) for value in values]

@@ -15,15 +15,15 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Material:
-    """Looks of a surface: two shades of one named colour in a solid texture.
+    """Appearance of a surface: two shades of one named colour in a solid texture.
 
     Attributes:
         colour: name in the palette.
         texture: one of ``raycast.TEXTURES``.
         first: sRGB of the main shade.
         second: sRGB of the other shade.
-        axis: direction and frequency of stripes, periods per metre.
-        frequency: cells per metre along x, y, z.
+        axis: direction and frequency of the stripes, in periods per metre.
+        frequency: number of cells of the pattern per metre along x, y, z.
         phase: shift of the pattern.
         gloss: strength of the highlight.
     """
@@ -47,10 +47,10 @@ class Thing:
         centre: world position, metres.
         half: half extents along its own x, y, z, metres.
         yaw: rotation about the vertical, radians.
-        material: its looks.
+        material: its appearance.
         place: "floor", "wall", "box" or "cylinder": what it stands or hangs on.
         size: "tall", "flat", "small", "large" or "".
-        description: what one would call it; unique in its room.
+        description: noun phrase for it; unique in its room.
     """
 
     shape: str
@@ -77,12 +77,12 @@ class Room:
     """A room with its things, its lights and one camera, all from one seed.
 
     Attributes:
-        seed: of all random numbers that made it.
+        seed: seed of all random numbers of the room.
         size: width (x), height (y), depth (z), metres.
         sides: materials of -x, +x, ceiling, floor, -z, +z.
-        things: everything that stands, lies or hangs in it, visible or not.
-        lights: at least one.
-        ambient: share of light that comes from everywhere.
+        things: all things in the room, visible or not.
+        lights: the lamps, at least one.
+        ambient: strength of the ambient light.
         pose_44: camera to world.
         fov: horizontal field of view, degrees.
         noise: standard deviation of the sensor's noise, in [0, 1].
@@ -112,5 +112,5 @@ def look(position: Sequence[float], yaw: float, pitch: float, roll: float = 0.0)
 
 
 def scale(colour: RGB, by: float) -> RGB:
-    """A colour, each channel times a number."""
+    """Multiply each channel of a colour by a number."""
     return colour[0] * by, colour[1] * by, colour[2] * by

@@ -1,4 +1,4 @@
-"""Rooms from seeds: walls, lights and a camera here, and the things that `furnishing` puts in."""
+"""Sample a room from a seed: walls, lights and a camera here, things in `furnishing`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FLOOR_COLOURS = ["brown", "brown", "brown", "grey", "grey", "white", "black", "g
 
 
 def sample_room(seed: int) -> Room:
-    """Everything there is to know about the room of a seed, before a single ray is cast.
+    """Sample the full description of the room of a seed, without rendering it.
 
     Example:
         >>> from spatialboost.scenes.rooms.render import sample_room
@@ -73,7 +73,7 @@ def sample_room(seed: int) -> Room:
 
 
 def _sample_pose(rng: np.random.Generator, size: tuple[float, float, float]) -> np.ndarray:
-    """Somewhere near the front wall, looking roughly along the room, tilted down a little."""
+    """A camera near the front wall that looks roughly along the room and a little downwards."""
     width, _, depth = size
     position = (
         rng.uniform(-0.3, 0.3) * width,

@@ -1,4 +1,4 @@
-"""Colour of what rays see: solid textures, lamps with shadows, and the camera that takes the picture."""
+"""Colours of an image: solid textures, lamps with shadows, and the effects of a camera."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ from spatialboost.scenes.rooms.room import Room
 def render_rays(
     batch: Batch, origin_B3: Tensor, directions_B3N: Tensor, pixel_angle_B: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What rays see: parameter along the ray, index of the primitive, and colour.
+    """Compute the ray parameter, the index of the primitive, and the colour for each ray.
 
     Args:
         batch: the rooms.
         origin_B3: one origin for all rays of a room.
-        directions_B3N: not normalised; with camera-frame z = 1 the ray's parameter *is* the depth z.
-        pixel_angle_B: 1 / focal length in pixels; finer textures than a pixel fade to their mean.
+        directions_B3N: directions of the rays, not normalised. With z = 1 in the camera's frame, the ray parameter is
+            the depth z.
+        pixel_angle_B: 1 / focal length in pixels. A texture that is finer than a pixel fades to its mean.
 
     Returns:
-        ``t_BN``, ``index_BN`` into ``primitives_BMF`` (0-5 are the room's sides), ``colour_B3N`` in linear light.
+        ``t_BN``, ``index_BN`` (rows in ``primitives_BMF``; 0-5 are the room's sides), ``colour_B3N`` in linear light.
     """
     ray = rows(directions_B3N)
     t_BN, index_BN = first_hits(batch, origin_B3, directions_B3N)
@@ -61,7 +62,7 @@ def render_rays(
 
 
 def _albedo(batch: Batch, found_BFN: Tensor, local: Vector, footprint_BN: Tensor) -> Tensor:
-    """Solid textures: a function of the point in the primitive's own axes, so that they wrap around edges."""
+    """Solid textures: the colour depends on the point in the primitive's own axes, so it continues around edges."""
     frequency, phase = rows(found_BFN[:, FREQUENCY]), rows(found_BFN[:, PHASE])
     u, v, w = (p * f + a for p, f, a in zip(local, frequency, phase, strict=True))
     ax, ay, az = rows(found_BFN[:, AXIS])
@@ -71,13 +72,13 @@ def _albedo(batch: Batch, found_BFN: Tensor, local: Vector, footprint_BN: Tensor
     cells = u.floor() + v.floor() + w.floor()
     checker = ((cells * 0.5 - (cells * 0.5).floor()) > 0.25).float()
     noise = torch.zeros_like(band)
-    noisy = kind >= TEXTURES.index("speckled")  # noise costs the most: only where it shows
+    noisy = kind >= TEXTURES.index("speckled")  # noise is the slowest texture: compute it only where it is used
     noise[noisy] = _noise(batch.lattice, u[noisy], v[noisy], w[noisy])
     speckle = ((noise - 0.42) * 5.0).clamp(0.0, 1.0)
     ring = noise * 5.0
     grain = ((ring - ring.floor()) * 2.0 - 1.0).abs() * 0.8
     share = torch.where(kind == 1, checker, torch.where(kind == 2, stripe, torch.where(kind == 3, speckle, grain)))
-    # A period of less than about two pixels cannot be seen: fade to the mean instead of aliasing.
+    # A period of less than about two pixels would give aliasing: fade to the mean.
     fastest = torch.where(
         kind == 2, ax.abs() + ay.abs() + az.abs(), frequency[0].maximum(frequency[1]).maximum(frequency[2])
     )
@@ -87,7 +88,7 @@ def _albedo(batch: Batch, found_BFN: Tensor, local: Vector, footprint_BN: Tensor
 
 
 def _noise(lattice: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
-    """Value noise: random numbers on an integer lattice, blended in between."""
+    """Value noise: random numbers on an integer lattice, interpolated in between."""
     iu, iv, iw = u.floor(), v.floor(), w.floor()
     fu, fv, fw = (f * f * (3.0 - 2.0 * f) for f in (u - iu, v - iv, w - iw))
     cell = (iu * 1.0 + iv * 57.0 + iw * 1013.0).to(torch.int32)
@@ -111,8 +112,8 @@ def _shade(
     ray: Vector,
     length_BN: Tensor,
 ) -> Tensor:
-    """Lambert plus a small highlight, with shadows from every sample of every light."""
-    # Light from everywhere is a little stronger from above (world y points down).
+    """Lambert shading plus a small highlight, with shadows from every sample of every light."""
+    # Ambient light is a little stronger from above (world y points down).
     sky_BN = batch.ambient_B[:, None] * (0.85 - 0.15 * normal[1])
     colour_B3N = albedo_B3N * sky_BN[:, None]
     gloss_BN = found_BFN[:, GLOSS]
@@ -141,27 +142,27 @@ def _shade(
 
 
 @functools.cache
-def _grain() -> np.ndarray:
+def _sensor_noise() -> np.ndarray:
     return np.random.default_rng(22057).standard_normal(1 << 20, dtype=np.float32)
 
 
-def develop(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Sequence[int]) -> Tensor:
-    """From linear light to uint8: a soft shoulder, gamma 2, a lens that is not perfectly sharp, sensor noise.
+def apply_camera_effects(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Sequence[int]) -> Tensor:
+    """Convert linear light to uint8, with the effects of a camera: tone curve, gamma 2, slight blur, sensor noise.
 
     Args:
         light_B3HW: from ``render_rays``.
-        rooms: which room each picture shows.
-        numbers: of each picture in its room: two pictures of one room do not have the same noise.
+        rooms: the room of each image.
+        numbers: number of each image in its room, so that two images of one room have different noise.
     """
     shoulder = light_B3HW * (1.0 + 0.15 * light_B3HW) / (1.0 + 0.55 * light_B3HW)
     image = (shoulder * 1.25).clamp(0.0, 1.0).sqrt()
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
     rows = 0.14 * padded[:, :, :-2] + 0.72 * padded[:, :, 1:-1] + 0.14 * padded[:, :, 2:]
     image = 0.14 * rows[..., :-2] + 0.72 * rows[..., 1:-1] + 0.14 * rows[..., 2:]
-    grain = _grain()
+    normal = _sensor_noise()
     count = image[0].numel()
     for b, (room, number) in enumerate(zip(rooms, numbers, strict=True)):
-        offset = (room.seed * 7919 + number * 104729) % len(grain)
-        noise = grain.take(np.arange(offset, offset + count), mode="wrap")
+        offset = (room.seed * 7919 + number * 104729) % len(normal)
+        noise = normal.take(np.arange(offset, offset + count), mode="wrap")
         image[b] += room.noise * torch.from_numpy(noise).to(image.device).view_as(image[b])
     return (image.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Procedural rooms as a source of views: one room for each seed, rendered when it is asked for."""
+"""Procedural rooms as a source of views: one room for each seed, rendered when it is loaded."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from spatialboost.scenes.rooms.render import render_rooms, render_scenes
 from spatialboost.scenes.source_registry import SourceOptions
 
 _ROOMS_AT_ONCE = 32
-_USUAL_NUM, _USUAL_SIZE = 1000, 224
+_DEFAULT_NUM, _DEFAULT_SIZE = 1000, 224
 
 
 class Rooms:
-    """Procedural rooms of the seeds ``first`` to ``first + num - 1``, rendered a batch at a time.
+    """Procedural rooms with the seeds ``first`` to ``first + num - 1``, rendered one batch at a time.
 
     Example:
         >>> from spatialboost.scenes.rooms import Rooms
@@ -23,17 +23,17 @@ class Rooms:
         >>> len(Rooms(3, size=32, views=2)[2].views)
         2
 
-    ``rooms[i]`` is a view (``Cues``); with ``views`` above one, a ``Scene`` whose first view is that view.
+    ``rooms[i]`` is a view (``Cues``). With ``views`` above one it is a ``Scene``; its first view is the same view.
 
     Args:
-        num: how many.
-        first: seed of the first room; keep the rooms that one trains on and tests on apart by it.
-        size: edge of a square picture, or ``(height, width)``, pixels.
-        views: cameras in each room.
-        device: where to render.
+        num: number of rooms.
+        first: seed of the first room. Use different seeds for train rooms and test rooms.
+        size: side of a square image, or ``(height, width)``, in pixels.
+        views: number of cameras in each room.
+        device: device of the rendering.
 
     Raises:
-        SpatialBoostError: a number below one, or a negative seed.
+        SpatialBoostError: ``num`` or ``views`` is below one, or ``first`` is negative.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class Rooms:
         num: int,
         *,
         first: int = 0,
-        size: int | tuple[int, int] = _USUAL_SIZE,
+        size: int | tuple[int, int] = _DEFAULT_SIZE,
         views: int = 1,
         device: str = "cpu",
     ) -> None:
         if num < 1 or first < 0:
-            raise SpatialBoostError(f"num is {num} and first {first}; expected at least one room, seeds from 0 on")
+            raise SpatialBoostError(
+                f"num is {num} and first {first}; expected at least one room, and a first seed of 0 or more"
+            )
         if views < 1:
             raise SpatialBoostError(f"views is {views}; expected at least one camera in each room")
         self.num, self.first, self.size, self.views, self.device = num, first, size, views, device
@@ -72,11 +74,13 @@ class Rooms:
 
 
 def open_rooms(options: SourceOptions) -> Rooms:
-    """Rooms as the command line asks for them.
+    """Open the rooms that the command line options describe.
 
     Raises:
-        SpatialBoostError: a folder is given.
+        SpatialBoostError: the options have a folder.
     """
     if options.path is not None:
-        raise SpatialBoostError("--path is for --source rgbd; rooms are made, not read")
-    return Rooms(options.num or _USUAL_NUM, first=options.first, size=options.size or _USUAL_SIZE, views=options.views)
+        raise SpatialBoostError("--path is for --source rgbd; rooms are generated and need no folder: leave --path out")
+    return Rooms(
+        options.num or _DEFAULT_NUM, first=options.first, size=options.size or _DEFAULT_SIZE, views=options.views
+    )

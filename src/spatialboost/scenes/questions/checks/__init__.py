@@ -1,7 +1,7 @@
-"""The checks of the kinds of question: one file a kind, and the table of all of them.
+"""The checks of the kinds of question: one file for each kind, and a table of all checks.
 
-Open `protocol` first. A check recomputes each answer from ``meta`` by another path than the one that wrote it: nothing
-here imports the kinds, the layout, the points or the phrases. `lengths`, `points` and `boxes` are shared by the checks.
+Open `protocol` first. A check recomputes each answer from ``meta`` with separate code: nothing here imports the kinds,
+the layout, the points or the phrases. The checks share `lengths`, `points` and `boxes`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CHECKS: dict[str, Check] = {
 
 
 def check_named(kind: str) -> Check:
-    """The check of this kind of question.
+    """Return the check of this kind of question.
 
     Example:
         >>> check_named("depth").level
         0
 
     Raises:
-        SpatialBoostError: there is none.
+        SpatialBoostError: there is no check for this kind.
     """
     if kind not in CHECKS:
         raise errors.unknown("kind of question", kind, CHECKS)

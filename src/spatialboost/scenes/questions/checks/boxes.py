@@ -1,4 +1,4 @@
-"""Boxes of objects: what their relations are, and whether the reason in an answer states them rightly."""
+"""Boxes of objects: compute their relations, and check the reason in an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Box = Sequence[float] | np.ndarray  # xmin, ymin, zmin, xmax, ymax, zmax
 
 _NUMBER = r"-?\d+\.\d\d"
 _CUBE = rf"\[({_NUMBER}(?:, {_NUMBER}){{5}})\]"
-# What a word claims about the first object: which relation, and whether it comes first in it.
+# The claim of each word about the first object: the relation, and whether the object is the left, upper, nearer or
+# larger one.
 CLAIMS = {
     "left": ("left_right", True),
     "right": ("left_right", False),
@@ -33,10 +34,10 @@ _AXIS = {"left_right": 0, "above_below": 1, "front_behind": 2}
 def check_reason(
     answer: str, relation: str, a: dict[str, Any], b: dict[str, Any], facts: dict[str, Any]
 ) -> Generator[str, None, bool | None]:
-    """Check both cubes and the comparison that an answer begins with.
+    """Check the start of an answer: both cubes and the comparison.
 
     Returns:
-        Whether the relation's first word holds; None where nothing can be parsed.
+        Whether the relation's first word is true; None if the answer cannot be parsed.
     """
     names = re.escape(a["description"]), re.escape(b["description"])
     found = re.match(
@@ -52,7 +53,7 @@ def check_reason(
     low, size = np.array(facts["scene_box"][:3]), np.diff(np.reshape(facts["scene_box"], (2, 3)), axis=0)[0]
     for cube, thing in zip(cubes, (a, b), strict=True):
         scaled = ((np.reshape(thing["extent_m"], (2, 3)) - low) / np.maximum(size, 1e-3)).clip(0, 1).ravel()
-        # six decimals of metres become coarser in a thin scene's box
+        # in a thin scene's box, rounding metres to six decimals gives a larger error
         if np.abs(scaled - thing["cube"]).max() > 4 * ROUNDING / max(size.min(), 1e-3) + ROUNDING:
             recomputed = np.round(scaled, 4).tolist()
             yield f"the recorded cube of {thing['description']!r} is {thing['cube']}, recomputed {recomputed}"
@@ -60,19 +61,19 @@ def check_reason(
             yield f"the answer gives {thing['description']!r} the cube {cube}, the ground truth is {thing['cube']}"
     holds = first_holds(relation, a["extent_m"], b["extent_m"])
     if first_holds(relation, *cubes) != holds:
-        yield "the cubes as printed do not show the relation that holds"
+        yield "the cubes in the answer do not show the true relation"
     if not _is_beyond_noise(relation, a["extent_m"], b["extent_m"], facts["depth_noise"]):
-        yield "the two objects differ by no more than the noise of their source"
+        yield "the difference between the two objects is within the noise of their source"
     if CLAIMS[word[1]] != (relation, holds):
-        yield f"the comparison says {word[1]!r}, which does not hold"
+        yield f"the comparison says {word[1]!r}, which is not true"
     return holds
 
 
 def measure_claim(word: str, objects: Sequence[int], extents: Sequence[np.ndarray]) -> Generator[str, None, None]:
-    """What a word claims about two objects holds for their extents as measured again."""
+    """Check the claim of a word about two objects against their newly measured extents."""
     relation, holds = CLAIMS[word]
     if first_holds(relation, *(extents[i] for i in objects)) != holds:
-        yield f"measured again, {word!r} does not hold"
+        yield f"{word!r} is not true for the newly measured objects"
 
 
 def first_holds(relation: str, a: Box, b: Box) -> bool:

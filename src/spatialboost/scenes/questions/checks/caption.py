@@ -1,4 +1,4 @@
-"""Checks a caption."""
+"""The check of captions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spatialboost.scenes.questions.checks.protocol import Check
 
 
 class CaptionCheck(Check):
-    """The caption names the objects in the order of their columns, and the closest of them where it says so."""
+    """The caption names the objects in the order of their columns, and the closest object if one is recorded."""
 
     level = 3
 
@@ -35,6 +35,6 @@ class CaptionCheck(Check):
             return
         closest = None if turn["closest"] is None else facts["objects"][turn["closest"]]["description"]
         if stated["closest"] != closest:
-            yield f"the caption calls {stated['closest']!r} the closest, ground truth says {closest!r}"
+            yield f"the caption calls {stated['closest']!r} the closest, the ground truth is {closest!r}"
         if turn["closest"] is not None and not is_extreme(turn["closest"], turn["objects"], facts, closest=True):
             yield f"{closest!r} is not the closest of the objects"

@@ -1,4 +1,4 @@
-"""Checks a question on a caption."""
+"""The check of questions about a caption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CaptionQuestionCheck(Check):
     follows = "caption"
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Count, or compare the depths of the centres."""
+        """Count the objects, or compare the depths of their centres."""
         if re.match(r"How many", question):
             count = len(turn["objects"])
             if answer != f"{count} object{'' if count == 1 else 's'}." or turn["verdict"] != count:
@@ -25,7 +25,7 @@ class CaptionQuestionCheck(Check):
             return
         far = re.search(r"\bfarthest\b", question) is not None
         if not far and not re.search(r"\b(closest|nearest)\b", question):
-            yield f"the question {question!r} is none that a caption is asked"
+            yield f"the question {question!r} is not a question about a caption"
             return
         winner = facts["objects"][turn["verdict"]]["description"]
         if answer != f"The {winner}.":

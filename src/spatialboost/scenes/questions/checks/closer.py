@@ -1,4 +1,4 @@
-"""Checks which of two points is closer."""
+"""The check of which of two points is closer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 
 class CloserCheck(Check):
-    """The point in the answer is the closer one, beyond the noise of the source."""
+    """The point in the answer is the closer one, and the difference is larger than the noise of the source."""
 
     level = 0
 
@@ -23,7 +23,7 @@ class CloserCheck(Check):
             yield f"the question {question!r} does not ask which point is closer"
         first, second = turn["depths"]
         if abs(first - second) <= 2 * facts["depth_noise"] * math.hypot(first, second):
-            yield f"depths {first} and {second} differ by no more than the noise of their source"
+            yield f"the difference between the depths {first} and {second} is within the noise of their source"
         nearer = 1 if first < second else 2
         if answer != f"Point {nearer} is closer than Point {3 - nearer}.":
             yield f"the answer is {answer!r}, but point {nearer} is closer ({first:.3f} m and {second:.3f} m)"
@@ -35,4 +35,4 @@ class CloserCheck(Check):
         yield from measure_points(question, turn, views[0].cues)
         around = depths_around(question, views[0].cues)
         if max(around[turn["verdict"] - 1]) >= min(around[2 - turn["verdict"]]):
-            yield "moving a point by half a percent turns the answer round"
+            yield "the answer changes if a point moves by half a percent of the image"

@@ -1,4 +1,4 @@
-"""Checks the depth at a point."""
+"""The check of the depth at a point."""
 
 from __future__ import annotations
 

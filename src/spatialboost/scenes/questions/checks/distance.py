@@ -1,4 +1,4 @@
-"""Checks the distance of two objects."""
+"""The check of the distance between two objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 
 class DistanceCheck(Check):
-    """The distance is that of the centres of both extents, and the relation before it holds."""
+    """The distance is the one between the centres of both extents, and the relation before it is true."""
 
     level = 2
 
@@ -27,7 +27,7 @@ class DistanceCheck(Check):
             yield f"the question {question!r} does not ask how far {a['description']!r} is from {b['description']!r}"
         holds = yield from check_reason(answer, turn["relation"], a, b, facts)
         if holds is not None and CLAIMS[turn["holds"]] != (turn["relation"], holds):
-            yield f"the recorded relation {turn['holds']!r} does not hold"
+            yield f"the recorded relation {turn['holds']!r} is not true"
         metres = math.dist(centre_of(a["extent_m"]), centre_of(b["extent_m"]))
         stated = re.search(rf" Answer: ({LENGTH.pattern})\.$", answer)
         yield from check_length(stated and stated[1], metres)

@@ -10,7 +10,7 @@ ROUNDING = 1e-6  # meta keeps six decimals
 
 
 def check_length(text: str | None, metres: float) -> Iterator[str]:
-    """Metres to the third decimal, below half a metre centimetres to the first, and the right number."""
+    """Check the unit, the number of decimals and the value: metres with three, centimetres with one if below 0.5 m."""
     parsed = LENGTH.fullmatch(text or "")
     if not parsed:
         yield "the answer states no length in the expected form"

@@ -1,4 +1,4 @@
-"""Points in questions: that they name the pixels in `meta`, and that the depth there is what `meta` says."""
+"""Check the points in questions: their pixels and their depths must be those in `meta`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ POINT = re.compile(r"\((-?\d+\.\d\d), (-?\d+\.\d\d)\)")
 
 
 def check_named_points(question: str, turn: dict[str, Any], size: Sequence[int], count: int) -> Iterator[str]:
-    """The points in the text are the points and pixels of the turn."""
+    """Check that the points in the text are the points and pixels of the turn."""
     named = POINT.findall(question)
     if len(named) != count or len(turn["depths"]) != count:
         yield f"expected {count} points in {question!r}, found {len(named)}"
         return
     for x_y, point, pixel in zip(named, turn["points"], turn["pixels"], strict=True):
-        if [float(part) for part in x_y] != point:
-            yield f"the question names {x_y}, the ground truth is of {point}"
+        if [float(number) for number in x_y] != point:
+            yield f"the question has the point {x_y}, the ground truth is {point}"
         if _pixel(x_y, size) != tuple(pixel):
-            yield f"point {x_y} lies in pixel {_pixel(x_y, size)}, the ground truth is of {pixel}"
+            yield f"point {x_y} lies in pixel {_pixel(x_y, size)}, the ground truth is {pixel}"
 
 
 def measure_points(question: str, turn: dict[str, Any], cues: Cues) -> Iterator[str]:
-    """The depth at the coordinates in the text is that of the turn, and there are readings around them."""
+    """Check that the depth at the points in the text is the one of the turn, with depth readings around each point."""
     for x_y, recorded in zip(POINT.findall(question), turn["depths"], strict=True):
         row, column = _pixel(x_y, cues.size)
         if not cues.valid_HW[row, column] or abs(float(cues.depth_HW[row, column]) - recorded) > 1e-5:
-            yield f"the depth at {x_y} is {cues.depth_HW[row, column]}, meta says {recorded}"
+            yield f"the depth at {x_y} is {cues.depth_HW[row, column]}, but meta has {recorded}"
         if not all(cues.valid_HW[pixel] for pixel in _pixels_around(x_y, cues.size)):
-            yield f"half a percent beside {x_y} there is no depth reading"
+            yield f"there is a pixel without depth reading half a percent of the image away from {x_y}"
 
 
 def depths_around(question: str, cues: Cues) -> list[list[float]]:
@@ -44,12 +44,12 @@ def depths_around(question: str, cues: Cues) -> list[list[float]]:
 
 
 def _pixel(x_y: Sequence[str], size: Sequence[int]) -> tuple[int, int]:
-    """(row, column) of the pixel that holds a point given as decimal text; exact."""
-    x, y = (Fraction(part) for part in x_y)
+    """(row, column) of the pixel that contains a point given as decimal text. Exact."""
+    x, y = (Fraction(number) for number in x_y)
     return math.floor(y * size[0]), math.floor(x * size[1])
 
 
 def _pixels_around(x_y: Sequence[str], size: tuple[int, int]) -> list[tuple[int, int]]:
-    x, y = (Fraction(part) for part in x_y)
+    x, y = (Fraction(number) for number in x_y)
     steps = (Fraction(-1, 200), Fraction(0), Fraction(1, 200))
     return [(math.floor((y + dy) * size[0]), math.floor((x + dx) * size[1])) for dy in steps for dx in steps]

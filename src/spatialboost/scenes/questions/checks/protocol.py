@@ -1,4 +1,4 @@
-"""What the check of a kind of question has to do."""
+"""The interface of the check of a kind of question."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MeasuredView:
 
     Attributes:
         cues: the view.
-        extents: of each object in ``meta``, float ``(6,)``: xmin, ymin, zmin, xmax, ymax, zmax in metres.
+        extents: extent of each object in ``meta``, float ``(6,)``: xmin, ymin, zmin, xmax, ymax, zmax in metres.
     """
 
     cues: Cues
@@ -26,7 +26,7 @@ class MeasuredView:
 
 
 class Check(ABC):
-    """Recomputes the answers of one kind of question, and shares no code with the file that asks it.
+    """Recomputes the answers of one kind of question. It shares no code with the file that asks the question.
 
     Example:
         >>> class ImageSize(Check):
@@ -40,8 +40,8 @@ class Check(ABC):
         ["the answer is '3 pixels.', but the image is 4 pixels wide"]
 
     Attributes:
-        level: where the turns stand in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption.
-        follows: the kind of a turn that has to come before, about the same view.
+        level: level of the turns in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption.
+        follows: kind of the turn that must come before, about the same view; None if no turn must come before.
     """
 
     level: int
@@ -49,28 +49,29 @@ class Check(ABC):
 
     @abstractmethod
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Recompute the answer from what ``meta`` says.
+        """Recompute the answer from ``meta``.
 
         Args:
-            question: its text, without image lines and without the name of the view.
-            answer: its text.
-            turn: the turn's facts.
-            facts: of the view that the turn is about (``size``, ``objects``, ...); all of ``meta`` for a turn that is
+            question: text of the question, without image lines and without the name of the view.
+            answer: text of the answer.
+            turn: facts of the turn.
+            facts: facts of the view that the turn is about (``size``, ``objects``, ...); all of ``meta`` for a turn
                 about the whole scene.
 
         Yields:
-            One sentence a problem. A ``KeyError``, ``TypeError``, ``ValueError`` or ``IndexError`` counts as one.
+            One sentence for each problem. A ``KeyError``, ``TypeError``, ``ValueError`` or ``IndexError`` counts as a
+            problem.
         """
 
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
-        """Measure again, in the depth maps and masks, what the turn claims; by default there is nothing to measure.
+        """Compare the turn with new measurements of the depth maps and masks. The default measures nothing.
 
         Args:
-            question: its text, without image lines and without the name of the view.
-            turn: the turn's facts.
-            views: the view that the turn is about, or all of them.
+            question: text of the question, without image lines and without the name of the view.
+            turn: facts of the turn.
+            views: the view that the turn is about, or all views for a turn about the whole scene.
 
         Yields:
-            One sentence a problem.
+            One sentence for each problem.
         """
         yield from ()

@@ -1,4 +1,4 @@
-"""Checks the four relations of two objects."""
+"""The check of the four relations between two objects."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 
 class RelationCheck(Check):
-    """Both cubes, the comparison and the verdict are right; the word in the question says which relation it is."""
+    """Both cubes, the comparison and the verdict are right. The word in the question determines the relation."""
 
     level = 1
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Compare the extents of both objects, and their cubes as printed."""
+        """Compare the extents of both objects, and the cubes in the answer."""
         a, b = (facts["objects"][i] for i in turn["objects"])
         asked = re.fullmatch(
             rf"(?:Is|Does) the {re.escape(a['description'])} (.+) the {re.escape(b['description'])}\?", question

@@ -1,8 +1,8 @@
-"""The kinds of question: one file a kind, and the table of all of them.
+"""The kinds of question: one file for each kind, and a table of all kinds.
 
-Open `protocol` first: it says what a kind has to say of itself. To add a kind, write its file here and its check in
+Open `protocol` first: it defines the interface of a kind. To add a kind, write its file here and its check in
 `spatialboost.scenes.questions.checks`, and add one line to the table of each folder. Turns are drawn by level and,
-within a level, in the order of the table: add new kinds at its end, and every seed goes on to ask what it asked before.
+within a level, in the order of the table. So add a new kind at the end: then a seed still gives the same other turns.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_named(name: str) -> Kind:
-    """The kind of this name.
+    """Return the kind with this name.
 
     Example:
         >>> kind_named("depth").level
         'pixel'
 
     Raises:
-        SpatialBoostError: no such kind.
+        SpatialBoostError: there is no such kind.
     """
     if name not in KINDS:
         raise errors.unknown("kind of question", name, KINDS)
@@ -48,7 +48,7 @@ def kind_named(name: str) -> Kind:
 
 
 def scoring_of(name: str) -> Scoring:
-    """How replies to a kind of question are scored; by their verdict where a data set names a kind that is not known.
+    """The scoring of a kind of question. An unknown kind, as a data set may have, is scored by its verdict.
 
     Example:
         >>> scoring_of("depth").right("The depth is 2.0 meters.", "The depth is 2.500 meters.")

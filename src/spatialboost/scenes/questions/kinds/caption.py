@@ -7,14 +7,14 @@ from itertools import pairwise
 import numpy as np
 
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.phrases import say_list
+from spatialboost.scenes.questions.phrases import format_list
 from spatialboost.scenes.questions.turn import Turn, choose_wording
 
 _MAX_NAMED = 6
 
 
 class Caption(Kind):
-    """A caption that names the objects, and the closest of them where one clearly is."""
+    """A caption that names the objects. It also names the closest object if one is clearly closest."""
 
     name = "caption"
     title = "caption"
@@ -23,14 +23,14 @@ class Caption(Kind):
     objects = 1
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Name the objects that have most pixels, by their column in the image."""
+        """Name the objects with the most pixels, sorted by their column in the image."""
         view = context.view
         largest = sorted(range(len(view.objects)), key=lambda i: -view.objects[i].pixels)[:_MAX_NAMED]
         named = sorted(largest, key=lambda i: view.objects[i].centre_xy)
         closest = view.extreme(named, closest=True)
         ordered = len(named) > 1 and all(view.compare("left_right", i, j) == 1 for i, j in pairwise(named))
         start = "From left to right, the" if ordered else "The"
-        answer = f"{start} scene shows {say_list([view.objects[i].description for i in named])}."
+        answer = f"{start} scene shows {format_list([view.objects[i].description for i in named])}."
         if closest is not None:
             answer += f" The {view.objects[closest].description} is the closest to the viewer."
         question, template = choose_wording(self.wordings, rng)

@@ -1,4 +1,4 @@
-"""A question on the caption: how many objects it names, which of them is closest or farthest."""
+"""A question about the caption: how many objects does it name, or which of them is closest or farthest?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spatialboost.scenes.questions.turn import Turn, choose_wording
 
 
 class CaptionQuestion(Kind):
-    """How many objects the caption names, or which of them is the closest or farthest where one clearly is."""
+    """How many objects the caption names, or which of them is clearly the closest or farthest."""
 
     name = "caption_question"
     title = "question on the caption"
@@ -30,7 +30,7 @@ class CaptionQuestion(Kind):
     follows = "caption"
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask one of the three, whichever the view supports."""
+        """Ask one of the questions that the view supports."""
         view, named = context.view, context.followed["objects"]
         ends = {"caption_closest": view.extreme(named, closest=True)}
         ends["caption_farthest"] = view.extreme(named, closest=False)

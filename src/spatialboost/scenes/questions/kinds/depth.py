@@ -1,11 +1,11 @@
-"""How deep is this point?"""
+"""What is the depth at this point?"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.phrases import say_length, say_point
+from spatialboost.scenes.questions.phrases import format_length, format_point
 from spatialboost.scenes.questions.scoring import LENGTH
 from spatialboost.scenes.questions.turn import Turn, choose_wording
 
@@ -23,11 +23,11 @@ class Depth(Kind):
     scoring = LENGTH
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask about a point that lies on no edge."""
+        """Ask about a point that is not on an edge."""
         point = context.view.picker.pick(rng)
         facts = context.view.point_facts([point])
-        question, facts["template"] = choose_wording(self.wordings, rng, point=say_point(point))
-        return Turn(question, f"The depth is {say_length(facts['depths'][0])}.", facts)
+        question, facts["template"] = choose_wording(self.wordings, rng, point=format_point(point))
+        return Turn(question, f"The depth is {format_length(facts['depths'][0])}.", facts)
 
 
 DEPTH = Depth()

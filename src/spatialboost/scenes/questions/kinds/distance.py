@@ -9,13 +9,13 @@ import numpy as np
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEHIND, LEFT_RIGHT
 from spatialboost.scenes.questions.layout import measure_distance
-from spatialboost.scenes.questions.phrases import say_length
+from spatialboost.scenes.questions.phrases import format_length
 from spatialboost.scenes.questions.scoring import LENGTH
 from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
 
 
 class Distance(Kind):
-    """The distance between the centres of two objects; the answer begins with one relation that holds."""
+    """The distance between the centres of two objects. The answer begins with one true relation between them."""
 
     name = "distance"
     title = "distance"
@@ -40,7 +40,7 @@ class Distance(Kind):
         facts: dict[str, Any] = {"objects": [i, j], "relation": relation.name, "holds": word}
         facts["distance"] = round(metres, 6)
         question, facts["template"] = choose_wording(self.wordings, rng, a=a.description, b=b.description)
-        answer = f"{relation.reason(view, i, j, word)} Answer: {say_length(facts['distance'])}."
+        answer = f"{relation.reason(view, i, j, word)} Answer: {format_length(facts['distance'])}."
         return Turn(question, answer, facts)
 
 

@@ -1,4 +1,4 @@
-"""What a kind of question has to say of itself, and what it may look at when it asks."""
+"""The interface of a kind of question, and the context that it gets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ LEVELS: tuple[Level, ...] = ("pixel", "object", "scene", "caption")  # the order
 
 @dataclass(frozen=True)
 class Context:
-    """What a question is about.
+    """The views that a question is about.
 
     Attributes:
         views: one view, or all views of the scene for a kind that needs several.
-        poses: of each of these views, camera to the first view's camera of the scene: float64 ``(4, 4)``.
-        followed: facts of the turn that the question refers to, for a kind that follows another.
+        poses: for each of these views the transform from its camera to the camera of the scene's first view, float64
+            ``(4, 4)``.
+        followed: facts of the turn that the question refers to, for a kind with ``follows``.
     """
 
     views: tuple[AskedView, ...]
@@ -35,12 +36,12 @@ class Context:
 
     @property
     def view(self) -> AskedView:
-        """The view that a question about one view is about."""
+        """The only view of a question about one view."""
         return self.views[0]
 
 
 class Kind(ABC):
-    """A kind of question. To add one: a file here, its line in `kinds`, its check in `checks` with its line there.
+    """A kind of question. To add one, add a file and a table line in `kinds`, and a file and a table line in `checks`.
 
     Example:
         >>> class Size(Kind):
@@ -54,16 +55,16 @@ class Kind(ABC):
         ...         return Turn(self.wordings[0], f"{width} pixels.", {"width": width})
 
     Attributes:
-        name: in plans, in ``meta`` and on the command line.
-        title: for people, on the page that shows a data set.
-        level: where its turns stand in the order of a conversation.
-        wordings: the question's templates.
-        objects: how many usable objects each view must have that it is asked about.
-        views: 1 = it is asked about one view, which is drawn at random where there are several, and named in the
-            question; 2 or more = it is asked about all views of a scene that has at least so many.
-        follows: for the level "caption": the kind of the turn that it refers to. It is asked about the last such turn,
-            comes after it, and is left out where there is none.
-        scoring: how replies are compared with the true answer.
+        name: name in plans, in ``meta`` and on the command line.
+        title: readable name on the page that shows a data set.
+        level: determines the position of its turns in a conversation.
+        wordings: templates of the question.
+        objects: minimum number of usable objects in each view that the question is about.
+        views: 1 = the question is about one view. If there are several, the view is drawn at random, and the question
+            names it. 2 or more = the question is about all views of a scene, which must have at least this many.
+        follows: for the level "caption": the kind of the earlier turn that the question refers to. The question is
+            about the last turn of this kind and comes after it. It is left out if there is no such turn.
+        scoring: compares replies with the true answer.
     """
 
     name: str
@@ -80,10 +81,10 @@ class Kind(ABC):
         """Ask one question.
 
         Args:
-            context: what it is about.
-            rng: the only source of chance.
+            context: what the question is about.
+            rng: the only source of randomness.
 
         Raises:
-            CannotAskError: the view does not support the question, or the answer would be too close to call. A kind
-                draws again by itself where another draw may do.
+            CannotAskError: the view does not support the question, or the answer would not be clear. If another draw
+                could succeed, the kind must repeat the draw itself.
         """

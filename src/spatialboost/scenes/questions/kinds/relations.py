@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.phrases import say_located
+from spatialboost.scenes.questions.phrases import format_locations
 from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
 from spatialboost.scenes.questions.view import AskedView
 
@@ -17,10 +17,9 @@ class Relation(Kind):
     """Whether a relation holds between two objects.
 
     Attributes:
-        words: what is true where the first object comes first (it is the left, upper, nearer or larger one), and the
-            opposite.
-        comparison: the sentence that says which word holds.
-        compared: what of the two cubes is compared.
+        words: the word that is true if the first object is the left, upper, nearer or larger one, and its opposite.
+        comparison: template of the sentence that states the true word.
+        compared: the property of the two cubes that is compared.
     """
 
     name: str
@@ -34,7 +33,7 @@ class Relation(Kind):
     objects = 2
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask about a pair of objects for which the relation is clear; "yes" is right half of the time."""
+        """Ask about a pair of objects with a clear relation. The right answer is "yes" half of the time."""
         view = context.view
         pair = next((pair for pair in view.pairs(rng) if view.compare(self.name, *pair)), None)
         if pair is None:
@@ -49,10 +48,10 @@ class Relation(Kind):
         return Turn(question, f"{self.reason(view, i, j, true_word)} Answer: {'Yes' if verdict else 'No'}.", facts)
 
     def reason(self, view: AskedView, i: int, j: int, word: str) -> str:
-        """Where both objects are, and what comparing them shows: how every answer about two objects begins."""
+        """The text with which every answer about two objects begins: their locations and their comparison."""
         a, b = view.objects[i], view.objects[j]
         compared = self.comparison.format(a=a.description, b=b.description, word=word)
-        located = say_located(a.description, a.cube, b.description, b.cube)
+        located = format_locations(a.description, a.cube, b.description, b.cube)
         return f"{located} Comparing their 3D {self.compared}, {compared}."
 
 
