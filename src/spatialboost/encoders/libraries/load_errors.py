@@ -22,7 +22,7 @@ def explain_load_errors(spec: str) -> Iterator[None]:
                 cause = error.__cause__
                 raise (cause if isinstance(cause, HfHubHTTPError) else error) from None
     except SpatialBoostError as error:
-        line = " ".join(str(error).split()).removesuffix(" Try again; what has arrived is kept.")
+        line = " ".join(str(error).split()).removesuffix(" Try again; what has been downloaded is kept.")
         raise SpatialBoostError(
             f"{line} Or give a local folder or file of weights, or use random weights (pretrained=False, "
             "--random-weights)"
