@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
+from packaging.version import Version
 from torch import nn
 
 import spatialboost as sb
@@ -27,6 +29,7 @@ from spatialboost.weights.hub import HubOptions
 from spatialboost.weights.read import read_delta
 
 REPO = "me/delta"
+OLD_HUB = Version(huggingface_hub.__version__) < Version("1.0")
 
 
 @pytest.fixture
@@ -222,8 +225,11 @@ def test_a_download_that_is_cut_off_goes_on(hub):
     sb.push_to_hub(tiny(), REPO)
     hub.cut = deque([5000, 3000])
     hub.log.clear()
+    if OLD_HUB:  # it goes on when it is called again, not within one call
+        for _ in range(2):
+            refused(REPO, "Try again; what has been downloaded is kept")
     assert equal(pull(), tiny())
-    assert len(hub.downloads()) == 4 and not hub.cut  # the config, and three parts of one file
+    assert len([name for name in hub.downloads() if name != CONFIG]) == 3 and not hub.cut  # three parts of one file
 
 
 def test_a_download_that_never_ends(hub, monkeypatch):
@@ -268,6 +274,8 @@ def test_offline_with_a_filled_cache(hub, monkeypatch, limit):
     hub.log.clear()
     assert equal(pull(local_files_only=True), tiny())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    if OLD_HUB:
+        huggingface_hub.utils.reset_sessions()  # its open sessions do not look at the constant
     assert equal(pull(), tiny())
     assert hub.log == []
 
