@@ -1,4 +1,4 @@
-"""A stranger's teacher: one file, one line in the table, and it trains."""
+"""A teacher as a user would add it: a class and one line in the table are enough to train."""
 
 from __future__ import annotations
 
