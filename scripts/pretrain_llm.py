@@ -139,7 +139,7 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(vlm: SpatialVLM, batch: Callable[[float, float], dict[str, Tensor]]) -> dict[str, float]:
-    """Loss on answers with different tokens: the room's own map, a fifth of it, zeros, a fifth of another room's map."""
+    """Loss on answers with different tokens: the room's map, a fifth of it, zeros, a fifth of another room's map."""
     shares = {"own": (1.0, 0.0), "a fifth": (0.2, 0.0), "nothing": (0.0, 0.0), "a fifth of another": (0.0, 0.2)}
     return {name: round(vlm(**batch(*share)).loss.item(), 4) for name, share in shares.items()}
 

@@ -103,7 +103,7 @@ def one_thread():
 
 
 def number_of(number, row):
-    """An example with the number of its row; rows marked as bad raise an error. Worker processes import it from here."""
+    """An example with the number of its row; rows marked as bad raise an error. Workers import it from here."""
     if row.get("bad"):
         raise ValueError(f"bad\nrow {number}")
     return {"number": torch.tensor(number)}

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 Conversation = Sequence[Mapping[str, Any]]
 
 # Coordinates such as 0.49 are one token each. A length such as 2.341 is split into 2.3, 4 and 1: an image shows
-# about as much as the first token; the other digits are nearly random. Other numbers are split into digits. A token includes the
-# blank before it, as in byte-level tokenizers.
+# about as much as the first token; the other digits are nearly random. Other numbers are split into digits.
+# A token includes the blank before it, as in byte-level tokenizers.
 NUMBERS_AND_WORDS = (
     r"(?: |(?<!\d))[01]\.\d\d(?!\d)|(?: |(?<!\d))1?\d\.\d(?=\d\d(?!\d))| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
 )

@@ -140,7 +140,7 @@ class LanguageTeacher(Teacher):
 
 
 def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: int) -> tuple[Any, Any]:
-    """The language model of a configuration and its tokenizer; a ``small`` model's vocabulary is that of `conversations`."""
+    """The language model of a configuration and its tokenizer; a ``small`` one has the words of `conversations`."""
     from spatialboost.vlm.llms import load_llm
 
     options = {"seed": seed, **config.kwargs} if config.name == "small" else dict(config.kwargs)
