@@ -46,9 +46,7 @@ held_out = language.ChatDataset(rows, images, tokenizer, numbers=range(len(rows)
 
 how = {"steps": STEPS, "batch_size": BATCH}
 language.align(vlm, train, language.AlignConfig(**how), folder=out / "stage1")  # trains the projector
-language.instruct(
-    vlm, train, language.InstructConfig(**how), folder=out / "stage2"
-)  # trains projector and language model
+language.instruct(vlm, train, language.InstructConfig(**how), folder=out / "stage2")  # also the language model
 for score in language.answer_accuracy(vlm, tokenizer, held_out, max_new_tokens=8 if TINY else 24):
     # if "image" is not better than "text", the language model does not use the image, and stage 3 cannot help
     print(f"{score.kind}, {score.answerer}: {score.accuracy:.2f}")

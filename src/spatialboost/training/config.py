@@ -198,7 +198,9 @@ def config_model(kind: str) -> type[TrainConfig]:
     }
     taken = sorted(set(stages) & set(TrainConfig.model_fields))
     if taken:
-        raise SpatialBoostError(f"teacher {kind!r} calls a stage {taken[0]!r}, which is another key of a run's file")
+        raise SpatialBoostError(
+            f"teacher {kind!r} has a stage {taken[0]!r}, but this is another key of a run's file: rename it"
+        )
     return create_model("TrainConfig", __base__=TrainConfig, teacher=(teacher.Options, ...), **stages)
 
 

@@ -102,7 +102,9 @@ class PixelTeacher(Teacher):
         if "segmentation" in options.targets:
             classes = options.classes or collect_classes(_descriptions(inputs))
             if not classes:
-                raise SpatialBoostError("no training row names an object in its meta: give `teacher.classes`")
+                raise SpatialBoostError(
+                    "no training row has descriptions of objects in its meta: give `teacher.classes`"
+                )
         objective = PixelObjective(
             inputs.encoder,
             layer=inputs.layer,
