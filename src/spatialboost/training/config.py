@@ -169,7 +169,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
             raise SpatialBoostError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(source, Mapping):
             keys = ", ".join(TrainConfig.model_fields)
-            raise SpatialBoostError(f"{where} holds {type(source).__name__}; expected keys such as {keys}")
+            raise SpatialBoostError(f"{where} contains {type(source).__name__}; expected keys such as {keys}")
     try:
         _refuse_moved(source)
         teacher = _teacher_section(source)

@@ -150,10 +150,10 @@ class _Shard:
     def create(self) -> None:
         """Make an empty index, unless there is one from an earlier run."""
         if not self.index_file.exists():
-            beside = self.index_file.with_suffix(".partial")
-            with beside.open("wb") as file:
+            partial = self.index_file.with_suffix(".partial")
+            with partial.open("wb") as file:
                 file.truncate(self.num_rows * 2 * 8)
-            beside.replace(self.index_file)
+            partial.replace(self.index_file)
             self.data_file.touch()
 
     def has(self, number: int) -> bool:
@@ -177,9 +177,9 @@ class _Shard:
         shape = (features.shape[1], features.shape[2])
         if not self.facts_file.exists():
             kind = "float32" if num_rows * shape[0] * shape[1] * 4 <= limit else "float16"
-            beside = self.facts_file.with_suffix(".partial")
-            beside.write_text(json.dumps({"shape": shape, "dtype": kind}))
-            beside.replace(self.facts_file)
+            partial = self.facts_file.with_suffix(".partial")
+            partial.write_text(json.dumps({"shape": shape, "dtype": kind}))
+            partial.replace(self.facts_file)
         _, dtype = self._read_facts()
         size = shape[0] * shape[1] * dtype.itemsize
         with self.data_file.open("r+b") as file:

@@ -139,7 +139,7 @@ def _text(content: Any) -> str:
 def _tokenize(text: str, tokenizer: Any, num_visual_tokens: int | Sequence[int]) -> tuple[list[int], ...]:
     """Token ids, and the start and stop of each token in the text; both are -1 for a visual token."""
     if not getattr(tokenizer, "is_fast", False):
-        raise SpatialBoostError(f"{type(tokenizer).__name__} gives no character offsets: a fast tokenizer is needed")
+        raise SpatialBoostError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer")
     segments = text.split(IMAGE)
     num_images = len(segments) - 1
     counts = [num_visual_tokens] * num_images if isinstance(num_visual_tokens, int) else list(num_visual_tokens)
