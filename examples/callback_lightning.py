@@ -1,7 +1,7 @@
 """A spatial channel in Lightning (`pip install lightning`): a callback saves the delta after every epoch.
 
-python examples/callback_lightning.py         # ViT-S, random targets: put your own task in place of `Task`
-python examples/callback_lightning.py --tiny  # seconds on a CPU
+python examples/callback_lightning.py         # ViT-S with random images; replace `Task` by your own task
+python examples/callback_lightning.py --tiny  # a tiny model; takes seconds on a CPU
 """
 
 import sys
@@ -25,7 +25,7 @@ def make_encoder() -> nn.Module:
 
 
 class Task(lightning.LightningModule):
-    """The encoder under whatever it is trained by: here, a line through its features."""
+    """The encoder and a training task; here, a linear layer on its features that predicts a number."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Teach an encoder through a language model: rooms -> conversations -> align, instruct, boost -> depth probe.
+"""Train an encoder with a language model: rooms -> conversations -> align, instruct, boost -> depth probe.
 
-python examples/three_stages.py          # a pretrained ViT-S from the Hub and SmolLM2: wants a GPU
-python examples/three_stages.py --tiny   # tiny untrained models: seconds, offline, and too little to learn anything
+python examples/three_stages.py          # a pretrained ViT-S from the Hub and SmolLM2; use a GPU
+python examples/three_stages.py --tiny   # tiny untrained models; takes seconds, offline; results mean nothing
 """
 
 import logging
@@ -46,9 +46,9 @@ held_out = language.ChatDataset(rows, images, tokenizer, numbers=range(len(rows)
 
 how = {"steps": STEPS, "batch_size": BATCH}
 language.align(vlm, train, language.AlignConfig(**how), folder=out / "stage1")  # trains the projector
-language.instruct(vlm, train, language.InstructConfig(**how), folder=out / "stage2")  # and the language model
+language.instruct(vlm, train, language.InstructConfig(**how), folder=out / "stage2")  # also the language model
 for score in language.answer_accuracy(vlm, tokenizer, held_out, max_new_tokens=8 if TINY else 24):
-    # where "image" is no better than "text", the language model does not look, and stage 3 has nothing to teach
+    # if "image" is not better than "text", the language model does not use the image, and stage 3 cannot help
     print(f"{score.kind}, {score.answerer}: {score.accuracy:.2f}")
 language.boost_encoder(vlm, train, language.BoostConfig(**how), folder=out / "stage3")  # trains Attn+ and gates
 
@@ -56,5 +56,5 @@ fit_on, test_on = (
     Rooms(24 if TINY else 400, first=10**6, size=SIZE),
     Rooms(8 if TINY else 100, first=2 * 10**6, size=SIZE),
 )
-print(depth_probe(encoder.cpu(), fit_on, test_on, image_size=SIZE))  # rooms of other seeds than those taught with
+print(depth_probe(encoder.cpu(), fit_on, test_on, image_size=SIZE))  # rooms that were not trained on
 print(f"saved to {sb.save_pretrained(encoder, out / 'delta', training={'objective': 'language'})}")

@@ -1,7 +1,7 @@
-"""Boost a timm model and train it in a loop of one's own, here to tell the depth of procedural rooms.
+"""Boost a timm model and train it in a plain PyTorch loop, here to predict the depth of procedural rooms.
 
-python examples/wrap_timm.py           # a pretrained ViT-S, fetched from the Hub
-python examples/wrap_timm.py --tiny    # a tiny untrained one: seconds, offline
+python examples/wrap_timm.py           # a pretrained ViT-S, downloaded from the Hub
+python examples/wrap_timm.py --tiny    # a tiny untrained model; takes seconds, offline
 """
 
 import sys
@@ -23,12 +23,12 @@ if TINY:
 else:
     encoder = timm.create_model("vit_small_patch14_dinov2", pretrained=True, img_size=SIZE, num_classes=0)
 
-sb.boost(encoder)  # in place; from here on the base is frozen, and the output is still exactly the same
+sb.boost(encoder)  # in place: the base weights are frozen; the output is still exactly the same
 print(sb.status(encoder))
 
 rooms = Rooms(BATCH * (4 if TINY else 50), size=SIZE)
 views = [rooms[index] for index in range(len(rooms))]
-images = prepare_images(encoder, [view.image_HW3 for view in views], SIZE)  # resized, normalised as the model wants it
+images = prepare_images(encoder, [view.image_HW3 for view in views], SIZE)  # resized and normalised for this model
 log_depths = torch.stack([torch.from_numpy(view.depth_HW) for view in views]).log()
 
 head = nn.Linear(encoder.embed_dim, 1)
@@ -48,9 +48,9 @@ for step in range(STEPS):
         print(f"step {step}: loss {loss.item():.4f}")
 
 encoder.eval()
-with torch.no_grad(), sb.disabled(encoder):  # the encoder as it was before, bit for bit
+with torch.no_grad(), sb.disabled(encoder):  # exactly the output of the encoder before boosting
     base = encoder(images[:BATCH])
 with torch.no_grad():
     boosted = encoder(images[:BATCH])
 print(f"the features have moved by {(boosted - base).norm() / base.norm():.1%}")
-print(f"saved to {sb.save_pretrained(encoder, 'wrapped_timm')}")  # Attn+ and gates only: load_pretrained puts them back
+print(f"saved to {sb.save_pretrained(encoder, 'wrapped_timm')}")  # only Attn+ and gates; load them with load_pretrained

@@ -1,8 +1,8 @@
-"""Boost a vision model of transformers, teach it depth in a plain loop, and probe base against boosted.
+"""Boost a vision model of transformers, train it on depth in a plain loop, and compare base and boosted by a probe.
 
-python examples/wrap_transformers.py                               # facebook/dinov2-small, fetched from the Hub
+python examples/wrap_transformers.py                               # facebook/dinov2-small, downloaded from the Hub
 python examples/wrap_transformers.py google/siglip2-base-patch16-224
-python examples/wrap_transformers.py --tiny                        # a tiny untrained DINOv2: seconds, offline
+python examples/wrap_transformers.py --tiny                        # a tiny untrained DINOv2; takes seconds, offline
 """
 
 import sys
@@ -25,7 +25,7 @@ if TINY:
     model = Dinov2Model(config)
 else:
     model = AutoModel.from_pretrained(names[0] if names else "facebook/dinov2-small")
-encoder = getattr(model, "vision_model", model)  # CLIP and SigLIP hold a text tower as well
+encoder = getattr(model, "vision_model", model)  # CLIP and SigLIP also have a text tower
 size, steps, batch = (56, 20, 4) if TINY else (16 * patch_size(encoder), 300, 16)
 
 sb.boost(encoder)
@@ -48,5 +48,5 @@ for _ in range(steps):
     optimizer.step()
 print(f"loss after {steps} steps: {loss.item():.4f}")
 
-print(depth_probe(encoder, train, test, image_size=size))  # a fresh linear head on each, on rooms not seen before
+print(depth_probe(encoder, train, test, image_size=size))  # a new linear head for each, tested on held-out rooms
 print(f"saved to {sb.save_pretrained(encoder, 'wrapped_transformers')}")

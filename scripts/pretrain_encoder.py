@@ -1,10 +1,10 @@
-"""Pretrain the demo's encoder: a small ViT taught by masked image modelling on procedural rooms, with no label at all.
+"""Pretrain the demo's encoder: a small ViT, by masked image modelling on procedural rooms, without labels.
 
     python scripts/pretrain_encoder.py --out src/spatialboost/assets/encoder
 
-Masked autoencoding (He et al., arXiv 2111.06377): three quarters of the patches are dropped, a light decoder rebuilds
-their normalised pixels. Depth, masks and names of the rooms are never read. The rooms come from seeds that neither the
-demo nor the tests use. The encoder is kept as float16 safetensors beside a config.json that `timm` can build it from.
+Masked autoencoding (He et al., arXiv 2111.06377): three quarters of the patches are dropped, and a small decoder
+predicts their normalised pixels. Depth, masks and object names are not used. The rooms come from seeds that neither the
+demo nor the tests use. The encoder is saved as float16 safetensors, with a config.json to build it with `timm`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from spatialboost.scenes.rooms.render import render_rooms
 
 # Shape legend: B batch, N patches, K kept patches, D encoder width, E decoder width, P pixels of a patch.
 
-FIRST_SEED = 1_000_000  # far from the seeds of the demo and the tests
+FIRST_SEED = 1_000_000  # the demo and the tests use other seeds
 ARCHITECTURE = {
     "img_size": 128, "patch_size": 16, "embed_dim": 192, "depth": 8, "num_heads": 6, "num_classes": 0,
 }  # fmt: skip

@@ -1,14 +1,14 @@
-"""Pretrain the demo's language model: a small Llama that learns to answer questions on points from depth maps.
+"""Pretrain the demo's language model: a small Llama that answers questions about points from depth maps.
 
     python scripts/pretrain_llm.py --out src/spatialboost/assets/llm
 
-A language model that teaches an encoder has to know two things: the language of the questions, and that a point in a
-question means a place among the visual tokens. Large ones bring both along; this one learns them here, from
-conversations on procedural rooms where the visual tokens are histograms of the true depth, so that no encoder and no
-image takes part. Stage 1 of the demo then aligns an encoder's tokens with what it has learnt to read. An encoder's
-tokens are vague where true depth is not, and a model that takes all it reads for certain is misled by them. So tokens
-say how a room differs from the mean of all rooms, zeros say nothing, and after a while each map is mixed with that of
-another room and faded, by amounts of its own. The rooms come from seeds that neither the demo nor the tests use.
+A language model that trains an encoder must understand the questions, and must know which visual token belongs to a
+point in a question. Large models can do both. This small model learns it here, from conversations about procedural
+rooms. The visual tokens are histograms of the true depth; no encoder and no image is used. Stage 1 of the demo then
+aligns an encoder's tokens with these histograms. An encoder's tokens are less exact than true depth, so the model must
+not rely on them too much. Therefore a token is the difference from the mean of all rooms, and zero means no
+information. After the first steps, each map is also mixed with the map of another room and scaled down, both by random
+amounts. The rooms come from seeds that neither the demo nor the tests use.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from spatialboost.vlm.model import SpatialVLM
 
 # Shape legend: N patches, C bins of log depth.
 
-FIRST_SEED = 2_000_000  # far from the seeds of the demo, of its encoder and of the tests
+FIRST_SEED = 2_000_000  # the demo, its encoder and the tests use other seeds
 PLAN = TurnPlan({"depth": 12})
 BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
 HELD_OUT = 100
@@ -58,12 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rooms", type=int, default=3000)
-    parser.add_argument("--conversations", type=int, default=4, help="for each room")
+    parser.add_argument("--conversations", type=int, default=4, help="conversations for each room")
     parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--sharp", type=int, default=400, help="steps before the maps are mixed and faded")
+    parser.add_argument("--sharp", type=int, default=400, help="steps before the maps are mixed and scaled down")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=3e-3, help="of AdamW: embeddings and vectors")
-    parser.add_argument("--matrix-lr", type=float, default=0.02, help="of Muon: the blocks' matrices")
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of AdamW, for embeddings and vectors")
+    parser.add_argument(
+        "--matrix-lr", type=float, default=0.02, help="learning rate of Muon, for matrices of the blocks"
+    )
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -74,7 +76,7 @@ def main() -> None:
     for room in tqdm(range(args.rooms), desc="rooms"):
         cues = rooms[room]
         tokens.append(depth_tokens(cues.depth_HW))
-        # the seed chooses the points: were it the same in all rooms, just those points would be learnt
+        # the seed chooses the points; with one seed for all rooms, the model would see only these points
         seeds = range(room * args.conversations, (room + 1) * args.conversations)
         chats.append([build_conversation(cues, seed=seed, plan=PLAN).messages for seed in seeds])
     llm, tokenizer = load_llm(
@@ -90,11 +92,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     projector = nn.Linear(len(BINS), args.width, bias=False)
-    vlm = SpatialVLM(load_encoder(), llm, projector=projector, grid=GRID)  # the encoder stands idle
+    vlm = SpatialVLM(load_encoder(), llm, projector=projector, grid=GRID)  # the encoder is not used
     collate = Collator(tokenizer.pad_token_id)
 
     def batch(numbers: np.ndarray, own: np.ndarray, other: np.ndarray) -> dict[str, Tensor]:
-        """Conversations on some rooms; in the tokens a share of their own maps, and one of other rooms' maps."""
+        """A batch of conversations. Its tokens mix the rooms' own maps and other rooms' maps, by the given shares."""
         shares = [torch.from_numpy(share).float()[:, None, None] for share in (own, other)]
         mixed = shares[0] * maps[numbers] + shares[1] * maps[rng.integers(0, args.rooms - HELD_OUT, len(numbers))]
         chosen = [encoded[i][rng.integers(args.conversations)] for i in numbers]
@@ -137,7 +139,7 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(vlm: SpatialVLM, batch: Callable[[float, float], dict[str, Tensor]]) -> dict[str, float]:
-    """Loss on answers: from each room's own depth, whole or a fifth of it; from nothing; from a fifth of another's."""
+    """Loss on answers with different tokens: the room's map, a fifth of it, zeros, a fifth of another room's map."""
     shares = {"own": (1.0, 0.0), "a fifth": (0.2, 0.0), "nothing": (0.0, 0.0), "a fifth of another": (0.0, 0.2)}
     return {name: round(vlm(**batch(*share)).loss.item(), 4) for name, share in shares.items()}
 

@@ -1,4 +1,4 @@
-"""A stranger's teacher: it teaches the encoder to tell the mean colour of each patch."""
+"""A teacher as a user would write it. The encoder has to predict the mean colour of each patch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ColourTeacher(Teacher):
         self.objective, self.images = objective, images
 
     @classmethod
-    def build(cls, options, lesson):
-        return cls(ColourObjective(lesson.encoder), lesson.images)
+    def build(cls, options, inputs):
+        return cls(ColourObjective(inputs.encoder), inputs.images)
 
     def groups(self, stage, config):
         return decay_groups(self.objective.head, config.lr, config.weight_decay)

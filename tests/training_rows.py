@@ -1,4 +1,4 @@
-"""A world small enough to be learnt within a test."""
+"""Rows and models so small that a test can train on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_hea
 
 
 def make_rows(count: int, seed: int = 0, *, flat: bool = False) -> list[dict[str, Any]]:
-    """Images of 2 x 2 grey squares, of a single one if flat; the brighter a square, the nearer it is."""
+    """Rows with images of 2 x 2 grey squares, or of one square if flat. A brighter square is nearer."""
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
@@ -69,7 +69,7 @@ def build(rows: list[dict[str, Any]], **options: Any) -> tuple[SpatialVLM, Any, 
     return SpatialVLM(encoder, llm), tokenizer, ChatDataset(rows, RowImages(encoder, 32), tokenizer, **options)
 
 
-# Fixtures, which the conftest.py of each room that trains names.
+# Fixtures. The conftest.py of each test folder that trains imports them.
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def quiet():
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Models this small wait for each other's threads more than they compute."""
+    """Use one thread: for models this small, more threads make tests slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -103,7 +103,7 @@ def one_thread():
 
 
 def number_of(number, row):
-    """An example that says which row it was made of; a row can say that it is bad. Workers import it from here."""
+    """An example with the number of its row; rows marked as bad raise an error. Workers import it from here."""
     if row.get("bad"):
         raise ValueError(f"bad\nrow {number}")
     return {"number": torch.tensor(number)}

@@ -1,4 +1,4 @@
-"""A stranger's teacher: one file, one line in the table, and it trains."""
+"""A teacher as a user would add it: a class and one line in the table are enough to train."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ def test_a_stage_named_as_another_key_is_refused(monkeypatch):
         stages: ClassVar = {"layer": Stage(StageConfig)}
 
     monkeypatch.setattr("spatialboost.training.config.teacher_class", lambda kind: Clash)
-    with pytest.raises(SpatialBoostError, match="calls a stage 'layer', which is another key"):
+    with pytest.raises(SpatialBoostError, match="has a stage 'layer', but this is another key"):
         config_model.__wrapped__("clash")

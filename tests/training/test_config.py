@@ -82,7 +82,7 @@ def test_reads_yaml_and_names_the_file(tmp_path):
     assert config.stage1 is None and config.stage3.lr == 3e-4
     for text, expected in {
         "a: [": "is not YAML",
-        "- a": "holds list; expected keys",
+        "- a": "contains list; expected keys",
         "seed: 1": '"encoder" is missing',
     }.items():
         file.write_text(text)

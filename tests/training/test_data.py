@@ -79,7 +79,7 @@ def test_another_row_takes_the_place_of_a_bad_one_always_the_same(images, caplog
 
 def test_rows_that_are_all_bad_are_an_error(images):
     dataset = RowDataset(grey_rows(3, bad=range(3)), images, number_of)
-    for _ in "12":  # the second time they are known
+    for _ in "12":  # the second time, the rows are already marked as bad
         with pytest.raises(
             SpatialBoostError, match=r"3 of 3 rows were tried, and none can be used; the first: .*bad row"
         ):

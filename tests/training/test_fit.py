@@ -19,7 +19,7 @@ from spatialboost.training.fit import WEIGHTS, cosine_schedule, fit, last_checkp
 
 
 class Line(nn.Module):
-    """The smallest objective: fit a line; `frozen` must stay."""
+    """A minimal objective: fit a line; `frozen` must not change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_movement_is_checked(tmp_path):
             self.frozen.weight.data += 1e-3
             return super().forward(x, y)
 
-    with pytest.raises(SpatialBoostError, match=r"frozen.weight are frozen but have moved"):
+    with pytest.raises(SpatialBoostError, match=r"frozen.weight are frozen but have changed"):
         run(tmp_path, objective=Thief())
 
 

@@ -24,7 +24,7 @@ def test_digest_sees_one_changed_bit_and_swaps_that_cancel(dtype):
     one = values.clone()
     one[500] = torch.nextafter(one[500], torch.tensor(1e9, dtype=dtype)) if dtype != torch.bool else ~one[500]
     assert state_digest(one) != before
-    if dtype == torch.float32:  # bits that move by +1 and -1 leave their sum as it was
+    if dtype == torch.float32:  # changes of +1 and -1 do not change the sum of the bits
         bits = values.view(torch.int32).clone()
         bits[700] += 1
         bits[701] -= 1
@@ -41,7 +41,7 @@ def test_frozen_that_moves_is_named():
     optimizer.step()
     with torch.no_grad():
         module[0].bias += 1e-6
-    with pytest.raises(SpatialBoostError, match=r"0\.bias are frozen but have moved"):
+    with pytest.raises(SpatialBoostError, match=r"0\.bias are frozen but have changed"):
         check.after_step()
 
 
@@ -56,7 +56,7 @@ def test_frozen_with_a_gradient_is_named():
 def test_what_is_not_in_the_optimiser_is_named():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with pytest.raises(
-        SpatialBoostError, match=r"1\.bias, 1\.weight should be trained but have not moved in the first step"
+        SpatialBoostError, match=r"1\.bias, 1\.weight should be trained but have not changed in the first step"
     ):
         step(MovementCheck(module), module, torch.optim.SGD(module[0].parameters(), lr=0.1))
 
@@ -111,5 +111,5 @@ def test_a_dead_gate_is_named_after_two_steps():
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3, weight_decay=0)
     check = MovementCheck(module)
     step(check, module, optimizer)
-    with pytest.raises(SpatialBoostError, match="gate should be trained but have not moved in two steps"):
+    with pytest.raises(SpatialBoostError, match="gate should be trained but have not changed in two steps"):
         step(check, module, optimizer)

@@ -35,7 +35,7 @@ def test_a_state_that_is_loaded_goes_on_as_if_never_saved():
     step(layer, ours, inputs[2])
     step(twin, restored, inputs[2])
     assert torch.equal(layer.weight, twin.weight) and torch.equal(layer.bias, twin.bias)
-    restored.param_groups[0]["lr"] = 0.0  # a schedule reaches the part behind the group
+    restored.param_groups[0]["lr"] = 0.0  # a schedule's change reaches the optimiser of the group
     before = twin.weight.clone()
     step(twin, restored, inputs[0])
     assert torch.equal(twin.weight, before)
@@ -71,7 +71,7 @@ def test_stage_2_trains_with_muon_and_resumes_its_checkpoint(parts, tmp_path):
     fitted = instruct(vlm, dataset, stage, folder=tmp_path / "stage2", device="cpu")
     ended = [p.clone() for p in vlm.llm.parameters()]
     again = instruct(vlm, dataset, stage, folder=tmp_path / "stage2", device="cpu")
-    # cut off after the last step: nothing is trained any further
+    # interrupted after the last step: there is nothing more to train
     assert fitted.steps == again.steps == 4 and again.resumed_from == 4 and again.history == fitted.history
     assert all(torch.equal(a, b) for a, b in zip(ended, vlm.llm.parameters(), strict=True))
 
@@ -79,5 +79,5 @@ def test_stage_2_trains_with_muon_and_resumes_its_checkpoint(parts, tmp_path):
 def test_stage_3_trains_by_muon_through_the_fused_kernel(parts, tmp_path):
     vlm, _, dataset = parts
     stage = BoostConfig(steps=3, batch_size=4, lr=1e-3, matrix_lr=0.01, kernel="sdpa", save_every=0, log_every=1)
-    boost_encoder(vlm, dataset, stage, folder=tmp_path / "stage3", device="cpu")  # its check sees that all moves
+    boost_encoder(vlm, dataset, stage, folder=tmp_path / "stage3", device="cpu")  # MovementCheck runs here
     assert {layer.kernel for layer in status(vlm.encoder).layers} == {"sdpa"}

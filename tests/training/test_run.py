@@ -176,7 +176,7 @@ train(load_config(json.loads(sys.argv[1])))
 """
 
 
-# 2 steps of stage 1, then 8 of each other stage: the step that is not survived, and the checkpoint before it
+# Stage 1 has 2 steps, each other stage 8: the step in which the run is killed, and the checkpoint before it
 @pytest.mark.parametrize(("call", "stage"), [(8, "stage2"), (16, "stage3")])
 def test_a_run_that_is_killed_ends_the_same(finished, world, tmp_path, call, stage):
     _, result = finished

@@ -21,7 +21,7 @@ LLAMA2 = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content + ' </s>' }}{% endif %}{% endfor %}"
 )
-# As in Qwen3: the last answer has an empty thought before it, the others have none.
+# As in Qwen3: only the last answer starts with an empty thinking block.
 THINKING = (
     "{% for m in messages %}{{ '<' + m.role + '>' }}{% if loop.last and m.role == 'assistant' %}{{ '<think></think>' }}"
     "{% endif %}{{ m.content + '<|im_end|>' }}{% endfor %}"
@@ -30,7 +30,7 @@ TRIMMING = "{% for m in messages %}{{ m.role + ': ' + (m.content | trim) + '\n' 
 
 
 def byte_pair_tokenizer(template: str) -> PreTrainedTokenizerFast:
-    """Merges freely, also across blanks, as no pre-tokenizer holds it back."""
+    """A tokenizer without pre-tokenizer, so that tokens can merge across blanks."""
     tokenizer = Tokenizer(models.BPE())
     text = "] The depth is 2.341 meters. </s>" * 5 + "Point 2 is closer than Point 1.<|im_end|>\n"
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -65,7 +65,7 @@ def test_agrees_with_the_generation_marks_of_a_template(chat):
     theirs = tokenizer.apply_chat_template(plain, return_dict=True, return_assistant_tokens_mask=True)
     ours = (encoded["labels"] != IGNORE).int().tolist()
     assert encoded["input_ids"].tolist() == list(theirs["input_ids"])
-    # Where a token spans the border, ours counts as part of the answer.
+    # We count a token that crosses the border as part of the answer.
     assert all(our >= their for our, their in zip(ours, theirs["assistant_masks"], strict=True))
     assert sum(ours) - sum(theirs["assistant_masks"]) <= 2
 
@@ -122,7 +122,7 @@ def test_mistakes_are_named(chat):
     tokenizer = build_tokenizer([chat])
     with pytest.raises(SpatialBoostError, match="no assistant message"):
         encode_chat(chat[:1], tokenizer, num_visual_tokens=4)
-    with pytest.raises(SpatialBoostError, match="hold 1 <image> marks, but there are 2 images"):
+    with pytest.raises(SpatialBoostError, match="have 1 <image> marks, but there are 2 images"):
         encode_chat(chat, tokenizer, num_visual_tokens=[4, 4])
     with pytest.raises(SpatialBoostError, match="does not keep the messages"):
         render_chat([{"role": "assistant", "content": " two blanks "}], byte_pair_tokenizer(TRIMMING))

@@ -37,7 +37,7 @@ def test_images_follow_each_other(chat):
 
 def test_sizes_must_agree(chat):
     long, short = rows(chat)
-    with pytest.raises(SpatialBoostError, match="resize to one size"):
+    with pytest.raises(SpatialBoostError, match="resize all images to one size"):
         Collator(0)(
             [long | {"pixel_values": torch.zeros(1, 3, 2, 2)}, short | {"pixel_values": torch.zeros(1, 3, 4, 4)}]
         )

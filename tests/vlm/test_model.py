@@ -19,7 +19,7 @@ LLMS = {
     "gpt2": lambda words: GPT2LMHeadModel(
         GPT2Config(vocab_size=words, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     ),
-    # Caps its logits after the head, so that the head alone would not do
+    # Caps its logits after the head, so the head alone gives other logits
     "gemma2": lambda words: Gemma2ForCausalLM(
         Gemma2Config(vocab_size=words, **LLAMA, num_key_value_heads=2, head_dim=16, final_logit_softcapping=0.1)
     ),
@@ -140,7 +140,7 @@ def test_layer_is_read(vlm, chat, tokenizer):
 
 def test_mistakes_are_named(vlm, chat, tokenizer):
     batch = batch_of(chat, tokenizer)
-    with pytest.raises(SpatialBoostError, match="has 8 places, but the images give 4 tokens"):
+    with pytest.raises(SpatialBoostError, match="has 8 positions, but the images give 4 tokens"):
         vlm(**batch | {"pixel_values": batch["pixel_values"][:1]})
     with pytest.raises(SpatialBoostError, match="no token of the batch is labelled"):
         vlm(**batch | {"labels": torch.full_like(batch["labels"], IGNORE)})

@@ -19,7 +19,7 @@ def test_small_model_knows_places_by_their_words(chat):
     assert tokenizer.tokenize("depth at (0.49, 0.60)?")[-2:] == [" (0.49, 0.60)", "?"]
     embeddings = llm.get_input_embeddings().weight
     words = embeddings[tokenizer.convert_tokens_to_ids(words_for_places())]
-    assert float((words - word_codes(32)).detach().std()) < 0.03  # what a new model begins with
+    assert float((words - word_codes(32)).detach().std()) < 0.03  # the initial embeddings of a new model
     assert float(embeddings.detach()[tokenizer.convert_tokens_to_ids(" depth")].std()) < 0.03
     assert llm.get_output_embeddings().weight is not embeddings
 

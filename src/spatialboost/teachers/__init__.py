@@ -1,11 +1,11 @@
-"""What teaches the spatial channel.
+"""The teachers: losses that train the spatial channel.
 
-- `protocol`: what a teacher gives the trainer (its stages, loss, columns, score). Open it first.
-- `registry`: the names that `teacher: {kind: ...}` in a run's file may have. A new teacher is one line there.
-- `language`: SpatialBoost itself. A language model has to answer questions on the image.
+- `protocol`: the base class of a teacher (its stages, loss, columns, scores). Open it first.
+- `registry`: the names for `teacher: {kind: ...}` in a run's file. Add one line there for a new teacher.
+- `language`: the paper's method. A language model has to answer questions about the image.
 - `pixel`: linear heads for depth and segmentation, the paper's Table 6.
 
-A teacher knows nothing of optimisers, checkpoints or processes: `spatialboost.training` runs any of them.
+A teacher has no code for optimisers, checkpoints or processes: `spatialboost.training` does that for all teachers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a teacher gives the trainer.
+"""The interface between a teacher and the trainer.
 
-The trainer (`spatialboost.training`) reads data, caches what the frozen encoder gives, boosts, optimises, checks,
-checkpoints, resumes and saves. It knows a teacher by the `Teacher` class below and by nothing else.
+The trainer (`spatialboost.training`) reads data, caches features of the frozen encoder, boosts, optimises, checks,
+checkpoints, resumes and saves. It uses a teacher only through the `Teacher` class below.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spatialboost.training.config import StageConfig
     from spatialboost.training.data import RowDataset, RowImages
 
-Row = Mapping[str, Any]  # one row of a data set: "images", "messages", "meta", and what else its builder wrote
+Row = Mapping[str, Any]  # one row of a data set: "images", "messages", "meta" and other columns
 Example = dict[str, Tensor]
 MakeExample = Callable[[int, Row], Example]
 Groups = list[dict[str, Any]]
@@ -31,7 +31,7 @@ class TeacherOptions(BaseModel):
 
     Attributes:
         kind: Name of the teacher.
-        evaluate: Held-out rows that are scored after each stage; 0 scores none.
+        evaluate: Number of held-out rows that are scored after each stage; 0 scores none.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -42,15 +42,15 @@ class TeacherOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a teacher's training, as the trainer has to know it.
+    """One stage of a teacher's training, as the trainer uses it.
 
     Attributes:
-        config: The keys of this stage in a run's file, with their defaults.
-        boosts: Boost the encoder's blocks up to the one that is read, and train Attn+ and the gates. Without it the
+        config: Class with the keys of this stage in a run's file and their defaults.
+        boosts: True: boost the encoder's blocks up to the one that is read, and train Attn+ and the gates. False: the
             encoder is frozen.
-        cached: The stage reads features of the frozen encoder, which are computed once for each image; without it the
-            stage reads pixels. Only for a stage that does not boost.
-        scored: Score held-out rows after it.
+        cached: True: the stage gets features of the frozen encoder, computed once for each image; not allowed if the
+            stage boosts. False: the stage gets pixels.
+        scored: Score held-out rows after this stage.
     """
 
     config: type[StageConfig]
@@ -60,17 +60,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a teacher is built from.
+class TeacherInputs:
+    """What a teacher is built from, see `Teacher.build`.
 
     Attributes:
-        encoder: The encoder that is to be taught.
-        rows: All rows of the data set, read when they are asked for.
-        training: Numbers of the rows that teach; the others must not be looked at.
-        images: How the images of a row become pixel values; says the image size and the grid of patches.
+        encoder: The encoder to train.
+        rows: All rows of the data set; a row is read when it is indexed.
+        training: Numbers of the training rows; the teacher must not use the other rows.
+        images: Turns the images of a row into pixel values; has the image size and the patch grid.
         layer: Block of the encoder whose output is read.
-        seed: Of new weights.
-        finished: Folders of the stages that an earlier process of this run has finished.
+        seed: Random seed for new weights.
+        finished: Stage name -> folder, for stages that were finished before this run was resumed.
     """
 
     encoder: nn.Module
@@ -83,13 +83,13 @@ class Lesson:
 
 
 class Objective(nn.Module):
-    """The encoder with all that the teacher adds to it; ``forward(**batch)`` gives a dictionary with ``loss``.
+    """The encoder and the teacher's other modules; ``forward(**batch)`` returns a dictionary with ``loss``.
 
-    A batch holds what the teacher's `collate` made, and beside it the images of all rows one after another:
-    ``pixel_values`` ``(I, 3, H, W)``, or in a cached stage ``patch_features`` ``(I, N, D)``.
+    A batch contains the output of the teacher's `collate` and the images of all rows, concatenated: ``pixel_values``
+    ``(I, 3, H, W)``, or ``patch_features`` ``(I, N, D)`` in a cached stage.
 
     Attributes:
-        encoder: The encoder that is taught.
+        encoder: The encoder that is trained.
         layer: Block of the encoder whose output is read.
     """
 
@@ -97,7 +97,7 @@ class Objective(nn.Module):
     layer: int = -1
 
     def train(self, mode: bool = True) -> Objective:
-        """Training mode for the parts that learn; a part that is wholly frozen stays in evaluation mode."""
+        """Set training mode, but keep a part in evaluation mode if all its parameters are frozen."""
         super().train(mode)
         for part in self.children():
             parameters = list(part.parameters())
@@ -108,16 +108,16 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class Score:
-    """How well one quantity or kind of question is answered, by one way of answering.
+    """The score of one kind of question or one quantity, for one way to answer.
 
     Attributes:
         kind: A kind of question, or a quantity such as ``depth``.
-        answerer: ``image`` is the model itself; ``text`` the model that sees the mean of all images' features instead
-            of the image; ``guess`` the one answer that suits the scored rows best, for which no image is needed.
-        answers: How many were scored.
-        accuracy: Share of right ones; for lengths, share within 25 %.
+        answerer: ``image``: the model itself. ``text``: the model with the mean features of all images instead of the
+            image's own. ``guess``: the constant answer with the best score on these rows.
+        answers: Number of scored answers.
+        accuracy: Share of correct answers; for lengths, share of answers with an error of at most 25 %.
         relative_error: Mean of abs(answer - truth) / truth, for lengths.
-        loss: Mean loss on the true answers; none for the guess.
+        loss: Mean loss on the true answers; None for ``guess``.
     """
 
     kind: str
@@ -128,21 +128,21 @@ class Score:
     loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary."""
+        """Return the score as a dictionary."""
         return asdict(self)
 
 
 class Teacher(ABC):
-    """Something that an encoder is taught by. Class attributes are read before anything is loaded.
+    """Base class of the teachers. Its class attributes are read before anything is loaded.
 
-    A new teacher is one file with a subclass and one line in `spatialboost.teachers.registry.TEACHERS`; see
-    ``docs/training.md`` for one of thirty lines.
+    To add a teacher, write a subclass and add one line to `spatialboost.teachers.registry.TEACHERS`; see the example
+    in ``docs/training.md``.
 
     Attributes:
-        Options: The keys of `teacher:` in a run's file.
-        stages: In the order in which they are run; the names are keys of a run's file and folders of a run.
-        objective: The encoder and the parts beside it.
-        collate: Makes a batch of examples, without their images. It is sent to worker processes, so it must pickle.
+        Options: Class with the keys of `teacher:` in a run's file.
+        stages: Stage name -> stage, in the order of training. A name is a key of a run's file and a folder of a run.
+        objective: The encoder and the teacher's other modules, with the loss.
+        collate: Makes a batch of examples without their images. It runs in worker processes, so it must be picklable.
     """
 
     Options: ClassVar[type[TeacherOptions]] = TeacherOptions
@@ -153,36 +153,36 @@ class Teacher(ABC):
 
     @classmethod
     def columns(cls, options: Any) -> Sequence[str]:
-        """Columns that a row must have; ``meta`` is read beside them where there is one."""
+        """Columns that the rows must have; ``meta`` is also read if there is one."""
         return ("images",)
 
     @classmethod
     @abstractmethod
-    def build(cls, options: Any, lesson: Lesson) -> Teacher:
-        """Make the parts beside the encoder, and the objective.
+    def build(cls, options: Any, inputs: TeacherInputs) -> Teacher:
+        """Make the teacher: its modules and the objective.
 
         Args:
-            options: Of the class `Options`, checked.
-            lesson: What to build from.
+            options: An instance of `Options`.
+            inputs: The encoder, the rows and the settings of the run.
         """
 
     @abstractmethod
     def groups(self, stage: str, config: Any) -> Groups:
-        """Parameter groups that a stage trains beside Attn+ and the gates, each with its highest ``lr``.
+        """Parameter groups that a stage trains in addition to Attn+ and the gates, each with its highest ``lr``.
 
-        All other parameters are frozen by the trainer.
+        The trainer freezes all other parameters.
         """
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
-        """A function from a row's number and the row to tensors; the trainer adds the images.
+        """Return a function that makes tensors from a row's number and the row; the trainer adds the images.
 
-        The function is called in worker processes, so it must pickle and should not hold the model. What it raises
-        marks the row as unusable: another row takes its place.
+        The function is called in worker processes, so it must be picklable and should not contain the model. If it
+        raises an error, the row counts as bad and another row is used instead.
 
         Args:
-            config: Of the stage; None for held-out rows.
+            config: Settings of the stage; None for held-out rows.
             rows: All rows.
-            numbers: Those of this data set, for examples that are made of several rows.
+            numbers: Numbers of the rows in this data set, for examples that are made of several rows.
         """
         return lambda number, row: {}
 
@@ -190,18 +190,18 @@ class Teacher(ABC):
         """Score held-out rows.
 
         Args:
-            rows: At most `TeacherOptions.evaluate` of them are to be scored.
+            rows: Held-out rows; score at most `TeacherOptions.evaluate` of them.
         """
         return []
 
     def save(self, stage: str, folder: Path) -> None:
-        """Save the parts beside the encoder, as a stage has left them; the trainer saves the boosted weights."""
+        """Save the teacher's modules after a stage. The trainer saves the boosted weights."""
         return None
 
     def load(self, stage: str, folder: Path) -> None:
-        """Load what `save` saved."""
+        """Load the files of `save`."""
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What is recorded of this teacher in the file of boosted weights."""
+        """Facts about this teacher to record in the file of boosted weights."""
         return {}

@@ -22,7 +22,7 @@ def teacher_class(kind: str) -> type[Teacher]:
         'LanguageTeacher'
 
     Raises:
-        SpatialBoostError: No teacher has this name; the message gives the nearest one.
+        SpatialBoostError: No teacher has this name; the message suggests the most similar one.
     """
     if kind not in TEACHERS:
         raise unknown("teacher", kind, TEACHERS)

@@ -1,13 +1,13 @@
-"""Train a spatial channel by any teacher.
+"""Train a spatial channel with any teacher.
 
 - `run`: a whole run, from a configuration to a saved delta. Open it first.
-- `config`: what a run's YAML file may say; checked before anything is loaded.
+- `config`: the keys of a run's YAML file. The file is checked before anything is loaded.
 - `stage`: one stage of a teacher: freeze, boost, choose what is trained.
-- `fit`: the loop itself, `transformers.Trainer` with our optimiser, checks and checkpoints.
-- `data` and `features`: rows read when they are needed; what a frozen encoder gives for them, computed once.
-- `optimizers`, `movement`, `report`: Muon beside AdamW; the check of the first step; what a run leaves to look at.
+- `fit`: the training loop: `transformers.Trainer` with our optimiser, checks and checkpoints.
+- `data` and `features`: rows, read when they are needed; features of a frozen encoder, computed once.
+- `optimizers`, `movement`, `report`: Muon and AdamW; the check of the first steps; the report of a run.
 
-The teachers are in `spatialboost.teachers`; nothing here knows one by name.
+The teachers are in `spatialboost.teachers`. The code in this package does not depend on a particular teacher.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from spatialboost.training.run import train
     from spatialboost.training.stage import train_stage
 
-# The command line imports this package for every command, so what needs transformers is imported when it is asked for.
-_HOMES = {
+# The command line imports this package for every command. Modules that need transformers are imported on first use.
+_MODULES = {
     "RowDataset": "data",
     "RowImages": "data",
     "StageConfig": "config",
@@ -36,6 +36,6 @@ __all__ = ["RowDataset", "RowImages", "StageConfig", "TrainConfig", "load_config
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -21,15 +21,16 @@ class _Strict(BaseModel):
 
 
 class DataConfig(_Strict):
-    """The rows.
+    """The rows to train on.
 
     Attributes:
-        folders: Folders of parquet shards.
-        image_size: Side in pixels that images are squeezed to, or (height, width).
-        held_out: This many of the last rows are kept for the report.
-        limit: Use only so many rows of the rest.
-        cache_gb: Features of the frozen encoder are kept as float32 up to this size, in half precision beyond it.
-        workers: Processes that read and decode beside each training process; null goes by the processors.
+        folders: Folders with parquet shards.
+        image_size: Images are resized to this size in pixels: one number for a square, or (height, width).
+        held_out: Number of rows, taken from the end, that are not trained on but scored for the report.
+        limit: Largest number of rows to train on; None uses all rows that are not held out.
+        cache_gb: Features of the frozen encoder are stored as float32 up to this size, and as float16 above it.
+        workers: Worker processes that read and decode data for each training process; null chooses the number by the
+            number of processors.
     """
 
     folders: list[Path] = Field(min_length=1)
@@ -41,22 +42,24 @@ class DataConfig(_Strict):
 
 
 class StageConfig(_Strict):
-    """One stage of training. The optimiser is AdamW, or Muon beside it; the schedule a linear warm-up and a cosine.
+    """One stage of training.
+
+    The optimiser is AdamW, or Muon and AdamW. The schedule is a linear warm-up, then a cosine.
 
     Attributes:
-        steps: Optimiser steps; None goes by `epochs`.
-        epochs: Passes over the rows.
+        steps: Optimiser steps; None trains for `epochs` epochs.
+        epochs: Passes over the rows; not used if `steps` is given.
         lr: Highest learning rate.
-        matrix_lr: Train matrices by Muon with this highest rate, some 0.01, and only embeddings and vectors by AdamW,
-            for what has far to go in few steps, as a new projector or language model. None is AdamW alone.
-        min_lr: Lowest at the end, as a share of `lr`.
-        warmup: Share of the steps; the very first step has a rate above zero already.
-        batch_size: Rows of one device in one forward.
-        accumulate: Forwards of one step.
-        weight_decay: Not on gates, biases and norms.
-        beta2: Of AdamW.
-        clip: Largest gradient norm; 0 does not clip.
-        bf16: Autocast; the weights keep their type.
+        matrix_lr: Train matrices with Muon at this highest learning rate (for example 0.01), and embeddings and vectors
+            with AdamW. Useful for new weights, such as a new projector, when steps are few. None uses AdamW for all.
+        min_lr: Learning rate at the end, as a share of the highest one.
+        warmup: Share of the steps in which the learning rate rises. It is above zero in the first step.
+        batch_size: Rows in one forward pass on one device.
+        accumulate: Forward passes in one optimiser step.
+        weight_decay: Weight decay. Gates, biases and norms have none.
+        beta2: AdamW's second beta.
+        clip: Gradients with a larger norm are clipped to this norm; 0 does not clip.
+        bf16: Compute in bfloat16 by autocast; the weights keep their type.
         checkpointing: Recompute activations to save memory.
         save_every: Steps between checkpoints; 0 makes none.
         log_every: Steps between log entries.
@@ -83,7 +86,7 @@ class BoostStageConfig(StageConfig):
     """A stage that boosts the encoder and trains Attn+ and the gates. The paper does not give its rate.
 
     Attributes:
-        gate: One gate for each channel, as in the paper, or one for each layer.
+        gate: ``channel``: one gate for each channel, as in the paper. ``scalar``: one gate for each layer.
         kernel: How the boosted layers are computed, see `spatialboost.set_kernel`.
     """
 
@@ -92,12 +95,12 @@ class BoostStageConfig(StageConfig):
 
 
 def _from_name(section: Any) -> Any:
-    """`encoder: timm:NAME` in place of a section."""
+    """Read ``encoder: timm:NAME``, the short form of a section."""
     return EncoderConfig.of(section) if isinstance(section, str) else section
 
 
 class TrainConfig(_Strict):
-    """A whole run. `load_config` adds the keys of the teacher's stages, each of which null leaves out.
+    """A whole run. `load_config` adds one key for each stage of the teacher; the value null skips the stage.
 
     Example:
         >>> config = load_config({"encoder": {"name": "vit_small_patch14_dinov2"}, "data": {"folders": ["rooms"]},
@@ -108,12 +111,12 @@ class TrainConfig(_Strict):
     Attributes:
         encoder: The encoder to boost: a section, see `spatialboost.encoders.EncoderConfig`, or a name such as
             ``timm:vit_small_patch14_dinov2``.
-        data: The rows.
-        teacher: What teaches it: `kind`, and the keys that this kind has.
+        data: The rows to train on.
+        teacher: The teacher: its `kind`, and the options of this kind.
         layer: Block of the encoder whose output the teacher reads; only blocks up to it are boosted.
-        seed: Of new weights and of the order of the data.
-        device: ``auto`` takes a GPU where there is one.
-        out: Folder of the run.
+        seed: Random seed for new weights and for the order of the data.
+        device: ``auto`` uses a GPU if there is one.
+        out: Folder for the results of the run.
     """
 
     encoder: Annotated[EncoderConfig, BeforeValidator(_from_name)]
@@ -138,7 +141,7 @@ class TrainConfig(_Strict):
         return self
 
 
-# Where keys of earlier versions have gone.
+# Keys of earlier versions -> their new names.
 MOVED = {
     "llm": "teacher.llm",
     "places": "teacher.places",
@@ -151,7 +154,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
     """Read a run's configuration from a YAML file or a dictionary.
 
     Raises:
-        SpatialBoostError: One line with the first key that is unknown or wrong.
+        SpatialBoostError: A key is unknown or wrong; the message is one line and names the first such key.
     """
     where = "config"
     if not isinstance(source, Mapping):
@@ -166,7 +169,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
             raise SpatialBoostError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(source, Mapping):
             keys = ", ".join(TrainConfig.model_fields)
-            raise SpatialBoostError(f"{where} holds {type(source).__name__}; expected keys such as {keys}")
+            raise SpatialBoostError(f"{where} contains {type(source).__name__}; expected keys such as {keys}")
     try:
         _refuse_moved(source)
         teacher = _teacher_section(source)
@@ -180,7 +183,7 @@ def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
 
 @cache
 def config_model(kind: str) -> type[TrainConfig]:
-    """The configuration of a run with one kind of teacher: `TrainConfig` with its options and stages.
+    """The configuration class for one kind of teacher: `TrainConfig` with the teacher's options and stages.
 
     Example:
         >>> list(config_model("pixel").model_fields)[-2:]
@@ -195,12 +198,14 @@ def config_model(kind: str) -> type[TrainConfig]:
     }
     taken = sorted(set(stages) & set(TrainConfig.model_fields))
     if taken:
-        raise SpatialBoostError(f"teacher {kind!r} calls a stage {taken[0]!r}, which is another key of a run's file")
+        raise SpatialBoostError(
+            f"teacher {kind!r} has a stage {taken[0]!r}, but this is another key of a run's file: rename it"
+        )
     return create_model("TrainConfig", __base__=TrainConfig, teacher=(teacher.Options, ...), **stages)
 
 
 def _teacher_section(source: Mapping[str, Any]) -> dict[str, Any]:
-    """The section on the teacher, with its kind."""
+    """The section `teacher`, with the default kind filled in."""
     section = source.get("teacher", {})
     if not isinstance(section, Mapping):
         raise SpatialBoostError(f'key "teacher": expected keys such as kind, found {section!r}'[:300])
@@ -208,7 +213,7 @@ def _teacher_section(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_moved(source: Mapping[str, Any]) -> None:
-    """Say where a key of an earlier version has gone."""
+    """Raise an error with the new name if a key of an earlier version is used."""
     for old, new in MOVED.items():
         section, _, key = old.rpartition(".")
         found = source.get(section) if section else source
@@ -221,7 +226,7 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # the latter of a dataclass
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # the second is for dataclasses
         return f'unknown key "{key}"; known here: {_known(model, first["loc"][:-1])}{more}'
     if first["type"] == "missing":
         return f'key "{key}" is missing{more}'
@@ -230,7 +235,7 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _known(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
-    """Names of the keys of the section that a path of keys leads to."""
+    """Names of the keys in the section at this path."""
     section: Any = model
     for part in path:
         annotation = section.model_fields[str(part)].annotation

@@ -1,4 +1,4 @@
-"""Rows as training examples, each made when it is asked for, in this process or in a worker."""
+"""Rows as training examples. Each example is made when it is requested, in this process or in a worker process."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Row = Mapping[str, Any]
 Example = dict[str, Tensor]
 MakeExample = Callable[[int, Row], Mapping[str, Tensor]]
 
-MOST_TRIES = 64  # rows that are tried in place of one that cannot be used
-MOST_REASONS = 1000  # bad rows that are named with their reasons; more are counted
+MOST_TRIES = 64  # rows that are tried until one can be used
+MOST_REASONS = 1000  # bad rows whose reason is looked up; the others are only counted
 
 
 class RowImages:
-    """How the images of a row become an encoder's input. It pickles and does not hold the encoder.
+    """Turns the images of a row into an encoder's input. It can be pickled and does not contain the encoder.
 
     Example:
         >>> import numpy as np
@@ -43,7 +43,7 @@ class RowImages:
         (torch.Size([1, 3, 32, 32]), (2, 2))
 
     Args:
-        encoder: Says the patch size and the normalisation.
+        encoder: Gives the patch size and the normalisation.
         size: (height, width) in pixels, or one number for both; multiples of the patch size.
 
     Attributes:
@@ -55,7 +55,7 @@ class RowImages:
     def __init__(self, encoder: nn.Module, size: int | tuple[int, int]) -> None:
         self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
         self.preparation: ImagePreparation = image_preparation(encoder)
-        self.preparation([], self.size)  # an error here if the encoder cannot take this size
+        self.preparation([], self.size)  # raises an error here if the encoder cannot take this size
         patch = patch_size(encoder)
         self.grid = (self.size[0] // patch, self.size[1] // patch)
         self.num_tokens = self.grid[0] * self.grid[1]
@@ -66,11 +66,10 @@ class RowImages:
 
 
 class RowDataset(Dataset[Example]):
-    """Some rows of a data set as training examples. Nothing is read before an example is asked for.
+    """Some rows of a data set as training examples. A row is read only when its example is requested.
 
-    A row that cannot be used (its image cannot be decoded, its example cannot be made) is passed over when it is met:
-    another row takes its place, always the same one, whichever process asks. So training does not end, and a run that
-    is resumed sees the same rows.
+    If a row cannot be used (its image cannot be decoded, or its example cannot be made), another row is used instead.
+    It is the same other row in every process. So training does not stop, and a resumed run sees the same rows.
 
     Example:
         >>> import numpy as np
@@ -84,11 +83,12 @@ class RowDataset(Dataset[Example]):
     Args:
         rows: Each a mapping with a list of ``images``: PIL, ``uint8`` arrays, or ``{"bytes": ...}`` as in parquet.
         images: How images are prepared.
-        make_example: From a row's number and the row to tensors, all but the images; what it raises marks a bad row.
+        make_example: Makes the tensors of a row, without the images, from the row's number and the row. If it raises
+            an error, the row counts as bad.
         numbers: Rows to use; None is all.
-        features: Where features of a frozen encoder are kept; None makes a store of its own. Data sets over the same
-            rows may share one.
-        cache_gb: A store of its own holds float32 up to this size, half precision beyond it.
+        features: Store for the features of a frozen encoder; None makes a new one. Data sets over the same rows may
+            share one store.
+        cache_gb: A new store keeps float32 up to this size, and float16 above it.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class RowDataset(Dataset[Example]):
         self.features = FeatureStore(len(rows), limit=cache_gb * 1e9) if features is None else features
         self.use_features = False
         if not len(self.numbers):
-            raise SpatialBoostError("no rows are given, so there is nothing to learn from")
-        # Shared with worker processes, so that a bad row is tried once and known to all
+            raise SpatialBoostError("no rows are given, so there is nothing to learn from: give at least one row")
+        # Shared with worker processes, so that all of them skip a bad row after one has found it
         self._bad = torch.zeros(len(self.numbers), dtype=torch.uint8).share_memory_()
         self._reasons: dict[int, str] = {}
 
@@ -115,24 +115,24 @@ class RowDataset(Dataset[Example]):
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Example:
-        """The example of a row, or of the one that takes its place; ``row`` is its number."""
+        """The example of a row, or of the row used instead if it is bad; ``row`` is the number of the row used."""
         reason = ""
         for place in self._places(index):
             if self._bad[place]:
                 continue
             try:
                 return self.read(self.numbers[place])
-            except Exception as error:  # decoders raise nearly anything on broken bytes
-                reason = reason or self._pass_over(place, error)
+            except Exception as error:  # decoders raise many types of error on damaged files
+                reason = reason or self._mark_bad(place, error)
         first = reason or next(iter(self.skipped.values()))
         tried = min(MOST_TRIES, len(self))
         raise SpatialBoostError(f"{tried} of {len(self)} rows were tried, and none can be used; the first: {first}")
 
     def read(self, number: int) -> Example:
-        """The example of a row, by the row's number.
+        """The example of the row with this number.
 
         Raises:
-            Exception: Whatever making it raises, if the row is bad.
+            Exception: The row is bad; this can be any type of error.
         """
         row = self.rows[number]
         example = dict(self.make_example(number, row))
@@ -142,7 +142,7 @@ class RowDataset(Dataset[Example]):
         return example
 
     def usable(self, limit: int | None = None) -> Iterator[tuple[int, Example]]:
-        """Numbers and examples of the rows that can be used, in order, at most `limit` of them."""
+        """Number and example of each usable row, in order, for at most `limit` rows."""
         found = 0
         for place, number in enumerate(self.numbers):
             if limit is not None and found >= limit:
@@ -150,19 +150,19 @@ class RowDataset(Dataset[Example]):
             try:
                 example = self.read(number)
             except Exception as error:
-                self._pass_over(place, error)
+                self._mark_bad(place, error)
                 continue
             found += 1
             yield number, example
 
     def with_features(self, use_features: bool = True) -> RowDataset:
-        """The same rows; an image whose features are in the store is not decoded."""
+        """The same rows, but images whose features are in the store are not decoded."""
         view = copy.copy(self)
         view.use_features = use_features
         return view
 
     def fill_features(self, batch_size: int = 64) -> None:
-        """Compute the features of this process's share of the rows at once, instead of when they are first needed."""
+        """Compute the features of this process's share of the rows now, and not when they are first needed."""
         collate = RowCollator(lambda rest: {}, features=True)
         rank, processes = (int(os.environ.get(name, other)) for name, other in (("RANK", 0), ("WORLD_SIZE", 1)))
         rows, own = self.with_features(), range(rank, len(self), processes)
@@ -171,24 +171,24 @@ class RowDataset(Dataset[Example]):
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Bad rows that were met so far, by number, each with the reason."""
+        """Bad rows found so far: row number -> reason."""
         found = {}
         for place in self._bad.nonzero()[:, 0].tolist():
             number = self.numbers[place]
-            if number not in self._reasons:  # met by a worker process, which could not tell
+            if number not in self._reasons:  # found by a worker process, which shares only the mark
                 self._reasons[number] = self._reason(number) if len(self._reasons) < MOST_REASONS else "not read again"
             found[number] = self._reasons[number]
         return found
 
     def leave_out(self, reasons: Mapping[int, str]) -> None:
-        """Count rows as bad that another process has met."""
+        """Mark rows as bad that another process has found."""
         numbers = self.numbers if isinstance(self.numbers, range) else list(self.numbers)
         for number, reason in reasons.items():
             self._bad[numbers.index(number)] = 1
             self._reasons[number] = reason
 
     def gather_skipped(self) -> None:
-        """Let all processes of a distributed run know the bad rows that any of them has met."""
+        """Share the bad rows among all processes of a distributed run."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         found: list[Any] = [None] * torch.distributed.get_world_size()
@@ -197,12 +197,12 @@ class RowDataset(Dataset[Example]):
             self.leave_out(reasons)
 
     def warn_of_skipped(self) -> None:
-        """Write into the log how many rows were left out, by reason."""
+        """Log how many rows were left out, for each of the most frequent reasons."""
         for reason, count in Counter(self.skipped.values()).most_common(5):
             logger.warning("%d rows left out: %s", count, reason)
 
     def _places(self, index: int) -> Iterator[int]:
-        """The place asked for, and those that take its place one after another, far from each other."""
+        """The requested position, then the positions to try if it is bad; these are far from each other."""
         count = len(self)
         index = range(count)[index]
         step = max(1, round(count * 0.618))
@@ -211,7 +211,7 @@ class RowDataset(Dataset[Example]):
         for attempt in range(min(MOST_TRIES, count)):
             yield (index + attempt * step) % count
 
-    def _pass_over(self, place: int, error: Exception) -> str:
+    def _mark_bad(self, place: int, error: Exception) -> str:
         self._bad[place] = 1
         number = self.numbers[place]
         self._reasons[number] = _in_one_line(error)
@@ -226,7 +226,7 @@ class RowDataset(Dataset[Example]):
 
 
 class RowCollator:
-    """Makes a batch of examples: the images of all rows one after another, the rest as the teacher collates it.
+    """Makes a batch of examples. Images of all rows are concatenated; the teacher's `collate` does the rest.
 
     Example:
         >>> example = {"pixel_values": torch.zeros(2, 3, 32, 32), "depth": torch.ones(1), "row": torch.tensor(7)}
@@ -234,8 +234,8 @@ class RowCollator:
         {'depth': (2, 1), 'pixel_values': (4, 3, 32, 32)}
 
     Args:
-        collate: Of the teacher; None stacks.
-        features: Keep what `FeatureStore.complete` needs: ``feature_rows``, and whose pixels are there.
+        collate: The teacher's collate function; None stacks tensors.
+        features: Add what `FeatureStore.complete` needs: ``feature_rows`` and ``feature_counts``.
     """
 
     def __init__(self, collate: Callable[..., dict[str, Any]] | None = None, *, features: bool = False) -> None:
@@ -252,12 +252,12 @@ class RowCollator:
         if self.features:
             batch["feature_rows"] = torch.stack([each["row"] for each in examples])
             counts = [len(each["pixel_values"]) if "pixel_values" in each else -1 for each in examples]
-            batch["feature_counts"] = torch.tensor(counts)  # images whose pixels are there; -1: no pixels are needed
+            batch["feature_counts"] = torch.tensor(counts)  # images of each row; -1: the row comes without pixels
         return batch
 
 
 def num_workers(wanted: int | None) -> int:
-    """Worker processes that read data: as wanted, or by the number of processors that this process may use."""
+    """Number of worker processes that read data; None chooses it by the processors that this process may use."""
     if wanted is not None:
         return wanted
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

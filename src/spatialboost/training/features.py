@@ -1,4 +1,4 @@
-"""What a frozen encoder gives for each image, computed once and kept in files."""
+"""Features of a frozen encoder for each image, computed once and stored in files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from spatialboost.training.movement import state_digest
 
 
 class FeatureStore:
-    """Patch tokens of a frozen encoder: computed when a batch first needs them, read from a file afterwards.
+    """Patch tokens of a frozen encoder: computed when a batch first needs them, then read from a file.
 
-    Each process of a distributed run computes the rows that it meets and adds them to files of its own; all processes
-    read the files of all. So n processes compute 1/n of the data set each, and training begins at once. The files stay
-    when a process is killed, and the next one goes on with them.
+    In a distributed run, each process computes the features of its own rows and appends them to its own files. Every
+    process reads the files of all processes. So each of n processes computes 1/n of the data set. If a process is
+    killed, the files stay, and the next run uses them.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -40,8 +40,9 @@ class FeatureStore:
 
     Args:
         num_rows: Rows of the data set.
-        folder: For the files; None takes a temporary folder, which is deleted with the store.
-        limit: Bytes of float32 features, one image a row; a larger data set is kept in half precision.
+        folder: Folder for the files; None uses a temporary folder, which is deleted with the store.
+        limit: Largest size in bytes of the features as float32, counting one image per row. A larger data set is
+            stored as float16.
     """
 
     def __init__(self, num_rows: int, *, folder: Path | None = None, limit: float = 4e9) -> None:
@@ -53,11 +54,11 @@ class FeatureStore:
         self._shards: dict[int, _Shard] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes, which only ask what is there: without the encoder and without open files."""
+        """State for worker processes: no encoder and no open files, as workers only call `has`."""
         return {**self.__dict__, "encoder": None, "_temporary": None, "_shards": {}}
 
     def open(self, encoder: nn.Module, layer: int, *, image_size: tuple[int, int]) -> None:
-        """Keep features of this encoder. Those of other weights, layers or image sizes lie in other files."""
+        """Store features of this encoder. Other weights, layers or image sizes have other files."""
         identity = (state_digest(encoder), feature_layer(encoder, layer), image_size, self.num_rows)
         name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
         self.encoder, self.layer = encoder, layer
@@ -71,20 +72,20 @@ class FeatureStore:
         self._own_shard().create()
 
     def has(self, number: int) -> bool:
-        """Whether the features of a row are there, from whichever process."""
+        """Whether any process has stored the features of a row."""
         return self._shard_of(number) is not None
 
     def read(self, number: int) -> Tensor:
         """Features of a row ``(images, N, D)``, float32."""
         shard = self._shard_of(number)
         if shard is None:
-            raise SpatialBoostError(f"the features of row {number} have not been computed")
+            raise SpatialBoostError(f"the features of row {number} have not been computed: call complete() first")
         return shard.read(number)
 
     def complete(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A batch of `RowCollator` with ``patch_features`` ``(I, N, D)`` in place of the pixels.
 
-        Rows whose features are not there yet are computed together and added.
+        Features that are not stored yet are computed in one forward pass and stored.
         """
         if self.encoder is None:
             raise SpatialBoostError("the store of features has no encoder: call open() first")
@@ -112,7 +113,7 @@ class FeatureStore:
         return patches.float().cpu()
 
     def _shard_of(self, number: int) -> _Shard | None:
-        """The files that hold a row: most often this process's own."""
+        """The shard that contains a row; the shard of this process is looked up first."""
         if not self.name:
             return None
         own = _rank()
@@ -132,10 +133,10 @@ class FeatureStore:
 
 
 class _Shard:
-    """What one process has computed.
+    """The files of one process.
 
-    Three files: the features, one image after another; their shape and type; an index that holds for each row the place
-    of its first image and one more than the number of its images (0: not computed). The index is written last.
+    There are three files: the features, one image after another; their shape and type; an index. For each row, the
+    index has the position of its first image, and its number of images plus one (0: not computed). It is written last.
     """
 
     def __init__(self, path: Path, num_rows: int) -> None:
@@ -147,12 +148,12 @@ class _Shard:
         self._facts: tuple[tuple[int, int], np.dtype[Any]] | None = None
 
     def create(self) -> None:
-        """Make an empty index, unless an earlier process has left one."""
+        """Make an empty index, unless there is one from an earlier run."""
         if not self.index_file.exists():
-            beside = self.index_file.with_suffix(".partial")
-            with beside.open("wb") as file:
+            partial = self.index_file.with_suffix(".partial")
+            with partial.open("wb") as file:
                 file.truncate(self.num_rows * 2 * 8)
-            beside.replace(self.index_file)
+            partial.replace(self.index_file)
             self.data_file.touch()
 
     def has(self, number: int) -> bool:
@@ -172,17 +173,17 @@ class _Shard:
         return torch.from_numpy(values.reshape(count, *shape).astype(np.float32, copy=False))
 
     def add(self, rows: Sequence[tuple[int, int]], features: Tensor, num_rows: int, limit: float) -> None:
-        """Append features of some rows, given as (number, images)."""
+        """Append the features of some rows, given as (row number, number of images)."""
         shape = (features.shape[1], features.shape[2])
         if not self.facts_file.exists():
             kind = "float32" if num_rows * shape[0] * shape[1] * 4 <= limit else "float16"
-            beside = self.facts_file.with_suffix(".partial")
-            beside.write_text(json.dumps({"shape": shape, "dtype": kind}))
-            beside.replace(self.facts_file)
+            partial = self.facts_file.with_suffix(".partial")
+            partial.write_text(json.dumps({"shape": shape, "dtype": kind}))
+            partial.replace(self.facts_file)
         _, dtype = self._read_facts()
         size = shape[0] * shape[1] * dtype.itemsize
         with self.data_file.open("r+b") as file:
-            first = -(-file.seek(0, os.SEEK_END) // size)  # behind an image that a killed process has half written
+            first = -(-file.seek(0, os.SEEK_END) // size)  # after an incomplete image of a killed process
             file.seek(first * size)
             file.write(features.numpy().astype(dtype).tobytes())
         index_R2 = self._index()
@@ -192,7 +193,7 @@ class _Shard:
             first += count
 
     def _index(self) -> np.ndarray | None:
-        """The index, shared with the process that writes it; None if there is no such file on this machine."""
+        """The index as a memory map, so that changes by other processes are seen; None if there is no file."""
         if self._index_R2 is None and self.index_file.exists():
             self._index_R2 = np.memmap(self.index_file, np.int64, "r+", shape=(self.num_rows, 2))
         return self._index_R2

@@ -1,4 +1,4 @@
-"""Fit parameters to a loss: `transformers.Trainer` with our optimiser, checks, checkpoints and progress."""
+"""Train parameters on a loss: `transformers.Trainer` with our optimiser, checks, checkpoints and progress bar."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ SKIPPED = "skipped.json"
 
 @dataclass
 class Fit:
-    """What a stage's training was like.
+    """The record of training one stage.
 
     Attributes:
-        steps: Optimiser steps, those before a resume included.
-        seconds: Of this process.
-        history: One entry each few steps: step, loss (mean since the last entry), learning_rate, grad_norm.
-        trainable: Trainable and all parameters of each part.
-        resumed_from: Step of the checkpoint that this process went on from.
+        steps: Optimiser steps, including those before a resume.
+        seconds: Training time of this process.
+        history: One entry for every `log_every` steps: step, loss (mean since the last entry), learning_rate,
+            grad_norm.
+        trainable: For each part, the number of trainable parameters and of all parameters.
+        resumed_from: Step of the checkpoint that training resumed from; 0 without one.
     """
 
     steps: int
@@ -65,41 +66,44 @@ def fit(
     workers: int = 0,
     name: str = "training",
 ) -> Fit:
-    """Train the parameters of some groups and nothing else.
+    """Train the parameters in the given groups and no others.
 
-    Whatever has to be trained must have ``requires_grad`` before; after the first steps it is checked that all of it
-    has moved and nothing else has. If there is a checkpoint in `folder`, training goes on from it. Checkpoints hold
-    what is trained, the Trainer's own state, and which rows were left out.
+    Exactly these parameters must have ``requires_grad``. After the first steps, `MovementCheck` checks that all of them
+    have changed and no others. If `folder` has a checkpoint, training resumes from it. A checkpoint contains the
+    trained parameters, the state of the Trainer, and the rows that were left out.
 
     Args:
         objective: ``forward(**batch)`` gives a dictionary with ``loss``.
-        dataset: A `RowDataset`, or any other one.
-        groups: Parameter groups for AdamW, each with its highest ``lr``.
-        stage: How to train.
-        folder: For checkpoints.
-        collate: Makes a batch of items; None stacks them.
-        seed: Of the order of the data.
-        device: ``auto`` takes a GPU where there is one.
-        workers: Processes that read data beside this one; 0 reads in this one.
-        name: On the progress bar.
+        dataset: A `RowDataset` or any other data set.
+        groups: Parameter groups for `build_optimizer`, each with its highest ``lr``.
+        stage: Settings of the stage.
+        folder: Folder for checkpoints.
+        collate: Makes a batch from a list of examples; None stacks them.
+        seed: Random seed for the order of the data.
+        device: ``auto`` uses a GPU if there is one.
+        workers: Worker processes that read data; 0 reads in this process.
+        name: Label of the progress bar.
     """
     if workers:
         os.environ.setdefault(
             "TOKENIZERS_PARALLELISM", "false"
-        )  # its threads do not survive a fork, and it warns of that
+        )  # tokenizers' threads stop at a fork, which would cause a warning
     arguments = _arguments(stage, folder, seed, device, workers)
     rows = dataset if isinstance(dataset, RowDataset) else None
     if rows is not None:
         collate = RowCollator(collate, features=rows.use_features)
     if arguments.n_gpu > 1:
         raise SpatialBoostError(
-            f"one process sees {arguments.n_gpu} GPUs: start one process each (`torchrun`, `accelerate launch`), or "
-            "choose one with CUDA_VISIBLE_DEVICES"
+            f"one process sees {arguments.n_gpu} GPUs: start one process per GPU (`torchrun`, `accelerate launch`), "
+            "or choose one GPU with CUDA_VISIBLE_DEVICES"
         )
     trained = {id(p) for group in groups for p in group["params"]}
-    forgotten = [n for n, p in objective.named_parameters() if p.requires_grad != (id(p) in trained)]
-    if forgotten:
-        raise SpatialBoostError(f"requires_grad and the parameter groups differ on {forgotten[:4]}")
+    mismatched = [n for n, p in objective.named_parameters() if p.requires_grad != (id(p) in trained)]
+    if mismatched:
+        raise SpatialBoostError(
+            f"requires_grad and the parameter groups differ on {mismatched[:4]}: set requires_grad on exactly the "
+            "parameters in the groups"
+        )
     report = trainable_report(objective)
     logger.info(
         "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
@@ -112,15 +116,15 @@ def fit(
     checkpoint = last_checkpoint(folder)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if checkpoint is None and not sharded:
-        # Sharded parameters have no whole gradient to look at
+        # The check needs whole gradients, which sharded parameters do not have
         trainer.add_callback(_Movement(objective))
     if sharded and rows is not None and rows.use_features:
-        rows.fill_features()  # once it is sharded, the encoder cannot be called by itself
+        rows.fill_features()  # the encoder cannot be called alone after it is sharded
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
         rows.leave_out({int(row): reason for row, reason in json.loads((checkpoint / SKIPPED).read_text()).items()})
     began = time.perf_counter()
     if checkpoint is not None and _is_last(checkpoint):
-        # Cut off between the last step and the saving of the result: the Trainer would go one step beyond the end
+        # All steps are done but the result was not saved. The Trainer would take one step too many
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
@@ -137,12 +141,12 @@ def fit(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; one that was cut off has no readable trainer state, which is written last."""
+    """The newest complete checkpoint. The trainer state is written last, so an incomplete one has no readable state."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
         try:
             json.loads((checkpoint / "trainer_state.json").read_text())
         except (OSError, ValueError):
-            logger.warning("%s is not whole and is passed over", checkpoint.name)
+            logger.warning("%s is incomplete and is skipped", checkpoint.name)
             continue
         return checkpoint
     return None
@@ -193,7 +197,7 @@ def _arguments(stage: StageConfig, folder: Path, seed: int, device: str, workers
 
 
 class _Engine(Trainer):
-    """Our AdamW groups and schedule; features of a frozen encoder; checkpoints of what is trained."""
+    """A Trainer with our optimiser and schedule, cached features, and checkpoints of the trained parameters only."""
 
     def __init__(
         self,
@@ -240,7 +244,7 @@ class _Engine(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         file = Path(resume_from_checkpoint) / WEIGHTS
-        if not file.exists():  # a sharded one
+        if not file.exists():  # the checkpoint is sharded
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         own: Any = self.model
@@ -248,8 +252,8 @@ class _Engine(Trainer):
         if set(saved) != set(self.trained):
             differ = sorted(set(saved) ^ set(self.trained))
             raise SpatialBoostError(
-                f"{file.parent.name} was made while other parameters were trained (such as {differ[0]}): go on with "
-                "the configuration that it was made with, or choose another folder"
+                f"{file.parent.name} was made while other parameters were trained (such as {differ[0]}): use the "
+                "configuration of that training, or choose another folder"
             )
         with torch.no_grad():
             for name, value in saved.items():
@@ -264,7 +268,8 @@ def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int],
         >>> [round(shape(step), 2) for step in range(10)]
         [0.5, 1.0, 1.0, 0.97, 0.87, 0.72, 0.55, 0.38, 0.23, 0.13]
 
-    The first step is not zero, unlike transformers' own: everything moves from the start, so that it can be checked.
+    Unlike in transformers' schedule, the first value is above zero. So the first step changes the parameters and can be
+    checked.
     """
     rising = math.ceil(warmup * steps)
 
@@ -299,7 +304,7 @@ class _Movement(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    """A bar with the loss, on the main process."""
+    """A progress bar with the loss, shown by the main process."""
 
     def __init__(self, name: str) -> None:
         self.name = name

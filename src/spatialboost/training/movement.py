@@ -1,4 +1,4 @@
-"""What has to hold of a training step: all that should learn moves, all that is frozen stays."""
+"""Check the first training steps: trainable parameters must change, frozen parameters must not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
 
-_CHUNK = 1 << 22  # elements at a time, so that a large embedding needs no large copy
+_CHUNK = 1 << 22  # elements per chunk, so that a large embedding needs no large copy
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
 def state_digest(values: nn.Module | Tensor) -> tuple[int, ...]:
-    """Sums of the bits of a tensor, or of all parameters and buffers of a module: equal if nothing has changed.
+    """A checksum of the bits of a tensor, or of each parameter and buffer of a module.
 
     Example:
         >>> weight = torch.ones(3)
@@ -28,7 +28,7 @@ def state_digest(values: nn.Module | Tensor) -> tuple[int, ...]:
     if isinstance(values, nn.Module):
         sums = [state_digest(value) for value in (*values.parameters(), *values.buffers())]
         return tuple(number for pair in sums for number in pair)
-    local = values.to_local() if hasattr(values, "to_local") else values  # the own part of a sharded tensor
+    local = values.to_local() if hasattr(values, "to_local") else values  # this process's part of a sharded tensor
     bits = local.detach().contiguous().view(-1)
     bits = bits.to(torch.uint8) if bits.dtype == torch.bool else bits.view(_INTEGER[bits.element_size()])
     total = squares = torch.zeros((), dtype=torch.int64, device=bits.device)
@@ -41,8 +41,8 @@ def state_digest(values: nn.Module | Tensor) -> tuple[int, ...]:
 class MovementCheck:
     """Compares the parameters before and after the first optimiser steps.
 
-    A tensor whose gradient is exactly zero cannot move and gets until the second step: the gates, for Attn and Attn+
-    are equal at the start.
+    A parameter whose first gradient is exactly zero need not change before the second step. This is so for the gates,
+    as Attn and Attn+ are equal at the start.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -62,42 +62,43 @@ class MovementCheck:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to wait for."""
+        """Whether the check is complete."""
         return self.steps > 0 and (self.steps > 1 or not self.waiting)
 
     def before_step(self) -> None:
-        """Look at the gradients, once they are there."""
+        """Check the gradients; call it after the backward pass."""
         trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         without = [name for name, p in trainable if p.grad is None]
         if without:
             raise SpatialBoostError(
-                f"{_names(without)} should be trained but got no gradient: nothing of the loss depends on them. "
-                "Boost only blocks up to the one that is read, or freeze them"
+                f"{_names(without)} should be trained but got no gradient: the loss does not depend on them. "
+                "Boost only the blocks up to the one that is read, or freeze these parameters"
             )
         frozen = [name for name, p in self.module.named_parameters() if not p.requires_grad and p.grad is not None]
         if frozen:
-            raise SpatialBoostError(f"{_names(frozen)} are frozen but have gradients")
+            raise SpatialBoostError(f"{_names(frozen)} are frozen but have gradients: clear them before training")
         if not self.steps:
             self.waiting = {name for name, p in trainable if p.grad is not None and not bool(p.grad.any())}
 
     def after_step(self) -> None:
-        """Look at the parameters, once the optimiser has been there."""
+        """Check the parameters; call it after the optimiser step."""
         moved = {name for name, p in self.module.named_parameters() if state_digest(p) != self.before[name]}
         trainable = {name for name, p in self.module.named_parameters() if p.requires_grad}
         if moved - trainable:
-            raise SpatialBoostError(f"{_names(moved - trainable)} are frozen but have moved in the optimiser step")
+            raise SpatialBoostError(f"{_names(moved - trainable)} are frozen but have changed in the optimiser step")
         still = trainable - moved - (self.waiting if not self.steps else set())
         if still:
             when = "two steps" if self.steps else "the first step"
             raise SpatialBoostError(
-                f"{_names(still)} should be trained but have not moved in {when}: are they in the optimiser, is the "
-                "learning rate above zero, are they held in half precision that rounds the step away?"
+                f"{_names(still)} should be trained but have not changed in {when}: check that they are in the "
+                "optimiser, that the learning rate is above zero, and that they are not in half precision, which "
+                "rounds small steps to zero"
             )
         self.steps += 1
 
 
 def trainable_report(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Trainable and all parameters of each part of a module.
+    """For each part of a module, the number of trainable parameters and of all parameters.
 
     Example:
         >>> layers = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).requires_grad_(False))

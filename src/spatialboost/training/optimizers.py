@@ -1,4 +1,4 @@
-"""AdamW, and Muon for matrices that begin far from where they have to go."""
+"""The optimisers: AdamW, and Muon for the matrices of new weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 
 def build_optimizer(groups: Sequence[dict[str, Any]], *, beta2: float, fused: bool) -> Optimizer:
-    """An optimiser for parameter groups; those marked ``muon`` go to `Muon`, the rest to AdamW.
+    """An optimiser for parameter groups: `Muon` for the groups marked ``muon``, AdamW for the others.
 
     Example:
         >>> layer = nn.Linear(4, 4)
@@ -29,7 +29,7 @@ def build_optimizer(groups: Sequence[dict[str, Any]], *, beta2: float, fused: bo
 def muon_groups(
     groups: Sequence[dict[str, Any]], lr: float, *, tables: nn.Module | None = None
 ) -> list[dict[str, Any]]:
-    """Hand the matrices among some parameter groups over to Muon; what is left stays with AdamW.
+    """Split parameter groups: matrices are marked for Muon, all other parameters stay with AdamW.
 
     Example:
         >>> groups = [{"params": list(nn.Linear(2, 2).parameters()), "lr": 1e-3, "weight_decay": 0.0}]
@@ -38,8 +38,8 @@ def muon_groups(
 
     Args:
         groups: Parameter groups for AdamW.
-        lr: Highest rate of the matrices.
-        tables: A module whose embeddings, and output heads of transformers' language models, stay with AdamW.
+        lr: Highest learning rate of the matrices.
+        tables: A module. Its embeddings, and the output heads of its transformers language models, stay with AdamW.
 
     Source: Muon (Jordan et al., 2024).
     """
@@ -56,28 +56,28 @@ def muon_groups(
 
 
 class Muon(Optimizer):
-    """Momentum whose matrices are made orthogonal before each step, computed in the parameters' own precision.
+    """Momentum made orthogonal before each step, computed in the precision of the parameters.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2, 2))
         >>> (weight * torch.tensor([[3.0, 0.0], [0.0, 1.0]])).sum().backward()
         >>> Muon([weight], lr=0.1).step()
-        >>> bool((weight.diagonal() < -0.05).all())  # as far along the small direction as along the large one, nearly
+        >>> bool((weight.diagonal() < -0.05).all())  # a step of nearly the same size in both directions
         True
 
-    `torch.optim.Muon` takes the same steps, but always makes them orthogonal in bfloat16: on a CPU without units for
-    that type it is many times slower, and most of a small model's step.
+    `torch.optim.Muon` takes the same steps but always computes the orthogonal matrix in bfloat16. On a CPU without
+    bfloat16 instructions it is many times slower.
 
     Args:
-        params: Matrices, or groups of them.
-        lr: Highest step of a square matrix's singular values; taller matrices go further by the root of their ratio.
-        momentum: Of Nesterov's kind.
-        weight_decay: Times the rate, taken off before the step.
+        params: Matrices, or parameter groups of matrices.
+        lr: Learning rate. For a matrix with more rows than columns it is multiplied by sqrt(rows / columns).
+        momentum: Nesterov momentum.
+        weight_decay: Weights are multiplied by 1 - lr * weight_decay before the step.
 
     Source: Muon (Jordan et al., 2024).
     """
 
-    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that draws singular values towards 1
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic polynomial that moves singular values towards 1
     ROUNDS = 5
 
     def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -85,7 +85,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step."""
+        """Take one step."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -101,7 +101,7 @@ class Muon(Optimizer):
                 parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
     def _orthogonal(self, matrix: Tensor) -> Tensor:
-        """Newton and Schulz's iteration, on the short side."""
+        """The Newton-Schulz iteration, on the matrix with its shorter side first."""
         tall = matrix.shape[0] > matrix.shape[1]
         x = matrix.T if tall else matrix
         x = x / (x.norm() + 1e-7)
@@ -113,7 +113,7 @@ class Muon(Optimizer):
 
 
 class MuonAdamW(Optimizer):
-    """Two optimisers as one: each has its own parameters, a schedule sees the groups of both.
+    """Two optimisers as one. Each has its own parameters; a schedule changes the groups of both.
 
     Example:
         >>> a, b = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
@@ -130,24 +130,24 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of both."""
+        """Take one step with both."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """States of both, one after the other."""
+        """The states of both optimisers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        # loading makes new group dictionaries
+        # load_state_dict of the parts makes new group dictionaries
         self.param_groups = [*self.parts[0].param_groups, *self.parts[1].param_groups]
 
 
 def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: matrices, and apart from them biases and norms, which do not decay.
+    """Parameter groups for AdamW: matrices with weight decay; biases and norms without.
 
     Example:
         >>> [(len(g["params"]), g["weight_decay"]) for g in decay_groups(nn.Linear(2, 2), 1e-3, 0.1)]

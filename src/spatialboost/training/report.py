@@ -1,4 +1,4 @@
-"""What a run leaves to be looked at: ``report.json`` and the loss curves."""
+"""The report of a run: ``report.json`` and the loss curves."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_report(
 
     Args:
         out: Folder of the run.
-        config: Of the run, as JSON.
-        stages: By name: ``fit`` (steps, seconds, history, trainable), ``scores``.
-        encoder: After the last stage.
+        config: Configuration of the run, as JSON values.
+        stages: Stage name -> its record: ``fit`` (steps, seconds, history, trainable) and ``scores``.
+        encoder: The encoder after the last stage.
     """
     report = {
         "config": dict(config),
@@ -47,7 +47,9 @@ def write_report(
 
 
 def gates_per_layer(encoder: nn.Module) -> list[dict[str, float]]:
-    """Mean, least and greatest share of Attn in each boosted layer; 0.5 at the start, below it Attn+ has gained.
+    """Mean, smallest and largest gate of each boosted layer.
+
+    A gate is the share of Attn: 0.5 at the start, lower where Attn+ has a larger share.
 
     Example:
         >>> import spatialboost as sb
@@ -66,7 +68,7 @@ def gates_per_layer(encoder: nn.Module) -> list[dict[str, float]]:
 
 
 def plot_losses(stages: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """A picture with the loss of each stage over its steps."""
+    """Save a picture of the loss of each stage over its steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,7 +83,7 @@ def plot_losses(stages: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 
 
 def report_lines(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A run in a few lines of text.
+    """A summary of a run in a few lines of text.
 
     Example:
         >>> fit = {"steps": 2, "seconds": 1.0, "history": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]}

@@ -1,4 +1,4 @@
-"""A whole run: build the parts, go through the stages, save what each has learnt, report."""
+"""A whole run: build the parts, train each stage and save its weights, write the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
-from spatialboost.teachers.protocol import Lesson, Row, Score, Teacher
+from spatialboost.teachers.protocol import Row, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
 from spatialboost.training.config import StageConfig, TrainConfig
 from spatialboost.training.data import RowDataset, RowImages, num_workers
@@ -29,20 +29,20 @@ from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
 
-RESULT = "result.json"  # written last: where it is, the stage is finished
+RESULT = "result.json"  # written last: if the file exists, the stage is finished
 DELTA = "delta"
 FEATURES = "features"
 
 
 @dataclass
 class TrainResult:
-    """What a run has made.
+    """The result of a run.
 
     Attributes:
-        teacher: With its objective and the parts beside the encoder.
-        encoder: Boosted, if a stage that boosts was run.
+        teacher: The teacher, with its objective and the parts that it adds to the encoder.
+        encoder: The encoder; boosted, if a stage that boosts was run.
         out: Folder of the run.
-        stages: What each stage has recorded, as in ``report.json``.
+        stages: Stage name -> its record, as in ``report.json``.
         delta: Folder with the boosted weights, if a stage that boosts was run.
     """
 
@@ -54,21 +54,21 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Run the stages of a configuration in order; a run that was cut off goes on where it was.
+    """Run the stages of a configuration in order, or resume a run that was interrupted.
 
     Example:
         >>> result = train(load_config("run.yaml"))  # doctest: +SKIP
         >>> encoder = sb.load_pretrained(my_encoder, result.delta)  # doctest: +SKIP
 
-    Finished stages are loaded from the folder, an unfinished one goes on from its last checkpoint. In the folder: one
-    folder for each stage, with what the teacher saves, and with ``delta/`` (for `spatialboost.load_pretrained`) after a
-    stage that boosts; ``report.json`` and ``losses.png``.
+    Finished stages are loaded from the folder of the run. An unfinished stage resumes from its last checkpoint. The
+    folder contains ``report.json``, ``losses.png``, and one folder for each stage with the files of the teacher. The
+    folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`.
 
     Args:
-        config: Of `load_config`.
+        config: The result of `load_config`.
 
     Raises:
-        SpatialBoostError: The folder holds a run of another configuration, or some part cannot be built.
+        SpatialBoostError: The folder has a run with another configuration, or a part cannot be built.
     """
     _claim(config.out, config)
     run = _Run(config)
@@ -89,17 +89,19 @@ class _Run:
         self.training, self.held_out = _split(config, len(self.rows))
         self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
-        with torch.random.fork_rng(devices=[]):  # all new weights are drawn from one seed, those of the encoder first
+        with torch.random.fork_rng(devices=[]):  # one seed for all new weights; the encoder comes first
             torch.manual_seed(config.seed)
             self.encoder = open_encoder(config.encoder, seed=None)
             self.images = RowImages(self.encoder, config.data.image_size)
-            lesson = Lesson(self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished)
-            self.teacher = kind.build(config.teacher, lesson)
+            inputs = TeacherInputs(
+                self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished
+            )
+            self.teacher = kind.build(config.teacher, inputs)
         self.teacher.objective.to(_device(config.device))
         self.delta: Path | None = None
 
     def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
-        """Train a stage, or load it if it is finished; what is to be recorded of it."""
+        """Train a stage, or load it if it is finished; returns its record."""
         folder = self.out / name
         boosts = self.teacher.stages[name].boosts
         if boosts:
@@ -133,7 +135,7 @@ class _Run:
         return record
 
     def finish(self) -> Path | None:
-        """Check what was saved, and delete what only training needed; the folder of the boosted weights."""
+        """Check the saved delta and delete the stored features; returns the folder of the delta."""
         if self.delta is not None:
             self._check_reload(self.delta)
         _wait()
@@ -169,7 +171,7 @@ class _Run:
 
     @torch.no_grad()
     def _check_reload(self, delta: Path) -> None:
-        """What was saved must make a fresh encoder see what the trained one sees."""
+        """Check that a fresh encoder with the saved delta gives the same patch tokens as the trained encoder."""
         _, example = next(self._dataset(None, self.training).usable(1))
         device, layer = next(self.encoder.parameters()).device, self.teacher.objective.layer
         pixels = example["pixel_values"].to(device)
@@ -179,12 +181,13 @@ class _Run:
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
             difference = float((ours - theirs).abs().max())
             raise SpatialBoostError(
-                f"the delta in {delta} does not give what was trained (difference {difference:.2g}): please report this"
+                f"the delta in {delta} does not give the features of the trained encoder (difference "
+                f"{difference:.2g}): please report this"
             )
 
 
 def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
-    """The rows, with the columns that the teacher needs and no others."""
+    """The rows, with only the columns that the teacher needs, and ``meta`` if there is one."""
     rows: Any = open_rows(config.data.folders)
     missing = sorted(set(columns) - set(rows.column_names))
     if missing:
@@ -197,15 +200,17 @@ def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
 
 
 def _split(config: TrainConfig, count: int) -> tuple[range, range]:
-    """Numbers of the rows that teach, and of those that are held out."""
+    """Numbers of the training rows, and of the held-out rows."""
     if config.data.held_out >= count:
-        raise SpatialBoostError(f"data.held_out is {config.data.held_out}, but there are only {count} rows")
+        raise SpatialBoostError(
+            f"data.held_out is {config.data.held_out}, but there are only {count} rows: choose a smaller number"
+        )
     cut = count - config.data.held_out
     return range(min(cut, config.data.limit or cut)), range(cut, count)
 
 
 def _claim(out: Path, config: TrainConfig) -> None:
-    """Make the folder this run's own, or see that it already is."""
+    """Write the configuration into the folder, or check that the one already there is the same."""
     file = out / "config.json"
     ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
     if file.exists():
@@ -213,8 +218,8 @@ def _claim(out: Path, config: TrainConfig) -> None:
         differ = [key for key in ours if ours[key] != theirs.get(key)]
         if differ:
             raise SpatialBoostError(
-                f"{out} holds a run with another configuration ({', '.join(differ)} differ): choose another `out`, or "
-                "delete that folder"
+                f"{out} contains a run with another configuration ({', '.join(differ)} differ): choose another `out`, "
+                "or delete that folder"
             )
     elif _is_main():
         out.mkdir(parents=True, exist_ok=True)
@@ -237,7 +242,7 @@ def _wait() -> None:
 
 
 def _write_json(file: Path, value: Any) -> None:
-    """All or nothing, so that a killed run leaves no half file behind."""
+    """Write to a temporary file, then rename it, so that a killed run leaves no incomplete file."""
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     partial.replace(file)

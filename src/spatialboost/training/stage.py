@@ -1,4 +1,4 @@
-"""One stage of any teacher: freeze, boost, choose what is trained, fit."""
+"""One stage of any teacher: freeze, boost, choose the trained parameters, fit."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def train_stage(
     device: str = "auto",
     workers: int = 0,
 ) -> Fit:
-    """Train what a stage of a teacher trains, and nothing else.
+    """Train one stage of a teacher. All parameters that the stage does not train are frozen.
 
     Example:
         >>> train_stage(teacher, "head", HeadConfig(steps=100), dataset, folder=Path("run/head"))  # doctest: +SKIP
 
     Args:
-        teacher: Its objective is changed in place, the encoder too if the stage boosts.
-        name: Of the stage.
-        config: How to train.
-        dataset: Rows that teach.
-        folder: For checkpoints.
-        seed: Of the order of the data.
-        device: ``auto`` takes a GPU where there is one.
-        workers: Processes that read data beside this one.
+        teacher: The teacher. Its objective is changed in place, and the encoder too if the stage boosts.
+        name: Name of the stage.
+        config: Settings of the stage.
+        dataset: Training rows.
+        folder: Folder for checkpoints.
+        seed: Random seed for the order of the data.
+        device: ``auto`` uses a GPU if there is one.
+        workers: Worker processes that read data.
     """
     stage, objective = teacher.stages[name], teacher.objective
     objective.requires_grad_(False)
@@ -80,9 +80,9 @@ def train_stage(
 
 
 def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> list[dict[str, Any]]:
-    """Boost the blocks up to the one that is read, and give the parameter groups of Attn+ and the gates.
+    """Boost the blocks up to the one that is read; returns the parameter groups of Attn+ and the gates.
 
-    An encoder that is boosted already is kept as it is, and trained further.
+    An encoder that is already boosted is not boosted again.
     """
     read = feature_layer(encoder, layer)
     if not boosted_layers(encoder):
@@ -90,8 +90,8 @@ def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> li
     beyond = [each.index for each in status(encoder).layers if each.index > read]
     if beyond:
         raise SpatialBoostError(
-            f"layers {beyond} are boosted, but the teacher reads the output of layer {read}, so nothing would teach "
-            f"them: unboost the encoder, or boost it with layers=range({read + 1})"
+            f"layers {beyond} are boosted, but the teacher reads the output of layer {read}, so they would get "
+            f"no gradient: unboost the encoder, or boost it with layers=range({read + 1})"
         )
     set_kernel(encoder, config.kernel)
     logger.info("the encoder:\n%s", status(encoder))
@@ -99,12 +99,12 @@ def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> li
 
 
 def recompute_activations(module: nn.Module) -> None:
-    """Trade time for memory in each model of timm or transformers inside of a module.
+    """Turn on activation checkpointing in each timm or transformers model inside a module.
 
-    Not the reentrant kind: with inputs that need no gradient, that one gives no gradient to the parameters either.
+    Reentrant checkpointing is not used: if the inputs need no gradient, it gives the parameters no gradient either.
     """
     host: Any = module
-    if hasattr(host, "activation_checkpointing_enable"):  # the name since transformers 5.2x
+    if hasattr(host, "activation_checkpointing_enable"):  # the method's name since transformers 5.2x
         host.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     elif hasattr(host, "gradient_checkpointing_enable"):
         host.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -10,10 +10,10 @@ import typer
 
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the run; see docs/training.md.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; replaces `out` of the file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
 ) -> None:
-    """Boost an encoder, stage by stage. The same command goes on with a run that was cut off."""
+    """Boost an encoder, stage by stage. Run the same command again to resume an interrupted run."""
     from spatialboost.training.config import load_config
 
     settings = load_config(config)

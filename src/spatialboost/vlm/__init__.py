@@ -1,4 +1,4 @@
-"""An image encoder that talks to a causal language model: encoder -> projector -> language model."""
+"""An image encoder connected to a causal language model: encoder -> projector -> language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations as token ids: where the images go, and which tokens are answers."""
+"""Conversations as token ids, with the positions of visual tokens and of answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
 
-# Shape legend: L tokens of one conversation, visual tokens counted.
+# Shape legend: L tokens of one conversation, including visual tokens.
 
 IMAGE = "<image>"
-IGNORE = -100  # what torch's cross entropy and transformers skip in labels
+IGNORE = -100  # label that torch's cross entropy and transformers ignore
 
-# Marks from Unicode's private use area stand for the contents while a template is taken apart.
+# Replaces the content of a message to find its position in the template's text. Uses Unicode's private use area.
 _MARK = "\ue000{}\ue001"
 
 Message = Mapping[str, Any]
@@ -29,7 +29,7 @@ def encode_chat(
     max_length: int | None = None,
     add_generation_prompt: bool = False,
 ) -> dict[str, Tensor]:
-    """Turn a conversation into ids, labels on its answers only, and the places of its images.
+    """Turn a conversation into token ids, labels on its answers only, and the positions of visual tokens.
 
     Example:
         >>> from spatialboost.vlm.llms import build_tokenizer
@@ -38,24 +38,24 @@ def encode_chat(
         >>> encoded["visual_mask"].sum().item(), (encoded["labels"] >= 0).sum().item()
         (4, 5)
 
-    An answer is the assistant's words and the token that ends its turn, if the chat template has one. The spans are
-    taken from the text that the template makes and carried over by the tokenizer's character offsets, so they are right
-    too where the tokenizer merges across the border: a token that holds any of the answer is labelled.
+    An answer is the text of the assistant and the end-of-turn token, if the chat template has one. Answers are located
+    in the text of the template, then matched to tokens by the tokenizer's character offsets. A token that contains any
+    part of an answer is labelled, also if it contains other text too.
 
     Args:
-        messages: Chat format; each ``<image>`` in a content is one image.
+        messages: Messages in chat format; each ``<image>`` in a content stands for one image.
         tokenizer: A fast tokenizer with a chat template.
-        num_visual_tokens: Tokens that take the place of each image: one number, or one for each image.
-        max_length: Keep only as many whole turns as fit.
-        add_generation_prompt: End with the template's invitation to answer; then no answer is needed.
+        num_visual_tokens: Number of visual tokens: one number for all images, or one for each image.
+        max_length: Largest number of tokens; turns that do not fit are left out.
+        add_generation_prompt: End with the generation prompt of the template; the messages then need no answer.
 
     Returns:
-        ``input_ids``, ``labels`` (-100 outside the answers), ``visual_mask`` (bool) and ``turns`` (which answer, from
-        0, a label belongs to; -1 elsewhere), each ``(L,)``.
+        ``input_ids``, ``labels`` (-100 outside the answers), ``visual_mask`` (bool) and ``turns`` (number of the
+        answer that a token belongs to, from 0; -1 elsewhere), each ``(L,)``.
     """
     text, answers = render_chat(messages, tokenizer, add_generation_prompt=add_generation_prompt)
     if not answers and not add_generation_prompt:
-        raise SpatialBoostError("the conversation has no assistant message, so there is nothing to learn from")
+        raise SpatialBoostError("the conversation has no assistant message, so it has no answer to train on: add one")
     ids, starts, stops = _tokenize(text, tokenizer, num_visual_tokens)
     input_ids, start, stop = torch.tensor(ids, dtype=torch.long), torch.tensor(starts), torch.tensor(stops)
     turns = torch.full_like(input_ids, -1)
@@ -74,7 +74,7 @@ def encode_chat(
 def render_chat(
     messages: Sequence[Message], tokenizer: Any, *, add_generation_prompt: bool = False
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The text that the chat template makes, and the character span of each answer with its end-of-turn token.
+    """The text of the chat template, and the character span of each answer with its end-of-turn token.
 
     Example:
         >>> from spatialboost.vlm.llms import build_tokenizer
@@ -83,8 +83,8 @@ def render_chat(
         >>> text[start:stop]
         '2.341 m<|end|>'
 
-    The template is rendered twice, with marks instead of the contents and with the contents themselves; that both agree
-    is checked, so a template that changes what was said is refused instead of mislabelled.
+    The template is rendered twice: with marks instead of the contents, and with the contents. If the two results do not
+    agree, the template changes the contents, and an error is raised.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise SpatialBoostError(
@@ -98,11 +98,13 @@ def render_chat(
     for i, message in enumerate(plain):
         piece, found, rest = rest.partition(_MARK.format(i))
         if not found:
-            raise SpatialBoostError(f"the chat template leaves out message {i} ({message['role']})")
+            raise SpatialBoostError(
+                f"the chat template leaves out message {i} ({message['role']}): set another `tokenizer.chat_template`"
+            )
         pieces.append(piece)
     pieces.append(rest)
 
-    # What follows the last answer ends any answer: "<|im_end|>\n" in ChatML, whose line break is nobody's words.
+    # The text after the last answer is the end-of-turn token, "<|im_end|>\n" in ChatML. The line break is removed.
     speakers = [message["role"] for message in plain]
     ending = ""
     if "assistant" in speakers:
@@ -121,30 +123,30 @@ def render_chat(
     if text != tokenizer.apply_chat_template(plain, **options):
         raise SpatialBoostError(
             "the chat template does not keep the messages as they are (it may trim or drop parts of them), so the "
-            "places of the answers are not certain. Strip the contents of surrounding blanks, or set another "
+            "answers cannot be located. Remove blanks at the start and end of the contents, or set another "
             "`tokenizer.chat_template`"
         )
     return text, answers
 
 
 def _text(content: Any) -> str:
-    """A content as one string; the list form of multimodal chats becomes ``<image>`` marks and text."""
+    """A content as one string. In a content that is a list of parts, an image part becomes ``<image>``."""
     if isinstance(content, str):
         return content
     return "".join(IMAGE if part["type"] == "image" else part["text"] for part in content)
 
 
 def _tokenize(text: str, tokenizer: Any, num_visual_tokens: int | Sequence[int]) -> tuple[list[int], ...]:
-    """Ids with the character span of each token; a visual token's span is (-1, -1)."""
+    """Token ids, and the start and stop of each token in the text; both are -1 for a visual token."""
     if not getattr(tokenizer, "is_fast", False):
-        raise SpatialBoostError(f"{type(tokenizer).__name__} gives no character offsets: a fast tokenizer is needed")
+        raise SpatialBoostError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer")
     segments = text.split(IMAGE)
     num_images = len(segments) - 1
     counts = [num_visual_tokens] * num_images if isinstance(num_visual_tokens, int) else list(num_visual_tokens)
     if len(counts) != num_images:
-        raise SpatialBoostError(f"the messages hold {num_images} {IMAGE} marks, but there are {len(counts)} images")
+        raise SpatialBoostError(f"the messages have {num_images} {IMAGE} marks, but there are {len(counts)} images")
     encoded = tokenizer(segments, add_special_tokens=False, return_offsets_mapping=True)
-    placeholder = tokenizer.pad_token_id or 0  # any id will do: its embedding is replaced
+    placeholder = tokenizer.pad_token_id or 0  # the id does not matter: its embedding is replaced
     ids: list[int] = []
     starts: list[int] = []
     stops: list[int] = []
@@ -162,13 +164,13 @@ def _tokenize(text: str, tokenizer: Any, num_visual_tokens: int | Sequence[int])
 
 
 def _whole_turns(turns: Tensor, max_length: int) -> int:
-    """Length of the longest run of whole answers within `max_length` tokens."""
+    """Position after the last answer that ends within `max_length` tokens."""
     is_end = (turns >= 0) & (torch.cat([turns[1:], turns.new_tensor([-1])]) != turns)
     ends = is_end.nonzero()[:, 0] + 1
     fitting = ends[ends <= max_length]
     if not len(fitting):
         raise SpatialBoostError(
             f"not even the first answer fits into {max_length} tokens (it ends at {ends[:1].tolist()}): "
-            "raise max_length or give fewer or smaller images"
+            "increase max_length or give fewer or smaller images"
         )
     return int(fitting[-1])

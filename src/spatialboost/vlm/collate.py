@@ -17,7 +17,7 @@ IMAGE_KEYS = ("pixel_values", "patch_features")
 
 
 class Collator:
-    """Pad conversations to one length and put their images one after another.
+    """Pad conversations to one length and concatenate their images.
 
     Example:
         >>> row = {"input_ids": torch.tensor([5, 6, 7]), "labels": torch.tensor([-100, -100, 7]),
@@ -27,11 +27,11 @@ class Collator:
         >>> batch["input_ids"].tolist(), batch["patch_features"].shape
         ([[5, 6, 7], [5, 6, 0]], torch.Size([2, 1, 48]))
 
-    Rows are what `encode_chat` gives, with ``pixel_values`` ``(I, 3, H, W)`` or ``patch_features`` ``(I, N, D)``.
+    A row is the result of `encode_chat` with ``pixel_values`` ``(I, 3, H, W)`` or ``patch_features`` ``(I, N, D)``.
 
     Args:
-        pad_token_id: Fills ``input_ids``.
-        padding_side: Right to train, left to generate.
+        pad_token_id: Fills the padding of ``input_ids``.
+        padding_side: ``right`` for training, ``left`` for generation.
     """
 
     def __init__(self, pad_token_id: int, padding_side: Literal["right", "left"] = "right") -> None:
@@ -39,7 +39,7 @@ class Collator:
         self.fill = {"input_ids": pad_token_id, "labels": IGNORE, "visual_mask": False, "turns": -1}
 
     def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Make one batch; ``attention_mask`` is 1 on everything but the padding."""
+        """Make one batch; ``attention_mask`` is 0 on padding and 1 elsewhere."""
         length = max(len(row["input_ids"]) for row in rows)
         batch = {
             name: self._pad([row[name] for row in rows], length, fill)
@@ -53,7 +53,7 @@ class Collator:
                 shapes = {tuple(each.shape[1:]) for each in images}
                 if len(shapes) > 1:
                     raise SpatialBoostError(
-                        f"{name} of one batch differ in shape: {sorted(shapes)}; resize to one size"
+                        f"{name} of one batch differ in shape: {sorted(shapes)}; resize all images to one size"
                     )
                 batch[name] = torch.cat(images)
         return batch

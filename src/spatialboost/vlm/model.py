@@ -15,19 +15,19 @@ from spatialboost.vlm.chat import IGNORE
 from spatialboost.vlm.places import grid_code
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
-# width, V vocabulary, A labelled tokens of the whole batch.
+# width, V size of the vocabulary, A labelled tokens of the whole batch.
 
 _GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
 
 
 @dataclass
 class VLMOutput(ModelOutput):
-    """What the model predicts.
+    """The output of the model.
 
     Attributes:
-        loss: Mean cross entropy over the labelled tokens, where labels were given.
-        logits: ``(A, V)``, one row for each labelled token in order, where labels were given; else ``(B, L, V)``.
-        targets: The labelled tokens ``(A,)`` in the same order, where labels were given.
+        loss: Mean cross entropy over the labelled tokens; None without labels.
+        logits: With labels ``(A, V)``, one row for each labelled token in order; without ``(B, L, V)``.
+        targets: The labelled tokens ``(A,)`` in the same order; None without labels.
     """
 
     loss: Tensor | None = None
@@ -36,7 +36,7 @@ class VLMOutput(ModelOutput):
 
 
 class SpatialVLM(nn.Module):
-    """An encoder, a 2-layer GELU projector and a causal language model, trained by the next token.
+    """An encoder, a 2-layer GELU projector and a causal language model, trained by next-token prediction.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -49,17 +49,17 @@ class SpatialVLM(nn.Module):
         >>> vlm(input_ids=ids, visual_mask=ids == 0, pixel_values=torch.zeros(1, 3, 32, 32)).logits.shape
         torch.Size([1, 6, 50])
 
-    Every view of a conversation passes through the same encoder and projector by itself; all their tokens enter the
-    language model, in the places that ``visual_mask`` names. The vocabulary is left as it is.
+    Each image of a conversation passes separately through the encoder and the projector. The tokens of all images enter
+    the language model at the positions in ``visual_mask``. The vocabulary is not changed.
 
     Args:
-        encoder: Anything that `spatialboost.encoders.tokens.read_tokens` reads; boosted or not.
+        encoder: Any encoder that `spatialboost.encoders.tokens.read_tokens` can read; boosted or not.
         llm: Any ``AutoModelForCausalLM``.
         layer: Block of the encoder whose output is read.
-        projector: Takes ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer one of LLaVA-1.5.
-        grid: Rows and columns of patches. Given, each visual token gets a fixed code of its place, which matches the
-            words for coordinates of `spatialboost.vlm.llms.build_small_llm`: a language model numbers its tokens in
-            one dimension, and a small new one needs long to learn which tokens lie above each other. Not in the paper.
+        projector: Maps ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer projector of LLaVA-1.5.
+        grid: Rows and columns of patches. If given, a fixed code of its position is added to each visual token. The
+            tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
+            language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
     Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
     """
@@ -86,7 +86,10 @@ class SpatialVLM(nn.Module):
         self._fast_head: bool | None = None
 
     def train(self, mode: bool = True) -> SpatialVLM:
-        """Training mode for the parts that learn; a wholly frozen part stays as it is used, without dropout."""
+        """Set training mode, but keep a part in evaluation mode if all its parameters are frozen.
+
+        A frozen part that recomputes activations is in training mode too, as it recomputes only then.
+        """
         super().train(mode)
         for part in (self.encoder, self.llm, self.projector):
             if not any(p.requires_grad for p in part.parameters()) and not _checkpoints(part):
@@ -101,7 +104,7 @@ class SpatialVLM(nn.Module):
         pixel_values: Tensor | None = None,
         patch_features: Tensor | None = None,
     ) -> Tensor:
-        """Input embeddings ``(B, L, E)`` of the language model, the images' in their places."""
+        """Input embeddings ``(B, L, E)`` of the language model, with the visual tokens at their positions."""
         embeds_BLE = self.llm.get_input_embeddings()(input_ids)
         if patch_features is None and pixel_values is not None and len(pixel_values):
             patch_features = read_tokens(self.encoder, pixel_values, layer=self.layer).patches
@@ -109,8 +112,8 @@ class SpatialVLM(nn.Module):
         num_tokens = 0 if patch_features is None else patch_features.shape[0] * patch_features.shape[1]
         if num_places != num_tokens:
             raise SpatialBoostError(
-                f"visual_mask has {num_places} places, but the images give {num_tokens} tokens: encode the chat with "
-                "num_visual_tokens equal to the patches of one image"
+                f"visual_mask has {num_places} positions, but the images give {num_tokens} tokens: encode the chat "
+                "with num_visual_tokens equal to the number of patches of one image"
             )
         if patch_features is None or not num_tokens:
             return embeds_BLE
@@ -130,20 +133,20 @@ class SpatialVLM(nn.Module):
         labels: Tensor | None = None,
         turns: Tensor | None = None,
     ) -> VLMOutput:
-        """Predict the next tokens; with labels, only at the labelled ones.
+        """Predict the next tokens; with labels, only the labelled tokens.
 
         Args:
-            input_ids: ``(B, L)``; the ids in visual places do not matter.
+            input_ids: ``(B, L)``; the ids at visual tokens do not matter.
             visual_mask: ``(B, L)``, True where a visual token goes.
-            attention_mask: ``(B, L)``, 0 on padding; None is all ones.
+            attention_mask: ``(B, L)``, 0 on padding; None means no padding.
             pixel_values: All images of the batch in order ``(I, 3, H, W)``.
-            patch_features: What the encoder makes of them ``(I, N, D)``, instead of `pixel_values`.
-            labels: ``(B, L)``, -100 where nothing is learnt.
-            turns: Not used; a batch of `Collator` holds it.
+            patch_features: Patch tokens of the images ``(I, N, D)``, instead of `pixel_values`.
+            labels: ``(B, L)``, -100 at tokens without loss.
+            turns: Not used; accepted because a batch of `Collator` contains it.
         """
         embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
         if attention_mask is not None and bool((attention_mask[:, :-1] >= attention_mask[:, 1:]).all()):
-            # Padding on the right lies behind a causal mask anyway; without a mask attention takes its fast kernels.
+            # Padding on the right needs no mask, as attention is causal. Without a mask, fast kernels are used.
             attention_mask = None
         if labels is None:
             return VLMOutput(
@@ -152,13 +155,15 @@ class SpatialVLM(nn.Module):
         learnt_BL = labels[:, 1:] != IGNORE
         targets_A = labels[:, 1:][learnt_BL]
         if not len(targets_A):
-            raise SpatialBoostError("no token of the batch is labelled: is max_length too short for the first answer?")
+            raise SpatialBoostError(
+                "no token of the batch is labelled: check that max_length is long enough for the first answer"
+            )
         logits_AV = self._logits_at(embeds_BLE, attention_mask, learnt_BL)
         loss = nn.functional.cross_entropy(logits_AV.float(), targets_A)
         return VLMOutput(loss=loss, logits=logits_AV, targets=targets_A)
 
     def _logits_at(self, embeds_BLE: Tensor, attention_mask: Tensor | None, chosen_BL: Tensor) -> Tensor:
-        """Logits of the chosen positions; the last position of L cannot be chosen, it predicts nothing."""
+        """Logits at the chosen positions. The last of the L positions cannot be chosen, as no token follows it."""
         if self._fast_head is None:
             self._fast_head = _head_is_linear(self.llm)
         if not self._fast_head:
@@ -179,15 +184,15 @@ class SpatialVLM(nn.Module):
         patch_features: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """Answer greedily: new ids ``(B, new)``, without the prompt.
+        """Generate answers, by default with greedy decoding. Returns the new ids ``(B, new)`` without the prompt.
 
         Args:
             input_ids: Prompts ``(B, L)``, padded on the left.
             visual_mask: ``(B, L)``, True where a visual token goes.
             attention_mask: ``(B, L)``, 0 on padding.
             pixel_values: All images of the batch in order ``(I, 3, H, W)``.
-            patch_features: What the encoder makes of them, instead of `pixel_values`.
-            **options: For the language model's own ``generate``, such as ``max_new_tokens`` and ``eos_token_id``.
+            patch_features: Patch tokens of the images ``(I, N, D)``, instead of `pixel_values`.
+            **options: Arguments for the language model's ``generate``, such as ``max_new_tokens`` and ``eos_token_id``.
         """
         if attention_mask is not None and not bool(attention_mask[:, -1].all()):
             raise SpatialBoostError('prompts must be padded on the left: use Collator(..., padding_side="left")')
@@ -198,10 +203,10 @@ class SpatialVLM(nn.Module):
 
 
 def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
-    """Two linear layers around a GELU, from the encoder's width to the language model's.
+    """Two linear layers with a GELU between them, from the encoder's width to the language model's.
 
-    Tokens of unit variance come out with the root mean square of the language model's own embeddings. With torch's
-    default initialisation they would be ten times larger than the embeddings of a new GPT-2 and hide them.
+    The weights are scaled so that tokens of unit variance get the root mean square of the language model's embeddings.
+    With torch's default initialisation they would be ten times larger than the embeddings of a new GPT-2.
     """
     embeddings = llm.get_input_embeddings().weight
     width_in, width = feature_dim(encoder), embeddings.shape[1]
@@ -217,14 +222,14 @@ def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
 
 def _checkpoints(part: Any) -> bool:
     """Whether a transformers model recomputes activations, which it does only in training mode."""
-    if hasattr(type(part), "is_activation_checkpointing"):  # the name since transformers 5.2x
+    if hasattr(type(part), "is_activation_checkpointing"):  # the attribute's name since transformers 5.2x
         return part.is_activation_checkpointing
     return getattr(part, "is_gradient_checkpointing", False)
 
 
 @torch.no_grad()
 def _head_is_linear(llm: Any) -> bool:
-    """Whether logits are the output embedding of the last hidden state; some models cap or scale them besides."""
+    """Whether the logits are just the output head of the last hidden state; some models also cap or scale them."""
     head, body = llm.get_output_embeddings(), llm.base_model
     if head is None or body is llm:
         return False
@@ -232,7 +237,7 @@ def _head_is_linear(llm: Any) -> bool:
     llm.eval()
     embeddings = llm.get_input_embeddings().weight
     probe = embeddings[:2][None]
-    # without autocast, whose cache would keep weights that were cast without a graph (torch 2.10)
+    # no autocast: its cache would keep weights that were cast without a graph (torch 2.10)
     with torch.autocast(embeddings.device.type, enabled=False):
         whole = llm(inputs_embeds=probe, use_cache=False).logits
         parts = head(body(inputs_embeds=probe, use_cache=False).last_hidden_state)

@@ -1,4 +1,4 @@
-"""Where a visual token lies in its image: a fixed two-dimensional code, shared with the words that name places."""
+"""A fixed code for a two-dimensional position, used for visual tokens and for tokens such as ``(0.49, 0.60)``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 # Shape legend: N patches, E width of the language model, F a quarter of it.
 
-_OCTAVES = 3.5  # from half a wave over the image to five and a half: enough to distinguish 8 to 16 patches a side
+_OCTAVES = 3.5  # from 0.5 to 5.7 waves over the image: enough to distinguish 8 to 16 patches per side
 
 
 def code_places(places: Tensor, width: int) -> Tensor:
-    """Sines and cosines of places in [0, 1]: ``(..., width)``.
+    """Sines and cosines of coordinates in [0, 1]: ``(..., width)``.
 
     Example:
         >>> code_places(torch.tensor([0.25, 0.75]), 8).shape
@@ -25,21 +25,21 @@ def code_places(places: Tensor, width: int) -> Tensor:
 
 
 def grid_code(grid: tuple[int, int], width: int) -> Tensor:
-    """Code of the patch centres of a grid, row by row: ``(N, width)``.
+    """Codes of the patch centres of a grid, row by row: ``(N, width)``.
 
     Example:
         >>> grid_code((2, 3), 16).shape
         torch.Size([6, 16])
 
-    The first quarter of the width codes x, the second y, the rest is zero, so that a language model can compare x and y
-    with the words for them one by one. Root mean square 0.5 over the whole width.
+    The first quarter of the width is the code of x, the second the code of y, and the rest is zero. So a language model
+    can compare x and y separately. The root mean square over the whole width is 0.5.
     """
     rows, columns = ((torch.arange(count) + 0.5) / count for count in grid)
     return _code(columns, rows, width)
 
 
 def word_codes(width: int) -> Tensor:
-    """Codes of the words for places, from (0.00, 0.00) by x, then y, to (1.00, 1.00): ``(101 * 101, width)``.
+    """Codes of the tokens of `words_for_places`, in the same order: ``(101 * 101, width)``.
 
     Example:
         >>> word_codes(16).shape, bool(word_codes(16)[50 * 101 + 25].allclose(grid_code((1, 2), 16)[0]))
@@ -50,7 +50,7 @@ def word_codes(width: int) -> Tensor:
 
 
 def words_for_places() -> list[str]:
-    """The words for all places that questions name, in the order of `word_codes`.
+    """All points with two decimals, as questions write them; x changes fastest.
 
     Example:
         >>> words_for_places()[:2]

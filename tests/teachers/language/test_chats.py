@@ -4,7 +4,7 @@ import pytest
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.language import ChatDataset
-from spatialboost.teachers.language.chats import DealtAnswers, read_chat
+from spatialboost.teachers.language.chats import ShuffledAnswers, read_chat
 from spatialboost.training import RowDataset
 from training_rows import build, make_rows
 
@@ -43,26 +43,26 @@ def test_turns_are_chosen_by_kind(rows, parts):
         read_chat({**rows[0], "meta": "{}", "messages": rows[0]["messages"][1:3]}, ["depth"])
 
 
-def dealt(rows, seed, numbers=None):
-    deal = DealtAnswers(range(len(rows)) if numbers is None else numbers, seed)
-    return [deal(i, read_chat(rows[i]), lambda j: read_chat(rows[j])) for i in range(len(rows))]
+def shuffle(rows, seed, numbers=None):
+    shuffled = ShuffledAnswers(range(len(rows)) if numbers is None else numbers, seed)
+    return [shuffled(i, read_chat(rows[i]), lambda j: read_chat(rows[j])) for i in range(len(rows))]
 
 
-def test_dealt_answers_keep_the_words_and_move_all(rows):
+def test_shuffled_answers_are_the_same_answers_in_other_rows(rows):
     before = [read_chat(row) for row in rows]
-    after = dealt(rows, 0)
+    after = shuffle(rows, 0)
     for turn in (0, 1):
         answers, moved = ([chat[0][2 * turn + 1]["content"] for chat in chats] for chats in (before, after))
         assert sorted(answers) == sorted(moved) and answers != moved
         assert all(after[i][0][2 * turn] == before[i][0][2 * turn] for i in range(len(rows)))
-    assert after == dealt(rows, 0) != dealt(rows, 1)
+    assert after == shuffle(rows, 0) != shuffle(rows, 1)
     assert before == [read_chat(row) for row in rows]
 
 
 def test_no_answer_stays_with_its_own_row():
     chats = [([{"role": "user", "content": "?"}, {"role": "assistant", "content": str(i)}], ["k"]) for i in range(9)]
-    deal = DealtAnswers(range(9), 3)
-    given = [deal(i, chats[i], chats.__getitem__)[0][1]["content"] for i in range(9)]
+    shuffled = ShuffledAnswers(range(9), 3)
+    given = [shuffled(i, chats[i], chats.__getitem__)[0][1]["content"] for i in range(9)]
     assert sorted(given) == list("012345678") and all(answer != str(i) for i, answer in enumerate(given))
 
 
@@ -73,14 +73,14 @@ def test_an_answer_that_the_next_row_lacks_comes_from_the_one_behind_it():
         kind = "depth" if i % 2 else "closer"
         return [{"role": "user", "content": "?"}, {"role": "assistant", "content": f"{kind} {i}"}], [kind]
 
-    deal = DealtAnswers(range(12), 0)
+    shuffled = ShuffledAnswers(range(12), 0)
     for i in range(12):
         if i != 5:
-            answer = deal(i, chat(i), chat)[0][1]["content"]
+            answer = shuffled(i, chat(i), chat)[0][1]["content"]
             assert answer.startswith(chat(i)[1][0]) and answer != f"{chat(i)[1][0]} {i}"
 
 
-def test_answers_are_dealt_among_the_rows_that_teach(rows, parts):
+def test_answers_are_shuffled_among_the_training_rows(rows, parts):
     _, tokenizer, dataset = parts
     part = ChatDataset(rows, dataset.images, tokenizer, numbers=range(4, 8), shuffle_answers=True, seed=1)
     own = {rows[i]["messages"][1]["content"] for i in range(4, 8)}

@@ -108,7 +108,7 @@ class Inverted(RowImages):
 
 
 def test_the_stages_learn(tmp_path):
-    """The language model learns to read brightness; then images are inverted, and the encoder has to make up for it."""
+    """The language model learns to read brightness; then images are inverted, and the encoder has to adapt."""
     vlm, _, dataset = build(make_rows(64, flat=True), turns=["depth"])
     common = {"batch_size": 16, "save_every": 0, "log_every": 10}
     taught = instruct(vlm, dataset, InstructConfig(**common, steps=200, lr=5e-3), folder=tmp_path / "2")

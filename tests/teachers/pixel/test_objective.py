@@ -37,7 +37,7 @@ def test_unknown_depth_teaches_nothing(objective):
 
 
 def test_learns_depth_that_shows(objective):
-    # Depth is written into the brightness: a few steps have to find it.
+    # Brightness shows depth: a few steps must be enough to learn it.
     generator = torch.Generator().manual_seed(0)
     depth = torch.rand(16, 2, 2, generator=generator) * 3 + 0.5
     images = depth.log()[:, None].expand(-1, 3, -1, -1).repeat_interleave(16, 2).repeat_interleave(16, 3)
@@ -57,7 +57,7 @@ def test_learns_classes_that_show():
     torch.manual_seed(0)
     encoder = VisionTransformer(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
     objective = PixelObjective(encoder, depth=False, num_classes=3)
-    # The class is written into the brightness; one patch of each image has no label
+    # Brightness shows the class; one patch of each image has no label
     classes = torch.randint(0, 3, (16, 2, 2), generator=torch.Generator().manual_seed(0))
     images = (classes - 1.0)[:, None].expand(-1, 3, -1, -1).repeat_interleave(16, 2).repeat_interleave(16, 3)
     labels = classes.repeat_interleave(4, 1).repeat_interleave(4, 2)
@@ -83,7 +83,7 @@ def test_what_is_missing_is_named(objective):
         objective(depth=torch.ones(1, 2, 2))
     with pytest.raises(SpatialBoostError, match="give the objective `grid`"):
         objective(depth=torch.ones(1, 2, 2), patch_features=torch.zeros(1, 4, 48))
-    with pytest.raises(SpatialBoostError, match="no head is asked for"):
+    with pytest.raises(SpatialBoostError, match="the objective has no head"):
         PixelObjective(objective.encoder, depth=False)
 
 

@@ -50,9 +50,9 @@ def test_targets_are_those_of_the_maps(row):
 
 def test_rows_without_targets_are_bad(row):
     nothing = np.zeros((16, 16), np.uint16)
-    with pytest.raises(SpatialBoostError, match="no pixel of its depth map has a reading"):
+    with pytest.raises(SpatialBoostError, match="no pixel of its depth map has a depth above 0"):
         PixelTargets((2, 2), depth=True, classes=None)(0, {**row, "depths": [png(nothing)]})
-    with pytest.raises(SpatialBoostError, match="none of its objects is of a class that is taught"):
+    with pytest.raises(SpatialBoostError, match="none of its objects has one of the classes"):
         PixelTargets((2, 2), depth=False, classes=["lamp"])(0, row)
     with pytest.raises(SpatialBoostError, match="it has 1 images and 0 labels"):
         PixelTargets((2, 2), depth=False, classes=["box"])(0, {**row, "labels": []})

@@ -1,11 +1,11 @@
-"""SpatialBoost's own teacher: a language model has to answer questions on the image (the paper's section 3.1).
+"""The teacher of the paper: a language model has to answer questions about the image (section 3.1).
 
 - `teacher`: its three stages, what each trains and saves. Open it first.
 - `config`: the keys of a run's file.
-- `stages`: the three stages as functions, for one's own script.
-- `chats`: rows as conversations: kinds of turns, shuffled answers, tokens.
+- `stages`: the three stages as functions, to call from a script.
+- `chats`: conversations of rows: choice of turns, shuffled answers, tokens.
 - `objective`: the loss, on the answers only.
-- `accuracy`: how well held-out questions are answered, with and without the image.
+- `accuracy`: scores for answers to held-out questions, with and without the image.
 
 The model itself (encoder, projector, language model) is `spatialboost.vlm`.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from spatialboost.teachers.language.objective import LanguageObjective
     from spatialboost.teachers.language.stages import align, boost_encoder, instruct
 
-# A run's file is checked without transformers, so what needs it is imported when it is asked for.
-_HOMES = {
+# A run's file is checked without transformers. Modules that need transformers are imported on first use.
+_MODULES = {
     "AlignConfig": "config",
     "BoostConfig": "config",
     "ChatDataset": "chats",
@@ -49,6 +49,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

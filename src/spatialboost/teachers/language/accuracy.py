@@ -1,4 +1,4 @@
-"""How well a model answers held-out questions: with the image, without it, and against the best constant guess."""
+"""Score a model's answers to held-out questions: with the image, without it, and the best constant answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from spatialboost.vlm.model import SpatialVLM
 
 # Shape legend: I images of one conversation, N patches, D width of the encoder.
 
-Teaching = dict[str, list[tuple[float, float]]]  # kind of turn -> (loss, share of right tokens) of each true answer
+AnswerLosses = dict[
+    str, list[tuple[float, float]]
+]  # kind of turn -> (loss, share of correctly predicted tokens) of each answer
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class _Conversation:
     """A conversation that is scored.
 
     Attributes:
-        messages: All of it.
-        kinds: Of its turns.
-        encoded: Its tokens.
-        visual_tokens: Of each image.
-        patches_IND: What the encoder gives for its images.
+        messages: All messages.
+        kinds: Kind of each turn.
+        encoded: The tokens, as `encode_chat` returns them.
+        visual_tokens: Number of visual tokens of each image.
+        patches_IND: Patch tokens of the images from the encoder.
     """
 
     messages: list[dict[str, Any]]
@@ -45,7 +47,7 @@ class _Conversation:
     patches_IND: Tensor
 
     def prompt(self, tokenizer: Any, turn: int) -> dict[str, Tensor]:
-        """Tokens up to the question of a turn, and the invitation to answer."""
+        """Tokens up to the question of a turn, then the generation prompt of the chat template."""
         messages = self.messages[: 2 * turn + 1]
         encoded = encode_chat(messages, tokenizer, num_visual_tokens=self.visual_tokens, add_generation_prompt=True)
         return encoded | {"patch_features": self.patches_IND}
@@ -69,19 +71,21 @@ def answer_accuracy(
         >>> for score in answer_accuracy(vlm, tokenizer, held_out, rows=32):  # doctest: +SKIP
         ...     print(score.kind, score.answerer, score.accuracy)
 
-    Each question of the chosen kinds is answered greedily after the true questions and answers before it. Those may
-    tell something of the scene as well, so compare with ``text``, which has seen them too, and not with chance.
+    Each question of the chosen kinds is answered by greedy decoding. The prompt contains the questions before it with
+    their true answers. These may contain information about the scene. So compare ``image`` with ``text``, which has the
+    same prompt, and not with chance.
 
     Args:
-        vlm: Put into evaluation mode while it answers.
-        tokenizer: Of the language model.
-        dataset: Held-out conversations, a `ChatDataset`; rows with ``meta``.
-        kinds: Turns to generate answers for; relations need some 120 `max_new_tokens`, as they reason first.
-        rows: Conversations, from the first that can be used.
-        batch_size: Prompts of one batch.
-        max_new_tokens: Of an answer.
-        generate: False scores only the loss, of all kinds, in two forwards a conversation; then accuracy is the share
-            of answer tokens that would have been chosen rightly.
+        vlm: The model; it is in evaluation mode while it answers.
+        tokenizer: Tokenizer of the language model.
+        dataset: Held-out conversations, a `ChatDataset`; its rows need ``meta``.
+        kinds: Kinds of turns to generate answers for. Relations need about 120 `max_new_tokens`, as their answers begin
+            with the reasoning.
+        rows: Largest number of conversations; the first usable ones are scored.
+        batch_size: Prompts in one batch.
+        max_new_tokens: Largest number of tokens of an answer.
+        generate: False generates no answers. All kinds are then scored by the loss, with two forward passes for each
+            conversation, and accuracy is the share of correctly predicted answer tokens.
         progress: Show a progress bar.
     """
     was_training = vlm.training
@@ -95,7 +99,7 @@ def answer_accuracy(
         mean_1ND = torch.cat([each.patches_IND for each in with_image]).mean(0, keepdim=True)
         without = [replace(each, patches_IND=mean_1ND.expand_as(each.patches_IND)) for each in with_image]
         seen = {"image": with_image, "text": without}
-        taught = {name: _teacher_forced(vlm, tokenizer, chats, batch_size) for name, chats in seen.items()}
+        answer_losses = {name: _teacher_forced(vlm, tokenizer, chats, batch_size) for name, chats in seen.items()}
         if generate:
             scores = _generated(
                 vlm, tokenizer, seen, kinds, batch_size, max_new_tokens=max_new_tokens, progress=progress
@@ -103,15 +107,15 @@ def answer_accuracy(
         else:
             scores = [
                 Score(kind, name, len(values), float(np.mean([right for _, right in values])))
-                for name, by_kind in taught.items()
+                for name, by_kind in answer_losses.items()
                 for kind, values in by_kind.items()
             ]
     vlm.train(was_training)
-    return [_with_loss(score, taught) for score in scores]
+    return [_with_loss(score, answer_losses) for score in scores]
 
 
-def _with_loss(score: Score, taught: Mapping[str, Teaching]) -> Score:
-    values = taught.get(score.answerer, {}).get(score.kind)
+def _with_loss(score: Score, answer_losses: Mapping[str, AnswerLosses]) -> Score:
+    values = answer_losses.get(score.answerer, {}).get(score.kind)
     return replace(score, loss=float(np.mean([loss for loss, _ in values]))) if values else score
 
 
@@ -125,9 +129,9 @@ def _read(vlm: SpatialVLM, dataset: RowDataset, number: int, example: dict[str, 
     return _Conversation(messages, kinds, encoded, make.visual_tokens(row), patches_IND)
 
 
-def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversation], batch_size: int) -> Teaching:
-    """Loss and share of right tokens of each true answer, given all before it."""
-    found: Teaching = defaultdict(list)
+def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversation], batch_size: int) -> AnswerLosses:
+    """Loss and share of correctly predicted tokens of each true answer, given the text before it."""
+    found: AnswerLosses = defaultdict(list)
     collate = Collator(tokenizer.pad_token_id)
     for start in range(0, len(chats), batch_size):
         part = chats[start : start + batch_size]
@@ -147,7 +151,7 @@ def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversati
 
 
 def _questions(chats: Sequence[_Conversation], kinds: Sequence[str]) -> dict[str, list[tuple[int, int, str]]]:
-    """By kind: conversation, turn and true answer of each question, prompts of like length together."""
+    """Kind -> (conversation, turn, true answer) of each question, sorted by turn, so similar lengths are together."""
     asked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for i, chat in enumerate(chats):
         last = int(chat.encoded["turns"].max())  # later turns did not fit into max_length

@@ -1,4 +1,4 @@
-"""Conversations of rows: which turns are kept, how answers are dealt out anew, and their tokens."""
+"""Conversations of rows: choice of turns, shuffled answers, and tokens."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from spatialboost.vlm.chat import IMAGE, encode_chat
 Row = Mapping[str, Any]  # "images": list, "messages": chat, "meta": JSON text or dictionary with "turns"
 Chat = tuple[list[dict[str, Any]], list[str]]  # messages, and the kind of each question-answer pair
 
-MOST_GIVERS = 64  # rows that are asked for an answer of the kind that is needed
+MOST_SOURCES = 64  # rows that are searched for an answer of the same turn and kind
 
 
 class ChatExamples:
-    """Makes the tokens of a row's conversation. It pickles and holds no model.
+    """Makes the tokens of a row's conversation. It can be pickled and contains no model.
 
     Args:
         rows: All rows.
-        tokenizer: Of the language model.
+        tokenizer: Tokenizer of the language model.
         num_tokens: Visual tokens of one image.
-        max_length: Tokens; whole turns beyond it are left out.
-        turns: Keep only turns of these kinds (``meta["turns"][i]["kind"]``); a row with none cannot be used.
-        deal: Gives the answers of other rows, for the control experiment; None leaves the answers as they are.
+        max_length: Largest number of tokens; turns that do not fit are left out.
+        turns: Keep only turns of these kinds (``meta["turns"][i]["kind"]``); a row without such a turn is bad.
+        shuffled: Replaces the answers by those of other rows, for the control experiment; None keeps the answers.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class ChatExamples:
         *,
         max_length: int | None = None,
         turns: Sequence[str] | None = None,
-        deal: DealtAnswers | None = None,
+        shuffled: ShuffledAnswers | None = None,
     ) -> None:
         self.rows, self.tokenizer, self.num_tokens = rows, tokenizer, num_tokens
-        self.max_length, self.turns, self.deal = max_length, turns, deal
+        self.max_length, self.turns, self.shuffled = max_length, turns, shuffled
 
     def __call__(self, number: int, row: Row) -> dict[str, Tensor]:
-        """What `spatialboost.vlm.chat.encode_chat` makes of the conversation."""
+        """The conversation, encoded by `spatialboost.vlm.chat.encode_chat`."""
         messages, _ = self.chat(number, row)
         counts = self.visual_tokens(row)
         return encode_chat(messages, self.tokenizer, num_visual_tokens=counts, max_length=self.max_length)
@@ -54,33 +54,33 @@ class ChatExamples:
     def chat(self, number: int, row: Row | None = None) -> Chat:
         """Messages of a row and the kind of each turn."""
         chat = read_chat(self.rows[number] if row is None else row, self.turns)
-        return chat if self.deal is None else self.deal(number, chat, self._chat_of_another)
+        return chat if self.shuffled is None else self.shuffled(number, chat, self._unshuffled_chat)
 
     def visual_tokens(self, row: Row) -> list[int]:
-        """Tokens of each image of a row."""
+        """Number of visual tokens of each image of a row."""
         return [self.num_tokens] * len(row["images"])
 
-    def _chat_of_another(self, number: int) -> Chat:
+    def _unshuffled_chat(self, number: int) -> Chat:
         return read_chat(self.rows[number], self.turns)
 
 
 class ChatDataset(RowDataset):
-    """Conversations with their images, for `spatialboost.vlm.Collator`: tokenised when they are asked for.
+    """Conversations with their images, for `spatialboost.vlm.Collator`; tokenised when they are requested.
 
     Example:
         >>> train = ChatDataset(rows, RowImages(encoder, 224), tokenizer, numbers=range(900))  # doctest: +SKIP
         >>> train[0]["input_ids"].shape  # doctest: +SKIP
 
     Args:
-        rows: With ``images``, ``messages``, and ``meta`` if turns are chosen or answers scored.
+        rows: Rows with ``images``, ``messages``, and ``meta`` if turns are chosen or answers are scored.
         images: How images are prepared.
-        tokenizer: Of the language model.
-        numbers: Rows to use; None is all.
-        max_length: Tokens; whole turns beyond it are left out.
+        tokenizer: Tokenizer of the language model.
+        numbers: Numbers of the rows to use; None uses all.
+        max_length: Largest number of tokens; turns that do not fit are left out.
         turns: Keep only turns of these kinds.
-        shuffle_answers: Deal the answers out anew, see `DealtAnswers`.
-        seed: Of the dealing.
-        features: See `RowDataset`.
+        shuffle_answers: Exchange answers between rows, see `ShuffledAnswers`.
+        seed: Random seed for shuffled answers.
+        features: Store for the features of a frozen encoder, see `RowDataset`.
     """
 
     make_example: ChatExamples
@@ -99,27 +99,29 @@ class ChatDataset(RowDataset):
         features: FeatureStore | None = None,
     ) -> None:
         numbers = range(len(rows)) if numbers is None else numbers
-        deal = DealtAnswers(numbers, seed) if shuffle_answers else None
-        examples = ChatExamples(rows, tokenizer, images.num_tokens, max_length=max_length, turns=turns, deal=deal)
+        shuffled = ShuffledAnswers(numbers, seed) if shuffle_answers else None
+        examples = ChatExamples(
+            rows, tokenizer, images.num_tokens, max_length=max_length, turns=turns, shuffled=shuffled
+        )
         super().__init__(rows, images, examples, numbers=numbers, features=features)
 
 
-class DealtAnswers:
-    """The control experiment: each answer goes to the question of another row, of the same turn and kind.
+class ShuffledAnswers:
+    """Replaces each answer by another row's answer to the same turn and kind of question, for the control experiment.
 
-    So the words are right and what they say is wrong. The rows stand in a circle, in an order drawn once; a row takes
-    its answers from the next one, and an answer that this one does not have (no such turn, a bad row) from the one
-    behind it, and so on, at most 64 rows far. An answer that none of them has stays where it is.
+    So an answer has a plausible form but does not belong to the image. The rows get a random circular order. A row
+    takes its answers from the next row. If that row has no such turn or is bad, the row after it is tried, and so on,
+    for at most 64 rows. If none of them has a fitting answer, the answer is not replaced.
 
     Example:
         >>> rows = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": str(i)}] for i in range(4)]
-        >>> deal = DealtAnswers(range(4), seed=0)
-        >>> [deal(i, (rows[i], ["depth"]), lambda j: (rows[j], ["depth"]))[0][1]["content"] for i in range(4)]
+        >>> shuffled = ShuffledAnswers(range(4), seed=0)
+        >>> [shuffled(i, (rows[i], ["depth"]), lambda j: (rows[j], ["depth"]))[0][1]["content"] for i in range(4)]
         ['1', '3', '0', '2']
 
     Args:
-        numbers: Of the rows among which answers are dealt.
-        seed: Of the order.
+        numbers: Numbers of the rows that exchange answers.
+        seed: Random seed for the order of the rows.
     """
 
     def __init__(self, numbers: Sequence[int], seed: int) -> None:
@@ -128,13 +130,13 @@ class DealtAnswers:
         self._sorted, self._places = self.order[ranked], ranked
 
     def __call__(self, number: int, chat: Chat, read: Any) -> Chat:
-        """The conversation with other answers; `read` gives the conversation of a row."""
+        """The conversation with replaced answers; `read` returns the conversation of a row by its number."""
         messages, kinds = [dict(message) for message in chat[0]], chat[1]
         wanted = set(range(len(kinds)))
-        for giver in self._givers(number):
+        for source in self._sources(number):
             try:
-                theirs, their_kinds = read(giver)
-            except Exception:  # a bad row has nothing to give
+                theirs, their_kinds = read(source)
+            except Exception:  # a bad row has no answers
                 continue
             for turn in sorted(wanted):
                 if turn < len(their_kinds) and their_kinds[turn] == kinds[turn]:
@@ -144,14 +146,14 @@ class DealtAnswers:
                 break
         return messages, kinds
 
-    def _givers(self, number: int) -> Any:
+    def _sources(self, number: int) -> Any:
         place = int(self._places[np.searchsorted(self._sorted, number)])
         count = len(self.order)
-        return (int(self.order[(place + step) % count]) for step in range(1, min(MOST_GIVERS + 1, count)))
+        return (int(self.order[(place + step) % count]) for step in range(1, min(MOST_SOURCES + 1, count)))
 
 
 def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:
-    """Messages of a row and the kind of each of its turns, only those asked for.
+    """Messages of a row and the kind of each turn; with `turns`, only turns of these kinds.
 
     Example:
         >>> row = {"messages": [{"role": "user", "content": "<image>\\nA?"}, {"role": "assistant", "content": "a"},
@@ -170,7 +172,7 @@ def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:
         if turns is None:
             return messages, []
         raise SpatialBoostError(
-            "turns can only be chosen where user and assistant alternate and meta names each turn's kind"
+            "turns can only be chosen if user and assistant alternate and `meta` has the kind of each turn"
         )
     if turns is None:
         return messages, kinds

@@ -1,4 +1,4 @@
-"""The keys of a run's file that belong to teaching by language."""
+"""The keys of a run's file for the teacher ``language``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class LLMConfig(BaseModel):
 
     Attributes:
         name: ``smollm2``, ``small``, a Hub id or a folder.
-        kwargs: For `spatialboost.vlm.llms.build_small_llm` (kind, width, layers, heads, ...) or ``from_pretrained``.
-        dtype: Of the weights. Keep float32 where stage 2 trains it: bfloat16 rounds small steps away.
+        kwargs: Arguments for `spatialboost.vlm.llms.build_small_llm` (kind, width, layers, heads, ...), or for
+            ``from_pretrained`` of other models.
+        dtype: Type of the weights. Use float32 if stage 2 trains the model: bfloat16 rounds small steps to zero.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -31,11 +32,11 @@ class LanguageOptions(TeacherOptions):
 
     Attributes:
         llm: The language model that teaches.
-        places: Give each visual token a code of its place in the image, see `spatialboost.vlm.SpatialVLM`; for a
-            ``small`` language model, with ``places: true`` among its kwargs too.
-        projector_start: ``random`` weights, or a last layer of ``zero``: then visual tokens begin as zeros, for a
-            language model that has been taught that such tokens say nothing.
-        max_length: Tokens of a conversation; whole turns beyond it are left out.
+        places: Add a code of its position in the image to each visual token, see `spatialboost.vlm.SpatialVLM`. For a
+            ``small`` language model, set ``places: true`` in its kwargs too.
+        projector_start: ``random``: random weights. ``zero``: the last layer starts at zero, so visual tokens start
+            as zeros; for a language model that was pretrained to treat zero tokens as no information.
+        max_length: Largest number of tokens of a conversation; turns that do not fit are left out.
     """
 
     kind: Literal["language"] = "language"
@@ -46,12 +47,12 @@ class LanguageOptions(TeacherOptions):
 
 
 class ChatKeys(BaseModel):
-    """What a stage reads of the conversations.
+    """Which parts of the conversations a stage uses.
 
     Attributes:
         turns: Keep only turns of these kinds; None keeps all.
-        shuffle_answers: The control experiment: answers go to other rows, turn by turn and kind by kind, so that the
-            words stay and what they say is wrong.
+        shuffle_answers: For the control experiment: exchange answers between rows, among turns of the same kind, so
+            that answers do not belong to the image. See `spatialboost.teachers.language.chats.ShuffledAnswers`.
     """
 
     turns: list[str] | None = None
@@ -59,16 +60,18 @@ class ChatKeys(BaseModel):
 
 
 class AlignConfig(StageConfig, ChatKeys):
-    """Stage 1, feature alignment: the projector alone. LLaVA-1.5's rate."""
+    """Stage 1, feature alignment: train the projector. The default rate is that of LLaVA-1.5."""
 
     lr: float = Field(default=1e-3, gt=0)
 
 
 class InstructConfig(StageConfig, ChatKeys):
-    """Stage 2, instruction tuning: projector and language model. LLaVA-1.5's rate, for a pretrained language model.
+    """Stage 2, instruction tuning: train projector and language model.
+
+    The default rate is that of LLaVA-1.5, for a pretrained language model.
 
     Attributes:
-        projector_lr: Highest rate of the projector; None is `lr`.
+        projector_lr: Highest learning rate of the projector; None uses `lr`.
     """
 
     lr: float = Field(default=2e-5, gt=0)
@@ -76,10 +79,10 @@ class InstructConfig(StageConfig, ChatKeys):
 
 
 class BoostConfig(BoostStageConfig, ChatKeys):
-    """Stage 3: Attn+ and the gates.
+    """Stage 3: train Attn+ and the gates.
 
     Attributes:
-        train_projector: Train the projector as well; the paper says both yes and no.
+        train_projector: Train the projector too. The paper is not consistent on this.
     """
 
     train_projector: bool = False

@@ -1,4 +1,4 @@
-"""The paper's objective: predict the answers of a conversation about the image."""
+"""The paper's loss: predict the answers in a conversation about the image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spatialboost.vlm.model import SpatialVLM
 
 
 class LanguageObjective(Objective):
-    """Next-token loss on the answers only.
+    """Next-token loss on the answers; questions have no loss.
 
     Example:
         >>> import torch
@@ -29,7 +29,7 @@ class LanguageObjective(Objective):
     Source: the paper's section 3.1 (autoregressive loss in all three stages); questions are masked as in LLaVA-1.5.
     """
 
-    accepts_loss_kwargs = True  # tells transformers.Trainer that the loss knows how many tokens all micro-batches have
+    accepts_loss_kwargs = True  # transformers.Trainer then passes `num_items_in_batch` to forward
 
     def __init__(self, vlm: SpatialVLM) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class LanguageObjective(Objective):
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]
-        """The encoder that is taught."""
+        """The encoder that is trained."""
         return self.vlm.encoder
 
     @property
@@ -46,9 +46,10 @@ class LanguageObjective(Objective):
         return self.vlm.layer
 
     def forward(self, num_items_in_batch: Tensor | int | None = None, **batch: Any) -> dict[str, Tensor]:
-        """Loss of a `Collator` batch; with `num_items_in_batch`, its share of the mean over that many answer tokens.
+        """Mean loss over the answer tokens of a `Collator` batch.
 
-        So accumulated gradients are those of one large batch, however the answers are spread over its parts.
+        With `num_items_in_batch`, the sum of the losses is divided by this number of answer tokens instead. So the
+        gradients accumulated over several batches equal those of one large batch.
         """
         out = self.vlm(**batch)
         if num_items_in_batch is None:

@@ -1,4 +1,4 @@
-"""The three stages as functions, for a script of one's own."""
+"""The three stages as functions, to call from a script."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from spatialboost.vlm.model import SpatialVLM
 def align(vlm: SpatialVLM, dataset: ChatDataset, stage: AlignConfig | None = None, **options: Any) -> Fit:
     """Stage 1, feature alignment: train the projector; encoder and language model are frozen.
 
-    The encoder reads each image once, not once a step.
+    The encoder reads each image only once; its features are stored.
 
     Example:
         >>> align(vlm, dataset, AlignConfig(steps=100), folder=Path("run/stage1"))  # doctest: +SKIP
 
     Args:
-        vlm: Changed in place.
-        dataset: Conversations.
-        stage: How to train; None takes the defaults.
-        **options: Of `spatialboost.training.stage.train_stage`: ``folder`` for checkpoints (needed), ``seed``,
-            ``device``, ``workers``.
+        vlm: The model; it is changed in place.
+        dataset: Training conversations.
+        stage: Settings of the stage; None uses the defaults.
+        **options: Arguments of `spatialboost.training.stage.train_stage`: ``folder`` for checkpoints (required),
+            ``seed``, ``device``, ``workers``.
 
     Source: the paper's section 3.1; LLaVA-1.5.
     """
@@ -33,16 +33,18 @@ def align(vlm: SpatialVLM, dataset: ChatDataset, stage: AlignConfig | None = Non
 
 
 def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None = None, **options: Any) -> Fit:
-    """Stage 2, instruction tuning: train projector and language model; the encoder is frozen and reads images once.
+    """Stage 2, instruction tuning: train projector and language model; the encoder is frozen.
+
+    The encoder reads each image only once; its features are stored.
 
     Example:
         >>> instruct(vlm, dataset, InstructConfig(epochs=1), folder=Path("run/stage2"))  # doctest: +SKIP
 
     Args:
-        vlm: Changed in place.
-        dataset: Conversations.
-        stage: How to train; None takes the defaults.
-        **options: As for `align`.
+        vlm: The model; it is changed in place.
+        dataset: Training conversations.
+        stage: Settings of the stage; None uses the defaults.
+        **options: The same as for `align`.
 
     Source: the paper's section 3.1; LLaVA-1.5.
     """
@@ -50,19 +52,19 @@ def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None
 
 
 def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | None = None, **options: Any) -> Fit:
-    """Stage 3: boost the encoder and train Attn+ and the gates; its own weights and the language model are frozen.
+    """Stage 3: boost the encoder and train Attn+ and the gates; its base weights and the language model are frozen.
 
-    Only the blocks up to the one that the language model reads are boosted. An encoder that is boosted already is
-    trained further.
+    Only the blocks up to the one that the language model reads are boosted. An encoder that is already boosted is not
+    boosted again.
 
     Example:
         >>> boost_encoder(vlm, dataset, BoostConfig(epochs=1), folder=Path("run/stage3"))  # doctest: +SKIP
 
     Args:
-        vlm: Changed in place, its encoder too.
-        dataset: Conversations.
-        stage: How to train; None takes the defaults.
-        **options: As for `align`.
+        vlm: The model; it and its encoder are changed in place.
+        dataset: Training conversations.
+        stage: Settings of the stage; None uses the defaults.
+        **options: The same as for `align`.
 
     Source: the paper's section 3.1 (what is trained), equation 1 (the gates).
     """

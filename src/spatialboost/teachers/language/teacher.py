@@ -1,4 +1,4 @@
-"""The teacher ``language``: alignment, instruction, boost."""
+"""The teacher ``language``: feature alignment, instruction tuning, boost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spatialboost.teachers.language.config import (
     LanguageOptions,
     LLMConfig,
 )
-from spatialboost.teachers.protocol import Groups, Lesson, MakeExample, Row, Score, Stage, Teacher
+from spatialboost.teachers.protocol import Groups, MakeExample, Row, Score, Stage, Teacher, TeacherInputs
 
 if TYPE_CHECKING:
     from spatialboost.training.data import RowDataset
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROJECTOR = "projector.safetensors"
-MOST_CONVERSATIONS = 10_000  # whose words a small new language model learns; reading all of 10^6 rows takes minutes
+MOST_CONVERSATIONS = 10_000  # largest number that is read for the vocabulary of a small language model
 
 
 class LanguageTeacher(Teacher):
-    """Three stages: the projector; projector and language model; Attn+ and gates.
+    """The language teacher. Its three stages: projector; projector and language model; Attn+ and gates.
 
     Args:
-        vlm: Encoder, projector and language model.
-        tokenizer: Of the language model.
+        vlm: The model: encoder, projector and language model.
+        tokenizer: Tokenizer of the language model.
         num_tokens: Visual tokens of one image.
-        options: Of a run's file.
-        seed: Of the order in which shuffled answers are dealt.
+        options: The options from a run's file; None uses the defaults.
+        seed: Random seed for shuffled answers.
 
     Source: the paper's section 3.1; LLaVA-1.5 for the first two stages.
     """
@@ -69,28 +69,28 @@ class LanguageTeacher(Teacher):
 
     @classmethod
     def columns(cls, options: LanguageOptions) -> Sequence[str]:
-        """Images and conversations."""
+        """``images`` and ``messages``."""
         return ("images", "messages")
 
     @classmethod
-    def build(cls, options: LanguageOptions, lesson: Lesson) -> LanguageTeacher:
-        """Load the language model, or the one that stage 2 has left, and make a new projector."""
+    def build(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
+        """Load the language model and make a new projector. If stage 2 is finished, its language model is loaded."""
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
 
-        if "stage2" in lesson.finished:
-            llm, tokenizer = load_llm(lesson.finished["stage2"] / "llm", dtype=getattr(torch, options.llm.dtype))
+        if "stage2" in inputs.finished:
+            llm, tokenizer = load_llm(inputs.finished["stage2"] / "llm", dtype=getattr(torch, options.llm.dtype))
         else:
-            llm, tokenizer = build_llm(options.llm, _conversations(lesson), lesson.seed)
-        grid = lesson.images.grid if options.places else None
-        projector = build_projector(lesson.encoder, llm)
+            llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
+        grid = inputs.images.grid if options.places else None
+        projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
-        vlm = SpatialVLM(lesson.encoder, llm, layer=lesson.layer, projector=projector, grid=grid)
-        return cls(vlm, tokenizer, lesson.images.num_tokens, options=options, seed=lesson.seed)
+        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
+        return cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
 
     def groups(self, stage: str, config: Any) -> Groups:
-        """The projector in stage 1; projector and language model in stage 2; if asked for, the projector in stage 3."""
+        """Stage 1: projector. Stage 2: projector and language model. Stage 3: projector if `train_projector`."""
         from spatialboost.training.optimizers import decay_groups
 
         projector, llm = self.vlm.projector, self.vlm.llm
@@ -102,23 +102,23 @@ class LanguageTeacher(Teacher):
         return decay_groups(projector, config.lr, config.weight_decay) if config.train_projector else []
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
-        """Tokens of the conversations, with the turns that the stage asks for."""
-        from spatialboost.teachers.language.chats import ChatExamples, DealtAnswers
+        """Return a `ChatExamples`, which makes the tokens of a conversation with the turns chosen for the stage."""
+        from spatialboost.teachers.language.chats import ChatExamples, ShuffledAnswers
 
         turns = None if config is None else config.turns
-        deal = DealtAnswers(numbers, self.seed) if config is not None and config.shuffle_answers else None
+        shuffled = ShuffledAnswers(numbers, self.seed) if config is not None and config.shuffle_answers else None
         return ChatExamples(
-            rows, self.tokenizer, self.num_tokens, max_length=self.options.max_length, turns=turns, deal=deal
+            rows, self.tokenizer, self.num_tokens, max_length=self.options.max_length, turns=turns, shuffled=shuffled
         )
 
     def score(self, rows: RowDataset) -> list[Score]:
-        """Held-out questions, answered with the image, without it, and by the best constant guess."""
+        """Score answers to held-out questions: with the image, without it, and the best constant answer."""
         from spatialboost.teachers.language.accuracy import answer_accuracy
 
         return answer_accuracy(self.vlm, self.tokenizer, rows, rows=self.options.evaluate)
 
     def save(self, stage: str, folder: Path) -> None:
-        """The projector; after stage 2 the language model and its tokenizer, too."""
+        """Save the projector; after stage 2, also the language model and its tokenizer."""
         from safetensors.torch import save_file
 
         state = {key: value.detach().cpu().contiguous() for key, value in self.vlm.projector.state_dict().items()}
@@ -128,42 +128,42 @@ class LanguageTeacher(Teacher):
             self.tokenizer.save_pretrained(folder / "llm")
 
     def load(self, stage: str, folder: Path) -> None:
-        """The projector; the language model of stage 2 has been loaded by `build`."""
+        """Load the projector; `build` has loaded the language model of stage 2."""
         from safetensors.torch import load_file
 
         self.vlm.projector.load_state_dict(load_file(folder / PROJECTOR))
 
     def facts(self) -> dict[str, Any]:
-        """The name of the language model, without the folders above it."""
+        """The name of the language model; for a folder, only its last part."""
         name = self.options.llm.name
         return {"llm": Path(name).name if Path(name).exists() else name}
 
 
 def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: int) -> tuple[Any, Any]:
-    """The language model of a configuration and its tokenizer; `conversations` are the words of a ``small`` one."""
+    """The language model of a configuration and its tokenizer; a ``small`` one has the words of `conversations`."""
     from spatialboost.vlm.llms import load_llm
 
     options = {"seed": seed, **config.kwargs} if config.name == "small" else dict(config.kwargs)
     try:
         return load_llm(config.name, conversations=conversations, dtype=getattr(torch, config.dtype), **options)
     except TypeError as error:
-        raise SpatialBoostError(f'llm.kwargs do not suit "{config.name}": {error}') from None
+        raise SpatialBoostError(f'llm.kwargs are wrong for "{config.name}": {error}') from None
 
 
-def _conversations(lesson: Lesson) -> Iterator[Conversation]:
-    """Conversations of the training rows; of very many rows, a part that is spread over all of them."""
-    count = len(lesson.training)
+def _conversations(inputs: TeacherInputs) -> Iterator[Conversation]:
+    """Conversations of evenly spaced training rows, at most `MOST_CONVERSATIONS` of them."""
+    count = len(inputs.training)
     step = max(1, -(-count // MOST_CONVERSATIONS))
     if step > 1:
-        logger.info("a small language model takes its words from each %dth of %d rows", step, count)
-    rows: Any = lesson.rows
+        logger.info("the vocabulary of a small language model comes from one in %d of %d rows", step, count)
+    rows: Any = inputs.rows
     if hasattr(rows, "select_columns"):
         rows = rows.select_columns(["messages"])  # the images are not read
-    for number in lesson.training[::step]:
+    for number in inputs.training[::step]:
         try:
             messages = rows[number]["messages"]
             usable = all(isinstance(message["content"], (str, list)) for message in messages)
         except (SpatialBoostError, KeyError, TypeError):
-            continue  # a bad row is named when it is met in training
+            continue  # training reports bad rows when it reads them
         if usable:
             yield messages

@@ -1,8 +1,8 @@
-"""Teaching by pixels: linear heads for depth and segmentation (the paper's Table 6, "+ linear").
+"""The teacher ``pixel``: linear heads for depth and segmentation (the paper's Table 6, "+ linear").
 
-- `teacher`: its stages (the heads alone, then the boost), options and score. Open it first.
+- `teacher`: its stages (first the heads alone, then heads, Attn+ and gates), options and score. Open it first.
 - `objective`: encoder, heads and loss.
-- `targets`: depth maps and label maps of rows, as the loss wants them.
+- `targets`: targets for the loss, made from the depth maps and label maps of rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encoder and linear heads: depth of each patch, class of each pixel."""
+"""The encoder and linear heads: depth of each patch, class of each pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Grid = tuple[int, int]
 
 
 class PixelObjective(Objective):
-    """What one linear layer reads off each patch token: log depth, classes of objects, or both.
+    """Predict log depth, object classes, or both, from each patch token with one linear layer each.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -25,16 +25,16 @@ class PixelObjective(Objective):
         >>> objective(pixel_values=torch.zeros(2, 3, 32, 32), depth=torch.ones(2, 40, 40))["loss"].shape
         torch.Size([])
 
-    Depth: smooth L1 loss on the mean log depth of the valid pixels below each patch. Segmentation: cross entropy of
-    class scores that are enlarged bilinearly to the label map. With both, the losses are added. Train the heads alone
-    first, with the encoder frozen, then the boosted encoder: so do the authors (the paper's appendix E.1).
+    Depth: smooth L1 loss on the mean log depth of the valid pixels in each patch. Segmentation: cross entropy of class
+    scores, resized bilinearly to the label map. With both, the losses are added. As in the paper's appendix E.1, train
+    first the heads alone on the frozen encoder, then the boosted encoder.
 
     Args:
         encoder: Anything that `spatialboost.encoders.read_tokens` reads.
         layer: Block of the encoder whose output is read.
-        depth: Have a head for depth.
-        num_classes: Of the head for segmentation; 0 makes none.
-        grid: Rows and columns of patches, which cached features do not say.
+        depth: Add a head for depth.
+        num_classes: Classes of the head for segmentation; 0 adds no such head.
+        grid: Rows and columns of patches; needed for cached features.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class PixelObjective(Objective):
         super().__init__()
         self.encoder, self.layer, self.grid = encoder, layer, grid
         if not depth and not num_classes:
-            raise SpatialBoostError("no head is asked for: expected depth, or at least one class")
+            raise SpatialBoostError("the objective has no head: set depth=True or num_classes of at least 1")
         width = feature_dim(encoder)
         self.depth_head = nn.Linear(width, 1) if depth else None
         self.class_head = nn.Linear(width, num_classes) if num_classes else None
 
     @property
     def heads(self) -> nn.ModuleDict:
-        """The heads that there are, by name."""
+        """Target name -> head."""
         heads = {"depth": self.depth_head, "segmentation": self.class_head}
         return nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
@@ -72,10 +72,10 @@ class PixelObjective(Objective):
 
         Args:
             pixel_values: Normalised images ``(B, 3, H, W)``.
-            depth: Metres ``(B, H', W')`` over the same field of view, of any resolution of at least one pixel a patch.
-            valid: Where `depth` is known ``(B, H', W')``; None is wherever it is finite and positive.
+            depth: Depth in metres ``(B, H', W')`` for the same field of view, with at least one pixel for each patch.
+            valid: Where `depth` is known ``(B, H', W')``; None uses all finite depths above 0.
             classes: Number of each pixel's class ``(B, H', W')``, -100 where there is none.
-            patch_features: What the encoder gives ``(B, N, D)``, instead of `pixel_values`.
+            patch_features: Patch tokens of the encoder ``(B, N, D)``, instead of `pixel_values`.
         """
         patches_BND, grid = self._patches(pixel_values, patch_features)
         loss = patches_BND.new_zeros(())
@@ -98,7 +98,7 @@ class PixelObjective(Objective):
 
     @torch.no_grad()
     def predict_classes(self, pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
-        """Number of the most probable class of each pixel of a map of some size ``(B, H', W')``."""
+        """The most probable class of each pixel, for maps of this size ``(B, H', W')``."""
         patches_BND, grid = self._patches(pixel_values, None)
         return self.class_logits(patches_BND, grid, size).argmax(1)
 
@@ -108,7 +108,7 @@ class PixelObjective(Objective):
         return self.depth_head(patches_BND)[..., 0]
 
     def class_logits(self, patches_BND: Tensor, grid: Grid, size: tuple[int, int]) -> Tensor:
-        """Class scores ``(B, C, H', W')``, enlarged to a size."""
+        """Class scores ``(B, C, H', W')``, resized to this size."""
         assert self.class_head is not None
         logits_BCN = self.class_head(patches_BND).transpose(1, 2)
         return nn.functional.interpolate(logits_BCN.unflatten(2, grid), size=size, mode="bilinear", align_corners=False)
@@ -124,7 +124,7 @@ class PixelObjective(Objective):
     def _patches(self, pixel_values: Tensor | None, patch_features: Tensor | None) -> tuple[Tensor, Grid]:
         if patch_features is not None:
             if self.grid is None:
-                raise SpatialBoostError("cached features do not say their grid: give the objective `grid`")
+                raise SpatialBoostError("the patch grid is unknown for cached features: give the objective `grid`")
             return patch_features, self.grid
         if pixel_values is None:
             raise SpatialBoostError("the batch has neither pixel_values nor patch_features")

@@ -1,4 +1,4 @@
-"""Depth maps and label maps of rows, as the loss wants them."""
+"""Targets for the loss, made from the depth maps and label maps of rows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Row = Mapping[str, Any]
 
 
 class PixelTargets:
-    """Makes the targets of a row from its columns ``depths`` and ``labels``. It pickles.
+    """Makes the targets of a row from its columns ``depths`` and ``labels``. It can be pickled.
 
     Args:
         grid: Rows and columns of patches.
-        depth: Give ``depth`` in metres, one value a patch, 0 where it is not known ``(I, rows, columns)``.
-        classes: Give ``classes``, the number in this list of each object's class, -100 where there is none
-            ``(I, 4 rows, 4 columns)``; None gives none.
-        by_name: Look for the classes among all words of a description, not only for its last word.
+        depth: Make ``depth`` in metres, one value for each patch, 0 where unknown ``(I, rows, columns)``.
+        classes: Names of the classes. Make ``classes``, the position in this list of each pixel's class, -100 where
+            there is none ``(I, 4 rows, 4 columns)``. None makes no ``classes``.
+        by_name: Compare the classes with all words of a description, not only with its last word.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PixelTargets:
         metres = [torch.from_numpy(each.astype(np.float32) / 1000)[None] for each in maps]
         pooled = [patch_log_depth(each, None, self.grid) for each in metres]
         if not any(bool(known.any()) for _, known in pooled):
-            raise SpatialBoostError("no pixel of its depth map has a reading")
+            raise SpatialBoostError("no pixel of its depth map has a depth above 0")
         return torch.cat([torch.where(known, log.exp(), 0.0).unflatten(1, self.grid) for log, known in pooled])
 
     def _classes(self, maps: Sequence[np.ndarray], names: Sequence[str]) -> Tensor:
@@ -61,12 +61,12 @@ class PixelTargets:
         size = (self.grid[0] * DETAIL, self.grid[1] * DETAIL)
         classes = torch.stack([torch.from_numpy(_nearest(table[each], size)) for each in maps])
         if not (classes != IGNORE).any():
-            raise SpatialBoostError(f"none of its objects is of a class that is taught ({', '.join(self.classes)})")
+            raise SpatialBoostError(f"none of its objects has one of the classes ({', '.join(self.classes)})")
         return classes
 
 
 def descriptions(row: Row) -> list[str]:
-    """Descriptions of a row's objects; label i + 1 of its label map is the i-th.
+    """Descriptions of a row's objects. Label i + 1 in the label map belongs to item i of this list.
 
     Example:
         >>> descriptions({"meta": '{"objects": [{"description": "red box"}]}'})
@@ -78,7 +78,7 @@ def descriptions(row: Row) -> list[str]:
 
 
 def class_of(description: str, classes: Sequence[str], *, by_name: bool = False) -> int:
-    """Number of the class of a described object, -100 if it is of none.
+    """Number of the class of a described object, -100 if it has none of the classes.
 
     Example:
         >>> class_of("small red box", ["box", "sphere"]), class_of("a chair by the door", ["chair"], by_name=True)
@@ -90,7 +90,7 @@ def class_of(description: str, classes: Sequence[str], *, by_name: bool = False)
 
 
 def collect_classes(found: Iterable[Sequence[str]], most: int = 64) -> list[str]:
-    """The last words of all descriptions (an English noun phrase ends in what it names), the most frequent ones.
+    """The most frequent last words of the descriptions: in English the last word names the object.
 
     Example:
         >>> collect_classes([["red box", "blue sphere"], ["tall box"]])
@@ -101,7 +101,7 @@ def collect_classes(found: Iterable[Sequence[str]], most: int = 64) -> list[str]
 
 
 def patch_log_depth(depth: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean log depth of the valid pixels of each patch ``(B, N)``, and whether there were any.
+    """Mean log depth of the valid pixels of each patch ``(B, N)``, and whether the patch has any valid pixel.
 
     Example:
         >>> depth = torch.tensor([[[1.0, 0.0], [2.0, 2.0]]])
@@ -126,7 +126,7 @@ def _maps(row: Row, column: str) -> list[np.ndarray]:
 
 
 def _open_map(image: Any) -> np.ndarray:
-    """A depth or label map as it is stored, its numbers unchanged."""
+    """Read a depth map or label map without changing its numbers."""
     if isinstance(image, Mapping):
         from PIL import Image
 
@@ -138,7 +138,7 @@ def _open_map(image: Any) -> np.ndarray:
 
 
 def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map at another size: the value at the centre of each new pixel."""
+    """Resize a map: each new pixel gets the value at its centre."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, values.shape, strict=True)
     )

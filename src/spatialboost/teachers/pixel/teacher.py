@@ -1,4 +1,4 @@
-"""The teacher ``pixel``: linear heads alone, then the boost."""
+"""The teacher ``pixel``: first the linear heads alone, then heads, Attn+ and gates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from spatialboost.teachers.pixel.targets import IGNORE, PixelTargets, collect_cl
 from spatialboost.teachers.protocol import (
     Example,
     Groups,
-    Lesson,
     MakeExample,
     Row,
     Score,
     Stage,
     Teacher,
+    TeacherInputs,
     TeacherOptions,
 )
 from spatialboost.training.config import BoostStageConfig, StageConfig
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from spatialboost.training.data import RowDataset
 
 HEADS = "heads.safetensors"
-MOST_ROWS = 2000  # rows whose objects are looked at for the list of classes
+MOST_ROWS = 2000  # rows that are read to make the list of classes
 
 
 class PixelOptions(TeacherOptions):
@@ -39,8 +39,8 @@ class PixelOptions(TeacherOptions):
 
     Attributes:
         targets: What the heads predict.
-        classes: For segmentation: an object is of the first class that is a word of its description. None takes the
-            last words of the descriptions in the training rows.
+        classes: Names of the classes for segmentation. An object has the first class that is a word of its
+            description. None uses the last words of the descriptions in the training rows as classes.
     """
 
     kind: Literal["pixel"] = "pixel"
@@ -49,28 +49,28 @@ class PixelOptions(TeacherOptions):
 
 
 class HeadConfig(StageConfig):
-    """The heads alone, on the frozen encoder."""
+    """Settings of the stage that trains the heads alone, on the frozen encoder."""
 
     lr: float = Field(default=1e-3, gt=0)
 
 
 class PixelBoostConfig(BoostStageConfig):
-    """Attn+, the gates and the heads.
+    """Settings of the stage that trains Attn+, the gates and the heads.
 
     Attributes:
-        head_lr: Highest rate of the heads; None is `lr`.
+        head_lr: Highest learning rate of the heads; None uses `lr`.
     """
 
     head_lr: float | None = Field(default=None, gt=0)
 
 
 class PixelTeacher(Teacher):
-    """Two stages: the heads; then Attn+ and gates with the heads.
+    """The pixel teacher. Its two stages: the heads; then Attn+, gates and heads.
 
     Args:
-        objective: Encoder and heads.
+        objective: The encoder and the heads.
         classes: Names of the classes; None without segmentation.
-        options: Of a run's file.
+        options: The options from a run's file.
         grid: Rows and columns of patches.
 
     Source: the paper's Table 6 and appendix E.1.
@@ -91,67 +91,69 @@ class PixelTeacher(Teacher):
 
     @classmethod
     def columns(cls, options: PixelOptions) -> Sequence[str]:
-        """Images, and the maps of what is predicted."""
+        """``images``, and the columns with the maps of the targets."""
         maps = {"depth": ("depths",), "segmentation": ("labels", "meta")}
         return ("images", *(column for target in options.targets for column in maps[target]))
 
     @classmethod
-    def build(cls, options: PixelOptions, lesson: Lesson) -> PixelTeacher:
-        """Make new heads; the list of classes is that of the training rows, or the one in the options."""
+    def build(cls, options: PixelOptions, inputs: TeacherInputs) -> PixelTeacher:
+        """Make new heads. The classes are those of the options, or are collected from the training rows."""
         classes = None
         if "segmentation" in options.targets:
-            classes = options.classes or collect_classes(_descriptions(lesson))
+            classes = options.classes or collect_classes(_descriptions(inputs))
             if not classes:
-                raise SpatialBoostError("no training row names an object in its meta: give `teacher.classes`")
+                raise SpatialBoostError(
+                    "no training row has descriptions of objects in its meta: give `teacher.classes`"
+                )
         objective = PixelObjective(
-            lesson.encoder,
-            layer=lesson.layer,
+            inputs.encoder,
+            layer=inputs.layer,
             depth="depth" in options.targets,
             num_classes=len(classes or ()),
-            grid=lesson.images.grid,
+            grid=inputs.images.grid,
         )
-        return cls(objective, classes, options, lesson.images.grid)
+        return cls(objective, classes, options, inputs.images.grid)
 
     def groups(self, stage: str, config: Any) -> Groups:
-        """The heads, in both stages."""
+        """The parameters of the heads, in both stages."""
         rate = config.lr if stage == "head" else config.head_lr or config.lr
         return decay_groups(self.objective.heads, rate, config.weight_decay)
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
-        """Targets at the grid of patches."""
+        """Return a `PixelTargets`, which makes the targets at the patch grid."""
         depth = self.objective.depth_head is not None
         return PixelTargets(self.grid, depth=depth, classes=self.classes, by_name=self.options.classes is not None)
 
     def score(self, rows: RowDataset) -> list[Score]:
-        """Depth of the patches and classes of the pixels, against the best constant for all scored rows."""
+        """Score depth of patches and classes of pixels, and the best constant answer for comparison."""
         return score_pixels(self.objective, rows, self.options.evaluate)
 
     def save(self, stage: str, folder: Path) -> None:
-        """The heads."""
+        """Save the heads."""
         from safetensors.torch import save_file
 
         state = {name: value.detach().cpu().contiguous() for name, value in self.objective.heads.state_dict().items()}
         save_file(state, folder / HEADS)
 
     def load(self, stage: str, folder: Path) -> None:
-        """The heads."""
+        """Load the heads."""
         from safetensors.torch import load_file
 
         self.objective.heads.load_state_dict(load_file(folder / HEADS))
 
     def facts(self) -> dict[str, Any]:
-        """What was predicted, and the classes."""
+        """The targets, and the names of the classes."""
         return {"targets": list(self.options.targets), "classes": self.classes}
 
 
 def stack_images(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """A batch of targets: those of all images of all rows, one after another."""
+    """Make a batch of targets: concatenate the targets of all images of all rows."""
     return {name: torch.cat([example[name] for example in examples]) for name in examples[0]}
 
 
 @torch.no_grad()
 def score_pixels(objective: PixelObjective, rows: RowDataset, limit: int) -> list[Score]:
-    """How well the heads do on the first `limit` usable rows, and how well the best constant does."""
+    """Score the heads on the first `limit` usable rows, and the best constant answer on the same rows."""
     was_training = objective.training
     objective.eval()
     device = next(objective.parameters()).device
@@ -189,13 +191,13 @@ def _depth_score(answerer: str, predicted: Any, true: np.ndarray, loss: float | 
     return Score("depth", answerer, len(true), float(np.mean(errors <= 0.25)), float(errors.mean()), loss)
 
 
-def _descriptions(lesson: Lesson) -> Iterator[list[str]]:
-    """Descriptions of objects in training rows; of very many rows, a part that is spread over all of them."""
-    rows: Any = lesson.rows
+def _descriptions(inputs: TeacherInputs) -> Iterator[list[str]]:
+    """Descriptions of objects in evenly spaced training rows, at most `MOST_ROWS` of them."""
+    rows: Any = inputs.rows
     if hasattr(rows, "select_columns"):
         rows = rows.select_columns(["meta"])  # images and maps are not read
-    for number in lesson.training[:: max(1, -(-len(lesson.training) // MOST_ROWS))]:
+    for number in inputs.training[:: max(1, -(-len(inputs.training) // MOST_ROWS))]:
         try:
             yield descriptions(rows[number])
         except (SpatialBoostError, KeyError, TypeError, ValueError, AttributeError):
-            continue  # a bad row is named when it is met in training
+            continue  # training reports bad rows when it reads them
