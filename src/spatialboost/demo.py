@@ -238,7 +238,7 @@ def _prepare(out: Path) -> Path:
     """Make the folder and delete the results of an earlier demo in it. A folder with other files is refused."""
     marker = out / MARKER
     if out.exists() and any(out.iterdir()) and not marker.is_file():
-        raise SpatialBoostError(f"{out} is not empty and was not written by a demo: give an empty or new folder with --out")
+        raise SpatialBoostError(f"{out} is not empty and was not written by a demo: give an empty folder with --out")
     if out.exists():
         seeds = [folder.name for folder in out.iterdir() if folder.name.removeprefix("seed").isdecimal()]
         for name in ("data", "shown", "delta", *seeds):

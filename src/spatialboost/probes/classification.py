@@ -126,7 +126,7 @@ def knn_probe(
         progress: show a progress bar.
 
     Raises:
-        SpatialBoostError: a folder without images, different classes in the two splits, or an encoder that cannot be read.
+        SpatialBoostError: a folder without images, different classes in the splits, or an encoder that cannot be read.
     """
     options = CommonOptions(image_size, layer, batch_size, progress=progress)
     return run_probe(KnnProbe(k, temperature), encoders, train, test, options)

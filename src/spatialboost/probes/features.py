@@ -189,7 +189,9 @@ def each_encoder(
 
         return [("base", encoders, lambda: disabled(encoders)), ("boosted", encoders, nullcontext)]
     if not encoders or reserved in encoders:
-        raise SpatialBoostError(f"encoders are named {list(encoders)}; give at least one encoder, none with the name {reserved!r}")
+        raise SpatialBoostError(
+            f"encoders are named {list(encoders)}; give at least one encoder, none with the name {reserved!r}"
+        )
     return [(name, model, nullcontext) for name, model in encoders.items()]
 
 

@@ -37,7 +37,7 @@ class ViewSplits(SplitOptions):
     noun = "views"
 
     data: Annotated[str, "RGB-D folder, dataset built with depth, or rooms:NUM."]
-    test_data: Annotated[str | None, "Views to measure on, in the form of --data; without it, the last --test share of --data."] = None
+    test_data: Annotated[str | None, "Views to measure on; without it, the last part of --data."] = None
     train: Annotated[float, "Share of the views to fit on, from the start."] = 0.7
     test: Annotated[float, "Share of the views to measure on, at the end."] = 0.22
 

@@ -111,7 +111,7 @@ def make_command(probe: type[Probe]) -> Any:
 
 
 def _parameters(group: type) -> Iterator[inspect.Parameter]:
-    """A keyword parameter for each field whose annotation contains a help text, as in ``Annotated[int, "How many."]``."""
+    """A parameter for each field whose annotation contains a help text, as in ``Annotated[int, "How many."]``."""
     annotations: dict[str, Any] = {}
     for ancestor in reversed(group.__mro__):
         if is_dataclass(ancestor):

@@ -24,8 +24,8 @@ class Split:
         >>> [view.source for view in split], len(split)
         (['synthetic:0', 'synthetic:1', 'synthetic:2'], 3)
 
-    The first pass finds the items that cannot be read; they are left out of this and of every later pass. The other items
-    are kept in memory if all of them fit, else they are read from the source again.
+    The first pass finds the items that cannot be read; they are left out of this and of every later pass. The other
+    items are kept in memory if all of them fit, else they are read from the source again.
 
     Args:
         source: a sequence of items. If it has ``names`` (one for each item) and ``left_out`` (errors of files that it

@@ -46,7 +46,7 @@ def _repo_id(name: str | None) -> str | None:
 
 
 def patch_size_of(model: nn.Module) -> int | None:
-    """Side of a patch in pixels: kernel size of the first convolution whose stride equals it, else the config's value."""
+    """Side of a patch in pixels: kernel size of the first convolution whose stride equals it, or the config's value."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.stride[0] > 1:
             return int(module.stride[0])
@@ -62,7 +62,7 @@ def build_base(
     Weights are float32 unless `model_kwargs` have a `dtype`; random weights use seed 0.
     """
     library, name = base.get("library"), base.get("name")
-    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # this name is only a class and does not give the model's size
+    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # only a class, no size
         return _build_timm(name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
     if library == "transformers" and isinstance(name, str):
         return _build_transformers(base, name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
@@ -121,4 +121,6 @@ def _model_class(name: str) -> Any:
         cls: Any = getattr(transformers, each, None)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
             return cls
-    raise SpatialBoostError(f"transformers {transformers.__version__} has no model class {name!r}: install another version of transformers.")
+    raise SpatialBoostError(
+        f"transformers {transformers.__version__} has no model class {name!r}: install another version of transformers."
+    )

@@ -20,8 +20,8 @@ TASK = "image-feature-extraction"
 TAGS = ("spatialboost", "vision", "3d", "depth")
 BOOSTED = "boosted"  # the row of a probe's summary that is about this delta
 
-# The identifiers in https://huggingface.co/docs/hub/repositories-licenses that encoders use. The Hub refuses a card with
-# an unknown licence, so any other licence is written as `other` with its name.
+# The identifiers in https://huggingface.co/docs/hub/repositories-licenses that encoders use. The Hub refuses a card
+# with an unknown licence, so any other licence is written as `other` with its name.
 HUB_LICENSES = frozenset(
     [
         *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense", "mpl-2.0", "openrail"),
@@ -32,7 +32,7 @@ HUB_LICENSES = frozenset(
 
 USAGE = """\
 Attn+ and gates of a dual-channel encoder (SpatialBoost, arXiv 2603.22057). The weights of the base model are not in
-this repository: they are loaded from where they are published, under their own licence, which also applies to the delta.
+this repository: they are loaded from where they are published, under their own licence, which covers the delta too.
 
 ```python
 import spatialboost as sb
@@ -71,7 +71,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 
 def _front_matter(config: Mapping[str, Any]) -> str:
-    """YAML with the fields that the Hub shows and uses for search: task, base model, licence, tags, figures of probes."""
+    """YAML with the fields that the Hub shows and searches: task, base model, licence, tags, figures of probes."""
     from huggingface_hub import ModelCardData
 
     base = config["base_model"]

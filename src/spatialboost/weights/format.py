@@ -106,7 +106,9 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SpatialBoostError(f"the config in {path} is not JSON ({error}). Download or save it again.") from error
     if not isinstance(content, dict):
-        raise SpatialBoostError(f"the JSON in {path} is not the config of a delta: it is not an object. Download or save it again.")
+        raise SpatialBoostError(
+            f"the JSON in {path} is not the config of a delta: it is not an object. Download or save it again."
+        )
     return content
 
 
@@ -148,7 +150,7 @@ def shard_names(config: Mapping[str, Any], parts: Sequence[Mapping[str, Entry]])
 
 
 def index_text(names: Sequence[str], parts: Sequence[Mapping[str, Entry]]) -> str:
-    """The index of the shards, as the Hub's libraries write it: the file of each tensor, and the total size in bytes."""
+    """The index of the shards, as the Hub's libraries write it: the file of each tensor, and the total bytes."""
     weight_map = {key: name for name, part in zip(names, parts, strict=True) for key in part}
     total = sum(entry.nbytes for part in parts for entry in part.values())
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)

@@ -251,7 +251,7 @@ def _fill(
             channel.to_empty(device=device or host_device(attention))
         for name, target in plus_tensors(attention, channel).items():
             if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
-                target.zero_()  # a bias that is zero and not in the file, because other copies of the encoder do not have it
+                target.zero_()  # a zero bias that is not in the file: see `check_fits`
                 continue
             value = read(key)
             target.copy_(reorder(name, value) if reorder else value)

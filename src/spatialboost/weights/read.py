@@ -1,4 +1,4 @@
-"""Find a delta in a folder or on the Hub, read its config and headers, and read and check its tensors, without a model."""
+"""Find a delta in a folder or on the Hub, read its config and headers, and check its tensors, without a model."""
 
 from __future__ import annotations
 

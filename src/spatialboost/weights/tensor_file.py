@@ -50,7 +50,7 @@ def checksum(tensor: Tensor) -> str:
     """16 hexadecimal digits over dtype, shape and bytes of a tensor on the CPU; any flipped bit changes them.
 
     The bytes are arranged as rows of 64-bit words; the sums of the columns, modulo 2^64, are hashed. This is as fast as
-    reading the memory, and faster than a hash of all bytes. It detects damage; it does not protect against intended changes.
+    reading the memory, and faster than a hash of all bytes. It detects damage; it does not stop intended changes.
     """
     raw = as_bytes(tensor)
     num_words = raw.size // 8

@@ -143,7 +143,7 @@ def _stored(key: str, tensor: Tensor, entries: dict[str, Entry], layer: str) -> 
 def _write_parts(
     paths: list[Path], parts: list[dict[str, Entry]], tensors: NamedTensors, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the tensors; returns the config with the checksum of all tensors, which is also in the header of every file."""
+    """Write the tensors; returns the config with the checksum of all tensors, which every header also contains."""
     blank = {"spatialboost": config_text({**config, "checksum": BLANK})}
     with ExitStack() as stack:
         writers = [TensorWriter(path, part, blank) for path, part in zip(paths, parts, strict=True)]
