@@ -164,7 +164,7 @@ def depth_probe(
         ['constant depth', 'mine']
 
     The fit is closed form and not random, so each seed draws a share ``subset`` of the training views. The ridge is
-    chosen on these by cross-validation over ``folds`` parts; each part has neighbouring views, because frames of one walk
+    chosen by cross-validation over ``folds`` parts; each part has neighbouring views, because frames of one walk
     resemble their neighbours and random folds would be too easy. Then all drawn views are fitted with this ridge. Every
     encoder gets the same draws. Ridges apply to standardised features. Predictions are clipped to the range of the
     fitted depths and enlarged bilinearly to the resolution of the depth maps. Scores are over all valid pixels of the

@@ -39,8 +39,8 @@ def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None
     on_meta = any(host_device(found.module).type == "meta" for found in layers.values())
     if on_meta and device is None:
         raise SpatialBoostError(
-            "the model is on the meta device: load the base's weights into it before the delta. Or pass `device`: "
-            "then Attn+ is put there, and the base is not checked."
+            "the model is on the meta device: load the base's weights into it before the delta; or give `device`, and "
+            "Attn+ is put there without a check of the base."
         )
     if not on_meta and device is not None:
         raise SpatialBoostError(
