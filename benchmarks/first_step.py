@@ -1,10 +1,10 @@
-"""How long a training run takes to its first step, by the number of rows: a few rows repeated as often as is asked for.
+"""The time of a training run until its first step, for different numbers of rows; a few rows are repeated.
 
     python benchmarks/first_step.py                          # 10^3 and 10^6 rows, in this process
     python benchmarks/first_step.py --rows 1000 --workers 2
 
 For each number of rows and each of stage 2 (features of the frozen encoder, conversations) and stage 3 (pixels):
-seconds from the opened rows to the end of a training of one step, and the memory that this process gained, as JSON.
+seconds from the opened rows to the end of one training step, and the additional memory of this process, as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from spatialboost.vlm import SpatialVLM
 
 
 class Repeated(Sequence[Any]):
-    """Some rows as if there were many more of them."""
+    """A few rows, repeated to look like many rows."""
 
     def __init__(self, rows: Sequence[Any], count: int) -> None:
         self.rows, self.count = rows, count
@@ -42,7 +42,7 @@ class Repeated(Sequence[Any]):
 
 
 def first_step(rows: Sequence[Any], stage: str, workers: int, folder: Path) -> dict[str, Any]:
-    """Seconds that a stage of one step takes, and the megabytes that this process gained."""
+    """Seconds that a stage of one step takes, and the additional megabytes of this process."""
     encoder, (llm, tokenizer) = load_encoder(), load_language_model()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()

@@ -1,7 +1,8 @@
 """How long imports take, as ratios in one run: `python benchmarks/import_time.py [--repeats 5] [--against SRC]`.
 
-Each line is a process of its own, and each number the fastest of several, taken in turns so that other work on the
-machine slows all of them alike. `--against` is the `src` folder of another version, measured beside this one.
+Each line is measured in separate processes, and each number is the fastest of several runs. The cases take turns, so
+that other work on the machine slows all of them equally.
+`--against` is the `src` folder of another version, measured together with this one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OURS = {
 
 
 def seconds(code: str, src: Path) -> float:
-    """Of one fresh process."""
+    """Seconds that a new process needs to run the code."""
     start = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(src)}
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=environment)

@@ -1,14 +1,14 @@
-"""The whole path on real input: a pretrained ViT-S, RGB-D frames of one walk, a language model; then the probes.
+"""The whole method on real data: a pretrained ViT-S, RGB-D frames of one walk, a language model; then the probes.
 
     python benchmarks/main_job.py --assets ASSETS --out runs/cpu       # 2 CPU cores: the better part of an hour
     python benchmarks/main_job.py --assets ASSETS --out runs/gpu \\
         --size 224 --steps 400 1500 800 --batch 16 --bf16 --turns all --rooms 4000
 
-ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. The first 70 % of the frames teach and fit the
-probe, the last 22 % are asked about and measured. With `--rooms N`, N procedural rooms join the frames that teach, and
-others are asked about and probed. With `--control`, stage 3 is run again from the same stage 2, with the answers of
-other images. In OUT: `result.json`, `report.html`, the probes' pictures, and `table.md` for docs/benchmarks.md; a
-second run with the same OUT goes on where the first stopped.
+ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. The first 70 % of the frames are for training and
+for fitting the probe, the last 22 % for questions and for measuring. With `--rooms N`, N procedural rooms are added to
+the training, and other rooms are used for questions and probes. With `--control`, stage 3 is run again from the same
+stage 2, with the answers of other images. In OUT: `result.json`, `report.html`, the probes' pictures, and `table.md` for docs/benchmarks.md;
+a second run with the same OUT continues where the first stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from spatialboost.teachers.language import ChatDataset, answer_accuracy
 from spatialboost.training import RowImages
 
 POINTS = TurnPlan({"depth": 4, "closer": 3})
-DEPTHS = TurnPlan({"depth": 12})  # what the demo's language model knows
+DEPTHS = TurnPlan({"depth": 12})  # the only questions that the demo's language model can answer
 UNSEEN = "unseen rooms"
 TRAIN, TEST = 0.70, 0.22  # of the frames
 
@@ -99,7 +99,7 @@ def split(frames: RGBDFolder) -> dict[str, range]:
 
 
 def configuration(args: argparse.Namespace, built: dict[str, Any]) -> dict[str, Any]:
-    """The run, as its YAML file would hold it."""
+    """The configuration of the run, with the keys of its YAML file."""
     own: list[dict[str, Any]] = [{"matrix_lr": rate or None} for rate in args.matrix_lr]
     own[2] |= {"train_projector": args.train_projector, "kernel": "auto"}
     common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": 0}
@@ -130,7 +130,7 @@ def configuration(args: argparse.Namespace, built: dict[str, Any]) -> dict[str, 
 
 
 def probes(args: argparse.Namespace, frames: RGBDFolder) -> dict[str, Callable[[Any], Any]]:
-    """What is measured of each encoder."""
+    """The probes that measure each encoder."""
     shared = {"image_size": args.size, "progress": True}
     parts = {name: Subset(frames, list(items)) for name, items in split(frames).items()}
     cifar = args.assets / "cifar10_subset"
@@ -183,7 +183,7 @@ def ask_about_unseen_rooms(args: argparse.Namespace, run: SeedRun) -> list[dict[
 
 
 def table_of(experiment: Experiment, run: SeedRun) -> list[str]:
-    """One seed in Markdown."""
+    """The results of one seed as Markdown lines."""
     lines = [f"Seed {run.seed}", "", "| stage | steps | seconds | loss, first -> last entries |", "|---|---|---|---|"]
     for name, record in run.stages["boosted"].items():
         loss = [f"{entry['loss']:.3f}" for entry in record["fit"]["history"]]

@@ -1,14 +1,14 @@
-"""What a second channel costs: time, FLOPs and memory of a boosted ViT beside its base and the usual alternatives.
+"""What a second channel costs: time, FLOPs and memory of a boosted ViT, compared with its base and with alternatives.
 
     OMP_NUM_THREADS=1 python benchmarks/overhead.py --out runs/overhead --page docs/overhead.md    # CPU: half an hour
     python benchmarks/overhead.py --out runs/h100 --device cuda --dtype bfloat16 --models small base large \\
         --sizes 224 518 --batches 1 32 --compile
 
-All variants of a model run in one process, in turns, so that whatever else the machine does slows all of them; time is
-the least of the repetitions: of the process's CPU time with one thread on a CPU, which waiting for a turn does not
-count to, else of the clock. A step is forward and backward without the optimiser, whose work no count of FLOPs holds.
-In OUT: `overhead.json` and `overhead.md`; a second run with the same OUT keeps the points that it holds and adds its
-own. With `--page`, the table is put between that page's markers.
+All variants of a model run in one process and take turns, so that other work on the machine slows all of them. Time is
+the fastest repetition. On a CPU with one thread it is the CPU time of the process, which does not include waiting; else
+it is wall time. A step is forward and backward without the optimiser, whose work is not in the FLOPs count.
+In OUT: `overhead.json` and `overhead.md`; a second run with the same OUT keeps the points that are there and adds new
+ones. With `--page`, the table is put between that page's markers.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Row:
 
 
 class NaiveBranches(nn.Module):
-    """Two attention modules and the sum of equation 1 as it is written."""
+    """Two attention modules and their gated sum, exactly as in equation 1."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def boosted(kernel: str) -> Callable[[nn.Module], nn.Module]:
 
 
 def variants(device: str, compiled: bool) -> dict[str, tuple[Callable[[nn.Module], nn.Module], tuple[str, ...]]]:
-    """Name -> how it is made of the base, and the modes it is measured in. All are compared to the first one."""
+    """Name -> function that makes the variant from the base, and its modes. All are compared with the first variant."""
     both = ("forward", "step")
     found = {
         "base, full fine-tuning": (lambda model: model, both),
@@ -142,7 +142,7 @@ def flops(model: nn.Module, images: Tensor, mode: str) -> int:
 
 
 def forward_flops(name: str, size: int, batch: int, channels: int) -> int:
-    """By hand: patches of 16 pixels, a class token, MLPs of four times the width."""
+    """FLOPs by a formula: patches of 16 pixels, a class token, MLPs of four times the width."""
     width, depth = WIDTHS[name]
     patches = (size // 16) ** 2
     tokens = patches + 1
@@ -160,7 +160,7 @@ def stopwatch(device: str) -> Callable[[], float]:
 
 
 def time_in_turns(models: dict[str, nn.Module], images: Tensor, mode: str, seconds: float) -> dict[str, float]:
-    """Least milliseconds of each, over as many rounds as take `seconds` for each, three at least."""
+    """Fastest time of each model in milliseconds, over rounds that take `seconds` for each model, at least three."""
     device = images.device.type
     clock = stopwatch(device)
     took: dict[str, list[float]] = {name: [] for name in models}
@@ -171,7 +171,7 @@ def time_in_turns(models: dict[str, nn.Module], images: Tensor, mode: str, secon
             start = clock()
             run(model, images, mode)
             synchronize(device)
-            if rounds:  # the first is for warming up
+            if rounds:  # the first round is a warm-up
                 took[name].append(1e3 * (clock() - start))
             for parameter in model.parameters():
                 parameter.grad = None
@@ -180,7 +180,7 @@ def time_in_turns(models: dict[str, nn.Module], images: Tensor, mode: str, secon
 
 
 def step_megabytes(model: nn.Module, images: Tensor) -> float:
-    """Weights, AdamW's two moments, and the most that a step holds besides: activations, gradients, temporaries."""
+    """Weights, AdamW's two moments, and the peak of what a step adds: activations, gradients, temporaries."""
     parameters = list(model.parameters())
     held = sum(p.nbytes for p in parameters) + sum(2 * p.nbytes for p in parameters if p.requires_grad)
     if images.device.type == "cuda":
@@ -254,7 +254,7 @@ def machine(device: str) -> str:
 
 
 def measured_before(folder: Path, where: str) -> list[Row]:
-    """The rows that an earlier run left in the folder; those of another machine are not to be mixed with ours."""
+    """The rows of an earlier run in the folder; rows of another machine are refused."""
     if not (file := folder / "overhead.json").is_file():
         return []
     found = json.loads(file.read_text())
@@ -264,7 +264,7 @@ def measured_before(folder: Path, where: str) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> list[str]:
-    """Time over the FLOPs bound of what boosting makes, a line a point and mode."""
+    """Time divided by the FLOPs bound for the boosted variants, one line for each point and mode."""
     variants = list(dict.fromkeys(r.variant for r in rows if r.variant.startswith(("boosted", "fused"))))
     lines = [f"| time / FLOPs bound | mode | {' | '.join(variants)} |", "|---" * (len(variants) + 2) + "|"]
     for mode in ("forward", "step"):

@@ -1,4 +1,4 @@
-"""The most memory that tensors made within a block hold at once, where no allocator counts it."""
+"""The peak memory of the tensors that are made within a block, for devices whose allocator does not count it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_iter
 
 
 class PeakMemory(TorchDispatchMode):
-    """Follows the storages of all tensors that operators return, from their making until they are freed.
+    """Follows the storages of all tensors that operators return, from creation until they are freed.
 
-    What an operator allocates and frees within itself is not seen.
+    Memory that an operator allocates and frees internally is not counted.
 
         >>> with PeakMemory() as memory:
         ...     _ = torch.ones(250).add(1).mul(2)

@@ -4,8 +4,9 @@
     python benchmarks/weights.py --depth 2 --repeats 3  # a quick look
 
 Times are processor times of one thread with the files in the page cache. The ways to load take turns, so that their
-ratios hold on a machine that does other work, too. Every tensor gets fresh memory (`MALLOC_MMAP_THRESHOLD_`), because
-reused memory is faster by chance. Memory is measured in fresh processes. Weights are random; nothing is downloaded.
+ratios are correct on a machine that also does other work.
+Every tensor gets fresh memory (`MALLOC_MMAP_THRESHOLD_`), because
+reused memory is sometimes faster. Memory is measured in new processes. Weights are random; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def make_base(depth: int) -> torch.nn.Module:
 
 
 def load_times(depth: int, folder: Path, repeats: int) -> dict[str, float]:
-    """Processor seconds for each way to load: the least of some repeats, in which the ways take turns."""
+    """Processor seconds for each way to load: the fastest of some repeats, in which the ways take turns."""
     path, plain, boosted = folder / WEIGHTS, make_base(depth), sb.load_pretrained(make_base(depth), folder)
     existing = {key: torch.zeros(tensor.shape) for key, tensor in load_file(path).items()}
 
@@ -106,7 +107,7 @@ def peak() -> Iterator[list[int]]:
 
 
 def measure(what: str, depth: int, folder: str, repeats: int) -> None:
-    """In a process of its own: print times of loading, or private memory before, after and at its peak, as JSON."""
+    """In a separate process: print times of loading, or private memory before, after and at its peak, as JSON."""
     torch.set_num_threads(1)
     if what == "times":
         print(json.dumps(load_times(depth, Path(folder), repeats)))
@@ -127,7 +128,7 @@ def measure(what: str, depth: int, folder: str, repeats: int) -> None:
 
 
 def in_process(what: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """What `measure` prints in a new process."""
+    """Run `measure` in a new process and return what it prints."""
     line = [sys.executable, __file__, "--measure", what, "--folder", str(folder)]
     line += ["--depth", str(args.depth), "--repeats", str(args.repeats)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -264,7 +265,7 @@ def main() -> None:
         print(f"| delta, bfloat16 | {(folder / WEIGHTS).stat().st_size / MB:.1f} |")
         print(f"| delta, float32 | {(full / WEIGHTS).stat().st_size / MB:.1f} |")
 
-        print("\n| load the bfloat16 delta into float32 | ms, least of", args.repeats, "| ratio |\n|---|---|---|")
+        print("\n| load the bfloat16 delta into float32 | ms, fastest of", args.repeats, "| ratio |\n|---|---|---|")
         seconds = list(in_process("times", args, folder).items())
         for (alone, least), (ours, taken) in zip(seconds[::2], seconds[1::2], strict=True):
             print(f"| {alone} | {least * 1e3:.1f} | |\n| {ours} | {taken * 1e3:.1f} | {taken / least:.2f} |")

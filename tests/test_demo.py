@@ -51,6 +51,6 @@ def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     (tmp_path / "data").mkdir()  # a name that the demo uses too
     (tmp_path / "data" / "thesis.tex").write_text("years of work")
-    with pytest.raises(SpatialBoostError, match="is not empty and holds no earlier demo"):
+    with pytest.raises(SpatialBoostError, match="is not empty and was not written by a demo"):
         run(out=tmp_path, settings=TINY)
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "thesis.tex"]

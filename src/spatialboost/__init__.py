@@ -37,15 +37,15 @@ __all__ = [
     "unboost",
 ]
 
-# Imported when a name is first asked for, so that the command line can show its help without torch.
+# Names are imported when they are first used, so that the command line can show its help without importing torch.
 _FROM_WEIGHTS = {"from_pretrained", "load_pretrained", "push_to_hub", "save_pretrained"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "errors" if name == "SpatialBoostError" else "weights" if name in _FROM_WEIGHTS else "boosting"
-    value = getattr(import_module(f"{__name__}.{room}"), name)
+    module = "errors" if name == "SpatialBoostError" else "weights" if name in _FROM_WEIGHTS else "boosting"
+    value = getattr(import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value
 

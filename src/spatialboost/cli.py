@@ -15,14 +15,14 @@ from typer.core import TyperGroup
 
 from spatialboost.errors import SpatialBoostError
 
-# Commands that are imported when they are run: name -> (module:attribute, the line that `spatialboost --help` shows).
+# Commands that are imported only when they are run: name -> (module:attribute, help line in `spatialboost --help`).
 COMMANDS = {
     "data": ("spatialboost.scenes.data_command:app", "Views and their 3D cues to conversations on disk."),
     "train": ("spatialboost.training.train_command:train", "Boost an encoder, stage by stage."),
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),
 }
 
-# Which extra of this package brings an optional package.
+# The optional packages that each extra of this package installs.
 EXTRAS = {
     "data": ("datasets", "pyarrow", "scipy", "skimage", "jinja2", "matplotlib", "tqdm"),
     "train": ("accelerate", "pydantic", "yaml", "tokenizers"),
@@ -33,7 +33,7 @@ EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in 
 
 
 class DeferredCommand:
-    """A command by its name and line of help; imported when anything else of it is asked for."""
+    """A command with its name and help line; its module is imported when anything else of it is needed."""
 
     hidden, deprecated, rich_help_panel = False, False, None
 
@@ -45,7 +45,7 @@ class DeferredCommand:
         return getattr(self.command, attribute)
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """As of a command of click."""
+        """The help line; click calls this for its list of commands."""
         return self.help
 
     @cached_property
@@ -85,7 +85,7 @@ def _common(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="SPATIALBOOST_DEBUG", help="Show the traceback of every error.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say warnings and errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
 ) -> None:
     os.environ["SPATIALBOOST_DEBUG"] = "1" if debug else "0"
     logging.basicConfig(format="%(message)s")
@@ -96,11 +96,11 @@ def _common(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report, the delta and the figures.")] = Path("demo"),
     llm: Annotated[
-        str, typer.Option(help="Language model: 'default', 'smollm2', or a folder or id of one.")
+        str, typer.Option(help="Language model: 'default', 'smollm2', a folder, or an id on the Hub.")
     ] = "default",
-    seed: Annotated[int, typer.Option(help="Draws rooms, batches and new weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for rooms, batches and new weights.")] = 0,
 ) -> None:
-    """Run the whole path on procedural rooms: boost, teach, probe, save, load, report."""
+    """Run the whole method on procedural rooms: boost, train, probe, save, load, report."""
     from spatialboost.demo import run
 
     run(out=out, llm=llm, seed=seed)
@@ -116,7 +116,7 @@ def info(
     revision: Revision = None,
     subfolder: Subfolder = "",
 ) -> None:
-    """Say what is in a delta; or, without one, which versions, devices and kernels are here."""
+    """Show what is in a delta; without a delta, show versions, devices and kernels of this machine."""
     from rich.console import Console
 
     from spatialboost.weights.hub import HubOptions
@@ -129,7 +129,7 @@ def info(
 @app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder with a delta, as save_pretrained writes it.")],
-    repo: Annotated[str, typer.Argument(help="user/name on the Hub; made if it is not there.")],
+    repo: Annotated[str, typer.Argument(help="user/name on the Hub; created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Revision = None,
     subfolder: Annotated[str, typer.Option(help="Folder in the repository.")] = "",
@@ -152,7 +152,7 @@ def push(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line. A user's mistake gives one line on stderr and exit code 2."""
     try:
         app()
     except (SpatialBoostError, OSError, ModuleNotFoundError) as error:
@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def explain(error: Exception) -> str | None:
-    """What to tell the user in one line; None where the error is a bug of ours."""
+    """The error message for the user, on one line; None if the error is a bug in this library."""
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:

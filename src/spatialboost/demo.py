@@ -1,4 +1,4 @@
-"""The whole path in one command: rooms, conversations, three stages, a control, a probe, a delta, a report."""
+"""The whole method in one command: rooms, conversations, three stages, a control, a probe, a delta, a report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import nn
 from spatialboost.encoders import open_encoder
 from spatialboost.errors import SpatialBoostError
 
-SIZE = 128  # pixels; what the demo's encoder was pretrained at
+SIZE = 128  # pixels; the image size at which the demo's encoder was pretrained
 ASSETS = Path(__file__).parent / "assets"
-MARKER = ".spatialboost-demo"  # what says that a folder's content is ours to write over
-PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # first seeds: rooms that no stage has seen
+MARKER = ".spatialboost-demo"  # a file that marks a folder as written by the demo, which may overwrite it
+PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # numbers of the first rooms for the probe; no stage has seen these rooms
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Settings:
     """How much the demo does.
 
     Attributes:
-        rooms: Procedural rooms that teach.
-        held_out: Rooms of these that are kept apart, and asked about after stages 2 and 3.
+        rooms: Number of procedural rooms.
+        held_out: How many of these are not trained on; questions about them are asked after stages 2 and 3.
         depth_turns: Questions on the depth at a point, in each conversation.
         closer_turns: Questions on which of two points is closer.
-        steps: Of stages 1, 2 and 3.
+        steps: Steps of stages 1, 2 and 3.
         lr: Highest learning rates of stages 1, 2 and 3.
-        matrix_lr: Highest rate of Muon, which trains the matrices of stage 3.
-        train_projector: Whether stage 3 trains the projector too, as in one of the paper's two accounts.
-        batch_size: Conversations a step.
-        probe: Rooms that the depth probe is fitted on, and measured on.
+        matrix_lr: Highest learning rate of Muon, which trains the matrices in stage 3.
+        train_projector: Whether stage 3 also trains the projector, as one of the paper's two descriptions says.
+        batch_size: Conversations in one step.
+        probe: Number of rooms on which the depth probe is fitted, and on which it is measured.
     """
 
     rooms: int = 3000
@@ -48,7 +48,7 @@ class Settings:
     probe: tuple[int, int] = (500, 300)
 
 
-# SmolLM2 has 300 times the parameters of the small model, so a CPU gets through fewer and shorter conversations.
+# SmolLM2 has 300 times the parameters of the small model, so a CPU has time for fewer and shorter conversations only.
 SMOLLM2 = Settings(
     rooms=300,
     held_out=8,
@@ -67,8 +67,8 @@ class DemoResult:
 
     Attributes:
         experiment: Stages, gates and the depth probe of base, boosted and the control.
-        reload_difference: Largest difference between the trained encoder's tokens and those of a fresh one with the
-            saved delta.
+        reload_difference: Largest difference between the tokens of the trained encoder and those of a new encoder onto
+            which the saved delta was loaded.
     """
 
     experiment: Any
@@ -86,7 +86,7 @@ class DemoResult:
 
 
 def encoder_section() -> dict[str, Any]:
-    """The demo's encoder, as a run's file names it."""
+    """The `encoder` section of a run's YAML file for the demo's encoder."""
     facts = json.loads((ASSETS / "encoder" / "config.json").read_text(encoding="utf-8"))
     return {
         "name": "VisionTransformer",
@@ -98,14 +98,14 @@ def encoder_section() -> dict[str, Any]:
 
 
 def load_encoder() -> nn.Module:
-    """The demo's encoder: a ViT of 3.7 M parameters, taught by masked image modelling on procedural rooms alone.
+    """The demo's encoder: a ViT of 3.7 M parameters, pretrained by masked image modelling on procedural rooms only.
 
     Example:
         >>> encoder = load_encoder()
         >>> encoder.embed_dim, len(encoder.blocks)
         (192, 8)
 
-    Made by ``scripts/pretrain_encoder.py``, shipped as float16.
+    ``scripts/pretrain_encoder.py`` has trained it; it is stored in float16.
     """
     return open_encoder(encoder_section())
 
@@ -118,7 +118,7 @@ def load_language_model() -> tuple[Any, Any]:
         >>> llm.config.hidden_size, tokenizer.tokenize("What is (0.49, 0.60)")
         (128, ['What', ' is', ' (0.49, 0.60)'])
 
-    Made by ``scripts/pretrain_llm.py`` on conversations about depth maps, shipped as float16.
+    ``scripts/pretrain_llm.py`` has trained it on conversations about depth maps; it is stored in float16.
     """
     from spatialboost.vlm.llms import load_llm
 
@@ -128,24 +128,24 @@ def load_language_model() -> tuple[Any, Any]:
 def run(
     *, out: Path | str = "demo", llm: str = "default", seed: int = 0, settings: Settings | None = None
 ) -> DemoResult:
-    """Boost a small encoder by way of a language model, and measure what came of it.
+    """Boost a small encoder, train it through a language model, and measure the result.
 
     Example:
         >>> result = run(out="demo")  # doctest: +SKIP
         >>> print(result.probe)  # doctest: +SKIP
 
-    The control is a second stage 3, the same but that its answers belong to other rooms: what boosting does to an
-    encoder where there is nothing to learn.
+    The control is a second stage 3 with the answers of other rooms. It shows what boosting does to an encoder if there
+    is nothing to learn.
 
     Args:
-        out: Folder for all that is made; one of an earlier demo is written over.
-        llm: "default" is a small language model that knows questions on points; "smollm2", a folder or a Hub id is a
-            larger one, which is slow on a CPU.
-        seed: Of rooms, batches and new weights.
-        settings: How much to do; by default what suits the language model.
+        out: Folder for all results; the results of an earlier demo are overwritten.
+        llm: "default" is a small language model that can answer questions on points; "smollm2", a folder or a Hub id
+            is a larger one, which is slow on a CPU.
+        seed: Seed for rooms, batches and new weights.
+        settings: How much to do; the default depends on the language model.
 
     Raises:
-        SpatialBoostError: The folder holds something else.
+        SpatialBoostError: The folder is not empty and was not written by a demo.
     """
     from spatialboost.experiments.experiment import Clock, run_experiment
     from spatialboost.experiments.page import print_summary, write_page
@@ -170,7 +170,7 @@ def run(
     first = experiment.runs[0]
     first.seconds = {**seconds, **first.seconds}
     delta = first.results["boosted"].delta
-    assert delta is not None  # stage 3 has left it
+    assert delta is not None  # stage 3 has saved it
     shutil.copytree(delta, out / "delta")
     difference = _largest_difference(first.encoders["boosted"], load_pretrained(load_encoder(), out / "delta"), test_on)
     result = DemoResult(experiment, difference)
@@ -186,13 +186,13 @@ def run(
         links={"Conversations to look at": "conversations.html"},
     )
     print_summary(experiment)
-    print(f"A fresh encoder with the saved delta sees the same: tokens differ by at most {difference:.1g}.")
-    print(f"{sum(first.seconds.values()):.0f} s in all. Look at {out / 'report.html'}")
+    print(f"A new encoder with the saved delta gives the same tokens: they differ by at most {difference:.1g}.")
+    print(f"{sum(first.seconds.values()):.0f} s in total. The report is {out / 'report.html'}")
     return result
 
 
 def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
-    """Write the conversations, and a page of some to look at."""
+    """Write the conversations, and a page that shows some of them."""
     from spatialboost.scenes.dataset.viewer import write_page
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.questions.plan import TurnPlan
@@ -202,13 +202,13 @@ def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
     plan = TurnPlan({kind: count for kind, count in counts.items() if count})
     rooms = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
     build_dataset(rooms, out / "data", seed=seed, plan=plan, overwrite=True)
-    # The paper's twelve turns, to be looked at: the stages keep to the depth of points, which a small model learns
+    # These rows show the paper's twelve turns. The stages use only questions that a small model learns: depth of points
     build_dataset(Rooms(16, first=PROBE_ROOMS, size=SIZE), out / "shown", with_depth=True, overwrite=True)
     write_page(out / "shown", out / "conversations.html", limit=8)
 
 
 def _config(out: Path, llm: str, settings: Settings) -> dict[str, Any]:
-    """The run's configuration, as its YAML file would hold it."""
+    """The run's configuration, with the keys of its YAML file."""
     small = llm == "default"
     common = {"batch_size": settings.batch_size, "beta2": 0.95, "save_every": 0, "log_every": 10}
     stages = [{**common, "steps": steps, "lr": lr} for steps, lr in zip(settings.steps, settings.lr, strict=True)]
@@ -219,7 +219,7 @@ def _config(out: Path, llm: str, settings: Settings) -> dict[str, Any]:
             "kind": "language",
             "llm": {"name": str(ASSETS / "llm") if small else llm},
             "places": small,
-            "projector_start": "zero" if small else "random",  # the small one knows that tokens of zeros say nothing
+            "projector_start": "zero" if small else "random",  # the small model was trained to ignore tokens of zeros
             "max_length": None,
             "evaluate": settings.held_out,
         },
@@ -235,10 +235,10 @@ def _config(out: Path, llm: str, settings: Settings) -> dict[str, Any]:
 
 
 def _prepare(out: Path) -> Path:
-    """Make the folder, and take away what an earlier demo left; anything else in it is not ours to touch."""
+    """Make the folder and delete the results of an earlier demo in it. A folder with other files is refused."""
     marker = out / MARKER
     if out.exists() and any(out.iterdir()) and not marker.is_file():
-        raise SpatialBoostError(f"{out} is not empty and holds no earlier demo; give an empty or new folder with --out")
+        raise SpatialBoostError(f"{out} is not empty and was not written by a demo: give an empty folder with --out")
     if out.exists():
         seeds = [folder.name for folder in out.iterdir() if folder.name.removeprefix("seed").isdecimal()]
         for name in ("data", "shown", "delta", *seeds):
@@ -249,7 +249,7 @@ def _prepare(out: Path) -> Path:
 
 
 def _largest_difference(ours: nn.Module, theirs: nn.Module, rooms: Any) -> float:
-    """How far the patch tokens of two encoders are apart on a few rooms, at most."""
+    """The largest difference between the patch tokens of two encoders, on a few rooms."""
     import torch
 
     from spatialboost.encoders import prepare_images, read_tokens

@@ -59,7 +59,7 @@ def test_base_boosted_and_control_with_two_seeds(tmp_path):
         ({"seeds": []}, "without a seed"),
         ({"controls": {"boosted": {"stage3.steps": 1}}}, "a control is named 'boosted'"),
         ({"controls": {"typo": {"stage3.shufle": True}}}, 'unknown key "stage3.shufle"'),
-        ({"controls": {"typo": {"data.folders.first": 1}}}, "'folders' is .*no section of settings"),
+        ({"controls": {"typo": {"data.folders.first": 1}}}, "'folders' is .*not a section of settings"),
     ],
 )
 def test_mistakes_are_met_before_anything_is_trained(tmp_path, options, message):

@@ -76,7 +76,7 @@ def test_a_model_that_is_not_boosted_needs_a_name() -> None:
     ((_, _, switched), _) = each_encoder(tiny_vit(), reserved="constant")
     with pytest.raises(SpatialBoostError, match="not boosted"), switched():
         pass
-    with pytest.raises(SpatialBoostError, match="none called 'constant'"):
+    with pytest.raises(SpatialBoostError, match="none with the name 'constant'"):
         each_encoder({"constant": tiny_vit()}, reserved="constant")
 
 

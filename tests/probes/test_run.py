@@ -106,7 +106,7 @@ def test_no_view_that_can_be_read(brightness: str) -> None:
         def __getitem__(self, index: int, /) -> None:
             raise OSError("truncated file")
 
-    with pytest.raises(SpatialBoostError, match=r"none of 2 views can be read.*the first that cannot: 0: truncated"):
+    with pytest.raises(SpatialBoostError, match=r"none of 2 views can be read.*the first error: 0: truncated"):
         run_probe(brightness, {"mine": tiny_vit()}, Broken(), Rooms(2, size=32), CommonOptions(image_size=32))
 
 

@@ -184,7 +184,7 @@ def test_gated_repositories(hub):
     sb.push_to_hub(tiny(), REPO)
     hub.repos[REPO].gated = True
     for token in (STRANGER, False):
-        with pytest.raises(sb.SpatialBoostError, match="Its owner grants access by request"):
+        with pytest.raises(sb.SpatialBoostError, match="Its owner must give you access"):
             pull(token=token)
     assert equal(pull(token=READER), tiny())
 

@@ -1,5 +1,6 @@
-"""Whole experiments: what the demo, the benchmarks and the proof page have in common.
+"""Complete experiments, as used by the demo and the benchmarks.
 
-Open `experiment.py` first: a run and its controls, with seeds and probes, and one result. `coverage.py` holds a model
-to what boosting promises. This folder imports all the others; the demo, the command line and benchmarks import it.
+Open `experiment.py` first: it trains a run and its controls with several seeds, runs probes, and returns one result.
+`coverage.py` checks that `boost` works correctly on one model. This folder imports all others; the demo, the command
+line and the benchmarks import it.
 """

@@ -1,4 +1,4 @@
-"""Hold one model to what boosting promises: where its self-attention is, and whether each promise is kept."""
+"""Check one model: where its self-attention is, and whether `boost` does on it what the documentation promises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KERNELS = {
     "_native_multi_head_attention",
     "_transformer_encoder_layer_fwd",
 }
-# A softmax over pairs that is no attention.
+# Modules with a softmax over pairs that is not attention, and what they compute.
 OTHERS = {
     "DFineLQE": "a distribution over a box's edges",
     "Deimv2LQE": "a distribution over a box's edges",
@@ -38,7 +38,7 @@ class Built:
     model: nn.Module
     call: Callable[[nn.Module], Any]
     reduced: str = ""
-    tower: str = ""  # path of the part that was built, where it is not the whole model
+    tower: str = ""  # path of the part that was built, if it is not the whole model
 
 
 @dataclass
@@ -49,22 +49,22 @@ class Record:
     name: str
     verdict: str = ""
     reason: str = ""
-    classes: list[str] = field(default_factory=list)  # of the attention layers that were boosted
+    classes: list[str] = field(default_factory=list)  # classes of the boosted attention layers
     layers: int = 0
     passed_over: list[str] = field(default_factory=list)
     reduced: str = ""
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """As a dictionary."""
+        """The record as a dictionary."""
         return asdict(self)
 
 
-# --- where the self-attention is: asked of the computation, not of the library that is being checked
+# --- where the self-attention is: found from the computation, without the library that is being checked
 
 
 class Sites(TorchFunctionMode):
-    """Names of the modules in whose forward an attention kernel or a softmax over pairs of tokens runs."""
+    """Finds the modules in whose forward an attention kernel or a softmax over pairs of tokens runs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -98,12 +98,12 @@ class Sites(TorchFunctionMode):
 
 
 def _over_pairs(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> bool:
-    """Whether a softmax weighs several keys for several queries: its matrices have more than one row."""
+    """Whether a softmax gives weights of several keys for several queries: its matrices have more than one row."""
     return dim is not None and input.dim() > 2 and dim % input.dim() == input.dim() - 1 and input.shape[-2] > 1
 
 
 def attention_sites(built: Built) -> dict[str, str]:
-    """Path -> class of each module in whose forward tokens are weighed."""
+    """Path -> class of each module in whose forward attention weights are computed."""
     sites = Sites(built.model)
     with torch.no_grad(), sites:
         built.call(built.model)
@@ -114,7 +114,7 @@ def attention_sites(built: Built) -> dict[str, str]:
 
 
 class NotExaminedError(Exception):
-    """A model that cannot be built here, or is no image encoder: no statement is made about it."""
+    """A model that cannot be built here, or is not an image encoder; it is not checked."""
 
 
 class BrokenPromiseError(Exception):
@@ -122,7 +122,7 @@ class BrokenPromiseError(Exception):
 
 
 def check(record: Record, built: Built) -> Record:
-    """Boost the model and hold it to the promises; fills the record in."""
+    """Boost the model and check the promises; writes the outcome into the record."""
     # torch.matmul takes another kernel for a frozen weight, so the base is frozen in every output that is compared
     model = built.model.eval().requires_grad_(False)
     record.reduced = built.reduced
@@ -141,7 +141,7 @@ def check(record: Record, built: Built) -> Record:
         return record
     try:
         before = outputs(built)
-        for seed in range(1, 5):  # noise may close a last ReLU for good, and then nothing is to be seen behind it
+        for seed in range(1, 5):  # the noise may make a last ReLU always zero; then the output is constant
             if any(t.numel() and bool(t.min() < t.max()) for t in before):
                 break
             randomise(model, seed)
@@ -166,11 +166,11 @@ def check(record: Record, built: Built) -> Record:
 
 
 def require_promises(built: Built, before: list[Tensor]) -> None:
-    """Try what boosting promises of a model that has just been boosted.
+    """Check the promises on a model that has just been boosted.
 
     Args:
-        built: The boosted model; its Attn+ is moved, and it is loaded anew from its own delta.
-        before: Its output before `boost`.
+        built: The boosted model; its Attn+ is changed, and the model is loaded again from its own delta.
+        before: The output of the model before `boost`.
 
     Raises:
         BrokenPromiseError: The first promise that does not hold.
@@ -198,7 +198,7 @@ def _require_gradients_in_the_channel_alone(built: Built) -> None:
     model.train()
     for module in model.modules():
         if "drop" in type(module).__name__.lower():
-            module.eval()  # a dropped path would take the gradient of a whole layer
+            module.eval()  # a dropped path would remove the gradient of a whole layer
     _backward(built)
     model.eval()
     own = dict(sb.named_parameters(model))
@@ -224,7 +224,7 @@ def _moves(parameters: Iterable[nn.Parameter]) -> bool:
 
 
 def _is_read(built: Built, name: str) -> bool:
-    """Whether the original's output depends on this layer: some heads never look at the last ones."""
+    """Whether the original's output depends on this layer; some heads do not use the last layers."""
     own = [p for n, p in built.model.get_submodule(name).named_parameters() if "spatial_channel" not in n]
     with sb.disabled(built.model):
         for parameter in own:
@@ -237,7 +237,7 @@ def _is_read(built: Built, name: str) -> bool:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Leave no branch at zero, as LayerScale and zero-initialised projections would."""
+    """Add noise to all parameters, so that no branch is zero, as with LayerScale or zero-initialised projections."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -249,7 +249,7 @@ def outputs(built: Built) -> list[Tensor]:
     """The floating-point tensors of the model's output, without gradients."""
     torch.manual_seed(0)
     with torch.no_grad():
-        found = [t.masked_fill(t.isinf(), 0) for t in _tensors(built.call(built.model))]  # infinite: a masked logit
+        found = [t.masked_fill(t.isinf(), 0) for t in _tensors(built.call(built.model))]  # masked logits are infinite
     _require(bool(found), "the model gives no tensor")
     _require(not any(t.isnan().any() for t in found), "the model's own output is not a number")
     return found

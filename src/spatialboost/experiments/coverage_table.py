@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def table(records: Iterable[Record], machine: dict[str, str]) -> str:
-    """Totals, the reason for each model that is not boosted, and what is boosted by class of attention."""
+    """Totals, the reason for each model that is not boosted, and the boosted models by class of attention."""
     rows = list(records)
     of = {verdict: [r for r in rows if r["verdict"] == verdict] for verdict in VERDICTS}
     return "\n".join(
@@ -44,7 +44,7 @@ def _totals(rows: list[Record]) -> list[str]:
 
 
 def _reasons(title: str, rows: list[Record]) -> list[str]:
-    """Models by library, verdict and reason."""
+    """A table of models by library, verdict and reason."""
     names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for r in rows:
         names[r["library"], r["verdict"], r["reason"]].append(r["name"])
@@ -63,7 +63,7 @@ def _classes(rows: list[Record]) -> list[str]:
 
 
 def _passed_over(rows: list[Record]) -> list[str]:
-    """What boosted models have besides: the reason, which follows the class in a record."""
+    """The layers of boosted models that are not boosted, by reason; in a record the reason follows the class."""
     count = Counter(reason for r in rows for reason in {p.partition(": ")[2] for p in r["passed_over"]})
     lines = ["", "## Passed over in boosted models", "", "| reason | models |", "|---|---:|"]
     return lines + [f"| {_cell(reason)} | {n} |" for reason, n in count.most_common()] if count else []

@@ -1,6 +1,6 @@
-"""One experiment: a training run and its controls, with one seed or several, and what the probes say of each encoder.
+"""One experiment: a training run and its controls, with one seed or several, and the probe results of each encoder.
 
-The demo, `benchmarks/main_job.py` and the proof page are such experiments with other settings.
+The demo and `benchmarks/main_job.py` are such experiments with different settings.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ logger = logging.getLogger(__name__)
 Encoders = Mapping[str, nn.Module]
 Probe = Callable[[Encoders], ProbeResult]
 
-# The control of the language teacher: the same training, but that each answer belongs to another image.
+# The control of the language teacher: the same training, but each answer belongs to another image.
 SHUFFLED_ANSWERS: Mapping[str, Mapping[str, Any]] = {"shuffled answers": {"stage3.shuffle_answers": True}}
 
 
 @dataclass
 class SeedRun:
-    """What came of one seed.
+    """The results of one seed.
 
     Attributes:
-        seed: Of data order and new weights.
-        stages: By run (`"boosted"` and each control), what each stage has recorded.
-        gates: By run, the mean gate of each layer.
-        probes: By the name that the experiment gives it, what a probe has measured.
+        seed: Seed for data order and new weights.
+        stages: For each run (`"boosted"` and each control), the record of each stage.
+        gates: For each run, the mean gate of each layer.
+        probes: Result of each probe, by the name of the probe in the experiment.
         encoders: `"base"`, `"boosted"` and each control, in evaluation mode.
-        results: By run, what the training has made: the teacher with all its parts, the delta.
-        seconds: Of each part.
+        results: For each run, the result of the training: the teacher with all its parts, the delta.
+        seconds: Duration of each part.
     """
 
     seed: int
@@ -62,9 +62,9 @@ class Experiment:
 
     Attributes:
         out: Folder of the experiment.
-        config: Of the run that is measured against its base, as given.
+        config: Configuration of the run that is compared with its base.
         controls: Name -> settings in which a control differs.
-        runs: One for each seed.
+        runs: One result for each seed.
     """
 
     out: Path
@@ -73,11 +73,11 @@ class Experiment:
     runs: list[SeedRun]
 
     def probe(self, name: str) -> list[ProbeResult]:
-        """What one probe has measured, seed by seed."""
+        """The results of one probe, seed by seed."""
         return [run.probes[name] for run in self.runs]
 
     def verdict(self, name: str) -> str:
-        """One sentence on whether boosting helped, by one probe: see `spatialboost.experiments.verdict`."""
+        """One sentence that says whether boosted beats base and controls in one probe."""
         return verdict(self.probe(name), list(self.controls))
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Experiment:
         return {"verdicts": verdicts, "config": dict(self.config), "controls": controls, "runs": runs}
 
     def save(self, **facts: Any) -> Path:
-        """Write `result.json` into the experiment's folder, with further facts beside what was measured."""
+        """Write `result.json` into the experiment's folder, with further facts in addition to the results."""
         file = self.out / "result.json"
         file.write_text(json.dumps({**facts, **self.to_dict()}, indent=2, default=str) + "\n", encoding="utf-8")
         return file
@@ -119,15 +119,15 @@ def run_experiment(
         >>> experiment = run_experiment(config, "runs/one", probes=probes)  # doctest: +SKIP
         >>> print(experiment.verdict("rooms"))  # doctest: +SKIP
 
-    A control shares the stages before the first one in which it differs: their results are taken over, so that both
-    start that stage from the same weights. A second call with the same folder goes on where the first stopped.
+    A control shares the stages before the first one in which it differs: their results are copied, so that both
+    start that stage from the same weights. A second call with the same folder continues where the first stopped.
 
     Args:
-        config: Of the run, as `spatialboost.training.load_config` takes it; `seed` and `out` are set here.
-        out: Folder of the experiment: `seed0/boosted`, `seed0/shuffled answers`, ... are those of the runs.
+        config: Configuration of the run, for `spatialboost.training.load_config`; `seed` and `out` are set here.
+        out: Folder of the experiment: `seed0/boosted`, `seed0/shuffled answers`, ... are the folders of the runs.
         probes: Name -> function of the encoders (`"base"`, `"boosted"` and each control) to a result.
         controls: Name -> settings in which the control differs, such as `{"stage3.shuffle_answers": True}`.
-        seeds: Each one whole run with its controls and probes.
+        seeds: One complete run with its controls and probes for each seed.
 
     Raises:
         SpatialBoostError: No seed, a control with the name of an encoder, or settings that do not exist.
@@ -172,7 +172,7 @@ def _run_seed(
 
 
 def _note(run: SeedRun, name: str, result: TrainResult) -> None:
-    """Keep what a training run has recorded and made."""
+    """Put the records and the result of a training run into `run`."""
     run.stages[name] = result.stages
     run.gates[name] = gates_per_layer(result.encoder)
     run.encoders[name] = result.encoder.eval()
@@ -183,7 +183,7 @@ def _take_over_stages(source: Path, target: Path, stages: Sequence[str], changes
     """Copy the results of the stages before the first one in which a control differs."""
     differs = [key.partition(".")[0] for key in changes]
     if any(key not in stages for key in differs):
-        return  # something that all stages share is another: nothing can be taken over
+        return  # a setting that all stages share differs: nothing can be copied
     for stage in stages[: min(stages.index(key) for key in differs)] if differs else []:
         if not (target / stage).exists():
             shutil.copytree(source / stage, target / stage)
@@ -198,7 +198,7 @@ def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         for key in sections:
             inner = section.get(key, {})
             if not isinstance(inner, Mapping):
-                raise SpatialBoostError(f"{path!r} cannot be set: {key!r} is {inner!r}, no section of settings")
+                raise SpatialBoostError(f"{path!r} cannot be set: {key!r} is {inner!r}, not a section of settings")
             section[key] = dict(inner)  # a copy: two stages may be given as one and the same dictionary
             section = section[key]
         section[last] = value
@@ -206,7 +206,7 @@ def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 class Clock:
-    """Adds the seconds of each named part to a dictionary, and says in the log when a part begins.
+    """Adds the seconds of each named part to a dictionary, and logs when a part begins.
 
     Example:
         >>> seconds = {}
@@ -220,7 +220,7 @@ class Clock:
         self.seconds = seconds
 
     def __call__(self, name: str) -> Clock:
-        """Name the part that begins."""
+        """Set the name of the part that begins."""
         self.name = name
         logger.info("%s ...", name)
         return self

@@ -1,4 +1,4 @@
-"""An experiment to look at: one HTML page, and a few lines on the terminal."""
+"""Show an experiment as one HTML page, or as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def write_page(
     """Write one HTML page with the verdict, the probes, the answers, the losses and the boosted layers of each seed.
 
     Args:
-        experiment: What was run.
-        file: The page; pictures are inside it.
-        title: Of the page.
+        experiment: The experiment to show.
+        file: The file of the page; it contains the pictures.
+        title: Title of the page.
         introduction: A few sentences under the title.
         links: Text -> address of further pages.
     """
@@ -70,14 +70,14 @@ def print_summary(experiment: Experiment) -> None:
 
 
 def _scores(run: SeedRun) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stage and score of the held-out rows, of the run that is measured against its base."""
+    """Stage and score on the held-out rows, for the boosted run."""
     for stage, record in run.stages["boosted"].items():
         for score in record.get("scores", []):
             yield stage, score
 
 
 def _draw_losses(experiment: Experiment, run: SeedRun) -> Path:
-    """A picture with the losses of the boosted run, and of the stages that each control has trained by itself."""
+    """A picture with the losses of the boosted run, and of the stages that each control has trained itself."""
     stages = dict(run.stages["boosted"])
     for name in experiment.controls:
         own = {stage: record for stage, record in run.stages[name].items() if record != run.stages["boosted"][stage]}
@@ -92,5 +92,5 @@ def _probe_folder(experiment: Experiment, run: SeedRun, name: str) -> Path:
 
 
 def _inline(picture: Path) -> str:
-    """A picture as an address that holds it."""
+    """A picture as a data URL."""
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""Whether boosting helped, in one sentence and from the figures alone."""
+"""Say in one sentence whether boosting helped, from the results of a probe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from spatialboost.probes.result import ProbeResult
 def verdict(results: Sequence[ProbeResult], controls: Sequence[str] = ()) -> str:
     """Compare boosted with base and with each control by a probe's first metric, pair by pair.
 
-    A pair is one draw of the probe (or its only run) in one training run, so that seeds of the training and draws of
-    the probe both count. An effect is claimed only where boosted is better than base and every control in every pair.
+    A pair is one draw of the probe (or its only run) in one training run, so that training seeds and probe draws
+    both count. An effect is claimed only where boosted is better than base and every control in every pair.
 
     Example:
         >>> from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
@@ -23,7 +23,7 @@ def verdict(results: Sequence[ProbeResult], controls: Sequence[str] = ()) -> str
         Boosted beats base (RMSE 0.405 m against 0.510 m) and the control shuffled answers (0.555 m).
 
     Args:
-        results: Of one probe, one for each training run.
+        results: Results of one probe, one for each training run.
         controls: Names of the controls.
 
     Raises:

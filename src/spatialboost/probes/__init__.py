@@ -1,13 +1,13 @@
 """Probes on frozen encoders, base against boosted: depth from patch tokens, classes from whole images.
 
-Open `protocol.py` first: what a probe is, and the table of those that there are.
+Open `protocol.py` first: it says what a probe is and has the table of all probes.
 
 - `depth.py`, `classification.py`: the probes; `depth_*.py`, `patch_depth.py`, `ridge.py`: the parts of the depth probe.
-- `run.py`: the one driver, which gives every encoder the same items, seeds and draws.
-- `options.py`, `draws.py`: the options that all probes have, and which training items each seed takes.
-- `inputs.py`, `views.py`, `image_folder.py`, `splits.py`: how splits are given, opened and read.
-- `features.py`, `token_store.py`: tokens of frozen encoders, which need not fit into memory.
-- `measures.py`, `result.py`, `pictures.py`: figures, and how they are shown.
+- `run.py`: runs a probe and gives every encoder the same items and seeds.
+- `options.py`, `draws.py`: the options of all probes, and the training items that each seed draws.
+- `inputs.py`, `views.py`, `image_folder.py`, `splits.py`: how training and test splits are specified, opened and read.
+- `features.py`, `token_store.py`: tokens of frozen encoders, in memory or on disk.
+- `measures.py`, `result.py`, `pictures.py`: metrics, results and pictures.
 - `probe_command.py`: the command line.
 """
 

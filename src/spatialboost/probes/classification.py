@@ -1,4 +1,4 @@
-"""kNN probe: does the encoder still tell things apart? Votes of the nearest training images, nothing to fit."""
+"""kNN probe: can the encoder still distinguish classes? The nearest training images vote; nothing is fitted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHANCE = "most frequent class"
 class KnnProbe(Probe):
     """Classification by a vote of the nearest training images.
 
-    `knn_probe` says in detail what is done.
+    `knn_probe` describes the method.
 
     Raises:
         SpatialBoostError: an option that is out of its range.
@@ -45,7 +45,7 @@ class KnnProbe(Probe):
     draws = False
 
     k: Annotated[int, "Neighbours that vote."] = 20
-    temperature: Annotated[float, "How fast a vote fades with distance."] = 0.07
+    temperature: Annotated[float, "Temperature of the votes: a smaller one gives near images more weight."] = 0.07
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.temperature <= 0:
@@ -54,7 +54,7 @@ class KnnProbe(Probe):
             )
 
     def check_sources(self, train: LabelledImages, test: LabelledImages) -> None:
-        """Both splits have the same classes."""
+        """Raise an error unless both splits have the same classes."""
         if list(train.classes) != list(test.classes):
             raise SpatialBoostError(
                 f"the training split has the classes {list(train.classes)}, the test split {list(test.classes)}: "
@@ -62,7 +62,7 @@ class KnnProbe(Probe):
             )
 
     def keep(self, item: LabelledImage, grid: tuple[int, int], image_size: tuple[int, int]) -> int:
-        """The class."""
+        """The class of an image."""
         return item.label
 
     def measure(
@@ -75,17 +75,17 @@ class KnnProbe(Probe):
         return Measured([ProbeRow(name, None, {"accuracy": right_V.mean().item()}, {}, right_V.tolist())])
 
     def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
-        """What the class that most training images have would score."""
+        """The accuracy of always answering the most frequent training class."""
         common = torch.bincount(torch.tensor(train.kept)).argmax()
         return ProbeRow(CHANCE, None, {"accuracy": (torch.tensor(test.kept) == common).float().mean().item()})
 
     def about(self, train: ReadSplit) -> dict[str, Any]:
-        """Also which token stands for the image."""
+        """The settings of the features, and which token represents the image."""
         token = "mean patch token" if train.features.cls_VD is None else "class token"
         return {**train.features.about(), "token": token}
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
-        """The options, and how many classes there are."""
+        """The options and the number of classes."""
         return {
             "k": min(self.k, len(train)),
             "similarity": "cosine",
@@ -108,7 +108,7 @@ def knn_probe(
 ) -> ProbeResult:
     """Classify each test image by a vote of its ``k`` nearest training images, as DINO's evaluation does.
 
-    The feature is the class token, or the mean patch token where the encoder has no class token (the result says
+    The feature is the class token, or the mean patch token if the encoder has no class token (the result states
     which). Nearness is cosine similarity s; a neighbour's vote weighs ``exp(s / temperature)`` (DINO, arXiv
     2104.14294, follows Wu et al., arXiv 1805.01978). Nothing is drawn, so there is one run and no spread.
 
@@ -117,16 +117,16 @@ def knn_probe(
             models by name, each as it is.
         train: images that vote, or their folder (``CLASS/NAME.jpg``).
         test: images that are classified, or their folder; the same classes.
-        image_size: (height, width) at which images are seen, or one number for both.
+        image_size: (height, width) to which images are resized, or one number for both.
         layer: block after which tokens are read; the tokens of several are joined along their width. The final norm is
             applied to the last layer only.
-        k: neighbours that vote; all where there are fewer.
-        temperature: how fast a vote fades with distance.
+        k: neighbours that vote; all images if there are fewer.
+        temperature: a smaller temperature gives near images more weight.
         batch_size: images that go through the encoder at a time.
         progress: show a progress bar.
 
     Raises:
-        SpatialBoostError: a folder without images, other classes in the test split, or an unreadable encoder.
+        SpatialBoostError: a folder without images, different classes in the splits, or an encoder that cannot be read.
     """
     options = CommonOptions(image_size, layer, batch_size, progress=progress)
     return run_probe(KnnProbe(k, temperature), encoders, train, test, options)

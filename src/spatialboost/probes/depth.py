@@ -1,4 +1,4 @@
-"""Depth probe: how much of a view's metric depth a linear map reads off frozen patch tokens."""
+"""Depth probe: how well a linear map predicts metric depth from frozen patch tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Level = Literal["pixels", "patches"]
 class DepthProbe(Probe):
     """Linear depth probe: ridge regression from patch tokens to metric depth.
 
-    `depth_probe` says in detail what is done.
+    `depth_probe` describes the method.
 
     Raises:
         SpatialBoostError: an option that is not known or out of its range.
@@ -49,8 +49,8 @@ class DepthProbe(Probe):
     baseline = CONSTANT
 
     target: Annotated[Target, "What is regressed."] = "log"
-    patch_depth: Annotated[PatchDepth, "What the depth of a patch is, of its pixels with a reading."] = "mean"
-    level: Annotated[Level, "What is measured: depth maps pixel by pixel, or patches."] = "pixels"
+    patch_depth: Annotated[PatchDepth, "The depth of a patch: mean or median of its pixels with a reading."] = "mean"
+    level: Annotated[Level, "Measure on the pixels of depth maps, or on patches."] = "pixels"
     folds: Annotated[int, "Parts of the training views, each held out once to choose the ridge."] = 5
     min_valid: Annotated[float, "A patch counts where at least this share of its pixels has a reading."] = 0.5
     ridges: Sequence[float] = RIDGES
@@ -78,7 +78,7 @@ class DepthProbe(Probe):
     def measure(
         self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
     ) -> Measured:
-        """Fit each draw, predict and score the test views; shown are the predicted depths of their patches."""
+        """Fit each draw, predict and score the test views; `shown` of the result has predicted depths of patches."""
         if len(train) < 3:
             raise SpatialBoostError(
                 f"{len(train)} views to fit on and {len(test)} to measure on can be read "
@@ -95,7 +95,7 @@ class DepthProbe(Probe):
         return Measured(rows, [runs[0][index].view(test.features.grid) for index in shown])
 
     def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
-        """What the mean training depth everywhere would score."""
+        """The score of the mean training depth as the only prediction."""
         depth_VN = _stack(train)
         metres = depth_VN[depth_VN.isfinite()].mean()
         guess_VN = metres.expand(len(test), depth_VN.shape[1])
@@ -103,7 +103,7 @@ class DepthProbe(Probe):
         return ProbeRow(CONSTANT, None, metrics, {"metres": float(metres)}, per_view)
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
-        """The options in words."""
+        """The options as text for the result."""
         pixels = self.level == "pixels"
         return {
             "head": "ridge, closed form",
@@ -115,7 +115,7 @@ class DepthProbe(Probe):
         }
 
     def panel(self, item: Cues, shown: Mapping[str, Tensor]) -> DepthPanel:
-        """Image, truth, and the predictions of the first run."""
+        """A picture with image, true depth and the predictions of the first run."""
         depths = {
             name: enlarge(depth, (depth.shape[0], depth.shape[1]), item.size).numpy() for name, depth in shown.items()
         }
@@ -163,36 +163,36 @@ def depth_probe(
         >>> sorted(result.names)
         ['constant depth', 'mine']
 
-    The fit is closed form, so the seeds draw the training views: each takes ``subset`` of them at random. The ridge is
-    chosen on these by cross-validation over ``folds`` runs of views in the order given (frames of one walk resemble
-    their neighbours: scattered folds would be too easy), then all of them are fitted with it. Every encoder gets the
-    same draws. Features are standardised, ridges are relative to that. Predictions are clipped to the depths of the
-    fitted patches. Scores are over all valid pixels of the test split together, which stays at its own resolution:
-    predictions are enlarged bilinearly.
+    The fit is closed form and not random, so each seed draws a share ``subset`` of the training views. The ridge is
+    chosen by cross-validation over ``folds`` parts; each part has neighbouring views, because frames of one walk
+    resemble their neighbours and random folds would be too easy. Then all drawn views are fitted with this ridge. Every
+    encoder gets the same draws. Ridges apply to standardised features. Predictions are clipped to the range of the
+    fitted depths and enlarged bilinearly to the resolution of the depth maps. Scores are over all valid pixels of the
+    test split together.
 
-    The spread over seeds is that of the draws, on one and the same test split; how a gain is spread over the test
-    views, `ProbeResult.views_won` says.
+    The spread over seeds comes from the draws; the test split is always the same. `ProbeResult.views_won` says on how
+    many test views boosted is better.
 
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
             models by name, each as it is; or, instead of a model, its features of the training and test split as
             `read_features` gives them (of the views that can be read).
-        train: views to fit on, in their natural order. One that cannot be read is left out and named. Views and
-            features are held in memory while they fit, else read again or kept in a temporary file.
+        train: views to fit on, in their natural order. A view that cannot be read is left out and listed. Views
+            and features are kept in memory while they fit, else read again or kept in a temporary file.
         test: views to measure on.
-        image_size: (height, width) at which the encoder sees the whole view, or one number for both.
+        image_size: (height, width) to which the whole view is resized for the encoder, or one number for both.
         layer: block after which tokens are read; the tokens of several are joined along their width. The final norm is
             applied to the last layer only.
-        seeds: each one draw of the training views.
+        seeds: one draw of the training views for each seed.
         target: regress the logarithm of the depth, or metres.
-        patch_depth: a patch's depth is the mean or the median of its valid pixels.
+        patch_depth: whether a patch's depth is the mean or the median of its valid pixels.
         level: measure on pixels, or on patches.
-        ridges: the grid to choose from.
+        ridges: the ridges to choose from.
         subset: share of the training views that a seed draws.
-        folds: parts of these, each held out once to choose the ridge.
+        folds: parts of the drawn views, each held out once to choose the ridge.
         min_valid: a patch counts where at least this share of its pixels has a reading.
         batch_size: views that go through the encoder at a time.
-        num_panels: test views kept for the picture, evenly spaced, with the first seed's predictions.
+        num_panels: test views in the picture, evenly spaced, with the first seed's predictions.
         progress: show a progress bar.
 
     Raises:

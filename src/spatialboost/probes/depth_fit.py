@@ -24,11 +24,11 @@ class DepthFit:
     """A linear map from a patch token to the depth of its patch.
 
     Attributes:
-        weight_D: float64.
-        bias: float64.
-        ridge: the one that was chosen.
-        nearest: smallest of the fitted depths, in metres; predictions are clipped to the range.
-        farthest: largest of them.
+        weight_D: weights of the map, float64.
+        bias: bias of the map, float64.
+        ridge: the chosen ridge.
+        nearest: smallest of the fitted depths, in metres; predictions are clipped to the fitted range.
+        farthest: largest of the fitted depths.
         target: what is regressed.
     """
 
@@ -40,7 +40,7 @@ class DepthFit:
     target: Target
 
     def predict(self, features: Features) -> Tensor:
-        """Depth ``(V, N)`` in metres, one view after the other."""
+        """Predicted depth ``(V, N)`` in metres; views are computed one by one."""
         guess_VN = torch.stack([tokens_ND.double() @ self.weight_D for tokens_ND in features.tokens]) + self.bias
         return to_metres(guess_VN, self.target, self.nearest, self.farthest)
 
@@ -48,14 +48,14 @@ class DepthFit:
 def fit_depth(
     features: Features, depth_VN: Tensor, folds: Sequence[np.ndarray], target: Target, ridges: Sequence[float]
 ) -> DepthFit:
-    """Choose the ridge by the squared error in metres over the folds, then fit all of them.
+    """Choose the ridge by the squared error in metres over the folds, then fit all folds together.
 
     Args:
-        features: of all training views.
+        features: features of all training views.
         depth_VN: depth of their patches in metres, NaN where it is not known.
         folds: indices of the views in each fold.
         target: what is regressed: log depth, or metres.
-        ridges: the grid to choose from.
+        ridges: the ridges to choose from.
 
     Raises:
         SpatialBoostError: fewer than two folds have a patch whose depth is known.
@@ -88,7 +88,7 @@ def fit_depth(
 
 
 def to_metres(guess: Tensor, target: Target, nearest: float, farthest: float) -> Tensor:
-    """What the linear map gives as depth in metres, clipped to the fitted range."""
+    """Convert outputs of the linear map to depth in metres, clipped to the fitted range."""
     if target == "log":  # clipped before the exponential, so that nothing overflows
         return guess.clamp(float(np.log(nearest)), float(np.log(farthest))).exp()
     return guess.clamp(nearest, farthest)

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DepthPanel:
-    """One test view from left to right: image, true depth, what each encoder said, its error.
+    """One test view from left to right: image, true depth, prediction of each encoder, error of each encoder.
 
     Attributes:
         title: the view's source.
@@ -27,7 +27,7 @@ class DepthPanel:
 
     @property
     def num_pictures(self) -> int:
-        """Image, truth, and two for each encoder."""
+        """Number of pictures: image, truth, and two for each encoder."""
         return 2 + 2 * len(self.predictions)
 
     @property
@@ -36,7 +36,7 @@ class DepthPanel:
         return self.image_HW3.shape[0] / self.image_HW3.shape[1]
 
     def draw(self, axes: Sequence[Any]) -> None:
-        """Draw the pictures; depths share one colour scale, that of the truth, and errors another."""
+        """Draw the pictures; all depths have the colour scale of the truth, all errors share a second scale."""
         nearest, farthest = np.nanmin(self.truth_HW), np.nanmax(self.truth_HW)
         errors = {name: np.abs(guess - self.truth_HW) for name, guess in self.predictions.items()}
         worst = max(float(np.nanpercentile(error, 98)) for error in errors.values())

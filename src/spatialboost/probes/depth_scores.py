@@ -25,9 +25,9 @@ def score_depths(
     """For each run: the metrics over all known places of all views together, and the RMSE of each view alone.
 
     Args:
-        runs: predictions ``(V, N)`` in metres of each run.
-        truths: true depth of one view after the other in metres, NaN where unknown: of pixels ``(H, W)``, to which
-            predictions are enlarged, or of patches, in the shape of the grid.
+        runs: predictions ``(V, N)`` of each run, in metres.
+        truths: true depth of each view in metres, NaN where unknown: for pixels ``(H, W)``, to which predictions are
+            enlarged, or for patches, in the shape of the grid.
         grid: rows and columns of patches.
 
     Raises:

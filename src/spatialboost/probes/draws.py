@@ -1,4 +1,4 @@
-"""Which training items each seed takes: drawn in one place, so that every encoder gets the same ones."""
+"""The training items that each seed draws; they are drawn here once, so that every encoder gets the same items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Draw:
     """The training items of one run.
 
     Attributes:
-        seed: what drew them; None where nothing is drawn and all are taken.
+        seed: seed of the draw; None if nothing is drawn and all items are used.
         items: their indices, in ascending order.
     """
 
@@ -21,9 +21,9 @@ class Draw:
     items: np.ndarray
 
     def folds(self, num: int) -> list[np.ndarray]:
-        """The items cut into ``num`` runs of neighbours (fewer where there are fewer items).
+        """The items cut into ``num`` parts of neighbours (fewer if there are fewer items).
 
-        Frames of one walk resemble their neighbours, so scattered folds would be too easy.
+        Frames of one walk resemble their neighbours, so random folds would be too easy.
 
         Example:
             >>> [fold.tolist() for fold in Draw(0, np.array([1, 2, 4, 7, 8])).folds(2)]
@@ -33,7 +33,7 @@ class Draw:
 
 
 def draw_items(num: int, seed: int, subset: float) -> Draw:
-    """A share ``subset`` of ``num`` items at random, at least two.
+    """Draw a share ``subset`` of ``num`` items at random, at least two items.
 
     Example:
         >>> draw_items(10, seed=0, subset=0.4).items.tolist()
@@ -49,5 +49,5 @@ def draw_for_seeds(num: int, seeds: Sequence[int], subset: float) -> list[Draw]:
 
 
 def take_all(num: int) -> Draw:
-    """All items: the one run of a probe in which nothing is drawn."""
+    """All items, for the only run of a probe that draws nothing."""
     return Draw(None, np.arange(num))

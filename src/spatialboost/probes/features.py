@@ -1,4 +1,4 @@
-"""Tokens of a frozen encoder over many images, computed once; they need not fit into memory."""
+"""Tokens of a frozen encoder over many images, computed once and kept in memory or on disk."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Features:
     Attributes:
         tokens: patch tokens ``(N, D)`` of each view, row by row from the top left: a `TokenStore`, or one tensor
             ``(V, N, D)``. The tokens of several layers are joined along D.
-        cls_VD: class tokens, or None where the encoder has none.
+        cls_VD: class tokens, or None if the encoder has none.
         grid: rows and columns of patches.
-        image_size: height and width in pixels at which the views went in.
-        layer: block after which the tokens were read, from 0; several in the order in which they are joined.
-        norm: which norm they passed.
+        image_size: height and width in pixels to which the views were resized.
+        layer: block after which the tokens were read, from 0; several blocks in the order in which they are joined.
+        norm: the norm that was applied to them.
     """
 
     tokens: Sequence[Tensor] | Tensor
@@ -49,7 +49,7 @@ class Features:
         return self.tokens if isinstance(self.tokens, Tensor) else torch.stack(list(self.tokens))
 
     def about(self) -> dict[str, Any]:
-        """What somebody else needs to know to read the same features."""
+        """The settings that are needed to read the same features again."""
         return {
             "layer": self.layer if isinstance(self.layer, int) else list(self.layer),
             "norm": self.norm,
@@ -69,7 +69,7 @@ def read_features(
     patches: bool = True,
     progress: str | None = None,
 ) -> Features:
-    """Run a frozen encoder over images in eval mode, where it is and in its own dtype.
+    """Run a frozen encoder over images in eval mode, on its own device and in its own dtype.
 
     Example:
         >>> import numpy as np
@@ -84,14 +84,14 @@ def read_features(
 
     Args:
         encoder: a vision encoder that `spatialboost.encoders` can read.
-        images: uint8 arrays ``(H, W, 3)``, PIL images, or views and labelled images, which have one. The whole image
-            is squeezed to ``image_size``, never cropped.
+        images: uint8 arrays ``(H, W, 3)``, PIL images, or views and labelled images, which contain one. The whole
+            image is resized to ``image_size``, never cropped.
         image_size: (height, width) in pixels or one number for both; multiples of the patch size.
         layer: block after which tokens are read; negative counts from the end. The tokens of several layers are joined
             along their width.
-        batch_size: images at a time.
+        batch_size: images that go through the encoder at a time.
         patches: False keeps the mean patch token only (N = 1), for probes of whole images.
-        progress: shown beside a progress bar; None shows none.
+        progress: title of the progress bar; None shows no bar.
 
     Raises:
         SpatialBoostError: the encoder cannot be read, the size does not fit, or there is no image.
@@ -105,10 +105,10 @@ def read_features(
 
 
 class FeatureCollector:
-    """Puts the tokens of one batch after the other together to `Features`.
+    """Collects the tokens of several batches into `Features`.
 
     Args:
-        encoder: whose tokens they are.
+        encoder: the encoder that gives the tokens.
         image_size: as in `read_features`.
         layer: as in `read_features`.
         patches: as in `read_features`.
@@ -126,7 +126,7 @@ class FeatureCollector:
         self._grid = (0, 0)
 
     def add(self, tokens: Tokens) -> None:
-        """Keep the tokens of one more batch."""
+        """Add the tokens of one batch."""
         self._store.append(tokens.patches if self._patches else tokens.patches.mean(dim=1, keepdim=True))
         if tokens.cls is not None:
             # a copy: it may be a view of all tokens of the batch, which would then stay in memory
@@ -134,7 +134,7 @@ class FeatureCollector:
         self._grid = tokens.grid
 
     def features(self) -> Features:
-        """All that was added.
+        """The features of all batches that were added.
 
         Raises:
             SpatialBoostError: nothing was added.
@@ -157,9 +157,9 @@ def read_batches(
     progress: str | None = None,
     total: int | None = None,
 ) -> Iterator[tuple[list[Any], Tokens]]:
-    """Run a frozen encoder over images, and hand on each batch with its tokens; nothing is kept.
+    """Run a frozen encoder over images, and yield each batch with its tokens; nothing is kept.
 
-    The arguments are those of `read_features`, and ``total``, how many images there are, for the progress bar.
+    The arguments are those of `read_features`, and ``total``, the number of images for the progress bar.
     """
     layers = _layers(encoder, layer)
     size = _height_and_width(image_size)
@@ -180,16 +180,18 @@ def read_batches(
 def each_encoder(
     encoders: nn.Module | Mapping[str, Any], reserved: str
 ) -> list[tuple[str, Any, Callable[[], AbstractContextManager[Any]]]]:
-    """What is measured: name, model, and the context in which to measure it.
+    """Name, model, and the context manager in which to measure it, for each encoder.
 
-    One boosted model counts twice, as itself and, within `spatialboost.disabled`, as its base.
+    One boosted model is measured twice: as its base, within `spatialboost.disabled`, and as it is.
     """
     if isinstance(encoders, nn.Module):
         from spatialboost.boosting import disabled
 
         return [("base", encoders, lambda: disabled(encoders)), ("boosted", encoders, nullcontext)]
     if not encoders or reserved in encoders:
-        raise SpatialBoostError(f"encoders are named {list(encoders)}; give at least one, none called {reserved!r}")
+        raise SpatialBoostError(
+            f"encoders are named {list(encoders)}; give at least one encoder, none with the name {reserved!r}"
+        )
     return [(name, model, nullcontext) for name, model in encoders.items()]
 
 

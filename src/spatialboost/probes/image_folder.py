@@ -34,13 +34,13 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledImages(Sequence[LabelledImage]):
-    """Image files with a class each.
+    """Image files, each with a class.
 
     Attributes:
         paths: the files, sorted by class and name.
         labels: index of each file's class.
         classes: names of the classes, sorted.
-        left_out: what was wrong with the files that cannot be opened.
+        left_out: the error of each file that cannot be opened.
     """
 
     paths: Sequence[Path]
@@ -50,7 +50,7 @@ class LabelledImages(Sequence[LabelledImage]):
 
     @property
     def names(self) -> list[str]:
-        """The files by name, for reports."""
+        """The paths of the files as text, for reports."""
         return [str(path) for path in self.paths]
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class LabelledImages(Sequence[LabelledImage]):
 def read_image_folder(folder: str | Path) -> LabelledImages:
     """The images of a folder laid out as ``CLASS/NAME.jpg`` (also png, webp, bmp).
 
-    A file that is no image is left out, counted and named.
+    A file that is not an image is left out, counted and listed.
 
     Raises:
         SpatialBoostError: no folder, no class folders, or no image in them.

@@ -1,4 +1,4 @@
-"""How the two splits of a probe are given on the command line and from Python: views, or folders of labelled images."""
+"""How the two splits of a probe are specified, on the command line and in Python: views, or labelled images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SplitOptions(ABC):
     """One way to give a training and a test split. A subclass is a frozen dataclass of options.
 
     Attributes:
-        noun: what the items are called in the settings.
+        noun: name of the items in the settings, such as ``"views"``.
     """
 
     noun: ClassVar[str]
@@ -27,19 +27,19 @@ class SplitOptions(ABC):
     @staticmethod
     @abstractmethod
     def as_source(given: Any) -> Any:
-        """A source as it is; what is named by a string, opened."""
+        """The given source; a string is opened as a source first."""
 
 
 @dataclass(frozen=True)
 class ViewSplits(SplitOptions):
-    """Views with depth, of one source that is cut in two, or of two."""
+    """Views with depth, from one source that is cut into two parts, or from two sources."""
 
     noun = "views"
 
     data: Annotated[str, "RGB-D folder, dataset built with depth, or rooms:NUM."]
-    test_data: Annotated[str | None, "As --data, to measure on; else the last --test of --data."] = None
-    train: Annotated[float, "Share of the views, from the first on, to fit on."] = 0.7
-    test: Annotated[float, "Share of the views, up to the last, to measure on."] = 0.22
+    test_data: Annotated[str | None, "Views to measure on; without it, the last part of --data."] = None
+    train: Annotated[float, "Share of the views to fit on, from the start."] = 0.7
+    test: Annotated[float, "Share of the views to measure on, at the end."] = 0.22
 
     def open(self) -> tuple[Any, Any]:
         """The views to fit on and the views to measure on."""
@@ -51,13 +51,13 @@ class ViewSplits(SplitOptions):
 
     @staticmethod
     def as_source(given: Any) -> Any:
-        """Views by number; a string is what ``--data`` takes."""
+        """The given views; a string is opened as by ``--data``."""
         return open_views(given) if isinstance(given, str) else given
 
 
 @dataclass(frozen=True)
 class ImageFolders(SplitOptions):
-    """Labelled images, a folder for each split."""
+    """Labelled images, one folder for each split."""
 
     noun = "images"
 
@@ -70,5 +70,5 @@ class ImageFolders(SplitOptions):
 
     @staticmethod
     def as_source(given: Any) -> LabelledImages:
-        """Labelled images; a string or path is their folder."""
+        """The given images; a string or path is opened as their folder."""
         return given if isinstance(given, LabelledImages) else read_image_folder(given)

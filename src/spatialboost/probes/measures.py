@@ -1,4 +1,4 @@
-"""The figures of a probe: what a metric is, what one run scored, mean and spread over several runs."""
+"""Metrics, the scores of one run, and mean and spread over several runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Metric:
-    """What a figure is called, in what unit it is, and which way is better."""
+    """Name and unit of a metric, and whether higher is better."""
 
     label: str
     unit: str = ""
@@ -26,11 +26,11 @@ class ProbeRow:
     """One run: what was measured (``"base"``, ``"boosted"``, ...), with which seed, and the figures.
 
     Attributes:
-        name: the encoder, or the baseline.
-        seed: None where nothing is drawn.
-        metrics: figure by name, over the whole test split.
-        chosen: what the run settled on by itself, such as the ridge.
-        per_view: the first metric for each test view alone, in order.
+        name: name of the encoder or of the baseline.
+        seed: seed of the run; None if nothing is drawn.
+        metrics: score over the whole test split, by the name of the metric.
+        chosen: settings that the run has chosen itself, such as the ridge.
+        per_view: the first metric for each single test view, in order.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of some runs, of which there is at least one."""
+        """The spread of one or more runs."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def __str__(self) -> str:

@@ -13,13 +13,13 @@ class CommonOptions:
     """The options that every probe has.
 
     Attributes:
-        image_size: (height, width) in pixels at which the encoder sees the whole image, or one number for both.
+        image_size: (height, width) in pixels to which the whole image is resized, or one number for both.
         layer: block after which tokens are read, from 0, negative from the end; the tokens of several are joined along
             their width. The final norm is applied to the last layer only.
         batch_size: images that go through the encoder at a time.
-        seeds: one run for each, with its own draw of the training items.
+        seeds: one run for each seed, with its own draw of the training items.
         subset: share of the training items that a seed draws.
-        num_panels: test items in the picture, evenly spaced, with what the first seed's run says of them.
+        num_panels: test items in the picture, evenly spaced, with the predictions of the first seed's run.
         progress: show a progress bar.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The depth of a patch: what the depth probe regresses, from the depth readings of its pixels."""
+"""The depth of a patch, computed from the depth readings of its pixels: the target of the depth probe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def patch_depths(
 def _cells(view: Cues, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
     """Depth ``(N, P)`` of the pixels of each patch as the encoder sees them, NaN where there is no reading."""
     (rows, columns), (height, width) = grid, image_size
-    # nearest neighbour: depths of two surfaces have no meaningful mean, and holes stay holes
+    # nearest neighbour, because a mean of depths of two surfaces has no meaning, and missing readings stay missing
     row = ((np.arange(height) + 0.5) * view.size[0] / height).astype(int)
     column = ((np.arange(width) + 0.5) * view.size[1] / width).astype(int)
     depth_hw = known_depth(view)[np.ix_(row, column)]

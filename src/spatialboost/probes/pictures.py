@@ -15,11 +15,11 @@ CELL = 2.1  # width of one small picture in inches
 
 
 class Panel(Protocol):
-    """A row of pictures: one test item, and what each encoder said of it. It draws itself."""
+    """A row of pictures: one test item with the predictions of each encoder. The panel draws itself."""
 
     @property
     def num_pictures(self) -> int:
-        """How many pictures stand side by side."""
+        """Number of pictures in the row."""
 
     @property
     def aspect(self) -> float:
@@ -32,13 +32,13 @@ class Panel(Protocol):
 def draw_figure(
     title: str, caption: str, panels: Sequence[Panel], metrics: Mapping[str, Metric], rows: Sequence[ProbeRow]
 ) -> Figure:
-    """The figure of a probe; made without pyplot, so that no window and no global state are touched.
+    """The figure of a probe; made without pyplot, so that no window opens and no global state changes.
 
     Args:
-        title: stands above.
-        caption: stands below, in small print.
+        title: text above the figure.
+        caption: text below the figure, in small print.
         panels: rows of pictures; may be empty.
-        metrics: how to read the figures.
+        metrics: name, unit and direction of each metric.
         rows: all runs.
 
     Raises:
@@ -50,7 +50,7 @@ def draw_figure(
     heights = [CELL * panel.aspect + 0.3 for panel in panels]  # with their titles
     figure = Figure(figsize=(CELL * num_columns, sum(heights) + 3.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    legend = "Pictures show what the first runs say. " if panels else ""
+    legend = "Pictures show the predictions of the first runs. " if panels else ""
     legend += "Bars are means, dots are runs" + ("." if {row.seed for row in rows} == {None} else ", joined by seed.")
     lines = textwrap.fill(f"{legend} {caption}", width=int(CELL * num_columns * 20))  # characters to the inch
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=6)
@@ -89,5 +89,5 @@ def draw_runs(figure: Any, metrics: Mapping[str, Metric], rows: Sequence[ProbeRo
 
 
 def _limits(values: list[float]) -> tuple[float, float]:
-    """From zero, so that the bars do not lie."""
+    """The limits of the axis; it starts at zero, so that bars show true ratios."""
     return (0.0, max(values) * 1.08) if max(values) > 0 else (0.0, 1.0)

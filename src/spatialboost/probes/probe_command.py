@@ -1,4 +1,4 @@
-"""`spatialboost probe TASK`: measure an encoder, or a boosted one beside its base; one command for each probe."""
+"""`spatialboost probe NAME`: measure an encoder, or compare a boosted one with its base; one command for each probe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """Which encoder is measured, and where."""
+    """Which encoder is measured, and on which device."""
 
     encoder: Annotated[
         str,
@@ -31,20 +31,20 @@ class EncoderOptions:
     ]
     delta: Annotated[str | None, "A delta to load onto the encoder."] = None
     weights: Annotated[Path | None, "safetensors file for the encoder, instead of its library's own weights."] = None
-    random_weights: Annotated[bool, "Take the encoder untrained, from seed 0."] = False
+    random_weights: Annotated[bool, "Use random weights for the encoder, from seed 0."] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """`CommonOptions` as the command line spells them, and where the result goes."""
+    """`CommonOptions` in the form of the command line, and the folder for the result."""
 
-    image_size: Annotated[int, "Side in pixels at which the encoder sees images."] = 224
+    image_size: Annotated[int, "Side in pixels to which images are resized."] = 224
     layer: Annotated[list[int], "Block after which tokens are read; -1 is the last. Several are joined."] = field(
         default_factory=lambda: [-1]
     )
     batch_size: Annotated[int, "Images that go through the encoder at a time."] = CommonOptions.batch_size
-    seeds: Annotated[int, "How many draws of the training items, one run each."] = len(CommonOptions.seeds)
+    seeds: Annotated[int, "Number of draws of the training items; each is one run."] = len(CommonOptions.seeds)
     subset: Annotated[float, "Share of the training items that a draw takes."] = CommonOptions.subset
     num_panels: Annotated[int, "Test items in the picture."] = CommonOptions.num_panels
     out: Annotated[Path | None, "Folder for the JSON and the picture."] = None
@@ -58,14 +58,14 @@ class RunOptions:
 
 
 class ProbeCommands(TyperGroup):
-    """The commands of all probes in the registry, each made when it is asked for."""
+    """The commands of all probes in the registry; each is made when it is needed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = _Commands()  # type: ignore[assignment]  # a group only reads its commands
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the first argument names; the nearest right name where there is none."""
+        """The command that the first argument names; raises an error with the most similar name if there is none."""
         if args[0] not in PROBES and not args[0].startswith("-"):
             raise unknown("probe", args[0], PROBES)
         return super().resolve_command(ctx, args)
@@ -111,7 +111,7 @@ def make_command(probe: type[Probe]) -> Any:
 
 
 def _parameters(group: type) -> Iterator[inspect.Parameter]:
-    """A keyword for each field whose annotation carries a help text, as in ``Annotated[int, "How many."]``."""
+    """A parameter for each field whose annotation contains a help text, as in ``Annotated[int, "How many."]``."""
     annotations: dict[str, Any] = {}
     for ancestor in reversed(group.__mro__):
         if is_dataclass(ancestor):
@@ -136,7 +136,7 @@ def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
 
     asked, run = _fill(EncoderOptions, values), _fill(RunOptions, values)
     mine, options = _fill(probe, values), run.common()
-    train, test = _fill(probe.splits, values).open()  # before the encoder, which takes longer
+    train, test = _fill(probe.splits, values).open()  # before the encoder is opened, which takes longer
     model = open_encoder(
         asked.encoder,
         delta=asked.delta,
@@ -152,7 +152,7 @@ def _fill(group: type, values: Mapping[str, Any]) -> Any:
 
 
 def _on_device(model: nn.Module, device: str) -> nn.Module | dict[str, nn.Module]:
-    """What is measured: a boosted model, or another one by name."""
+    """Put the model on a device; returns a boosted model as it is, another model in a dictionary with a name."""
     import torch
 
     from spatialboost.boosting.channel import boosted_layers

@@ -1,4 +1,4 @@
-"""What a probe is, and the table of those that there are.
+"""The base class of probes, and the table of all probes.
 
 A new probe is one file with a class such as this one, and one line in `PROBES`:
 
@@ -8,11 +8,11 @@ A new probe is one file with a class such as this one, and one line in `PROBES`:
         metrics = {"error": Metric("mean error")}
         splits = ViewSplits
         baseline = "mean brightness"
-        ridge: Annotated[float, "Added to the diagonal."] = 0.001  # with a text: an option of the command line too
+        ridge: Annotated[float, "Added to the diagonal."] = 0.001  # has a text: also a command-line option
 
-        def keep(self, item, grid, image_size): ...        # what is kept of a view besides its features
+        def keep(self, item, grid, image_size): ...        # what is kept of a view in addition to its features
         def measure(self, name, train, test, draws, shown): ...  # one row for each draw
-        def measure_baseline(self, train, test): ...         # what an encoder that sees nothing would score
+        def measure_baseline(self, train, test): ...         # the score without looking at the images
 
 `run.run_probe` and ``spatialboost probe brightness`` do the rest.
 """
@@ -39,7 +39,7 @@ PROBES: dict[str, str] = {
     "depth": "spatialboost.probes.depth:DepthProbe",
     "knn": "spatialboost.probes.classification:KnnProbe",
 }
-"""Class of each probe by the name of its command; imported when it is asked for."""
+"""Class of each probe by the name of its command; imported when it is needed."""
 
 
 def find_probe(name: str) -> type[Probe]:
@@ -60,12 +60,12 @@ def find_probe(name: str) -> type[Probe]:
 
 @dataclass(frozen=True)
 class ReadSplit:
-    """One split as one encoder sees it.
+    """One split, with the features of one encoder.
 
     Attributes:
-        items: the views or labelled images, to be read again where needed.
+        items: the views or labelled images; they can be read again.
         features: their tokens.
-        kept: what `Probe.keep` gave for each of them.
+        kept: the result of `Probe.keep` for each item.
     """
 
     items: Split
@@ -78,11 +78,11 @@ class ReadSplit:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a probe found out about one encoder.
+    """The result of a probe for one encoder.
 
     Attributes:
-        rows: one for each draw.
-        shown: for each of the test items that the picture shows, what the first run says of it.
+        rows: one row for each draw.
+        shown: the predictions of the first run for each test item in the picture.
     """
 
     rows: Sequence[ProbeRow]
@@ -92,16 +92,16 @@ class Measured:
 class Probe(ABC):
     """A measurement on frozen encoders. A subclass is a frozen dataclass whose fields are the probe's own options.
 
-    A field is an option of the command line too where its annotation carries a text, as in
+    A field whose annotation contains a text is also an option of the command line, as in
     ``k: Annotated[int, "Neighbours that vote."] = 20``.
 
     Attributes:
-        name: of the command and of the files that are written.
-        metrics: how to read the figures, in the order of the table.
-        splits: how the training and the test split are given.
-        baseline: name of the row for an encoder that sees nothing; no encoder may have it.
-        patches: whether patch tokens are needed; where False, only their mean is kept.
-        draws: whether each seed fits on its own draw of the training items; where False there is one run on all.
+        name: name of the command and of the files that are written.
+        metrics: name, unit and direction of each metric, in the order of the table.
+        splits: how the training and the test split are specified.
+        baseline: name of the row for the score without looking at the images; no encoder may have this name.
+        patches: whether patch tokens are needed; if False, only their mean is kept.
+        draws: whether each seed fits on its own draw of the training items; if False, there is one run on all items.
     """
 
     name: ClassVar[str]
@@ -112,16 +112,16 @@ class Probe(ABC):
     draws: ClassVar[bool] = True
 
     def check_sources(self, train: Any, test: Any) -> None:  # noqa: B027  # most probes have nothing to check
-        """Refuse sources that do not fit each other, before anything is read."""
+        """Raise an error if the two sources do not fit each other, before anything is read."""
 
     @abstractmethod
     def keep(self, item: Any, grid: tuple[int, int], image_size: tuple[int, int]) -> Any:
-        """What is kept of an item besides its features: small, since it is kept of all of them.
+        """What to keep of an item in addition to its features; it should be small, because it is kept for all items.
 
         Args:
             item: a view (`spatialboost.scenes.cues.Cues`) or a labelled image.
             grid: rows and columns of patches in the features.
-            image_size: height and width at which the encoder saw the item.
+            image_size: height and width to which the item was resized.
         """
 
     @abstractmethod
@@ -131,7 +131,7 @@ class Probe(ABC):
         """Fit on the training split and score on the test split, once for each draw.
 
         Args:
-            name: of the encoder, for the rows.
+            name: name of the encoder, for the rows.
             train: the training split.
             test: the test split.
             draws: the training items of each run, the same for every encoder.
@@ -140,21 +140,21 @@ class Probe(ABC):
 
     @abstractmethod
     def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
-        """What an encoder that sees nothing would score."""
+        """The score of a prediction that does not look at the images."""
 
     def about(self, train: ReadSplit) -> dict[str, Any]:
-        """What somebody else needs to know to read the same features of one encoder; JSON-able."""
+        """The settings that are needed to read the same features of one encoder again; JSON-able."""
         return train.features.about()
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
-        """The probe's own settings, as somebody else needs them to repeat it; JSON-able."""
+        """The probe's own settings that are needed to repeat it; JSON-able."""
         return asdict(self)  # type: ignore[call-overload]  # a probe is a dataclass
 
     def panel(self, item: Any, shown: Mapping[str, Any]) -> Panel | None:
-        """The picture of one test item; None where the probe has none.
+        """The picture of one test item; None if the probe draws no pictures.
 
         Args:
             item: the test item.
-            shown: what the first run of each encoder says of it.
+            shown: the prediction of each encoder's first run for this item.
         """
         return None

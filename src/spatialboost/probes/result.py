@@ -1,4 +1,4 @@
-"""What a probe hands back: every run, its mean and spread, as JSON, as a table and as a picture."""
+"""The result of a probe: all runs with mean and spread, as JSON, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """All runs of one probe, and every setting that somebody else needs to repeat it.
+    """All runs of one probe, and all settings that are needed to repeat it.
 
     Example:
         >>> from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
@@ -37,8 +37,8 @@ class ProbeResult:
     Attributes:
         probe: ``"depth"``, ``"knn"``, ...
         settings: layer, norm, resolution, upsampling, seeds, splits and the like; JSON-able.
-        metrics: how to read the figures, in the order of the table.
-        rows: one for each encoder and seed.
+        metrics: name, unit and direction of each metric, in the order of the table.
+        rows: one row for each encoder and seed.
         panels: test items for the picture; not part of the JSON.
     """
 
@@ -50,11 +50,11 @@ class ProbeResult:
 
     @property
     def names(self) -> list[str]:
-        """What was measured, in order."""
+        """Names of the encoders and the baseline, in order."""
         return list(dict.fromkeys(row.name for row in self.rows))
 
     def values(self, name: str, metric: str) -> list[float]:
-        """The figure of every run of ``name``, in the order of the seeds.
+        """The values of a metric in all runs of ``name``, in the order of the seeds.
 
         Raises:
             SpatialBoostError: nothing of that name was measured.
@@ -72,7 +72,7 @@ class ProbeResult:
         return Spread.of(self.values(name, metric))
 
     def gain(self, metric: str, name: str = "boosted", over: str = "base") -> Spread:
-        """``name`` minus ``over``, seed by seed; below zero is better where lower is better."""
+        """``name`` minus ``over``, seed by seed; if a lower metric is better, a negative gain is better."""
         ours, theirs = self.values(name, metric), self.values(over, metric)
         if len(ours) != len(theirs):
             raise SpatialBoostError(f"{name!r} has {len(ours)} runs and {over!r} {len(theirs)}: not the same seeds")
@@ -81,7 +81,7 @@ class ProbeResult:
     def views_won(self, name: str = "boosted", over: str = "base") -> float:
         """Share of (seed, test view) pairs on which ``name`` beats ``over`` in the first metric.
 
-        The spread over seeds says nothing of how the gain is spread over the test views: this does.
+        The spread over seeds does not show on how many test views there is a gain; this share does.
         """
         ours = [value for row in self.rows if row.name == name for value in row.per_view]
         theirs = [value for row in self.rows if row.name == over for value in row.per_view]
@@ -106,7 +106,7 @@ class ProbeResult:
         return {"probe": self.probe, "settings": dict(self.settings), "summary": summary, "rows": rows}
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write ``{probe}.json``, and ``{probe}.png`` where matplotlib is installed; returns what was written."""
+        """Write ``{probe}.json``, and ``{probe}.png`` if matplotlib is installed; returns the paths of these files."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{self.probe}.json"]
@@ -121,14 +121,14 @@ class ProbeResult:
         return written
 
     def table(self) -> Table:
-        """A rich table: mean and spread of every metric, and the gain over the base where there is one."""
+        """A rich table: mean and spread of every metric, and the gain of boosted over base if both were measured."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=f"{self.probe} probe", title_justify="left")
         table.add_column("encoder")
         for metric in self.metrics.values():
-            arrow = "\N{UPWARDS ARROW}" if metric.higher_is_better else "\N{DOWNWARDS ARROW}"  # which way is better
+            arrow = "\N{UPWARDS ARROW}" if metric.higher_is_better else "\N{DOWNWARDS ARROW}"  # the better direction
             table.add_column(Text(f"{metric.title} {arrow}"), justify="right")
         for name in self.names:
             table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
@@ -140,7 +140,7 @@ class ProbeResult:
     def caption(self) -> str:
         """The settings in one line, for tables and pictures."""
         shown = {key: value for key, value in self.settings.items() if not isinstance(value, Mapping)}
-        if "left out" in shown:  # by name in the JSON
+        if "left out" in shown:  # the JSON has their names
             shown["left out"] = len(shown["left out"])
         for noun in ("views", "images"):
             if noun in shown and len(shown[noun]) == 2:
@@ -148,7 +148,7 @@ class ProbeResult:
         return "; ".join(f"{key}: {_short(value)}" for key, value in shown.items())
 
     def figure(self) -> Figure:
-        """The picture: test items with what each encoder said, and every run as a dot.
+        """The picture: test items with the predictions of each encoder, and every run as a dot.
 
         Raises:
             ModuleNotFoundError: matplotlib is missing (``pip install "spatialboost[train]"``).

@@ -1,4 +1,4 @@
-"""Ridge regression in closed form, from moments that add up: one pass over the features serves every ridge."""
+"""Ridge regression in closed form, from sums over samples: one pass over the features is enough for all ridges."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 # Shape legend: n samples, D feature width, R ridges.
 
-_CHUNK = 16384  # samples that are turned to float64 at a time
+_CHUNK = 16384  # samples that are converted to float64 at a time
 
 
 @dataclass
 class Moments:
-    """Sums over samples, in float64: all that least squares needs to know of them.
+    """Sums over samples, in float64: all the data that least squares needs.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ class Moments:
 
     @classmethod
     def of_pieces(cls, pieces: Iterable[tuple[Tensor, Tensor]]) -> Moments:
-        """The moments of samples that come piece by piece, such as view by view; at least one piece."""
+        """The moments of samples in one or more pieces, such as one piece for each view."""
         return sum_moments(
             cls(len(x_cD), x_cD.sum(0), x_cD.T @ x_cD, x_cD.T @ y_c, y_c.sum())
             for x_cD, y_c in ((x_cD.double(), y_c.double()) for x_cD, y_c in _chunks(pieces))
@@ -65,7 +65,7 @@ class Moments:
         mean_D, mean_y = self.x_D / self.num, self.y / self.num
         covariance_DD = self.xx_DD / self.num - torch.outer(mean_D, mean_D)
         variance_D = covariance_DD.diagonal()
-        # a feature that never moves explains nothing: its weight stays zero
+        # a constant feature explains nothing: its weight stays zero
         alive_D = variance_D > 1e-12 * (mean_D.square() + 1e-12)
         scale_D = torch.where(alive_D, variance_D.clamp(min=0).sqrt().reciprocal(), 0.0)
         correlation_DD = covariance_DD * torch.outer(scale_D, scale_D)
@@ -78,12 +78,12 @@ class Moments:
 
 
 def sum_moments(parts: Iterable[Moments]) -> Moments:
-    """The moments of all the samples of the parts, of which there is at least one."""
+    """The moments of the samples of all parts together; at least one part is needed."""
     return reduce(add, parts)
 
 
 def _chunks(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The samples of all pieces in chunks of one size, whatever the sizes of the pieces; the last may be smaller."""
+    """The samples of all pieces in chunks of one fixed size; the last chunk may be smaller."""
     waiting: list[tuple[Tensor, Tensor]] = []
     num = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""The one driver of all probes: the same items, seeds and draws for every encoder, one result."""
+"""Run a probe: every encoder gets the same items, seeds and draws, and there is one result."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def run_probe(
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
             models by name, each as it is; or, instead of a model, its features of the training and test split as
             `read_features` gives them (of the items that can be read).
-        train: the training split: a source, or what ``probe.splits`` makes one of, such as ``"rooms:24"``.
-        test: the test split.
-        options: those that all probes have.
+        train: the training split: a source, or a string that ``probe.splits`` opens as one, such as ``"rooms:24"``.
+        test: the test split, in the same form.
+        options: the options of all probes.
 
     Raises:
         SpatialBoostError: no probe of that name, items that cannot be read, too few of them, an encoder that cannot be
@@ -86,7 +86,7 @@ def _read_both(
     items: tuple[Split, Split],
     options: CommonOptions,
 ) -> tuple[ReadSplit, ReadSplit]:
-    """Both splits as one encoder sees them; features that were given instead of a model are checked and handed on."""
+    """Both splits with the features of one encoder; features that were passed instead of a model are checked first."""
     if isinstance(model, nn.Module):
         train, test = (
             _read_split(probe, model, split, options, f"{name}, {title}")
@@ -97,7 +97,7 @@ def _read_both(
     if found != [len(split) for split in items]:
         raise SpatialBoostError(
             f"the features of {name!r} are of {found[0]} and {found[1]} {probe.splits.noun}, but {len(items[0])} and "
-            f"{len(items[1])} can be read: read the features of just those"
+            f"{len(items[1])} can be read: pass the features of exactly these"
         )
     train, test = (
         ReadSplit(split, features, [probe.keep(item, features.grid, features.image_size) for item in split])
@@ -107,7 +107,7 @@ def _read_both(
 
 
 def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonOptions, title: str) -> ReadSplit:
-    """Features, and what the probe keeps of each item, in one pass over the items."""
+    """Read the features, and what the probe keeps of each item, in one pass over the items."""
     collected = FeatureCollector(encoder, options.image_size, options.layer, patches=probe.patches)
     kept = []
     batches = read_batches(
@@ -123,7 +123,7 @@ def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonO
         collected.add(tokens)
         kept += [probe.keep(item, tokens.grid, collected.image_size) for item in batch]
     if not kept:
-        reasons = f"; the first that cannot: {items.left_out[0]}" if items.left_out else ""
+        reasons = f"; the first error: {items.left_out[0]}" if items.left_out else ""
         raise SpatialBoostError(
             f"{title}: none of {len(items.left_out)} {probe.splits.noun} can be read, expected at least one{reasons}"
         )
@@ -146,7 +146,7 @@ def _evenly_spaced(num: int, wanted: int) -> list[int]:
 
 def _panels(probe: Probe, items: Split, shown: Sequence[int], measured: Mapping[str, Measured]) -> list[Panel]:
     if not all(len(found.shown) == len(shown) for found in measured.values()):
-        return []  # the probe shows no single items
+        return []  # the probe has no predictions for single items
     panels = (
         probe.panel(items[index], {name: found.shown[place] for name, found in measured.items()})
         for place, index in enumerate(shown)

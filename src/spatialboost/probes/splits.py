@@ -1,4 +1,4 @@
-"""One split of a probe: the items of a source that can be read, as often as they are asked for."""
+"""One split of a probe: the items of a source that can be read; they can be read several times."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Split:
         >>> [view.source for view in split], len(split)
         (['synthetic:0', 'synthetic:1', 'synthetic:2'], 3)
 
-    The first pass finds out what cannot be read; that is left out of this and of every later pass. What was read is
-    kept in memory as long as all of it fits, else it is read from the source again.
+    The first pass finds the items that cannot be read; they are left out of this and of every later pass. The other
+    items are kept in memory if all of them fit, else they are read from the source again.
 
     Args:
-        source: items by number; ``names`` (one for each item) and ``left_out`` (what its folder has besides) go into
-            the report where they exist.
-        limit: bytes that may be kept in memory; None takes `token_store.MEMORY_LIMIT`.
+        source: a sequence of items. If it has ``names`` (one for each item) and ``left_out`` (errors of files that it
+            has left out), they go into the report.
+        limit: bytes that may be kept in memory; None uses `token_store.MEMORY_LIMIT`.
 
     Attributes:
-        left_out: what is wrong with the items that cannot be read; known after the first pass.
+        left_out: the error of each item that cannot be read; complete after the first pass.
     """
 
     def __init__(self, source: Any, limit: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Split:
 
 
 def _num_bytes(item: Any) -> int:
-    """What an item takes in memory: its arrays and the masks of its objects."""
+    """Bytes of an item in memory: its arrays and the masks of its objects."""
     arrays = [value for value in vars(item).values() if isinstance(value, np.ndarray)]
     arrays += [thing.mask_HW for thing in getattr(item, "objects", ())]
     return sum(array.nbytes for array in arrays)

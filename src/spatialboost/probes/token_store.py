@@ -1,4 +1,4 @@
-"""Patch tokens of many views: in memory while they fit, in a temporary file from then on."""
+"""Patch tokens of many views: in memory while they fit, else in a temporary file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 # Shape legend: V views, B views of one batch, N patches, D width of the encoder.
 
 MEMORY_LIMIT = 128 * 2**20
-"""Bytes that the features of one split may take in memory, and that its views may take beside them."""
+"""Bytes that the features of one split may use in memory; its views may use the same number in addition."""
 
 
 class TokenStore(Sequence[Tensor]):
-    """Float32 patch tokens ``(N, D)`` of one view after the other, to be read again in any order.
+    """Float32 patch tokens ``(N, D)`` of each view; they are added in order and can be read in any order.
 
     Example:
         >>> store = TokenStore(limit=1000)
@@ -29,11 +29,11 @@ class TokenStore(Sequence[Tensor]):
         >>> len(store), store[5].sum().item(), store[6].sum().item(), store.on_disk
         (8, 32.0, 0.0, True)
 
-    The file lies in the system's folder for temporary files (environment variable ``TMPDIR``) and is gone with the
+    The file is in the system's folder for temporary files (environment variable ``TMPDIR``) and is deleted with the
     store. A view is mapped into memory only while it is read.
 
     Args:
-        limit: bytes from which on the tokens are on disk; None takes `MEMORY_LIMIT`.
+        limit: if the tokens have more bytes than this, they are on disk; None uses `MEMORY_LIMIT`.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -45,7 +45,7 @@ class TokenStore(Sequence[Tensor]):
 
     @property
     def on_disk(self) -> bool:
-        """Whether the tokens lie in a file."""
+        """Whether the tokens are in a file."""
         return self._file is not None
 
     def append(self, tokens_BND: Tensor) -> None:
@@ -80,5 +80,5 @@ class TokenStore(Sequence[Tensor]):
         if self._file is None:
             return self._held[index]
         offset = int(index) % self._num * self._view_bytes
-        # "c" is copy on write: PyTorch warns of arrays that can't be written to
+        # "c" is copy on write: PyTorch warns of read-only arrays
         return torch.from_numpy(np.memmap(self._file, np.float32, mode="c", offset=offset, shape=self._shape))

@@ -1,4 +1,4 @@
-"""Views for probes: what ``--data`` names, and how it is cut into a training and a test split."""
+"""Views for probes: open the argument of ``--data``, and cut the views into a training and a test split."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def open_views(spec: str) -> Source:
-    """The views that `rooms:NUM`, an RGB-D folder or the folder of a dataset built with depth holds.
+    """Open the views of `rooms:NUM`, of an RGB-D folder, or of the folder of a dataset built with depth.
 
     Raises:
-        SpatialBoostError: it is none of these.
+        SpatialBoostError: the argument is none of these.
     """
     from spatialboost.scenes.rooms import Rooms
 
@@ -56,7 +56,7 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
 
 
 class Part(Sequence["Cues"]):
-    """Some views of a source, read when they are asked for."""
+    """Some views of a source; each is read when it is needed."""
 
     def __init__(self, source: Source, indices: range) -> None:
         self.source, self.indices = source, indices
@@ -71,10 +71,10 @@ class Part(Sequence["Cues"]):
 
 
 class BuiltViews:
-    """The views of a dataset that was built with depth; several datasets of one folder follow each other.
+    """The views of a dataset that was built with depth; if a folder has several datasets, they follow each other.
 
     Raises:
-        SpatialBoostError: no parquet file there, or one without depth.
+        SpatialBoostError: the folder has no parquet file, or one without depth.
     """
 
     def __init__(self, folder: Path) -> None:

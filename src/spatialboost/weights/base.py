@@ -1,4 +1,4 @@
-"""Which encoder a delta belongs to: named from a model, and built again from that name."""
+"""The base encoder of a delta: find its name from a model, and build it again from that name."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, str | None]:
-    """Library, name, class, revision, licence and Hub id of a model, as far as it tells them itself."""
+    """Library, name, class, revision, licence and Hub id of a model, as far as its own attributes contain them."""
     config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
     found: dict[str, str | None] = {"class": type(model).__name__, "revision": None, "license": license}
     if hasattr(config, "model_type"):
         own = getattr(config, "_name_or_path", None) or None
-        # a path on this machine tells nobody anything
+        # a path on this machine is useless on another machine
         own = os.path.basename(os.path.normpath(own)) if own and os.path.isabs(own) else own
         given, _, revision = name.partition("@") if name else ("", "", "")
         found |= {"library": "transformers", "name": given or own, "hub_id": _repo_id(given or own)}
-        # transformers 5 does not keep the commit that it has loaded
+        # transformers 5 does not record which commit it has loaded
         return found | {"revision": revision or getattr(config, "_commit_hash", None)}
     if isinstance(cfg, dict) and cfg.get("architecture"):
         hub_id = cfg.get("hf_hub_id")
@@ -38,7 +38,7 @@ def describe_base(model: nn.Module, *, name: str | None = None, license: str | N
 
 
 def _repo_id(name: str | None) -> str | None:
-    """The repository on the Hub that a name means, or None."""
+    """The id of the Hub repository to which a name refers, or None."""
     for source in TIMM_SOURCES[:2]:
         name = name.removeprefix(source) if name else name
     name = name.partition("@")[0] if name else name
@@ -46,7 +46,7 @@ def _repo_id(name: str | None) -> str | None:
 
 
 def patch_size_of(model: nn.Module) -> int | None:
-    """Side of a patch in pixels: of the first convolution that strides by its own size, else as the config says."""
+    """Side of a patch in pixels: kernel size of the first convolution whose stride equals it, or the config's value."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.stride[0] > 1:
             return int(module.stride[0])
@@ -57,12 +57,12 @@ def patch_size_of(model: nn.Module) -> int | None:
 def build_base(
     base: dict[str, Any], *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
 ) -> nn.Module:
-    """The base model by its recorded name, through timm or transformers; code from a repository is never run.
+    """Build the base model by its recorded name, with timm or transformers. Code from a repository is never run.
 
-    Weights are float32 unless `model_kwargs` have a `dtype`; new ones are drawn from seed 0.
+    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use seed 0.
     """
     library, name = base.get("library"), base.get("name")
-    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # the class alone has no shape
+    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # only a class, no size
         return _build_timm(name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
     if library == "transformers" and isinstance(name, str):
         return _build_transformers(base, name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
@@ -114,11 +114,13 @@ def _build_transformers(
 
 
 def _model_class(name: str) -> Any:
-    """The class of transformers, or the model class around a bare tower (`CLIPVisionTransformer`)."""
+    """The transformers class of this name; for an inner class such as `CLIPVisionTransformer`, the class around it."""
     import transformers
 
     for each in (name, f"{name.removesuffix('Transformer')}Model"):
         cls: Any = getattr(transformers, each, None)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
             return cls
-    raise SpatialBoostError(f"transformers {transformers.__version__} has no model class {name!r}.")
+    raise SpatialBoostError(
+        f"transformers {transformers.__version__} has no model class {name!r}: install another version of transformers."
+    )

@@ -1,8 +1,8 @@
 """The model card of a delta, made from its config alone.
 
-The front matter is made by `huggingface_hub`. In the rest, every value that is not ours (names, training facts,
-settings of probes) is escaped, so that it is shown as text: no line break ends a table row, and nothing becomes HTML,
-an image, or a link whose text is not its address.
+The front matter is made by `huggingface_hub`. In the rest, every value from outside (names, training facts, settings of
+probes) is escaped, so that it is shown as text: no line break ends a table row, and nothing becomes HTML, an image, or
+a link whose text is not its address.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TASK = "image-feature-extraction"
 TAGS = ("spatialboost", "vision", "3d", "depth")
 BOOSTED = "boosted"  # the row of a probe's summary that is about this delta
 
-# Of the identifiers in https://huggingface.co/docs/hub/repositories-licenses those that encoders come with. The Hub
-# refuses a card with any other word as its licence; the others are given as `other` and by name.
+# The identifiers in https://huggingface.co/docs/hub/repositories-licenses that encoders use. The Hub refuses a card
+# with an unknown licence, so any other licence is written as `other` with its name.
 HUB_LICENSES = frozenset(
     [
         *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense", "mpl-2.0", "openrail"),
@@ -32,7 +32,7 @@ HUB_LICENSES = frozenset(
 
 USAGE = """\
 Attn+ and gates of a dual-channel encoder (SpatialBoost, arXiv 2603.22057). The weights of the base model are not in
-this repository: they are loaded from where they are published, under their own licence, which holds for the delta too.
+this repository: they are loaded from where they are published, under their own licence, which covers the delta too.
 
 ```python
 import spatialboost as sb
@@ -71,7 +71,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 
 def _front_matter(config: Mapping[str, Any]) -> str:
-    """YAML with what the Hub shows and searches for: task, base model, licence, tags, figures of probes."""
+    """YAML with the fields that the Hub shows and searches: task, base model, licence, tags, figures of probes."""
     from huggingface_hub import ModelCardData
 
     base = config["base_model"]
@@ -120,7 +120,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[EvalResult]:
 
 
 def _probe(result: Mapping[str, Any]) -> str:
-    """A probe's means and spreads by encoder, and the settings that somebody else needs to repeat it."""
+    """A table of a probe's means and spreads by encoder, and the settings that are needed to repeat it."""
     summary = result["summary"]
     metrics = list(dict.fromkeys(metric for row in summary.values() for metric in row))
     rows = [(str(name), *(_spread(row.get(metric)) for metric in metrics)) for name, row in summary.items()]
@@ -159,5 +159,5 @@ def _as_text(value: Any) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """The text without line breaks of any kind, control characters, marks of writing direction and lone surrogates."""
+    """The text without line breaks, control characters, marks of writing direction and lone surrogates."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,4 +1,4 @@
-"""The config of a delta: what it belongs to, how it was trained, and what probes have found."""
+"""The config of a delta: its base model, how it was trained, and the results of probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fingerprint of a base: a small sample of its attention weights, which tells whether a delta belongs to it."""
+"""The fingerprint of a base: a small sample of its attention weights, used to check whether a delta belongs to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def same_base(saved: Mapping[str, Sequence[float]], own: Mapping[str, Sequence[f
         try:
             if not all(abs(v - o) <= tolerance + 2**-7 * abs(o) for v, o in zip(values, other, strict=True)):
                 return name
-        except (TypeError, OverflowError):  # not a number, or one that a float cannot hold
+        except (TypeError, OverflowError):  # not a number, or too large for a float
             return name
     return None
 
@@ -65,8 +65,8 @@ def rotary_orders(heads: int | None, rows: int) -> dict[str, Reorder]:
         rows: Rows of q's weight.
 
     Returns:
-        For "halves" and "interleaved", a function that brings weights into that order; empty where the sizes leave no
-        room for pairs.
+        For "halves" and "interleaved", a function that puts weights into that order; empty if the features of a head
+        cannot be paired.
     """
     size = rows // heads if heads else 0
     if size < 4 or size % 2 or rows % size:

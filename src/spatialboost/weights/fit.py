@@ -1,4 +1,4 @@
-"""Whether a delta fits a model: layers, keys, shapes and base are checked before the model is changed."""
+"""Check whether a delta fits a model: layers, keys, shapes and base, before the model is changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None
     """
     layers = tower(model)
     if not layers:
-        boost(model)  # raises the error that says what was found instead of attention
+        boost(model)  # raises an error that describes what the model has instead of attention
     on_meta = any(host_device(found.module).type == "meta" for found in layers.values())
     if on_meta and device is None:
         raise SpatialBoostError(
@@ -56,7 +56,7 @@ def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None
 
 
 def host_device(attention: nn.Module) -> torch.device:
-    """Where the host's own weights are."""
+    """The device of the host's own weights."""
     _, owner, leaf = next(host_parameters(attention))
     return owner.get_parameter(leaf).device
 
@@ -110,13 +110,13 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
             variant = next((f.family.variant_with_biases for f in layers.values() if f.family.variant_with_biases), "")
             advice += (
                 " The copy of the encoder that it was trained on has biases where this one has none: build the variant "
-                f"with them{variant and f' ({variant})'}."
+                f"with biases{variant and f' ({variant})'}."
             )
         raise SpatialBoostError(f"{delta.files[0]} does not fit {name}: {listed}. {advice}")
 
 
 def _is_zero_bias(layers: Mapping[int, Found], key: str) -> bool:
-    """Whether a weight is a bias whose values in the base are all zero, so that the delta may lack it.
+    """Whether a weight is a bias whose values in the base are all zero; the delta need not contain it.
 
     Copies of one encoder differ in this: timm's DINOv3 has no biases where they would be zero; transformers keeps them.
     """
@@ -126,7 +126,7 @@ def _is_zero_bias(layers: Mapping[int, Found], key: str) -> bool:
 
 
 def _without_place(delta: Delta, keys: list[str]) -> list[str]:
-    """Of the keys that only the delta has, those that would be lost: all but biases whose values are all zero."""
+    """The keys of the delta for which the model has no place, without biases whose values are all zero."""
     biases = [key for key in keys if key.split(".", 2)[2:] and key.split(".", 2)[2] in BIASES]
     with delta.open() as file:
         return [key for key in keys if key not in biases or file.get(key).any()]

@@ -16,7 +16,7 @@ from spatialboost.weights.tensor_file import Entry, digest
 
 FORMAT_VERSION = 2  # version 1 had no checksums and no shards
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-INDEX = f"{WEIGHTS}.index.json"  # only where the weights are in shards: lists them
+INDEX = f"{WEIGHTS}.index.json"  # lists the shards; exists only if the weights are in shards
 SHARD = re.compile(r"model-[\w.-]+\.safetensors")
 SHARD_PATTERN = "model-*.safetensors"
 CONFIG_LIMIT = 1 << 20  # bytes; a config usually has a few thousand
@@ -30,14 +30,14 @@ REQUIRED = {
     "fingerprint": dict,
     "checksum": str,
 }
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that weights may be stored in
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # the dtypes in which weights may be stored
 
 
 # --- config
 
 
 def parse_config(raw: bytes, path: Path) -> dict[str, Any]:
-    """The config in some bytes, checked and in the form of the newest version.
+    """Read a config from bytes, check it, and bring it into the form of the newest version.
 
     Args:
         raw: The content of `config.json`, or the copy in a header.
@@ -84,7 +84,7 @@ def config_text(config: Mapping[str, Any]) -> str:
     """The config as it is written: JSON with each list of numbers on one line.
 
     Raises:
-        SpatialBoostError: It would be larger than any config that is read.
+        SpatialBoostError: It would be larger than the limit for reading a config.
     """
     text = json.dumps(config, indent=2, allow_nan=False)
     text = re.sub(r"\[[-+.\de,\s]+\]", lambda numbers: " ".join(numbers[0].split()), text)
@@ -96,17 +96,19 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        SpatialBoostError: It is not one.
+        SpatialBoostError: The bytes are not a JSON object.
     """
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise SpatialBoostError(f"the config in {path} is not JSON ({error}). Download or save it again.") from error
     if not isinstance(content, dict):
-        raise SpatialBoostError(f"the JSON in {path} is not the config of a delta: it is not an object.")
+        raise SpatialBoostError(
+            f"the JSON in {path} is not the config of a delta: it is not an object. Download or save it again."
+        )
     return content
 
 
@@ -114,7 +116,7 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
 
 
 def delta_checksum(checksums: Mapping[str, str], config: Mapping[str, Any]) -> str:
-    """One checksum over those of all tensors and over the config; the order of neither matters."""
+    """One checksum over the checksums of all tensors and the config; the order of their entries does not matter."""
     content = {key: value for key, value in config.items() if key != "checksum"}
     return digest(json.dumps([content, dict(checksums)], sort_keys=True).encode())
 
@@ -123,7 +125,7 @@ def parse_checksums(text: str | None, path: Path, keys: Sequence[str], config: M
     """The checksum of each tensor of a file, from the file's header; empty for files of version 1.
 
     Raises:
-        SpatialBoostError: There is not exactly one for each of `keys`.
+        SpatialBoostError: There is not exactly one checksum for each of `keys`.
     """
     if config["checksum"] is None and text is None:
         return {}
@@ -148,14 +150,14 @@ def shard_names(config: Mapping[str, Any], parts: Sequence[Mapping[str, Entry]])
 
 
 def index_text(names: Sequence[str], parts: Sequence[Mapping[str, Entry]]) -> str:
-    """The index of the shards, as the Hub's libraries write it: the file of each tensor, and the bytes of all."""
+    """The index of the shards, as the Hub's libraries write it: the file of each tensor, and the total bytes."""
     weight_map = {key: name for name, part in zip(names, parts, strict=True) for key in part}
     total = sum(entry.nbytes for part in parts for entry in part.values())
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
 
 
 def parse_index(raw: bytes, path: Path) -> list[str]:
-    """File names of the shards, from an index; each names a file in the same folder.
+    """The file names of the shards in an index; all are files of the same folder.
 
     Raises:
         SpatialBoostError: It is not an index, or it names something other than a shard.

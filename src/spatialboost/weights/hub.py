@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: download single files, upload a folder in one commit, and explain its errors."""
+"""The Hugging Face Hub: download single files, upload files in one commit, and explain the Hub's errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spatialboost.errors import SpatialBoostError
 
 @dataclass(frozen=True)
 class HubOptions:
-    """Which revision and folder of a repository to read, and how; named as in all libraries of the Hub."""
+    """Which revision and folder of a repository to read, and how; the names are those of the Hub's other libraries."""
 
     revision: str | None = None
     token: str | bool | None = None
@@ -39,10 +39,11 @@ class HubOptions:
 
 
 def clean_token(token: str | bool | None) -> str | bool | None:
-    """A token without the white space around it, which one read from a file often has.
+    """The token without white space around it; a token that was read from a file often has some.
 
     Raises:
-        SpatialBoostError: It has characters that no token has. HTTP libraries repeat such a token in their errors.
+        SpatialBoostError: It has characters that are not allowed in a token. HTTP libraries would print such a token in
+            their errors.
     """
     if not isinstance(token, str):
         return token
@@ -53,16 +54,16 @@ def clean_token(token: str | bool | None) -> str | bool | None:
 
 
 def fetch(repo_id: str, name: str, options: HubOptions, *, instead_of: str | None = None) -> Path:
-    """The path of a downloaded file of a repository; from the cache if it is there and up to date.
+    """Download a file of a repository, unless the cache has it and it is up to date; returns its path.
 
     Args:
         repo_id: `user/name`.
-        name: Of the file, within `options.subfolder`.
+        name: Name of the file in `options.subfolder`.
         options: Revision, token, cache and so on.
-        instead_of: Another file that was looked for first, for the error message.
+        instead_of: Name of a file that was searched first; used in the error message.
 
     Raises:
-        SpatialBoostError: It is not there or cannot be downloaded: the reason, and what to do about it.
+        SpatialBoostError: It does not exist or cannot be downloaded; the message says why and what to do.
     """
     found = fetch_file(repo_id, name, options)
     if found is None:
@@ -76,7 +77,7 @@ def fetch(repo_id: str, name: str, options: HubOptions, *, instead_of: str | Non
 
 
 def fetch_file(repo_id: str, name: str, options: HubOptions) -> Path | None:
-    """Like `fetch`, but None where the repository exists and has no such file."""
+    """Like `fetch`, but returns None if the repository exists and does not have this file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -99,7 +100,7 @@ def fetch_file(repo_id: str, name: str, options: HubOptions) -> Path | None:
             raise
         except EntryNotFoundError:
             return None
-        except ValueError as error:  # its text is "forced download failed"; the cause says why
+        except ValueError as error:  # its text is only "forced download failed"; the reason is in its cause
             raise error.__cause__ or error from None
     return Path(path)
 
@@ -131,15 +132,15 @@ def upload(
 
     Args:
         folder: Where the files are.
-        repo_id: `user/name`; made if it is not there.
+        repo_id: `user/name`; created if it does not exist.
         files: Names in the folder.
         replaces: Patterns of files that the same commit deletes from the repository, except those among `files`.
         private: Whether a new repository is private.
-        token: None for the one that is set.
-        revision: Branch; made if it is not there, unless a pull request is opened.
+        token: None uses the token set by `hf auth login` or `HF_TOKEN`.
+        revision: Branch; created if it does not exist, unless a pull request is opened.
         create_pr: Open a pull request instead of a commit on the branch.
-        commit_message: First line.
-        commit_description: The lines after it.
+        commit_message: First line of the commit message.
+        commit_description: The other lines of the commit message.
         subfolder: Folder in the repository.
 
     Raises:
@@ -174,7 +175,7 @@ def upload(
                 commit_message=commit_message,
                 commit_description=commit_description or "",
             )
-        except ValueError as error:  # the Hub does not accept the front matter of the card, for one
+        except ValueError as error:  # for example, the Hub does not accept the front matter of the card
             if isinstance(error, HfHubHTTPError | HFValidationError):
                 raise  # explained by `translated`
             raise SpatialBoostError(f"could not push to {repo_id!r}: {error}") from error
@@ -191,7 +192,7 @@ def translated(what: str) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise _explained(what, error) from error
     except Exception as error:
-        # no connection, no answer, an incomplete answer: errors of whichever HTTP library the client uses
+        # no connection, no answer or an incomplete answer: the error is one of the HTTP library that the client uses
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
             raise
         raise _explained(what, error) from error
@@ -212,9 +213,9 @@ def _explained(what: str, error: Exception) -> SpatialBoostError:
     if isinstance(error, LocalEntryNotFoundError) and cause is not None and not _is_offline(cause):
         return _explained(what, cause)  # the Hub refused first; then the cache was searched
     if isinstance(error, GatedRepoError):
-        advice = "Its owner grants access by request: ask on its page, then log in (`hf auth login`) or pass `token`."
+        advice = "Its owner must give you access: ask on its page, then log in (`hf auth login`) or pass `token`."
     elif isinstance(error, RevisionNotFoundError):
-        advice = "The repository is there, the revision is not: check `revision`."
+        advice = "The repository exists, but not this revision: check `revision`."
     elif isinstance(error, RepositoryNotFoundError):
         advice = "Check the name; for a private one log in (`hf auth login`) or pass `token`."
     elif status in (401, 403):

@@ -24,7 +24,7 @@ OPTIONAL = (
 
 
 def versions() -> dict[str, str | None]:
-    """Version of each package that the library can use, None where it is not installed.
+    """Version of each package that the library can use, None if it is not installed.
 
     Example:
         >>> versions()["torch"] is not None
@@ -34,7 +34,7 @@ def versions() -> dict[str, str | None]:
 
 
 def devices() -> list[str]:
-    """What torch can compute on, the fastest last."""
+    """The devices that torch can use."""
     import torch
 
     found = [f"cpu: {torch.get_num_threads()} threads, {platform.machine()}"]
@@ -54,7 +54,7 @@ def devices() -> list[str]:
 def kernels() -> list[str]:
     """The kernel that "auto" takes for each device and dtype, for the shape of a boosted ViT-B/16 at 224 pixels.
 
-    Of torch's SDPA also the backend that it picks, on devices that it can be asked for.
+    For torch's SDPA, the backend that it picks is also given, on devices where torch can report it.
     """
     import torch
 
@@ -80,7 +80,7 @@ def delta_facts(repo_or_folder: str, options: HubOptions | None = None) -> dict[
 
     Returns:
         `path`, `bytes` (of the weights), `config`, `layers` (number of parameters and mean gate by block; the number is
-        None where only the config was read) and `checked` (whether the weights were).
+        None if only the config was read) and `checked` (whether the weights were checked).
 
     Raises:
         SpatialBoostError: There is none, it is damaged, or this version cannot read it.

@@ -1,4 +1,4 @@
-"""Save, load, pull and push a delta: the public functions of this folder. The file: `docs/delta-format.md`."""
+"""Save, load, download and upload a delta: the public functions of this folder. The file: `docs/delta-format.md`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,8 @@ def save_pretrained(
 ) -> Path:
     """Save Attn+ and the gates: `model.safetensors`, `config.json` and a model card. The base's weights are not saved.
 
-    A save that is interrupted leaves the delta before it readable. Tensors are cast and written one by one. Those of a
-    model that FSDP2 has sharded are gathered layer by layer: then every process has to make this call, and the main
-    process writes.
+    An interrupted save leaves the earlier delta readable. Tensors are cast and written one by one. If FSDP2 has sharded
+    the model, they are gathered layer by layer: then every process must make this call, and the main process writes.
 
     Example:
         >>> import tempfile, timm, spatialboost as sb
@@ -57,14 +56,14 @@ def save_pretrained(
 
     Args:
         model: A boosted model.
-        folder: Made if it is not there.
+        folder: Where to save; created if it does not exist.
         base: Name of the base model, if the model itself does not contain it: a timm name, or an id on the Hub with an
             optional revision (`"user/name@revision"`).
         training: Facts on the training, for the config and the card; anything that can be written as JSON.
         results: Results of probes (base against boosted) for the config and the card: the JSON file of a probe, its
             content, or several of either.
-        license: Licence of the base model's weights, which holds for the delta as well; None takes timm's entry.
-        dtype: Of the weights on disk, such as `torch.bfloat16`; None keeps the dtype of each. Gates stay float32.
+        license: Licence of the base model's weights, which also applies to the delta; None uses timm's entry.
+        dtype: Dtype of the weights on disk, such as `torch.bfloat16`; None keeps the dtype of each. Gates stay float32.
         max_shard_size: Larger weights are split into files of at most this size: a number of bytes, or `"5GB"`.
         is_main_process: Whether this process writes; None means the process of rank 0.
 
@@ -99,19 +98,19 @@ def push_to_hub(
     subfolder: str = "",
     **saving: Any,
 ) -> str:
-    """Save the delta to a repository on the Hub, made if it is not there; returns the address of the commit.
+    """Save the delta to a repository on the Hub, and create it if it does not exist; returns the URL of the commit.
 
     Args:
         model: A boosted model.
         repo_id: `user/name`.
         private: Whether a new repository is private; None takes the account's default.
         token: None takes the one set by `hf auth login` or `HF_TOKEN`.
-        revision: Branch to write to, made if it is not there; None for the main one.
-        create_pr: Open a pull request instead and return its address.
+        revision: Branch to write to, created if it does not exist; None for the main branch.
+        create_pr: Open a pull request instead and return its URL.
         commit_message: First line of the commit.
         commit_description: The lines after it.
         subfolder: Folder in the repository.
-        **saving: As for `save_pretrained`.
+        **saving: Other arguments of `save_pretrained`.
 
     Raises:
         SpatialBoostError: As for `save_pretrained`, or the Hub refuses; the message contains its answer.
@@ -223,7 +222,7 @@ def load_delta(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Model:
-    """Load a delta that has been read: see `load_pretrained`."""
+    """Load a delta that has been read onto a model. The arguments are those of `load_pretrained`."""
     root = uncompiled(model)
     reorder = check_fits(root, delta, device)
     with delta.open() as file:
@@ -241,7 +240,7 @@ def load_delta(
             return model
         with without_values():
             boost(root, layers=delta.layers, gate=delta.config["gate"], dtype=dtype, freeze=freeze)
-        try:  # each weight is checked just before it is copied: if one is bad, the new channel is taken off again
+        try:  # each weight is checked just before it is copied: if one is bad, the new channel is removed again
             _fill(root, file.get_checked, delta, reorder, device)
         except BaseException:
             unboost(root)
@@ -257,19 +256,19 @@ def _fill(
     reorder: Reorder | None,
     device: torch.device | str | None,
 ) -> None:
-    """Copy each weight into the model, in the dtype and on the device of its place there."""
+    """Copy each weight into the model, cast to the dtype and device of the model's tensor."""
     left = set(delta.shapes)
     for _, attention, channel in boosted_layers(model):
         if channel.gate.is_meta:
             channel.to_empty(device=device or host_device(attention))
         for name, target in plus_tensors(attention, channel).items():
             if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
-                target.zero_()  # a bias that is zero, and that other copies of the encoder lack: see `check_fits`
+                target.zero_()  # a zero bias that is not in the file: see `check_fits`
                 continue
             value = read(key)
             target.copy_(reorder(name, value) if reorder else value)
             left.remove(key)
-    for key in left:  # biases of zeros, for which this copy has no place; reading them checks them
+    for key in left:  # zero biases that this copy of the encoder does not have; reading checks them
         read(key)
 
 
@@ -289,12 +288,12 @@ def from_pretrained(
 
     Args:
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
-        pretrained: False builds the base with random weights, onto which a delta of a pretrained base does not load.
-        revision: Of the delta; the revision of the base is recorded in the delta.
-        subfolder: Of the delta.
+        pretrained: False builds the base with random weights; a delta of a pretrained base does not load onto it.
+        revision: Revision of the delta; the revision of the base is recorded in the delta.
+        subfolder: Folder of the delta in the repository.
         token: None takes the one set by `hf auth login` or `HF_TOKEN`, which timm uses in any case.
         cache_dir: Where downloads are kept, also the base's; None means the Hub's usual place.
-        local_files_only: Ask the cache only; where timm builds the base, set `HF_HUB_OFFLINE=1` instead.
+        local_files_only: Use the cache only; if timm builds the base, set `HF_HUB_OFFLINE=1` instead.
         force_download: Download again what is in the cache.
         **model_kwargs: For `timm.create_model` or the model's `from_pretrained`: `img_size=...`, `dtype=...`.
 

@@ -1,4 +1,4 @@
-"""Find a delta in a folder or on the Hub, read its config and headers, and read and check its tensors; no model yet."""
+"""Find a delta in a folder or on the Hub, read its config and headers, and check its tensors, without a model."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Delta:
     """A delta whose config and headers have been read and checked. Its tensors are read later, one by one.
 
     Attributes:
-        folder: Where it lies on this machine.
+        folder: Its folder on this machine.
         files: The files with the weights: one, or several shards.
         config: Its config, in the form of the newest version.
         shapes: Shape of each tensor.
-        file_numbers: For each tensor, which of `files` holds it.
-        checksums: Of each tensor; empty for files of version 1.
+        file_numbers: Index in `files` of the file of each tensor.
+        checksums: Checksum of each tensor, by its name; empty for files of version 1.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Delta:
 
     @property
     def base_name(self) -> str:
-        """The base as errors name it."""
+        """Name of the base model, for error messages."""
         return repr(self.config["base_model"].get("name"))
 
     @contextmanager
@@ -77,7 +77,7 @@ class OpenDelta:
         self._files = files
 
     def get(self, key: str) -> Tensor:
-        """A tensor, not copied and not checked."""
+        """A tensor as it is in the file: not copied and not checked."""
         try:
             return self._files[self._delta.file_numbers[key]].get_tensor(key)
         except SafetensorError as error:  # the file was replaced after its header was read
@@ -86,10 +86,10 @@ class OpenDelta:
             ) from error
 
     def get_checked(self, key: str) -> Tensor:
-        """A tensor, not copied.
+        """A tensor, not copied, after a check.
 
         Raises:
-            SpatialBoostError: It differs from what was saved, or has values that are not finite.
+            SpatialBoostError: It differs from the saved tensor, or has values that are not finite.
         """
         tensor = self.get(key)
         saved = self._delta.checksums.get(key)
@@ -123,13 +123,13 @@ def read_delta(repo_or_folder: PathLike, options: HubOptions | None = None) -> D
 
 
 def read_folder(folder: Path) -> Delta:
-    """The delta in a folder of this machine.
+    """Read the config and headers of a delta in a folder of this machine.
 
     Raises:
         SpatialBoostError: There is none, it is damaged, or this version cannot read it.
     """
     if not folder.is_dir():
-        raise SpatialBoostError(f"there is no folder {folder}: expected one that save_pretrained has written.")
+        raise SpatialBoostError(f"there is no folder {folder}: give a folder that save_pretrained has written.")
     files = tuple(folder / name for name in weight_files(folder))
     headers = [read_header(path) for path in files]
     configs_inside = [header.metadata.get("spatialboost") for header in headers]
@@ -153,7 +153,7 @@ def read_folder(folder: Path) -> Delta:
 
 
 def _choose_config(config_file: Path, weights: Path, text: str | None) -> dict[str, Any]:
-    """The config in the header of the weights; of older files without one, `config.json`."""
+    """The config in the header of the weights, or `config.json` if an older file has none in its header."""
     beside = parse_config(read_small(config_file), config_file) if config_file.is_file() else None
     if text is None:
         if beside is None:
@@ -172,7 +172,7 @@ def _choose_config(config_file: Path, weights: Path, text: str | None) -> dict[s
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files with the weights: a single one, or the shards that the index names."""
+    """Names of the files with the weights: one file, or the shards that the index lists."""
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     index = folder / INDEX
@@ -185,13 +185,13 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
-    """The folder of a delta: the given one, or one in the Hub's cache, to which the files have been downloaded.
+    """The folder of a delta: the given one, or the folder in the Hub's cache to which this call downloads the files.
 
     Raises:
         SpatialBoostError: There is no such folder and no such repository, or the Hub refuses.
     """
     if options.subfolder and not _stays_inside(options.subfolder):
-        raise SpatialBoostError(f"subfolder={options.subfolder!r} leads out of the folder; expected a path inside it.")
+        raise SpatialBoostError(f"subfolder={options.subfolder!r} leads out of the folder; give a path inside it.")
     folder = Path(repo_or_folder).expanduser()
     if folder.is_dir():
         return folder / options.subfolder if options.subfolder else folder

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors files written one tensor at a time, and the checksums that find damage in them.
+"""Tensors on disk: safetensors files written one tensor at a time, and checksums that detect damage.
 
 Why this is not left to the safetensors package: `safetensors.torch.save_file` takes all tensors at once, on the CPU and
 in their final dtype. For a model that is in another dtype, on a GPU or sharded, that means a second copy of the weights
@@ -30,7 +30,7 @@ from spatialboost.errors import SpatialBoostError
 
 DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 SIZE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-COLUMNS = 509  # words; a prime, so that exchanged pages or sectors of a file add up to other sums
+COLUMNS = 509  # in words; a prime number, so that two exchanged pages or sectors of a file give other sums
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def checksum(tensor: Tensor) -> str:
     """16 hexadecimal digits over dtype, shape and bytes of a tensor on the CPU; any flipped bit changes them.
 
     The bytes are arranged as rows of 64-bit words; the sums of the columns, modulo 2^64, are hashed. This is as fast as
-    reading the memory, which a hash of all bytes is not. It finds damage; it does not stop a forger.
+    reading the memory, and faster than a hash of all bytes. It detects damage; it does not stop intended changes.
     """
     raw = as_bytes(tensor)
     num_words = raw.size // 8
@@ -72,7 +72,7 @@ def as_bytes(tensor: Tensor) -> np.ndarray:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is infinite or NaN. One pass without a mask: minimum and maximum show both."""
+    """Whether no value is infinite or NaN. Minimum and maximum show both in one pass, without a mask."""
     return not tensor.numel() or all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
 
 
@@ -143,10 +143,10 @@ def split(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes of `"5GB"`, `"500MB"`, `"1GiB"` or a number.
+    """The number of bytes that `"5GB"`, `"500MB"`, `"1GiB"` or a number stands for.
 
     Raises:
-        SpatialBoostError: It is not a size.
+        SpatialBoostError: The argument is not a size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?B|)\s*", str(size).upper())
     if found is None or found[2] not in SIZE_UNITS or (total := int(float(found[1]) * SIZE_UNITS[found[2]])) < 1:
@@ -168,7 +168,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file.
+    """Read the header of a safetensors file.
 
     Raises:
         SpatialBoostError: The file is missing, incomplete, or not a safetensors file.

@@ -1,8 +1,8 @@
-"""Write a delta so that a save which is interrupted, at whatever point, leaves the delta before it readable.
+"""Write a delta so that an interrupted save leaves the earlier delta readable.
 
-All files are written under temporary names first. One replacement then makes the new delta valid: that of
-`model.safetensors`, or of the index where the weights are in shards (new shards never take the names of old ones). The
-config is in the header of every file with weights as well, so that `config.json` may be replaced later.
+All files are first written under temporary names. The new delta becomes valid when `model.safetensors` is replaced, or
+the index if the weights are in shards (new shards never have the names of old ones). Every file with weights also has
+the config in its header, so `config.json` may be replaced later.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from spatialboost.weights.format import (
 from spatialboost.weights.tensor_file import Entry, TensorWriter, is_finite, split
 
 NamedTensors = Iterator[tuple[str, Tensor]]
-BLANK = "0" * 16  # in the place of the checksum until it is known
+BLANK = "0" * 16  # stands for the checksum until it is known
 
 
 def is_main() -> bool:
-    """Whether this process is the only one, or the one of rank 0."""
+    """Whether this process is the only one, or has rank 0."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not distributed or torch.distributed.get_rank() == 0
 
@@ -51,15 +51,15 @@ def save_delta(
     """Write weights, config and card. A process that does not write still takes part in gathering sharded weights.
 
     Args:
-        model: Boosted, not compiled.
-        folder: Made if it is not there.
-        config: From `describe`.
-        dtype: Of the weights on disk.
-        limit: Bytes of a file.
+        model: A boosted model that is not compiled.
+        folder: Where to write; created if it does not exist.
+        config: The result of `describe`.
+        dtype: Dtype of the weights on disk; None keeps each.
+        limit: Largest size of a file in bytes.
         writes: Whether this process writes.
     """
     entries = file_entries(model, dtype)
-    config_text({**config, "checksum": BLANK})  # both raise, if they do, before anything is written
+    config_text({**config, "checksum": BLANK})  # this and the next line raise their errors before anything is written
     card = model_card(config)
     tensors = stored_tensors(model, entries)
     try:
@@ -73,7 +73,7 @@ def save_delta(
 
 
 def _exhaust(tensors: NamedTensors) -> None:
-    """Gather the tensors that are left: the other processes wait for this one in each gathering."""
+    """Gather the remaining tensors, because the other processes wait for this one."""
     for _ in tensors:
         pass
 
@@ -132,7 +132,7 @@ def _stored(key: str, tensor: Tensor, entries: dict[str, Entry], layer: str) -> 
     if not is_finite(tensor):
         raise SpatialBoostError(
             f"{layer}: Attn+ has values that are not finite ({key}); this is not saved. Train again with a lower "
-            "learning rate?"
+            "learning rate."
         )
     stored = tensor.to(entries[key].dtype)
     if stored.dtype != tensor.dtype and not is_finite(stored):
@@ -143,7 +143,7 @@ def _stored(key: str, tensor: Tensor, entries: dict[str, Entry], layer: str) -> 
 def _write_parts(
     paths: list[Path], parts: list[dict[str, Entry]], tensors: NamedTensors, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the tensors; returns the config with the checksum of all, which the header of every file has, too."""
+    """Write the tensors; returns the config with the checksum of all tensors, which every header also contains."""
     blank = {"spatialboost": config_text({**config, "checksum": BLANK})}
     with ExitStack() as stack:
         writers = [TensorWriter(path, part, blank) for path, part in zip(paths, parts, strict=True)]
@@ -180,7 +180,7 @@ def _move(temporary: Path, path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a temporary file, flush it to disk, and only then let it take the place of `path`."""
+    """Write a temporary file, flush it to disk, and then rename it to `path`."""
     temporary = _temporary(path.parent, path.name)
     try:
         with open(temporary, "w", encoding="utf-8") as file:
