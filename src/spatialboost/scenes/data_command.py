@@ -11,7 +11,7 @@ import typer
 
 from spatialboost.errors import SpatialBoostError
 
-app = typer.Typer(help="Make conversations about views from their 3D cues, and show them.", no_args_is_help=True)
+app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
 
 
 @app.command()
