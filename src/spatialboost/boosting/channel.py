@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import effective_weight, unwrap_adapter
-from spatialboost.hosts.layers import class_path, submodule
+from spatialboost.hosts.layers import calls_super, class_path, submodule
 from spatialboost.hosts.protocol import Family, Share
 
 CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
@@ -54,6 +54,14 @@ def host_layers(attention: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             layer = unwrap_adapter(child)
             yield name, layer
             yield from ((f"{name}.{path}", inner) for path, inner in host_layers(layer))
+
+
+def host_buffers(attention: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and buffer of the host attention and of each layer inside it, named as if there were no adapters."""
+    for path, layer in (("", attention), *host_layers(attention)):
+        for leaf, buffer in layer._buffers.items():
+            if buffer is not None:
+                yield f"{path}.{leaf}".lstrip("."), buffer
 
 
 def holds(path: str, parameters: Iterable[str]) -> bool:
@@ -118,6 +126,7 @@ class SpatialChannel(nn.Module):
         slots: Where the host keeps its weights: see `Family.slots`.
         shared: Names of the host's parameters that both channels use.
         host_layers: Path and kind of each layer of the host whose weights Attn+ has a copy of: see `check_host`.
+        super_layers: Paths of the layers of the host whose methods call `super()`.
     """
 
     def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:
@@ -142,7 +151,9 @@ class SpatialChannel(nn.Module):
         self.slots = family.slots(attention)  # used in each joint forward
         copied = {name for name, *_ in channel_parameters(attention, family)}
         self.shared = frozenset(name for name, *_ in host_parameters(attention)) - copied
-        self.host_layers = {path: kind_of(type(layer)) for path, layer in host_layers(attention) if holds(path, copied)}
+        layers = {path: type(layer) for path, layer in host_layers(attention)}
+        self.host_layers = {path: kind_of(cls) for path, cls in layers.items() if holds(path, copied)}
+        self.super_layers = frozenset(path for path, cls in layers.items() if calls_super(cls))
 
     def find(self, name: str) -> Tensor | None:
         """The parameter of Attn+ that is the copy of the host's parameter `name`, or None.
