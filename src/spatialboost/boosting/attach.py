@@ -43,6 +43,8 @@ class BoostedAttention:
             return type(self).forward(self, *args, **kwargs)
         channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
         channel.check_host(self)  # type: ignore[arg-type]
+        if channel.without_values:
+            channel.check_values(self)  # type: ignore[arg-type]
         if (hook := vars(channel).get("_hf_hook")) is not None:
             # accelerate loads offloaded weights when a module is called, but the channel is never called
             hook.pre_forward(channel)
