@@ -186,10 +186,7 @@ def _check(name: str, attention: nn.Module, channel: SpatialChannel, read: set[s
     elif unread:
         problem = f"Attn+ runs without its own {', '.join(unread)}"
     elif len(missing) == len(trainable) > 0:
-        advice = (
-            "set use_reentrant=False in the gradient checkpointing" if checkpointed else "look for no_grad or detach"
-        )
-        problem = f"no gradient arrives: {advice}"
+        problem = "no gradient arrives: look for no_grad or detach in the model"
     elif missing:
         problem = f"no finite gradient arrives in {', '.join(missing)}"
     return LayerCheck(channel.index, name, runs, unread, missing, sum(p.numel() for p in trainable.values()), problem)
