@@ -82,8 +82,8 @@ def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta, pa
     if (len(layers) != config["depth"] and not partial) or any(i not in layers for i in delta.layers):
         raise SpatialBoostError(
             f"the delta is for {delta.base_name} with {config['depth']} attention layers; {name} has {len(layers)}. "
-            "Load it onto the encoder that it was trained on; or, if this is a part of that encoder, give `layers`, the "
-            f"indices of those to load. The delta has the layers {delta.layers}, the model {sorted(layers)}."
+            "Load it onto the encoder that it was trained on; or, if this is a part of that encoder, give `layers`, "
+            f"the indices of those to load. The delta has the layers {delta.layers}, the model {sorted(layers)}."
         )
     expected: dict[str, tuple[int, ...]] = {}
     for index in delta.layers:
@@ -144,8 +144,8 @@ def _check_base(layers: Mapping[int, Found], delta: Delta) -> Reorder | None:
     common = recorded & set(layers)
     if recorded and not common:
         raise SpatialBoostError(
-            f"the delta's base cannot be recognised: it is recorded in the layers {sorted(recorded)}, and the model has "
-            f"{sorted(layers)}. Load the delta onto the encoder that it was trained on, then take the layers from it."
+            f"the delta's base cannot be recognised: the layers {sorted(recorded)} of it are recorded, and the model "
+            f"has {sorted(layers)}. Load the delta onto that encoder, then take the layers from it."
         )
     compared = {index: layers[index] for index in common} if common else layers
     name = same_base(saved, fingerprint(compared))
