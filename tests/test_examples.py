@@ -12,6 +12,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SAVED = {
     "wrap_timm": "wrapped_timm",
     "wrap_transformers": "wrapped_transformers",
+    "with_lora": "with_lora/delta",
     "three_stages": "three_stages/delta",
 }
 SCRIPTS = [script for script in EXAMPLES if script.stem in SAVED]  # the callbacks are run by test_loops.py

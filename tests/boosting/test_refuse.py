@@ -29,18 +29,6 @@ def with_eight_bit_floats(attention: nn.Module) -> None:
     attention.proj.weight = nn.Parameter(attention.proj.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
 
 
-def with_torchao(attention: nn.Module) -> None:
-    torchao = pytest.importorskip("torchao.quantization")
-    torchao.quantize_(attention, torchao.Int8WeightOnlyConfig())
-
-
-def with_bitsandbytes(attention: nn.Module) -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    linear = bitsandbytes.nn.Linear4bit(WIDTH, WIDTH)
-    linear.load_state_dict(attention.proj.state_dict())
-    attention.proj = linear.to("cpu")  # moving it quantises it
-
-
 class QuantLinear(nn.Module):
     """A linear layer of GPTQ and similar libraries, with packed integers in buffers."""
 
@@ -60,8 +48,6 @@ def with_packed_buffers(attention: nn.Module) -> None:
         (with_computed_weight, "computes weights in a hook"),
         (with_integers, r"quantised weights \(proj.weight: torch.int8\)"),
         (with_eight_bit_floats, r"quantised weights \(proj.weight: torch.float8"),
-        (with_torchao, r"quantised weights \(qkv.weight: torchao"),
-        (with_bitsandbytes, r"quantised weights \(proj.weight: torch.uint8"),
         (with_packed_buffers, r"projection without a weight of its own \(proj: .*QuantLinear"),
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spatialboost.boosting.channel import SpatialChannel, channel_parameters, full_value
 from spatialboost.hosts.protocol import Family
+from spatialboost.hosts.quantised import host_value
 from spatialboost.hosts.registry import family_named
 
 
@@ -23,7 +24,7 @@ def canonical(attention: nn.Module, family: Family, parameters: Mapping[str, Ten
 def base_tensors(attention: nn.Module, family: Family) -> dict[str, Tensor]:
     """The host's own weights under their canonical names."""
     parameters = channel_parameters(attention, family)
-    own = {name: share.of(full_value(owner.get_parameter(leaf))) for name, owner, leaf, share in parameters}
+    own = {name: share.of(full_value(host_value(owner, leaf))) for name, owner, leaf, share in parameters}
     return canonical(attention, family, own)
 
 
@@ -34,7 +35,7 @@ def meta_tensors(attention: nn.Module, family: Family, channel: SpatialChannel |
     """
     own = {}
     for name, owner, leaf, share in channel_parameters(attention, family):
-        parameter = owner.get_parameter(leaf) if channel is None else channel.plus(name)
+        parameter = host_value(owner, leaf) if channel is None else channel.plus(name)
         empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         own[name] = share.of(empty) if channel is None else empty
     return canonical(attention, family, own)

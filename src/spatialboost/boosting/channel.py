@@ -21,6 +21,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import effective_weight, unwrap_adapter
 from spatialboost.hosts.layers import calls_super, class_path, submodule
 from spatialboost.hosts.protocol import Family, Share
+from spatialboost.hosts.quantised import host_value
 from spatialboost.hosts.registry import family_named
 
 CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
@@ -140,7 +141,7 @@ class SpatialChannel(nn.Module):
         self.axis = family.axis(attention)
         device = None
         for name, owner, leaf, share in channel_parameters(attention, family):
-            value = share.of(owner.get_parameter(leaf))
+            value = share.of(host_value(owner, leaf))
             device, own = value.device, dtype or torch.promote_types(value.dtype, torch.float32)
             if _WITHOUT_VALUES.get():
                 plus = torch.empty_like(value, dtype=own, memory_format=torch.contiguous_format)

@@ -13,6 +13,7 @@ from spatialboost.boosting.channel import channel_parameters, is_sharded
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.layers import class_path, is_linear
 from spatialboost.hosts.protocol import Family, check_slots
+from spatialboost.hosts.quantised import host_value
 from spatialboost.hosts.transformers import checkpoints_reentrantly, restored_forward
 
 WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "DeepSpeedEngine"}
@@ -90,7 +91,7 @@ def _objections(name: str, attention: nn.Module, family: Family) -> Iterator[tup
         parameter = owner.get_parameter(leaf)
         if is_sharded(parameter) or hasattr(parameter, "ds_id"):
             yield f"is sharded already ({parameter_name})", "Boost the model before it is sharded"
-        elif kind := quantised(parameter):
+        elif kind := quantised(host_value(owner, leaf)):
             yield f"has quantised weights ({parameter_name}: {kind})", "Boost the model before it is quantised"
     for path, module in attention.named_modules():
         if "forward" in vars(module) and not restored_forward(module):

@@ -13,6 +13,7 @@ from spatialboost.boosting.kernels import KERNELS, choose_kernel
 from spatialboost.boosting.xformers_kernel import load_xformers
 from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.hosts.registry import family_named
+from spatialboost.hosts.slots import have_plain_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,7 +61,7 @@ def set_kernel(model: Model, kernel: str) -> Model:
 def kernel_of(attention: nn.Module, channel: SpatialChannel) -> str:
     """The kernel that would run this layer on inputs with the device and dtype of its weights, without a mask."""
     family = family_named(channel.family)
-    runs = isinstance(attention, BoostedAttention)
+    runs = isinstance(attention, BoostedAttention) and have_plain_weights(attention, channel)
     if channel.kernel == "host" or not runs or family.joint_forward(attention, channel) is None:  # type: ignore[arg-type]
         return "host"
     weight = next(attention.parameters())

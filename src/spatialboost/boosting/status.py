@@ -15,6 +15,7 @@ from spatialboost.boosting.channel import SpatialChannel, boosted_layers, channe
 from spatialboost.boosting.find import find_attention, uncompiled
 from spatialboost.boosting.set_kernel import kernel_of
 from spatialboost.hosts.adapters import is_adapter
+from spatialboost.hosts.quantised import host_value
 from spatialboost.hosts.registry import family_named
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def is_stale(attention: nn.Module, channel: SpatialChannel) -> bool:
     if bool(channel.gate.any()):
         return False
     for name, owner, leaf, share in channel_parameters(attention, family_named(channel.family)):
-        own, plus = share.of(owner.get_parameter(leaf)), channel.plus(name)
+        own, plus = share.of(host_value(owner, leaf)), channel.plus(name)
         if own.shape == plus.shape and not torch.equal(own.flatten()[:64].to(plus.dtype), plus.flatten()[:64]):
             return True
     return False

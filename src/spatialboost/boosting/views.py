@@ -13,6 +13,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from spatialboost.boosting.channel import SpatialChannel
@@ -20,6 +21,7 @@ from spatialboost.boosting.freeze import is_cache
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import unwrap_adapter
 from spatialboost.hosts.protocol import Share
+from spatialboost.hosts.quantised import is_packed
 from spatialboost.hosts.registry import family_named
 
 
@@ -78,9 +80,9 @@ class PlusView:
             # torch.matmul picks its kernel by `requires_grad`, and on some CPUs the kernels round differently: both
             # channels need the same one
             plus = plus.detach()
-        if not isinstance(own, Tensor):
+        if not isinstance(own, Tensor) or not own.is_floating_point():  # the last: packed integers
             return plus
-        if own.is_floating_point() and plus.dtype != own.dtype:
+        if plus.dtype != own.dtype:
             plus = plus.to(own.dtype)
         if plus.shape == own.shape:
             return plus
@@ -97,6 +99,8 @@ class PlusView:
         child = self._host._modules[name]
         if child is None:
             return None
+        if is_packed(unwrap_adapter(child)):
+            return LinearView(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.", self._root, self._copies)
         view_class = TypedPlusView if self._prefix + name in self._channel.super_layers else PlusView
         return view_class(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.", self._root, self._copies)
 
@@ -114,6 +118,14 @@ class PlusView:
 
     def __getitem__(self, index: int | str) -> PlusView | None:
         return self._child(index if isinstance(index, str) else list(self._host._modules)[index])
+
+
+class LinearView(PlusView):
+    """The view of a linear layer whose own forward reads packed weights: a plain linear layer."""
+
+    def __call__(self, x: Tensor) -> Tensor:  # type: ignore[override]  # noqa: D102
+        bias = self.bias
+        return F.linear(x, self.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class TypedPlusView(PlusView):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts.quantised import host_value
 
 # Names under which peft, `torch.compile` and torch's checkpoint wrapper keep the layer that they wrap.
 WRAPPED = ("base_layer", "_orig_mod", "_checkpoint_wrapped_module")
@@ -39,7 +40,7 @@ def effective_weight(attention: nn.Module, name: str, owner: nn.Module, leaf: st
     Raises:
         SpatialBoostError: The adapters cannot be expressed as one weight and one bias.
     """
-    value = owner._parameters[leaf].detach()  # type: ignore[union-attr]
+    value = host_value(owner, leaf).detach()
     outer: nn.Module = attention
     for child in name.split(".")[:-1]:
         outer = unwrap_adapter(outer)._modules[child]  # type: ignore[assignment]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError, unknown
-from spatialboost.hosts.layers import leaves
+from spatialboost.hosts.layers import leaves, submodule
+from spatialboost.hosts.quantised import host_value
 
 # Names of the canonical layout. A projection has a weight and may have a bias; a norm may have other parameters too.
 PROJECTIONS = ("q", "k", "v", "o")
@@ -146,7 +147,7 @@ class Family:
     def width(self, attention: nn.Module) -> int:
         """Number of features of the output; the gate has the same length."""
         path, _, leaf = self.slots(attention)["o.weight"].parameter.rpartition(".")
-        return leaves(attention, path)[leaf].shape[0]
+        return host_value(submodule(attention, path) or attention, leaf).shape[0]
 
     def axis(self, attention: nn.Module) -> int:
         """Dimension of the features in the output: -1 for tokens (B, T, D), 1 for images (B, D, H, W)."""
