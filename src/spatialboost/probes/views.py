@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,14 +96,12 @@ class BuiltViews:
 
     def __getitem__(self, index: int, /) -> Cues:
         import numpy as np
-        from PIL import Image
 
         from spatialboost.scenes.cues import Cues
+        from spatialboost.scenes.dataset.reader import open_depth, open_image
 
         table, row = self.rows[index]
         found = self.tables[table].slice(row, 1).to_pylist()[0]
         meta = json.loads(found["meta"])
-        image, millimetres = (
-            np.asarray(Image.open(io.BytesIO(found[key][0]["bytes"]))) for key in ("images", "depths")
-        )
-        return Cues(image, millimetres.astype(np.float32) / 1000, np.array(meta["intrinsics"]), meta["source"])
+        image, depth = np.asarray(open_image(found["images"][0])), open_depth(found["depths"][0])
+        return Cues(image, depth, np.array(meta["intrinsics"]), meta["source"])

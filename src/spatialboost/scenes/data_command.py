@@ -19,7 +19,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
     source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
     path: Annotated[
-        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt.")
+        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt.")
     ] = None,
     num: Annotated[
         int | None,

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset import reader
+from spatialboost.scenes.dataset.drawing import colour_depth
 from spatialboost.scenes.dataset.reader import open_depth, open_image, open_rows
+from spatialboost.scenes.dataset.row import millimetres as encoded_depth
 from spatialboost.scenes.dataset.schema import VERSION, dataset_facts, dataset_files
 from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.writer import build_dataset
@@ -207,6 +210,18 @@ def test_depth_is_opened_in_metres():
     np.testing.assert_allclose(open_depth(row["depths"][0]), view.depth_HW, atol=0.00051)
     with pytest.raises(SpatialBoostError, match="mode RGB, expected a depth map"):
         open_depth(row["images"][0])
+
+
+def test_the_largest_value_is_no_reading():
+    millimetres = np.array([[0, 1500, 65534, 65535]], np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(millimetres).save(stream, "PNG")
+    depth = open_depth({"bytes": stream.getvalue()})
+    np.testing.assert_allclose(depth, [[0, 1.5, 65.534, 0]])
+    shown = colour_depth(millimetres)
+    assert (shown["missing"], round(shown["far"])) == (50, 65)
+    view = replace(tiny_cues((1, 4), boxes={}), depth_HW=np.float32([[65.533, 65.534, 65.535, 70]]), valid_HW=None)
+    assert encoded_depth(view).tolist() == [[65533, 65534, 0, 0]]
 
 
 def test_an_image_stays_as_it_is_stored_whatever_exif_says():

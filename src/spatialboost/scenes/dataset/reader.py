@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _FILES_AT_ONCE = 8  # footers are small, so most of the time is spent waiting for the disk
 _LARGE_GROUP = 2**28  # bytes
+_NO_READING = 2**16 - 1  # the largest value of 16 bits; data sets of other software have it where nothing is measured
 
 
 def open_rows(folders: Sequence[Path | str]) -> Rows:
@@ -189,13 +190,16 @@ def open_image(image: Any) -> Any:
 def open_depth(image: Mapping[str, Any]) -> np.ndarray:
     """Decode an entry of the column ``depths``: float32 ``(H, W)``, z in metres, 0 = no reading.
 
+    The stored values 0 and 65535 mean "no reading".
+
     Raises:
         SpatialBoostError: there are no bytes, or they are not a depth map.
     """
     depth = _decode(image)
     if not depth.mode.startswith("I"):
         raise SpatialBoostError(f"it has mode {depth.mode}, expected a depth map of one channel with 16 bits")
-    return np.asarray(depth, np.float32) / 1000
+    millimetres_HW = np.asarray(depth)
+    return np.where(millimetres_HW == _NO_READING, 0, millimetres_HW / np.float32(1000)).astype(np.float32)
 
 
 def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
