@@ -7,8 +7,8 @@
 ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. The first 70 % of the frames are for training and
 for fitting the probe, the last 22 % for questions and for measuring. With `--rooms N`, N procedural rooms are added to
 the training, and other rooms are used for questions and probes. With `--control`, stage 3 is run again from the same
-stage 2, with the answers of other images. In OUT: `result.json`, `report.html`, the probes' pictures, and `table.md` for docs/benchmarks.md;
-a second run with the same OUT continues where the first stopped.
+stage 2, with the answers of other images. In OUT: `result.json`, `report.html`, the probes' pictures, and `table.md`
+for docs/benchmarks.md; a second run with the same OUT continues where the first stopped.
 """
 
 from __future__ import annotations

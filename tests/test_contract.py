@@ -407,3 +407,18 @@ def test_hooks_of_the_host_run_once(host: Host):
     attention = [name for name, _, _ in boosted_layers(model)]
     assert all(calls.count(name) == 1 for name in attention)
     assert all(calls.count(c) == 1 for c in calls if any(c.startswith(f"{name}.") for name in attention))
+
+
+@ROWS
+@pytest.mark.parametrize("kernel", ["host", "auto"])
+def test_verify_sees_every_weight_run_and_train(host: Host, kernel: str):
+    model, inputs = set_kernel(perturb(sb.boost(host.make())), kernel).train(), host.inputs()
+    args, kwargs = ((), inputs) if set(inputs) != {"x"} else (tuple(inputs.values()), {})
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = sb.verify(model, *args, **kwargs)
+    assert found, str(found)
+    assert all(layer.runs and layer.trainable and not layer.without_gradient for layer in found.layers)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    with sb.disabled(model):
+        assert not any(layer.runs for layer in sb.verify(model, *args, **kwargs).layers)

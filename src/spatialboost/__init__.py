@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spatialboost.boosting import (
         Status,
+        Verification,
         boost,
         disabled,
         fuse,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         set_kernel,
         status,
         unboost,
+        verify,
     )
     from spatialboost.errors import SpatialBoostError
     from spatialboost.weights import from_pretrained, load_pretrained, push_to_hub, save_pretrained
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SpatialBoostError",
     "Status",
+    "Verification",
     "boost",
     "disabled",
     "from_pretrained",
@@ -35,6 +38,7 @@ __all__ = [
     "set_kernel",
     "status",
     "unboost",
+    "verify",
 ]
 
 # Names are imported when they are first used, so that the command line can show its help without importing torch.

@@ -17,7 +17,10 @@ from spatialboost.errors import SpatialBoostError
 
 # Commands that are imported only when they are run: name -> (module:attribute, help line in `spatialboost --help`).
 COMMANDS = {
-    "data": ("spatialboost.scenes.data_command:app", "Views and their 3D cues to conversations on disk."),
+    "data": (
+        "spatialboost.scenes.data_command:app",
+        "Make conversations about views from their 3D cues, and show them.",
+    ),
     "train": ("spatialboost.training.train_command:train", "Boost an encoder, stage by stage."),
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),
 }

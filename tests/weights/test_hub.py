@@ -112,7 +112,7 @@ def test_revisions(hub):
     sb.push_to_hub(tiny(4), REPO)
     for revision, seed in (("trial", 3), (first, 1), (None, 4), ("main", 4)):
         assert equal(pull(revision=revision), tiny(seed))
-    with pytest.raises(sb.SpatialBoostError, match="the revision is not: check `revision`"):
+    with pytest.raises(sb.SpatialBoostError, match="The repository exists, but not this revision: check `revision`"):
         pull(revision="nowhere")
 
 

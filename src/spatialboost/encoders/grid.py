@@ -32,7 +32,7 @@ def check_grid(encoder: nn.Module, size: tuple[int, int] | int | None = None) ->
         >>> check_grid(VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2))
 
     The right number of tokens does not prove the right order. So the encoder reads an image of noise, and then the same
-    image with other noise in one patch. The changes of the tokens are compared, without the median change of all tokens.
+    image with other noise in one patch. The changes of the tokens are compared, without their median.
     Two places are tried: if the grid were flipped, transposed or shifted, another token would change most.
 
     The tokens of the first layer are read, because there each token depends mostly on its own patch: other tokens
