@@ -118,6 +118,8 @@ class Cues:
             raise CuesError(
                 f"{self.source}: pose is {np.shape(self.pose_44)}, expected a finite 4x4 camera-to-world matrix"
             )
+        if not 0 <= self.depth_noise < 1:
+            raise CuesError(f"{self.source}: depth_noise is {self.depth_noise}, expected a fraction of the depth")
         readings = np.isfinite(depth) & (depth > 0) & (depth < np.finfo(depth.dtype).max)
         valid = readings if self.valid_HW is None else readings & self.valid_HW
         if not valid.any():

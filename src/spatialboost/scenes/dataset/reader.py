@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.schema import dataset_files, validate_file
+from spatialboost.scenes.dataset.schema import dataset_files, open_parquet, validate_file
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -144,20 +144,11 @@ class Rows(Sequence[dict[str, Any]]):
         return read[1]
 
     def _read_group(self, group: int) -> pyarrow.Table:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         number = int(np.searchsorted(self._last_F, group, side="right"))
         within = group - int(self._last_F[number] - self._groups_F[number])
-        try:
-            with pq.ParquetFile(self._files[number], memory_map=True) as file:
-                # A forked worker does not have the threads of its parent process
-                return file.read_row_group(within, columns=self.column_names, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise SpatialBoostError(
-                f"{self._files[number]}: its row group {within} cannot be read ({reason}); build the file again"
-            ) from error
+        with open_parquet(self._files[number], f"row group {within}") as file:
+            # A forked worker does not have the threads of its parent process
+            return file.read_row_group(within, columns=self.column_names, use_threads=False)
 
 
 class Column(Sequence[Any]):
@@ -219,14 +210,8 @@ def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
 
 def _read_footer(path: Path) -> tuple[list[int], list[str]]:
     """The number of rows in each row group of a file, and the names of its columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        footer = pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
-        raise SpatialBoostError(f"{path} cannot be read as parquet ({error}); build it again or remove it") from error
-    names = validate_file(path, footer)
+    with open_parquet(path) as file:
+        footer, names = file.metadata, validate_file(path, file)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     largest = max((group.total_byte_size for group in groups), default=0)
     if largest > _LARGE_GROUP:

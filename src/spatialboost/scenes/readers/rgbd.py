@@ -11,7 +11,9 @@ from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.paths import is_hidden, user_path
 from spatialboost.scenes.readers.plausibility import MILLIMETRES, check_depth, intrinsics_problem
+from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
 from spatialboost.scenes.sources import Mapped, Source, Walk, evenly_spaced, resize_cues
 
@@ -58,11 +60,11 @@ class RGBDFolder:
     """
 
     def __init__(self, path: str | Path, *, size: int | tuple[int, int] | None = None, depth_noise: float = 0.01):
-        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-            raise SpatialBoostError(f"size is {size}, expected at least one pixel")
+        if size is not None:
+            validate_size(size)
         if not 0 <= depth_noise < 1:
             raise SpatialBoostError(f"depth_noise is {depth_noise}, expected a fraction of the depth such as 0.01")
-        self.path, self.size, self.depth_noise = Path(path), size, depth_noise
+        self.path, self.size, self.depth_noise = user_path(path), size, depth_noise
         self.name = self.path.resolve().name
         self._images = _list_images(self.path)
         self.names = [image.stem for image in self._images]
@@ -153,7 +155,7 @@ def _list_images(path: Path) -> list[Path]:
             f"{path} {found}; expected a folder with rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, if poses "
             "are known, poses.txt"
         )
-    images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES]
+    images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES and not is_hidden(file)]
     if not images:
         raise SpatialBoostError(f"{path / 'rgb'} has no image; expected files that end in {', '.join(_IMAGES)}")
     images.sort(key=_natural_order)
