@@ -19,7 +19,7 @@ from spatialboost.errors import SpatialBoostError
 COMMANDS = {
     "data": (
         "spatialboost.scenes.data_command:app",
-        "Make conversations about views from their 3D cues, and show them.",
+        "Turn views and their 3D cues into conversations on disk.",
     ),
     "train": ("spatialboost.training.train_command:train", "Boost an encoder, stage by stage."),
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),

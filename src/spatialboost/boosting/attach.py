@@ -7,8 +7,8 @@ and merges them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -67,8 +67,10 @@ class BoostedAttention:
                     "to it. Call the model with use_cache=False."
                 )
         run = type(self).run
-        base = run(self, *args, **kwargs)
-        plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
+        with writes_once(self) as base_is_done:  # type: ignore[arg-type]
+            base = run(self, *args, **kwargs)
+            base_is_done()
+            plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
         if isinstance(base, Tensor):
             return family_named(channel.family).finish(self, channel.merge(base, plus), *args)  # type: ignore[arg-type]
         if isinstance(base, tuple) and base and isinstance(base[0], Tensor):
@@ -83,6 +85,29 @@ class BoostedAttention:
         # pickled as the host's class: the boosted class is made at run time, so another process cannot import it
         state = object.__reduce_ex__(self, 2)[2]
         return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
+
+
+@contextmanager
+def writes_once(attention: nn.Module) -> Iterator[Callable[[], None]]:
+    """Undo what the second of two forwards writes into the host's buffers, if the first has written into them.
+
+    A host that tracks its inputs or weights in training mode would do so twice otherwise.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        yield lambda: None
+        return
+    buffers = list(attention.buffers())
+    versions = [buffer._version for buffer in buffers]
+    written: list[tuple[Tensor, Tensor]] = []
+
+    def base_is_done() -> None:
+        changed = [b for b, version in zip(buffers, versions, strict=True) if b._version != version]
+        written.extend((buffer, buffer.clone()) for buffer in changed)
+
+    yield base_is_done
+    with torch.no_grad():
+        for buffer, value in written:
+            buffer.copy_(value)
 
 
 def is_transformed() -> bool:
@@ -114,13 +139,11 @@ def boosted_class(host_class: type[nn.Module], family: Family) -> type[nn.Module
     return type(name, (BoostedAttention, host_class), members)
 
 
-def attach(attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> SpatialChannel:
-    """Give `attention` a spatial channel, in place."""
-    channel = SpatialChannel(attention, family, index, gate, dtype)
+def attach(attention: nn.Module, channel: SpatialChannel) -> None:
+    """Give `attention` the channel that was made for it, in place."""
     channel.train(attention.training)
     attention.add_module(CHANNEL, channel)
     switch(attention, on=True)
-    return channel
 
 
 def detach(attention: nn.Module) -> None:

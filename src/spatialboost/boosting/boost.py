@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from spatialboost.boosting.attach import DISABLED, BoostedAttention, attach, detach, not_run, switch
-from spatialboost.boosting.channel import GATES, boosted_layers, require_boosted
+from spatialboost.boosting.attach import DISABLED, BoostedAttention, attach, boosted_class, detach, not_run, switch
+from spatialboost.boosting.channel import CHANNEL, GATES, SpatialChannel, boosted_layers, require_boosted
 from spatialboost.boosting.find import find_attention, uncompiled
-from spatialboost.boosting.freeze import clear_caches, freeze_base, freeze_statistics, unfreeze_base
+from spatialboost.boosting.freeze import clear_caches, freeze_base, freeze_statistics, is_frozen, unfreeze_base
 from spatialboost.boosting.refuse import check_model
 from spatialboost.boosting.select import Layers, select
 from spatialboost.errors import SpatialBoostError, unknown
@@ -78,12 +78,24 @@ def boost(
         )
     chosen = select(find_attention(root), layers, root)
 
-    clear_caches(root)
-    if freeze:
-        freeze_base(root)
+    # what can fail (memory, a class that cannot be derived) comes before the first change
+    channels = [SpatialChannel(found.module, found.family, found.index, gate, dtype) for found in chosen]
     for found in chosen:
-        freeze_statistics(found.module)  # both channels share these parameters, so they must not change
-        attach(found.module, found.family, found.index, gate, dtype)
+        boosted_class(type(found.module), found.family)  # type: ignore[arg-type]
+    was_frozen = is_frozen(root)
+    try:
+        clear_caches(root)
+        if freeze:
+            freeze_base(root)
+        for found, channel in zip(chosen, channels, strict=True):
+            freeze_statistics(found.module)  # both channels share these parameters, so they must not change
+            attach(found.module, channel)
+    except BaseException:
+        for _, attention, _ in boosted_layers(root):
+            detach(attention)
+        if not was_frozen:
+            unfreeze_base(root)
+        raise
     logger.info("boosted %d attention layers of %s", len(chosen), type(root).__name__)
     return model
 
@@ -101,11 +113,21 @@ def unboost(model: Model) -> Model:
         SpatialBoostError: The model is not boosted.
     """
     root = uncompiled(model)
+    if not boosted_layers(root) and is_frozen(root):  # `unboost` was called on the encoder inside it
+        unfreeze_base(root)
+        return model
     layers = require_boosted(root)
     if any(attention in DISABLED for _, attention, _ in layers):
         raise SpatialBoostError("unboost is called within `disabled`, which still needs the layers. Leave it first.")
-    for _, attention, _ in layers:
-        detach(attention)
+    on = [isinstance(attention, BoostedAttention) for _, attention, _ in layers]
+    try:
+        for _, attention, _ in layers:
+            detach(attention)
+    except BaseException:
+        for (_, attention, channel), was_on in zip(layers, on, strict=True):
+            attention.add_module(CHANNEL, channel)
+            switch(attention, on=was_on)
+        raise
     unfreeze_base(root)
     return model
 

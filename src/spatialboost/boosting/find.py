@@ -34,7 +34,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 def find_attention(model: nn.Module) -> list[Found]:
     """Every attention module that is not inside another one, each with the reason if it cannot be boosted."""
-    found = list(_walk(model, "", model, None))
+    found = list(_walk(model, "", model, None, set()))
     taken = [f for f in found if f.reason is None]
     towers = {t for f in taken for t in f.name.split(".") if t in IMAGE_TOWERS}
     if towers:
@@ -52,16 +52,18 @@ def tower(model: nn.Module) -> dict[int, Found]:
     return {f.index: f for f in find_attention(model) if f.reason is None}
 
 
-def _walk(module: nn.Module, name: str, parent: nn.Module, reason: str | None) -> Iterator[Found]:
-    if isinstance(module, SpatialChannel):
+def _walk(module: nn.Module, name: str, parent: nn.Module, reason: str | None, seen: set[nn.Module]) -> Iterator[Found]:
+    """Attention modules in the order of the model; one that is there under two names is found under the first."""
+    if isinstance(module, SpatialChannel) or module in seen:
         return
+    seen.add(module)
     reason = reason or outside_of_image_tower(name, module, parent)
     if (family := family_of(module)) is not None:
         yield Found(name, module, family, reason=reason or family.refusal(module))
         return
     for child_name, child in module._modules.items():
         if child is not None:
-            yield from _walk(child, f"{name}.{child_name}" if name else child_name, module, reason)
+            yield from _walk(child, f"{name}.{child_name}" if name else child_name, module, reason, seen)
 
 
 def _block_indices(names: Sequence[str]) -> list[int]:

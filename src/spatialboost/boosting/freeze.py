@@ -12,38 +12,48 @@ from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
-RECORD = "_spatialboost_trainable"  # attribute of the root: names of the parameters that `freeze_base` froze
+RECORD = "_spatialboost_trainable"  # attribute of a module: names of its own parameters that `freeze_base` froze
 _INTERNAL = frozenset(vars(nn.Module()))
-MODE = "_spatialboost_mode"  # attribute of a layer with frozen statistics: the mode that was set last
+MODE = "_spatialboost_mode"  # attribute of a frozen layer: the mode that was asked for last
 
 
 def freeze_base(root: nn.Module) -> None:
-    """Let no parameter of the model get a gradient, and keep its batch statistics unchanged."""
-    setattr(root, RECORD, [name for name, parameter in root.named_parameters() if parameter.requires_grad])
-    root.requires_grad_(False)
+    """Let no parameter of the model get a gradient, and keep its batch statistics unchanged.
+
+    Each module remembers its own parameters, so that `unfreeze_base` may be called on another module of the model.
+    """
+    for module in root.modules():
+        if names := [name for name, p in module._parameters.items() if p is not None and p.requires_grad]:
+            vars(module).setdefault(RECORD, []).extend(names)
+            for name in names:
+                module._parameters[name].requires_grad_(False)  # type: ignore[union-attr]
     freeze_statistics(root)
 
 
 def unfreeze_base(root: nn.Module) -> None:
-    """Undo `freeze_base`, which may have been called on any module of the model."""
+    """Undo `freeze_base` in this module and all modules inside it."""
     for module in root.modules():
-        if RECORD in module.__dict__:
-            trainable = set(module.__dict__.pop(RECORD))
-            for name, parameter in module.named_parameters():
-                if name in trainable:
-                    parameter.requires_grad_(True)
+        for name in vars(module).pop(RECORD, ()):
+            if (parameter := module._parameters.get(name)) is not None:
+                parameter.requires_grad_(True)
     unfreeze_statistics(root)
 
 
+def is_frozen(root: nn.Module) -> bool:
+    """Whether `freeze_base` has frozen a parameter of this module or of one inside it."""
+    return any(RECORD in vars(module) for module in root.modules())
+
+
 def freeze_statistics(root: nn.Module) -> None:
-    """Keep every layer that tracks batch statistics in eval mode."""
+    """Keep every layer that tracks statistics of its inputs or weights in eval mode."""
     for module in root.modules():
-        tracks = any(module._buffers.get(name) is not None for name in ("running_mean", "running_var"))
-        if tracks and not isinstance(module, FrozenStatistics):
-            setattr(module, MODE, module.training)
-            module.__class__ = frozen_class(type(module))  # type: ignore[arg-type]
-            module.training = False
+        _freeze_layer(module)
+        holds_frozen = any(isinstance(child, FrozenStatistics) for child in module.children())
+        if holds_frozen and _freeze_children not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_freeze_children)
 
 
 def unfreeze_statistics(root: nn.Module) -> None:
@@ -52,6 +62,30 @@ def unfreeze_statistics(root: nn.Module) -> None:
         if isinstance(module, FrozenStatistics):
             module.training = module.__dict__.pop(MODE)
             module.__class__ = module.host_class  # type: ignore[assignment]
+        for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _freeze_children]:
+            del module._forward_pre_hooks[key]
+
+
+def _freeze_layer(module: nn.Module) -> None:
+    if tracks_statistics(module) and not isinstance(module, FrozenStatistics):
+        setattr(module, MODE, module.training)
+        module.__class__ = frozen_class(type(module))  # type: ignore[arg-type]
+        module.training = False
+
+
+def _freeze_children(module: nn.Module, args: Any) -> None:
+    """A hook on the parent of frozen layers: a tool that replaces them (`SyncBatchNorm`) makes layers that train."""
+    for child in module._modules.values():
+        if child is not None:
+            _freeze_layer(child)
+
+
+def tracks_statistics(module: nn.Module) -> bool:
+    """Whether a forward in training mode changes the layer's buffers: batch normalisation, spectral normalisation."""
+    if any(module._buffers.get(name) is not None for name in ("running_mean", "running_var")):
+        return True
+    hooked = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    return hooked or isinstance(module, _SpectralNorm)
 
 
 def clear_caches(root: nn.Module) -> None:

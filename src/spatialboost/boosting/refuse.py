@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from spatialboost.boosting.channel import channel_parameters, is_sharded
 from spatialboost.errors import SpatialBoostError
@@ -19,7 +20,14 @@ PLAIN = (torch.Tensor, nn.Parameter)
 
 
 def check_model(root: nn.Module) -> None:
-    """Raise if the model is in a state in which it can no longer be boosted."""
+    """Raise if the model is in a state in which it cannot be boosted."""
+    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in root.parameters() if not is_lazy(p)):
+        raise SpatialBoostError(
+            f"{type(root).__name__} is boosted or was made within torch.inference_mode: weights that are made there "
+            "cannot be trained. Leave the context, or use torch.no_grad."
+        )
+    if (path := _contains_itself(root, (), set())) is not None:
+        raise SpatialBoostError(f"the module {path!r} contains itself. Delete the reference to the outer module.")
     for name, module in root.named_modules():
         where = f"{name} ({type(module).__name__})" if name else type(module).__name__
         if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
@@ -38,12 +46,28 @@ def check_model(root: nn.Module) -> None:
                 f"{where} is sharded already (fully_shard): new weights would not be sharded. Boost the model before "
                 "it is sharded."
             )
+        if any(is_lazy(p) for p in (*module._parameters.values(), *module._buffers.values())):
+            raise SpatialBoostError(f"{where} has lazy parameters without shapes. Run the model once, then boost it.")
         if checkpoints_reentrantly(module):
             raise SpatialBoostError(
                 f"{type(module).__name__} uses gradient checkpointing with use_reentrant=True. With it, Attn+ in a "
                 "frozen encoder gets no gradient. Call "
                 'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False}) first.'
             )
+
+
+def _contains_itself(
+    module: nn.Module, above: tuple[nn.Module, ...], done: set[nn.Module], name: str = ""
+) -> str | None:
+    """Name of a module that is its own descendant, or None."""
+    if module in above:
+        return name
+    if module in done:
+        return None
+    done.add(module)
+    children = ((f"{name}.{key}".lstrip("."), child) for key, child in module._modules.items() if child is not None)
+    inside = (_contains_itself(child, (*above, module), done, path) for path, child in children)
+    return next((path for path in inside if path is not None), None)
 
 
 def check_host(name: str, attention: nn.Module, family: Family) -> None:

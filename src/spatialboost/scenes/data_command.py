@@ -18,7 +18,7 @@ MAX_SEED = 2**63 - 1
 MAX_VIEWS = 1000
 MAX_ROWS = 10**5
 
-app = typer.Typer(help="Make conversations about views from their 3D cues, and show them.", no_args_is_help=True)
+app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
 
 
 @app.command()

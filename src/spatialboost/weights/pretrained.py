@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from spatialboost.boosting.attach import DISABLED, not_run, switch
+from spatialboost.boosting.attach import DISABLED, BoostedAttention, not_run, switch, why_not_run
 from spatialboost.boosting.boost import boost, unboost
 from spatialboost.boosting.canonical import plus_tensors
-from spatialboost.boosting.channel import boosted_layers, require_boosted, without_values
+from spatialboost.boosting.channel import SpatialChannel, boosted_layers, require_boosted, without_values
 from spatialboost.boosting.find import uncompiled
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.base import build_base
@@ -228,15 +229,17 @@ def load_delta(
     with delta.open() as file:
         if layers := boosted_layers(root):
             file.check()  # every tensor, before the first value of the model is overwritten
-            for _, attention, _ in layers:
-                if attention not in DISABLED:
-                    switch(attention, on=True)  # in a copy that was made within `disabled` it is off
-            if hidden := not_run(root):
+            on = [(name, attention) for name, attention, _ in layers if isinstance(attention, BoostedAttention)]
+            if hidden := [f"{name}: {why}" for name, attention in on if (why := why_not_run(attention))]:
                 raise SpatialBoostError(
                     f"the delta would change nothing, because Attn+ is not run: {'; '.join(hidden[:3])}. Delete that "
                     "attribute (`del attention.forward`), or call unboost(model) and load the delta onto the encoder."
                 )
-            _fill(root, file.get, delta, reorder, device)
+            with _restored_on_error([channel for _, _, channel in layers]):
+                _fill(root, file.get, delta, reorder, device)
+                for _, attention, _ in layers:
+                    if attention not in DISABLED:
+                        switch(attention, on=True)  # it is off in a copy that was made within `disabled`
             return model
         with without_values():
             boost(root, layers=delta.layers, gate=delta.config["gate"], dtype=dtype, freeze=freeze)
@@ -246,6 +249,19 @@ def load_delta(
             unboost(root)
             raise
     return model
+
+
+@contextmanager
+def _restored_on_error(channels: Sequence[SpatialChannel]) -> Iterator[None]:
+    """If the body is left by an exception, Ctrl-C included, give the channels the values back that they had before."""
+    before = [{name: parameter.detach().clone() for name, parameter in c.named_parameters()} for c in channels]
+    try:
+        yield
+    except BaseException:
+        for channel, values in zip(channels, before, strict=True):
+            for name, value in values.items():
+                channel._parameters[name].data = value  # type: ignore[union-attr]
+        raise
 
 
 @torch.no_grad()
