@@ -84,7 +84,9 @@ def test_poses_may_be_unknown(walk):
 
 
 def test_other_files_and_grey_images_do_not_matter(walk):
-    (walk / "rgb" / "Thumbs.db").write_bytes(b"x")
+    for name in ("Thumbs.db", "._frame2.png", ".hidden.jpg", ".ipynb_checkpoints/frame2-checkpoint.png"):
+        (walk / "rgb" / name).parent.mkdir(exist_ok=True)
+        (walk / "rgb" / name).write_bytes(b"x")
     Image.fromarray(np.full(SIZE, 77, np.uint8)).save(walk / "rgb" / "frame2.png")
     assert (RGBDFolder(walk)[0].image_HW3 == 77).all()
     assert len(RGBDFolder(walk)) == 3

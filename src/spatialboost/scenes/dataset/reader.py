@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.photographs import to_rgb
 from spatialboost.scenes.dataset.schema import dataset_files, open_parquet, validate_file
 
 if TYPE_CHECKING:
@@ -167,15 +168,15 @@ class Column(Sequence[Any]):
 
 
 def open_image(image: Any) -> Any:
-    """Decode an image in a row to RGB. A PIL image or an array is returned unchanged.
+    """Decode an image in a row to 8-bit RGB. A PIL image or an array is returned unchanged.
 
-    The EXIF orientation is not applied, because depth maps, masks and intrinsics of RGB-D frames belong to the stored
-    pixels.
+    The EXIF orientation is applied, as by ``datasets``. Images that `build_dataset` wrote have none; in files of other
+    software, photographs often have one.
 
     Raises:
-        SpatialBoostError: there are no bytes, or PIL cannot decode them.
+        SpatialBoostError: there are no bytes, PIL cannot decode them, or the range of the pixel values is not known.
     """
-    return _decode(image).convert("RGB") if isinstance(image, Mapping) else image
+    return to_rgb(_decode(image, upright=True)) if isinstance(image, Mapping) else image
 
 
 def open_depth(image: Mapping[str, Any]) -> np.ndarray:
@@ -193,15 +194,15 @@ def open_depth(image: Mapping[str, Any]) -> np.ndarray:
     return np.where(millimetres_HW == _NO_READING, 0, millimetres_HW / np.float32(1000)).astype(np.float32)
 
 
-def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
-    from PIL import Image, UnidentifiedImageError
+def _decode(image: Mapping[str, Any], *, upright: bool = False) -> PIL.Image.Image:
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if image.get("bytes") is None:
         raise SpatialBoostError("it has no bytes in the data set")
     try:
         decoded = Image.open(io.BytesIO(image["bytes"]))
         decoded.load()
-        return decoded
+        return ImageOps.exif_transpose(decoded) if upright else decoded
     except UnidentifiedImageError:
         raise SpatialBoostError("its bytes are not an image format that PIL can read") from None
     except Exception as error:  # decoders raise many kinds of exceptions on damaged bytes

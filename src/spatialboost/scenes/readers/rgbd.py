@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.photographs import to_rgb
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.paths import is_hidden, user_path
 from spatialboost.scenes.readers.plausibility import MILLIMETRES, check_depth, intrinsics_problem
@@ -231,9 +232,9 @@ def _read_numbers(file: Path, expected: str) -> list[list[float]]:
 
 def _read_image(file: Path, source: str) -> np.ndarray:
     image = _decode(file, source, "image")
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F", "LAB")):
         raise CuesError(f"{source}: the image rgb/{file.name} has mode {image.mode}, expected colours of 8 bit")
-    return np.array(image.convert("RGB"))
+    return np.array(to_rgb(image))  # as stored: the EXIF orientation is not that of the depth map
 
 
 def _read_depth(file: Path, source: str, scale: float) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,10 @@ def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     name = f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings():  # PIL's warning about the limit; the error below says the same
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(file)
+        with opened as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise SpatialBoostError(
@@ -69,14 +73,15 @@ def to_rgb(image: Image.Image) -> Any:
     """
     from PIL import Image
 
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in SIXTEEN_BITS:
         grey = np.asarray(image).astype(np.int64)
-        if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
+        least, most = int(grey.min()), int(grey.max())
+        if image.mode == "I" and (least < 0 or most > 65535 or 0 < most <= 255):  # 32 bits: by the values themselves
             raise SpatialBoostError(
-                f"grey values from {grey.min()} to {grey.max()} have no known range; expected 0 to 65535. Save it with "
-                "8 or 16 bits"
+                f"grey values from {least} to {most} have no known range in an image of 32 bits; expected 0 to 65535. "
+                "Save it with 8 or 16 bits"
             )
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in WITH_ALPHA or "transparency" in image.info:
