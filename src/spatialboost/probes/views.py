@@ -102,11 +102,15 @@ class BuiltViews:
     def __getitem__(self, index: int, /) -> Cues:
         import numpy as np
 
-        from spatialboost.scenes.cues import Cues
+        from spatialboost.scenes.cues import Cues, CuesError
         from spatialboost.scenes.dataset.reader import open_depth, open_image
 
         table, row = self.rows[index]
-        found = self.tables[table].slice(row, 1).to_pylist()[0]
-        meta = json.loads(found["meta"])
-        image, depth = np.asarray(open_image(found["images"][0])), open_depth(found["depths"][0])
-        return Cues(image, depth, np.array(meta["intrinsics"]), meta["source"])
+        try:
+            found = self.tables[table].slice(row, 1).to_pylist()[0]
+            meta = json.loads(found["meta"])
+            image, depth = np.asarray(open_image(found["images"][0])), open_depth(found["depths"][0])
+            return Cues(image, depth, np.array(meta["intrinsics"]), meta["source"])
+        except Exception as error:  # a row of other software may hold anything
+            reason = str(error) if isinstance(error, SpatialBoostError) else f"{type(error).__name__}: {error}"
+            raise CuesError(f"{self.name}, row {index}: {reason}") from error

@@ -112,7 +112,14 @@ class Rows(Sequence[dict[str, Any]]):
         row = index % len(self) if self._chosen_N is None else int(self._chosen_N[index])
         group = int(np.searchsorted(self._ends_G, row, side="right"))
         place = row - int(self._ends_G[group] - self._sizes_G[group])
-        return self._group(group).slice(place, 1).to_pylist()[0]
+        try:
+            return self._group(group).slice(place, 1).to_pylist()[0]
+        except (ValueError, OverflowError) as error:  # text that is no UTF-8, a date that Python does not have, ...
+            if isinstance(error, SpatialBoostError):
+                raise
+            raise SpatialBoostError(
+                f"{self._files[self._file(group)]}: row {index} cannot be read ({error})"
+            ) from error
 
     def select(self, indices: Iterable[int]) -> Rows:
         """Select rows by index, in this order. Nothing is read.
@@ -138,6 +145,9 @@ class Rows(Sequence[dict[str, Any]]):
             raise SpatialBoostError(f"there is no column {missing}; there are {self.column_names}")
         return Rows(self._files, self._sizes_G, self._groups_F, list(names), self._chosen_N)
 
+    def _file(self, group: int) -> int:
+        return int(np.searchsorted(self._last_F, group, side="right"))
+
     def _group(self, group: int) -> pyarrow.Table:
         read = self._read
         if read is None or read[0] != group:
@@ -145,7 +155,7 @@ class Rows(Sequence[dict[str, Any]]):
         return read[1]
 
     def _read_group(self, group: int) -> pyarrow.Table:
-        number = int(np.searchsorted(self._last_F, group, side="right"))
+        number = self._file(group)
         within = group - int(self._last_F[number] - self._groups_F[number])
         with open_parquet(self._files[number], f"row group {within}") as file:
             # A forked worker does not have the threads of its parent process

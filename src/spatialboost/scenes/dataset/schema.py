@@ -118,7 +118,10 @@ def open_parquet(path: Path | str, part: str | None = None) -> Iterator[pyarrow.
 
     try:
         # pyarrow would read a path such as "s3:rooms/part-00000.parquet" or "~/part-00000.parquet" in its own way
-        with pa.memory_map(os.path.abspath(path)) as content, pq.ParquetFile(content) as file:
+        with (
+            pa.memory_map(os.path.abspath(path)) as content,
+            pq.ParquetFile(content, page_checksum_verification=True) as file,
+        ):
             yield file
     except SpatialBoostError:
         raise
@@ -174,6 +177,8 @@ def validate_file(path: Path, file: pyarrow.parquet.ParquetFile, needed: Iterabl
         if wanted and not right:
             expected = f"expected for each row a list of {{{', '.join(wanted)}}}"
             raise SpatialBoostError(f"{path}: the column {name!r} is of type {found}; {expected}")
+        if name == "meta" and not (pa.types.is_string(found) or pa.types.is_large_string(found)):
+            raise SpatialBoostError(f"{path}: the column 'meta' is of type {found}; expected text with JSON")
     return names
 
 

@@ -22,10 +22,12 @@ from spatialboost.scenes.dataset.schema import (
     ROWS_PER_GROUP,
     VERSION,
     arrow_schema,
+    column_names,
     dataset_facts,
     differing_settings,
     open_parquet,
     parquet_files,
+    validate_file,
 )
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.conversation import Order, build_conversation, validate_choices
@@ -153,6 +155,8 @@ def _write_shard(
             report.files.append(path.name)
             facts = dataset_facts(path) if path.exists() else None
             if facts is not None and facts["rows"]:
+                with open_parquet(path) as file:
+                    validate_file(path, file, column_names(settings["version"], with_depth=settings["with_depth"]))
                 written, skipped = facts["rows"], facts["skipped"]
                 report.resumed += 1
                 bar.update(len(items))
@@ -182,9 +186,15 @@ def _turns_left_out(path: Path, plan: TurnPlan) -> Counter[str]:
     with open_parquet(path, "column meta") as file:
         metas = file.read(columns=["meta"]).column("meta").to_pylist()
     missing: Counter[str] = Counter()
-    for meta in metas:
-        asked = Counter(turn["kind"] for turn in json.loads(meta)["turns"])
-        missing += Counter(plan.turns) - asked
+    try:
+        for meta in metas:
+            asked = Counter(turn["kind"] for turn in json.loads(meta)["turns"])
+            missing += Counter(plan.turns) - asked
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise SpatialBoostError(
+            f"{path}: its column meta is not as a build writes it ({type(error).__name__}); remove the file, and run "
+            "the build again"
+        ) from error
     return missing
 
 
@@ -253,6 +263,7 @@ def _write_file(
         compression="zstd",
         use_dictionary=False,
         write_statistics=False,
+        write_page_checksum=True,
     )
     replace_file(path, stream.getvalue())
     return len(rows), skipped
