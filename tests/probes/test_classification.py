@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -68,8 +69,10 @@ def test_base_and_boosted(colours) -> None:
 
 def test_a_broken_image_is_left_out_and_named(colours) -> None:
     (colours / "test" / "red" / "0.png").write_bytes(b"")
+    (colours / "test" / "red" / "link.png").symlink_to(colours / "nowhere.png")
     images = read_image_folder(colours / "test")
-    assert len(images) == 9 and len(images.left_out) == 1 and "0.png" in images.left_out[0]
+    assert len(images) == 9 and len(images.left_out) == 2 and "0.png" in images.left_out[0]
+    assert "link.png" in images.left_out[1]
 
 
 def png_of_one_colour(height: int, width: int) -> bytes:
@@ -117,6 +120,7 @@ def test_files_and_folders_that_nobody_put_there_are_no_images_and_no_classes(co
         (colours / "test" / "red" / name).parent.mkdir(exist_ok=True)
         (colours / "test" / "red" / name).write_bytes(picture)
     (colours / "test" / "red" / "folder.png").mkdir()
+    os.mkfifo(colours / "test" / "red" / "pipe.png")  # opening it would wait for ever
     after = read_image_folder(colours / "test")
     assert (after.classes, after.paths, after.left_out) == (before.classes, before.paths, [])
     monkeypatch.setenv("HOME", str(colours))

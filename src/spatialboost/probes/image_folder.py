@@ -12,7 +12,7 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.photographs import open_photograph
-from spatialboost.scenes.paths import is_hidden, user_path
+from spatialboost.scenes.paths import is_hidden, is_wanted, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def read_image_folder(folder: str | Path) -> LabelledImages:
     paths, labels, left_out = [], [], []
     for label, name in enumerate(classes):
         for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() not in SUFFIXES or is_hidden(path) or not path.is_file():
+            if path.suffix.lower() not in SUFFIXES or not is_wanted(path):
                 continue
             try:
                 open_photograph(path)

@@ -15,6 +15,8 @@ from spatialboost.errors import SpatialBoostError
 
 # Shape legend: H, W = image height and width in pixels.
 
+_RIGID = 0.02  # largest error of a rotation matrix; files often have few digits
+
 
 class CuesError(SpatialBoostError):
     """The cues of a view cannot be used. A build skips the view, counts it and reports its name."""
@@ -118,6 +120,14 @@ class Cues:
             raise CuesError(
                 f"{self.source}: pose is {np.shape(self.pose_44)}, expected a finite 4x4 camera-to-world matrix"
             )
+        if self.pose_44 is not None:
+            turn_33 = np.asarray(self.pose_44, np.float64)[:3, :3]
+            rigid = np.abs(turn_33 @ turn_33.T - np.eye(3)).max() < _RIGID and np.linalg.det(turn_33) > 0
+            if not rigid or np.abs(self.pose_44[3] - np.array([0, 0, 0, 1])).max() > _RIGID:
+                raise CuesError(
+                    f"{self.source}: pose {np.round(self.pose_44, 3).tolist()} is not a rotation and a translation; "
+                    "expected a 4x4 camera-to-world matrix (x right, y down, z forward, metres)"
+                )
         if not 0 <= self.depth_noise < 1:
             raise CuesError(f"{self.source}: depth_noise is {self.depth_noise}, expected a fraction of the depth")
         readings = np.isfinite(depth) & (depth > 0) & (depth < np.finfo(depth.dtype).max)

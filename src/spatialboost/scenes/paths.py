@@ -37,3 +37,11 @@ def is_hidden(path: Path) -> bool:
         (True, False)
     """
     return path.name.startswith(".") or path.name.lower() in _SYSTEM
+
+
+def is_wanted(path: Path) -> bool:
+    """Whether a path in a folder of images may be one of them: a file that is not hidden, or a link to one.
+
+    A link to a missing file counts, so that it is reported and not passed over.
+    """
+    return not is_hidden(path) and (path.is_file() or path.is_symlink())

@@ -344,6 +344,23 @@ def test_intrinsics_may_say_for_which_images_they_are(walk):
             RGBDFolder(walk)
 
 
+@pytest.mark.parametrize(
+    "matrix", ["1e300 0 7.5\n0 1e300 5.5", "1 0 7.5\n0 1 5.5", "20 0 7.5\n0 60 5.5", "20 9 7.5\n0 20 5.5"]
+)
+def test_focal_lengths_that_no_camera_has_are_refused(walk, matrix):
+    (walk / "intrinsics.txt").write_text(matrix + "\n0 0 1")
+    with pytest.raises(SpatialBoostError, match=r"focal lengths of intrinsics.txt are .* which no camera has"):
+        RGBDFolder(walk)
+
+
+@pytest.mark.parametrize("name", ["poses.txt", "depth_scale.txt"])
+def test_a_folder_in_place_of_a_file_is_not_passed_over(walk, name):
+    (walk / name).unlink(missing_ok=True)
+    (walk / name).mkdir()
+    with pytest.raises(SpatialBoostError, match=f"{name} is not a file"):
+        RGBDFolder(walk)
+
+
 def test_one_image_of_another_size_costs_no_other(walk):
     Image.new("RGB", (32, 24)).save(walk / "rgb" / "frame10.png")
     frames = RGBDFolder(walk)

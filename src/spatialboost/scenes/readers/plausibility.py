@@ -19,6 +19,7 @@ MILLIMETRES = 1000.0  # values per metre, if the folder does not say otherwise
 _SCALES = (100.0, 256.0, 1000.0, 4000.0, 5000.0, 10000.0)  # values per metre that public data sets have
 _MEDIAN, _FAR = (0.6, 5.0), 12.0  # metres: usual median of RGB-D cameras in rooms, and usual 99th percentile
 _POSSIBLE = (0.005, 1000.0)  # metres: a median outside of this is refused, also if the scale is given
+_FOCAL = (0.1, 30.0)  # focal length divided by the width: fields of view of 157 and of 2 degrees
 _FRAMES = 5
 _PAIRS = 4
 _BASELINE, _TURN = 0.15, 25.0  # metres and degrees between the two frames of a pair
@@ -47,12 +48,17 @@ def intrinsics_problem(
         intended_size: height and width that the folder gives for the intrinsics, or None.
     """
     height, width = size
-    cx, cy = intrinsics_33[:2, 2]
+    (fx, skew, cx), (fy, cy) = intrinsics_33[0], intrinsics_33[1, 1:]
     advice = "expected intrinsics in pixels of this image: rescale them with the images"
     if intended_size is not None and intended_size != size:
         return (
             f"intrinsics.txt is for images of {intended_size[1]}x{intended_size[0]} pixels, this image has "
             f"{width}x{height}; {advice}"
+        )
+    if not (_FOCAL[0] <= fx / width <= _FOCAL[1] and 0.5 <= fx / fy <= 2 and abs(skew) <= 0.1 * fx):
+        return (
+            f"the focal lengths of intrinsics.txt are {fx:g} and {fy:g} and its skew {skew:g}, which no camera has with "
+            f"images of {width} pixels width; {advice}"
         )
     off = np.array([(cx + 0.5) / width, (cy + 0.5) / height]) - 0.5
     if (np.abs(off) > 0.5).any():

@@ -12,7 +12,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError
 from spatialboost.photographs import to_rgb
 from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.paths import is_hidden, user_path
+from spatialboost.scenes.paths import is_wanted, user_path
 from spatialboost.scenes.readers.plausibility import MILLIMETRES, check_depth, intrinsics_problem
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
@@ -156,7 +156,7 @@ def _list_images(path: Path) -> list[Path]:
             f"{path} {found}; expected a folder with rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, if poses "
             "are known, poses.txt"
         )
-    images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES and not is_hidden(file)]
+    images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES and is_wanted(file)]
     if not images:
         raise SpatialBoostError(f"{path / 'rgb'} has no image; expected files that end in {', '.join(_IMAGES)}")
     images.sort(key=_natural_order)
@@ -177,7 +177,7 @@ def _natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
 
 def _read_scale(file: Path) -> float | None:
     """Values per metre; None if the folder does not say."""
-    if not file.is_file():
+    if not file.exists():
         return None
     expected = "expected one number, the values per metre of the depth maps, such as 1000 or 5000"
     rows = _read_numbers(file, expected)
@@ -210,7 +210,7 @@ def _read_intrinsics(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
 
 
 def _read_poses(file: Path, num: int) -> np.ndarray | None:
-    if not file.is_file():
+    if not file.exists():
         return None
     expected = "expected for each image one line of 16 numbers, the 4x4 camera-to-world matrix row by row"
     rows = _read_numbers(file, expected)
@@ -224,6 +224,8 @@ def _read_poses(file: Path, num: int) -> np.ndarray | None:
 
 def _read_numbers(file: Path, expected: str) -> list[list[float]]:
     """Read the numbers of each line; empty lines at the end are dropped."""
+    if not file.is_file():
+        raise SpatialBoostError(f"{file} is not a file; {expected}")
     try:
         return [[float(word) for word in line.split()] for line in file.read_text().rstrip().splitlines()]
     except ValueError as error:  # also raised if the file is not text
@@ -258,6 +260,10 @@ def _decode(file: Path, source: str, what: str) -> Image.Image:
             return image
     except Exception as error:  # decoders raise many kinds of exceptions on damaged files
         raise CuesError(
-            f"{source}: the {what} {file.parent.name}/{file.name} of {file.stat().st_size} bytes cannot be decoded "
+            f"{source}: the {what} {file.parent.name}/{file.name} of {_num_bytes(file)} bytes cannot be decoded "
             f"({type(error).__name__}); replace the file or remove it"
         ) from error
+
+
+def _num_bytes(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
