@@ -81,7 +81,7 @@ CONTRACT = {
     for name, test in vars(test_contract).items()
     if name.startswith("test_") and "host" in inspect.signature(test).parameters
 }
-OPTIONS = {"dtype": torch.float32, "mode": "train"}
+OPTIONS = {"dtype": torch.float32, "mode": "train", "kernel": "auto"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ chooses between the two. `fuse.py` turns both channels into one plain attention 
 under names that are the same for every host. `status.py` reads what is set; `verify.py` runs the model and looks.
 """
 
-from spatialboost.boosting.boost import boost, disabled, unboost
+from spatialboost.boosting.boost import boost, disabled, reset, unboost
 from spatialboost.boosting.fuse import fuse
 from spatialboost.boosting.parameters import named_parameters, param_groups
 from spatialboost.boosting.set_kernel import set_kernel
@@ -23,6 +23,7 @@ __all__ = [
     "fuse",
     "named_parameters",
     "param_groups",
+    "reset",
     "set_kernel",
     "status",
     "unboost",

@@ -7,8 +7,8 @@ and merges them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from spatialboost.boosting.channel import CHANNEL, SpatialChannel, boosted_layers
-from spatialboost.boosting.views import PlusView, TypedPlusView, calls_super
+from spatialboost.boosting.channel import CHANNEL, SpatialChannel, boosted_layers, host_buffers
+from spatialboost.boosting.views import PlusView, TypedPlusView
 from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts.layers import calls_super
 from spatialboost.hosts.protocol import Family
 from spatialboost.hosts.registry import family_named
 from spatialboost.hosts.slots import have_plain_weights
@@ -42,6 +43,8 @@ class BoostedAttention:
             return type(self).forward(self, *args, **kwargs)
         channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
         channel.check_host(self)  # type: ignore[arg-type]
+        if channel.without_values:
+            channel.check_values(self)  # type: ignore[arg-type]
         if (hook := vars(channel).get("_hf_hook")) is not None:
             # accelerate loads offloaded weights when a module is called, but the channel is never called
             hook.pre_forward(channel)
@@ -67,10 +70,13 @@ class BoostedAttention:
                     "to it. Call the model with use_cache=False."
                 )
         run = type(self).run
-        with writes_once(self) as base_is_done:  # type: ignore[arg-type]
-            base = run(self, *args, **kwargs)
-            base_is_done()
-            plus = run(type(self).view_class(self, channel), *args, **kwargs)  # type: ignore[arg-type]
+        buffers = {}
+        if self.training and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
+            # Attn+ gets copies of what Attn reads, in case that the host writes into them; it would write twice else
+            buffers = {name: b.clone() for name, b in host_buffers(self) if b.is_floating_point()}  # type: ignore[arg-type]
+        base = run(self, *args, **kwargs)
+        view = type(self).view_class(self, channel, buffers=buffers)  # type: ignore[arg-type]
+        plus = run(view, *args, **kwargs)
         if isinstance(base, Tensor):
             return family_named(channel.family).finish(self, channel.merge(base, plus), *args)  # type: ignore[arg-type]
         if isinstance(base, tuple) and base and isinstance(base[0], Tensor):
@@ -85,29 +91,6 @@ class BoostedAttention:
         # pickled as the host's class: the boosted class is made at run time, so another process cannot import it
         state = object.__reduce_ex__(self, 2)[2]
         return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
-
-
-@contextmanager
-def writes_once(attention: nn.Module) -> Iterator[Callable[[], None]]:
-    """Undo what the second of two forwards writes into the host's buffers, if the first has written into them.
-
-    A host that tracks its inputs or weights in training mode would do so twice otherwise.
-    """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        yield lambda: None
-        return
-    buffers = list(attention.buffers())
-    versions = [buffer._version for buffer in buffers]
-    written: list[tuple[Tensor, Tensor]] = []
-
-    def base_is_done() -> None:
-        changed = [b for b, version in zip(buffers, versions, strict=True) if b._version != version]
-        written.extend((buffer, buffer.clone()) for buffer in changed)
-
-    yield base_is_done
-    with torch.no_grad():
-        for buffer, value in written:
-            buffer.copy_(value)
 
 
 def is_transformed() -> bool:

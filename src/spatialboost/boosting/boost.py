@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from spatialboost.boosting.attach import DISABLED, BoostedAttention, attach, boosted_class, detach, not_run, switch
-from spatialboost.boosting.channel import CHANNEL, GATES, SpatialChannel, boosted_layers, require_boosted
+from spatialboost.boosting.channel import CHANNEL, GATES, SpatialChannel, boosted_layers, is_sharded, require_boosted
 from spatialboost.boosting.find import find_attention, uncompiled
 from spatialboost.boosting.freeze import clear_caches, freeze_base, freeze_statistics, is_frozen, unfreeze_base
 from spatialboost.boosting.refuse import check_model
@@ -129,6 +129,32 @@ def unboost(model: Model) -> Model:
             switch(attention, on=was_on)
         raise
     unfreeze_base(root)
+    return model
+
+
+def reset(model: Model) -> Model:
+    """Let Attn+ start again: copy the base's weights into it, and set the gates to zero, in place.
+
+    Call it if weights of the base were loaded after `boost`: Attn+ is then still a copy of the weights before.
+
+    Example:
+        >>> import timm, torch, spatialboost as sb
+        >>> encoder = sb.boost(timm.create_model("vit_tiny_patch16_224", depth=2, img_size=32, num_classes=0))
+        >>> loaded = encoder.load_state_dict(torch.nn.Module.state_dict(encoder), strict=False)
+        >>> encoder = sb.reset(encoder)
+
+    Raises:
+        SpatialBoostError: The model is not boosted, or its base has no values (meta device) or is sharded.
+    """
+    layers = require_boosted(uncompiled(model))
+    for name, attention, _ in layers:
+        if any(parameter.is_meta or is_sharded(parameter) for parameter in attention.parameters()):
+            raise SpatialBoostError(
+                f"{name} is on the meta device or sharded, so its values cannot be copied. Load the base's weights "
+                "first, and shard the model afterwards."
+            )
+    for _, attention, channel in layers:
+        channel.reset(attention)
     return model
 
 

@@ -19,8 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import effective_weight, unwrap_adapter
-from spatialboost.hosts.layers import class_path, submodule
+from spatialboost.hosts.layers import calls_super, class_path, submodule
 from spatialboost.hosts.protocol import Family, Share
+from spatialboost.hosts.registry import family_named
 
 CHANNEL = "spatial_channel"  # name of the child that a boosted attention module gains
 GATES = ("channel", "scalar")
@@ -54,6 +55,14 @@ def host_layers(attention: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             layer = unwrap_adapter(child)
             yield name, layer
             yield from ((f"{name}.{path}", inner) for path, inner in host_layers(layer))
+
+
+def host_buffers(attention: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and buffer of the host attention and of each layer inside it, named as if there were no adapters."""
+    for path, layer in (("", attention), *host_layers(attention)):
+        for leaf, buffer in layer._buffers.items():
+            if buffer is not None:
+                yield f"{path}.{leaf}".lstrip("."), buffer
 
 
 def holds(path: str, parameters: Iterable[str]) -> bool:
@@ -118,6 +127,8 @@ class SpatialChannel(nn.Module):
         slots: Where the host keeps its weights: see `Family.slots`.
         shared: Names of the host's parameters that both channels use.
         host_layers: Path and kind of each layer of the host whose weights Attn+ has a copy of: see `check_host`.
+        without_values: Whether the channel was made on the meta device, and nothing is known to have filled it since.
+        super_layers: Paths of the layers of the host whose methods call `super()`.
     """
 
     def __init__(self, attention: nn.Module, family: Family, index: int, gate: str, dtype: torch.dtype | None) -> None:
@@ -139,10 +150,13 @@ class SpatialChannel(nn.Module):
             self.register_parameter(escape(name), nn.Parameter(plus))
         size = family.width(attention) if gate == "channel" else 1  # never 0-dimensional: FSDP refuses that
         self.gate = nn.Parameter(torch.zeros(size, device=device, dtype=torch.float32))
+        self.without_values = self.gate.is_meta
         self.slots = family.slots(attention)  # used in each joint forward
         copied = {name for name, *_ in channel_parameters(attention, family)}
         self.shared = frozenset(name for name, *_ in host_parameters(attention)) - copied
-        self.host_layers = {path: kind_of(type(layer)) for path, layer in host_layers(attention) if holds(path, copied)}
+        layers = {path: type(layer) for path, layer in host_layers(attention)}
+        self.host_layers = {path: kind_of(cls) for path, cls in layers.items() if holds(path, copied)}
+        self.super_layers = frozenset(path for path, cls in layers.items() if calls_super(cls))
 
     def find(self, name: str) -> Tensor | None:
         """The parameter of Attn+ that is the copy of the host's parameter `name`, or None.
@@ -171,10 +185,43 @@ class SpatialChannel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move or cast the channel; the gate stays float32, because small steps would be lost in half precision."""
+        before = self._parameters.get("gate")
+        values = None if before is None else before.data
         super()._apply(fn, recurse)
-        if (gate := self._parameters.get("gate")) is not None and gate.dtype in (torch.float16, torch.bfloat16):
-            gate.data = gate.data.float()
+        gate = self._parameters.get("gate")
+        if values is not None and gate is not None and gate.dtype in (torch.float16, torch.bfloat16):
+            gate.data = values.to(gate.device, torch.float32)
         return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.without_values &= f"{prefix}gate" not in state_dict
+
+    @torch.no_grad()
+    def reset(self, attention: nn.Module) -> None:
+        """Copy the host's weights into Attn+ again, and set the gate to zero."""
+        for name, owner, leaf, share in channel_parameters(attention, family_named(self.family)):
+            self.plus(name).copy_(share.of(effective_weight(attention, name, owner, leaf)))
+        self.gate.zero_()
+        self.without_values = False
+
+    def check_values(self, attention: nn.Module) -> None:
+        """Start as the base, or raise, if the model was boosted on the meta device and Attn+ got no values since.
+
+        So it is with a model of transformers that calls `boost` when it is built: `from_pretrained` builds it on the
+        meta device, and leaves weights that the checkpoint does not have in uninitialised memory.
+        """
+        if self.gate.is_meta:
+            return
+        loaded = "_is_hf_initialized"  # transformers 5 sets it on each parameter that it has loaded
+        if self.gate._version == 0 and not hasattr(self.gate, loaded):
+            if any(hasattr(owner.get_parameter(leaf), loaded) for _, owner, leaf in host_parameters(attention)):
+                return self.reset(attention)  # the checkpoint had weights for the host and none for Attn+
+            raise SpatialBoostError(
+                f"layer {self.index}: Attn+ was made on the meta device and has no values yet. Call "
+                "spatialboost.reset(model) to start from the base's weights, or load_pretrained(model, ...)."
+            )
+        self.without_values = False
 
     def plus(self, name: str) -> nn.Parameter:
         """The parameter of Attn+ that is the copy of the host's parameter `name`."""

@@ -51,8 +51,8 @@ def freeze_statistics(root: nn.Module) -> None:
     """Keep every layer that tracks statistics of its inputs or weights in eval mode."""
     for module in root.modules():
         _freeze_layer(module)
-        holds_frozen = any(isinstance(child, FrozenStatistics) for child in module.children())
-        if holds_frozen and _freeze_children not in module._forward_pre_hooks.values():
+        hooked = _freeze_children in module._forward_pre_hooks.values()
+        if not hooked and any(map(tracks_statistics, module.children())):
             module.register_forward_pre_hook(_freeze_children)
 
 

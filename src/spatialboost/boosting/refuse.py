@@ -73,13 +73,18 @@ def _contains_itself(
 def check_host(name: str, attention: nn.Module, family: Family) -> None:
     """Raise if the host computes in a way that a second channel cannot repeat exactly."""
     check_slots(family, attention)
-    for what, do in _objections(attention, family):
+    for what, do in _objections(name, attention, family):
         raise SpatialBoostError(
             f"{name} ({class_path(type(attention))}) {what}. {do}, or leave the layer out with `layers=`."
         )
 
 
-def _objections(attention: nn.Module, family: Family) -> Iterator[tuple[str, str]]:
+def _objections(name: str, attention: nn.Module, family: Family) -> Iterator[tuple[str, str]]:
+    if name.rpartition(".")[2] == "base_layer":
+        yield (
+            "carries adapters around the whole attention",
+            "Boost the model before the adapters are added, or merge them",
+        )
     own = list(channel_parameters(attention, family))
     for parameter_name, owner, leaf, _ in own:
         parameter = owner.get_parameter(leaf)

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from spatialboost.boosting.attach import why_not_run
-from spatialboost.boosting.channel import boosted_layers, full_value
+from spatialboost.boosting.channel import SpatialChannel, boosted_layers, channel_parameters, full_value, is_sharded
 from spatialboost.boosting.find import find_attention, uncompiled
 from spatialboost.boosting.set_kernel import kernel_of
+from spatialboost.hosts.adapters import is_adapter
+from spatialboost.hosts.registry import family_named
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -27,6 +29,7 @@ class LayerStatus:
 
     Attributes:
         problem: Why calls of the layer do not run Attn+, or None.
+        stale: Whether Attn+ differs from the base although its gate has never moved: see `spatialboost.reset`.
     """
 
     index: int
@@ -36,6 +39,7 @@ class LayerStatus:
     trainable: int
     mean_gate: float
     problem: str | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,32 @@ class Status:
         for layer in self.layers:
             if layer.problem:
                 yield f"Attn+ is not run in {layer.name}: {layer.problem}"
+        if stale := [layer.name for layer in self.layers if layer.stale]:
+            yield (
+                f"Attn+ differs from the base in {len(stale)} layers ({stale[0]}, ...), although their gates are zero "
+                f"as before training. Were weights of the base loaded after boost? reset(model) copies them into Attn+."
+            )
         alike: dict[tuple[str, str], list[str]] = {}
         for name, cls, reason in self.passed_over:
             alike.setdefault((cls, reason), []).append(name)
         for (cls, reason), names in alike.items():
             shown = ", ".join(names if len(names) < 4 else [names[0], "...", names[-1]])
             yield f"passed over: {shown} ({len(names)} {cls}): {reason}"
+
+
+@torch.no_grad()
+def is_stale(attention: nn.Module, channel: SpatialChannel) -> bool:
+    """Whether Attn+ differs from the base although nothing was trained; only a few values of each weight are read."""
+    parameters = [*attention.parameters()]
+    if any(p.is_meta or is_sharded(p) for p in parameters) or any(map(is_adapter, attention.modules())):
+        return False
+    if bool(channel.gate.any()):
+        return False
+    for name, owner, leaf, share in channel_parameters(attention, family_named(channel.family)):
+        own, plus = share.of(owner.get_parameter(leaf)), channel.plus(name)
+        if own.shape == plus.shape and not torch.equal(own.flatten()[:64].to(plus.dtype), plus.flatten()[:64]):
+            return True
+    return False
 
 
 def status(model: nn.Module) -> Status:
@@ -100,6 +124,7 @@ def status(model: nn.Module) -> Status:
             trainable=sum(p.numel() for p in channel.parameters() if p.requires_grad),
             mean_gate=float("nan") if channel.gate.is_meta else torch.sigmoid(full_value(channel.gate)).mean().item(),
             problem=why_not_run(attention),
+            stale=is_stale(attention, channel),
         )
         for name, attention, channel in boosted_layers(root)
     )

@@ -30,12 +30,18 @@ class PlusView:
     """
 
     def __init__(
-        self, host: nn.Module, channel: SpatialChannel, prefix: str = "", root: nn.Module | None = None
+        self,
+        host: nn.Module,
+        channel: SpatialChannel,
+        prefix: str = "",
+        root: nn.Module | None = None,
+        buffers: dict[str, Tensor] | None = None,
     ) -> None:
         self._host = host
         self._root = root or host
         self._channel = channel
         self._prefix = prefix
+        self._copies = buffers  # of the host's buffers, by name
 
     def __getattr__(self, name: str) -> Any:
         host = self._host
@@ -50,6 +56,8 @@ class PlusView:
             return own
         if name in host._modules:
             return self._child(name)
+        if self._copies and name in host._buffers and self._prefix + name in self._copies:
+            return self._copies[self._prefix + name]
         attribute = getattr(type(host), name, None)
         if isinstance(attribute, property):
             return attribute.fget(self)  # type: ignore[misc]
@@ -89,7 +97,8 @@ class PlusView:
         child = self._host._modules[name]
         if child is None:
             return None
-        return type(self)(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.", self._root)
+        view_class = TypedPlusView if self._prefix + name in self._channel.super_layers else PlusView
+        return view_class(unwrap_adapter(child), self._channel, f"{self._prefix}{name}.", self._root, self._copies)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return type(self._host).forward(self, *args, **kwargs)
@@ -116,16 +125,3 @@ class TypedPlusView(PlusView):
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override, misc]
         return type(self._host)
-
-
-def calls_super(host_class: type[nn.Module]) -> bool:
-    """Whether a method of the class reads `__class__`, as `super()` without arguments does."""
-    bases = host_class.__mro__[: host_class.__mro__.index(nn.Module)]
-    not_in_a_forward = {"train", "extra_repr", "reset_parameters", "_apply", "_load_from_state_dict"}
-    methods = [
-        f
-        for c in bases
-        for name, f in vars(c).items()
-        if isinstance(f, FunctionType) and not name.startswith("__") and name not in not_in_a_forward
-    ]
-    return any("__class__" in f.__code__.co_freevars for f in methods)

@@ -277,6 +277,7 @@ def _fill(
     for _, attention, channel in boosted_layers(model):
         if channel.gate.is_meta:
             channel.to_empty(device=device or host_device(attention))
+        channel.without_values = False
         for name, target in plus_tensors(attention, channel).items():
             if (key := f"layers.{channel.index}.{name}") not in delta.shapes:
                 target.zero_()  # a zero bias that is not in the file: see `check_fits`
