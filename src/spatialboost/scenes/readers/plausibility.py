@@ -57,8 +57,8 @@ def intrinsics_problem(
         )
     if not (_FOCAL[0] <= fx / width <= _FOCAL[1] and 0.5 <= fx / fy <= 2 and abs(skew) <= 0.1 * fx):
         return (
-            f"the focal lengths of intrinsics.txt are {fx:g} and {fy:g} and its skew {skew:g}, which no camera has with "
-            f"images of {width} pixels width; {advice}"
+            f"the focal lengths of intrinsics.txt are {fx:g} and {fy:g} and its skew {skew:g}, which no camera has "
+            f"with images of {width} pixels width; {advice}"
         )
     off = np.array([(cx + 0.5) / width, (cy + 0.5) / height]) - 0.5
     if (np.abs(off) > 0.5).any():
