@@ -19,6 +19,8 @@ SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # PIL's modes that hold
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 PLAIN = ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX")  # PIL's own conversion to RGB is right for these
 
+_TOO_LARGE = "Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+
 
 def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     """Open a photograph: ``uint8 (height, width, 3)``, rotated upright by its EXIF orientation.
@@ -54,12 +56,13 @@ def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise SpatialBoostError(
-                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit}. Make it smaller, or "
-                    "raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit}. {_TOO_LARGE}"
                 )
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{name}: {error}" if name not in str(error) else str(error)) from None
+    except Image.DecompressionBombError as error:  # more than twice the limit
+        raise SpatialBoostError(f"{name} cannot be read as an image: {error} {_TOO_LARGE}") from None
     except Exception as error:  # decoders raise many kinds of errors on a broken file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SpatialBoostError(f"{name} cannot be read as an image: {reason}") from error

@@ -96,6 +96,7 @@ def test_images_that_are_too_large_or_have_no_known_range_are_left_out(colours, 
     assert len(images) == 10 and len(images.left_out) == 3
     assert all(name in caplog.text for name in ("large0.png", "large1.png", "float.tif"))
     assert "12000 x 12000 pixels; expected at most" in caplog.text
+    assert "400000000 pixels" in caplog.text and caplog.text.count("Make it smaller") == 2
     result = knn_probe({"mine": tiny_vit()}, colours / "train", colours / "test", image_size=16)
     assert result.settings["images"] == [25, 10]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +95,22 @@ def test_wrong_places_of_a_page(tmp_path, command, limit):
         assert code == 2 and said.strip(), words
         assert said.startswith("error: ") <= (said.count("\n") == 1), said
     assert (tmp_path / "data" / "part-00000.parquet").read_bytes() == before
+
+
+def test_a_full_disk(tmp_path, command):
+    words = ("build", "--out", tmp_path / "data", "--num", 2, "--size", 64, "--turn", "depth=1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for step in (words, ("show", tmp_path / "data", "--out", tmp_path / "new" / "page.html")):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))  # the system refuses to write more
+        try:
+            code, said = command(*step)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert code == 2 and said.splitlines()[-1].startswith("error: ") and "too large" in said.lower()
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+        command(*words)
+        (tmp_path / "data" / "report.json").unlink()
 
 
 # --- files

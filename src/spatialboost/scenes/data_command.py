@@ -140,6 +140,8 @@ def show(
         name, reason = next(iter(page.left_out.items()))
         typer.echo(f"{len(page.left_out)} rows cannot be shown, such as {name}: {reason}", err=True)
     verdict = f"{page.wrong} of them with wrong answers" if page.wrong else "all answers right"
+    if not page.shown:
+        verdict = "nothing to check"
     typer.echo(f"{page.path}: {page.shown} of {page.rows} conversations, {verdict}")
 
 

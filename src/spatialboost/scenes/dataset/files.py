@@ -102,6 +102,8 @@ def _take(path: Path) -> int | None:
             return None
         except FileNotFoundError:  # removed by its holder since it was opened
             pass
+        except OSError:  # a file system without locks
+            return file
         os.close(file)
 
 
