@@ -7,6 +7,7 @@ and merges them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.fx import Proxy
+from torch.utils.checkpoint import CheckpointFunction
 
 from spatialboost.boosting.channel import CHANNEL, SpatialChannel, boosted_layers, host_buffers
 from spatialboost.boosting.views import PlusView, TypedPlusView
@@ -43,6 +46,8 @@ class BoostedAttention:
             return type(self).forward(self, *args, **kwargs)
         channel: SpatialChannel = self._modules[CHANNEL]  # type: ignore[attr-defined]
         channel.check_host(self)  # type: ignore[arg-type]
+        if self.training and not torch.is_grad_enabled():  # type: ignore[attr-defined]
+            refuse_reentrant_checkpoint(channel)
         if channel.without_values:
             channel.check_values(self)  # type: ignore[arg-type]
         if (hook := vars(channel).get("_hf_hook")) is not None:
@@ -64,6 +69,11 @@ class BoostedAttention:
     def reference(self, channel: SpatialChannel, *args: Any, **kwargs: Any) -> Any:
         """Run the host's own forward once for each channel and merge the outputs, exactly if both are equal."""
         for value in (*args, *kwargs.values()):  # no `any` over a generator: Dynamo of torch 2.10 cannot inline that
+            if isinstance(value, Proxy):
+                raise SpatialBoostError(
+                    f"layer {channel.index} is traced by torch.fx, which cannot follow both channels. Use "
+                    "torch.export, or a Tracer whose `is_leaf_module` is True for the attention layers."
+                )
             if is_cache_of_keys(value):
                 raise SpatialBoostError(
                     f"layer {channel.index} is called with a cache of keys and values, and both channels would write "
@@ -91,6 +101,24 @@ class BoostedAttention:
         # pickled as the host's class: the boosted class is made at run time, so another process cannot import it
         state = object.__reduce_ex__(self, 2)[2]
         return _rebuild, (type(self).host_class, self._modules[CHANNEL].family), state  # type: ignore[attr-defined]
+
+
+def refuse_reentrant_checkpoint(channel: SpatialChannel) -> None:
+    """Raise if the layer runs in a checkpoint of the reentrant kind in which no weight can get a gradient.
+
+    Such a checkpoint runs its layers again in the backward only if one of its inputs requires a gradient, and the
+    layers before, which are frozen, give none that does. torch only warns.
+    """
+    if torch.compiler.is_compiling() or not channel.gate.requires_grad:
+        return
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is not None and not any(isinstance(a, Tensor) and a.requires_grad for a in frame.f_locals["args"]):
+        raise SpatialBoostError(
+            f"layer {channel.index} runs in gradient checkpointing with use_reentrant=True, and no input requires a "
+            "gradient, so that Attn+ would get none. Set use_reentrant=False."
+        )
 
 
 def is_transformed() -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from spatialboost.boosting.channel import SpatialChannel
 from spatialboost.hosts.protocol import Family
 from spatialboost.hosts.registry import family_of
-from spatialboost.hosts.towers import IMAGE_TOWERS, outside_of_image_tower
+from spatialboost.hosts.towers import IMAGE_TOWERS, is_causal, outside_of_image_tower, text_towers
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,45 @@ def find_attention(model: nn.Module) -> list[Found]:
             Found(f.name, f.module, f.family, reason="outside of the image tower") if f in outside else f for f in found
         ]
         taken = [f for f in taken if f not in outside]
+    if others := _of_language_models(model, taken):
+        found = [Found(f.name, f.module, f.family, reason=others[f.name]) if f.name in others else f for f in found]
+        taken = [f for f in taken if f.name not in others]
     indices = dict(zip((f.name for f in taken), _block_indices([f.name for f in taken]), strict=True))
     return [Found(f.name, f.module, f.family, indices.get(f.name, -1), f.reason) for f in found]
+
+
+def _of_language_models(model: nn.Module, taken: Sequence[Found]) -> dict[str, str]:
+    """Why layers belong to a language model beside the image tower; {} if no other layers would be left."""
+    embeddings = text_towers(model, [f.name for f in taken])
+    others = {name: f"in a tower that reads tokens of text ({embedding})" for name, embedding in embeddings.items()}
+    others |= {f.name: "causal attention, as in a language model" for f in taken if is_causal(f.module)}
+    return others if len(others) < len(taken) else {}
+
+
+def towers_in_question(model: nn.Module, found: Sequence[Found]) -> dict[str, int]:
+    """Names and numbers of layers of the encoders that a model holds side by side, if it holds several.
+
+    The modules of one encoder (stages, branches) are of one class or plain containers. A class of a library knows
+    itself which of its modules belong together.
+    """
+    module, name, names = model, "", [f.name for f in found if f.reason is None]
+    while True:
+        children = {key: [n for n in names if n.startswith(f"{name}{key}.")] for key in module._modules}
+        children = {key: inside for key, inside in children.items() if inside}
+        if len(children) != 1:
+            break
+        (key,) = children
+        module, name = module._modules[key], f"{name}{key}."  # type: ignore[assignment]
+    inside = [module._modules[key] for key in children]
+    library = type(module).__module__.partition(".")[0] in ("timm", "transformers", "torchvision", "open_clip")
+    if library or len(inside) < 2 or isinstance(module, nn.ModuleList):
+        return {}
+    models = [m for m in inside if hasattr(m, "pretrained_cfg") or hasattr(getattr(m, "config", None), "model_type")]
+    differ = len({type(m) for m in inside}) > 1 and not any(
+        isinstance(m, nn.ModuleList | nn.Sequential) for m in inside
+    )
+    several = len(models) > 1 or (differ and all(len(n) > 1 for n in children.values()))
+    return {f"{name}{key}": len(n) for key, n in children.items()} if several else {}
 
 
 def tower(model: nn.Module) -> dict[int, Found]:

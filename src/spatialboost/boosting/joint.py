@@ -181,6 +181,7 @@ class PairedInput(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of x and of the weights and biases that are trained."""
         x, *tensors = ctx.saved_tensors
+        concatenated = ctx.concatenated or torch.is_grad_enabled()  # for second derivatives: `out=` has no gradient
         rows = x.flatten(0, -2)
         weights, _ = _by_role(ctx.layout, tensors)
         flat = [grad.reshape(len(rows), -1) for grad in grads]
@@ -190,7 +191,7 @@ class PairedInput(torch.autograd.Function):
         need_x, _, _, *need = ctx.needs_input_grad
 
         grad_x = None
-        if need_x and ctx.concatenated:
+        if need_x and concatenated:
             grad_x = torch.cat(flat, 1) @ torch.cat(_flat(weights))
         elif need_x:
             pairs = list(zip(_flat(by_role), _flat(weights), strict=True))
@@ -201,7 +202,7 @@ class PairedInput(torch.autograd.Function):
         found: list[Tensor | None] = []
         for (num_weights, num_biases), own in zip(ctx.layout, zip(*by_role, strict=True), strict=True):
             flags = need[len(found) : len(found) + num_weights + num_biases]
-            found += _weight_grads(own, rows, flags[:num_weights], ctx.concatenated)
+            found += _weight_grads(own, rows, flags[:num_weights], concatenated)
             found += _bias_grads(own, flags[num_weights:])
         return (None if grad_x is None else grad_x.view_as(x), None, None, *found)
 
@@ -273,20 +274,23 @@ class GatedOutput(torch.autograd.Function):
         left, right = out.flatten(0, -2).chunk(2, 1)
         merged = F.linear(right, plus, plus_bias)
         difference = F.linear(left, base, base_bias).sub_(merged)
-        ctx.save_for_backward(out, g, base, plus, difference)
+        ctx.save_for_backward(out, g, base, base_bias, plus, plus_bias, difference)
         return merged.addcmul_(difference, g).unflatten(0, out.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of the heads' outputs, of the gate, and of the weights and biases that are trained."""
-        out, g, base, plus, difference = ctx.saved_tensors
+        out, g, base, base_bias, plus, plus_bias, difference = ctx.saved_tensors
         need_out, need_g, need_base, need_base_bias, need_plus, need_plus_bias = ctx.needs_input_grad
         grad = grad.reshape(-1, grad.shape[-1])
         to_base = grad * g
         to_plus = grad - to_base
         left, right = out.flatten(0, -2).chunk(2, 1)
+        twice = torch.is_grad_enabled()  # second derivatives: everything has to be a function of the inputs
+        if twice:
+            difference = F.linear(left, base, base_bias) - F.linear(right, plus, plus_bias)
         grad_out = None
-        if need_out and torch.compiler.is_compiling():
+        if need_out and (twice or torch.compiler.is_compiling()):
             grad_out = torch.cat([to_base @ base, to_plus @ plus], 1)
         elif need_out:
             grad_out = grad.new_empty(len(grad), 2 * base.shape[1])

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from spatialboost.boosting.find import Found
+from spatialboost.boosting.find import Found, towers_in_question
 from spatialboost.boosting.refuse import check_host
 from spatialboost.errors import SpatialBoostError
 
@@ -27,6 +27,12 @@ def select(found: Sequence[Found], layers: Layers, root: nn.Module) -> list[Foun
     known = [f for f in found if f.reason is None]
     if not known:
         raise SpatialBoostError(_nothing_found(found, root))
+    if layers is None and (towers := towers_in_question(root, found)):
+        listed = ", ".join(f"{name} ({number})" for name, number in towers.items())
+        raise SpatialBoostError(
+            f"{type(root).__name__} holds several encoders with self-attention layers: {listed}. Say which to boost: "
+            f"layers={next(iter(towers))!r}, or layers={list(towers)!r}."
+        )
     chosen = known if layers is None else _chosen(layers, known, found)
     for f in chosen:
         check_host(f.name, f.module, f.family)

@@ -78,7 +78,7 @@ def verify(model: nn.Module, *args: Any, **kwargs: Any) -> Verification:
     """Run the model once, forward and backward, and report for each layer whether Attn+ runs and can be trained.
 
     `status` reads only what is set; this function observes a real call. It finds a forward that another tool has
-    replaced, weights that are not read, and checkpointing or a frozen setting that keeps the gradients away. The model
+    replaced, weights that are not read, and whatever keeps the gradients away. The model
     is used as it is (mode, kernel, dtype, `requires_grad`). Afterwards it is unchanged, with its gradients.
 
     Example:
@@ -108,8 +108,7 @@ def verify(model: nn.Module, *args: Any, **kwargs: Any) -> Verification:
         if outputs:
             # a random direction, because the plain sum of a normalised output is constant
             sum((output.float() * torch.randn_like(output.float())).sum() for output in outputs).backward()  # type: ignore[union-attr]
-        checkpointed = any(_checkpoints(module) for module in root.modules())
-        found = [_check(*layer, read, checkpointed) for layer, read in zip(layers, reads, strict=True)]
+        found = [_check(*layer, read) for layer, read in zip(layers, reads, strict=True)]
     return Verification(tuple(found))
 
 
@@ -174,11 +173,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _checkpoints(module: nn.Module) -> bool:
-    return bool(getattr(module, "gradient_checkpointing", False) or getattr(module, "grad_checkpointing", False))
-
-
-def _check(name: str, attention: nn.Module, channel: SpatialChannel, read: set[str], checkpointed: bool) -> LayerCheck:
+def _check(name: str, attention: nn.Module, channel: SpatialChannel, read: set[str]) -> LayerCheck:
     parameters = dict(channel.named_parameters())
     trainable = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
     runs = "gate" in read
@@ -191,10 +186,7 @@ def _check(name: str, attention: nn.Module, channel: SpatialChannel, read: set[s
     elif unread:
         problem = f"Attn+ runs without its own {', '.join(unread)}"
     elif len(missing) == len(trainable) > 0:
-        advice = (
-            "set use_reentrant=False in the gradient checkpointing" if checkpointed else "look for no_grad or detach"
-        )
-        problem = f"no gradient arrives: {advice}"
+        problem = "no gradient arrives: look for no_grad or detach in the model"
     elif missing:
         problem = f"no finite gradient arrives in {', '.join(missing)}"
     return LayerCheck(channel.index, name, runs, unread, missing, sum(p.numel() for p in trainable.values()), problem)

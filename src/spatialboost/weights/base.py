@@ -8,14 +8,41 @@ from typing import Any
 import torch
 from torch import nn
 
+from spatialboost.boosting.channel import boosted_layers
+from spatialboost.boosting.refuse import WRAPPERS
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.hub import HubOptions, translated
 
 TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
+def encoder_inside(model: nn.Module) -> nn.Module:
+    """The outermost module that names itself as a model of a library and holds all boosted layers.
+
+    Wrappers such as DistributedDataParallel, or a user's module with a head, have no name from which a base could be
+    built again. If no module inside names itself, it is the model without the wrappers of torch.
+    """
+    inside: nn.Module | None = model
+    while inside is not None and not _names_itself(inside):
+        holders = [child for child in inside.children() if boosted_layers(child)]
+        inside = holders[0] if len(holders) == 1 else None
+    if inside is not None:
+        return inside
+    while type(model).__name__ in WRAPPERS and isinstance(wrapped := getattr(model, "module", None), nn.Module):
+        model = wrapped
+    return model
+
+
+def _names_itself(module: nn.Module) -> bool:
+    cfg = getattr(module, "pretrained_cfg", None)
+    if hasattr(getattr(module, "config", None), "model_type") or (isinstance(cfg, dict) and cfg.get("architecture")):
+        return True
+    return type(module).__module__.partition(".")[0] in ("torchvision", "open_clip")
+
+
 def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, str | None]:
     """Library, name, class, revision, licence and Hub id of a model, as far as its own attributes contain them."""
+    model = encoder_inside(model)
     config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
     found: dict[str, str | None] = {"class": type(model).__name__, "revision": None, "license": license}
     if hasattr(config, "model_type"):

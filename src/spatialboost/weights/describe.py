@@ -14,6 +14,7 @@ from torch import nn
 from spatialboost.boosting.channel import boosted_layers, full_value
 from spatialboost.boosting.find import tower
 from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts.adapters import is_adapter
 from spatialboost.weights.base import describe_base, patch_size_of
 from spatialboost.weights.fingerprint import fingerprint
 from spatialboost.weights.format import FORMAT_VERSION
@@ -45,7 +46,8 @@ def describe(
     layers, boosted = tower(model), boosted_layers(model)
     first = layers[boosted[0][2].index]
     plus = next(p for name, p in boosted[0][2].named_parameters() if name != "gate")
-    return {
+    adapters = sorted({type(m).__module__.rpartition(".")[0] for m in model.modules() if is_adapter(m)})
+    return ({"adapters": adapters} if adapters else {}) | {
         "format_version": FORMAT_VERSION,
         "base_model": describe_base(model, name=base, license=license),
         "width": first.family.width(first.module),

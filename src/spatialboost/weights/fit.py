@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 import torch
@@ -21,13 +22,16 @@ logger = logging.getLogger(__name__)
 BIASES = frozenset(f"{name}.bias" for name in "qkvo")
 
 
-def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None = None) -> Reorder | None:
+def check_fits(
+    model: nn.Module, delta: Delta, device: torch.device | str | None = None, *, partial: bool = False
+) -> Reorder | None:
     """Raise unless the delta's layers, keys, shapes and base are those of the model.
 
     Args:
         model: Not compiled.
         delta: From `read_delta`.
         device: Where to put Attn+ if the model is on the meta device. Its base then has no values and is not checked.
+        partial: Whether the model may have another number of layers than the delta's base.
 
     Returns:
         A function that reorders the rows of q and k, if this copy of the base uses the other convention of rotary
@@ -48,7 +52,7 @@ def check_fits(model: nn.Module, delta: Delta, device: torch.device | str | None
             "Leave `device` out, and move the model with model.to(...)."
         )
     _check_state(model, layers, delta)
-    _check_sizes(model, layers, delta)
+    _check_sizes(model, layers, delta, partial)
     if on_meta:
         logger.warning("the model is on the meta device: whether the delta belongs to this base cannot be checked")
         return None
@@ -73,12 +77,13 @@ def _check_state(model: nn.Module, layers: Mapping[int, Found], delta: Delta) ->
             )
 
 
-def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta) -> None:
+def _check_sizes(model: nn.Module, layers: Mapping[int, Found], delta: Delta, partial: bool) -> None:
     config, name = delta.config, type(model).__name__
-    if len(layers) != config["depth"] or any(i not in layers for i in delta.layers):
+    if (len(layers) != config["depth"] and not partial) or any(i not in layers for i in delta.layers):
         raise SpatialBoostError(
             f"the delta is for {delta.base_name} with {config['depth']} attention layers; {name} has {len(layers)}. "
-            "Load it onto the encoder that it was trained on."
+            "Load it onto the encoder that it was trained on; or, if this is a part of that encoder, give `layers`, "
+            f"the indices of those to load. The delta has the layers {delta.layers}, the model {sorted(layers)}."
         )
     expected: dict[str, tuple[int, ...]] = {}
     for index in delta.layers:
@@ -134,7 +139,16 @@ def _without_place(delta: Delta, keys: list[str]) -> list[str]:
 
 def _check_base(layers: Mapping[int, Found], delta: Delta) -> Reorder | None:
     saved = delta.config["fingerprint"]
-    name = same_base(saved, fingerprint(layers))
+    # first, middle and last layer of the base; a model with fewer layers is compared in those of them that it has
+    recorded = {int(found[1]) for name in saved if (found := re.match(r"layers\.(\d{1,9})\.", name))}
+    common = recorded & set(layers)
+    if recorded and not common:
+        raise SpatialBoostError(
+            f"the delta's base cannot be recognised: the layers {sorted(recorded)} of it are recorded, and the model "
+            f"has {sorted(layers)}. Load the delta onto that encoder, then take the layers from it."
+        )
+    compared = {index: layers[index] for index in common} if common else layers
+    name = same_base(saved, fingerprint(compared))
     if name is None:
         return None
     first = layers[delta.layers[0]]
@@ -142,7 +156,7 @@ def _check_base(layers: Mapping[int, Found], delta: Delta) -> Reorder | None:
     if own is not None:
         orders = rotary_orders(first.family.heads(first.module), own.shape[0])
         for saved_order, own_order in (("halves", "interleaved"), ("interleaved", "halves")):
-            if saved_order in orders and same_base(saved, fingerprint(layers, orders[saved_order])) is None:
+            if saved_order in orders and same_base(saved, fingerprint(compared, orders[saved_order])) is None:
                 return orders[own_order]
     raise SpatialBoostError(
         f"the delta was trained on other weights than these: {name} differs. Its base is {delta.base_name}: load the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from spatialboost.boosting.canonical import plus_tensors
 from spatialboost.boosting.channel import SpatialChannel, boosted_layers, require_boosted, without_values
 from spatialboost.boosting.find import uncompiled
 from spatialboost.errors import SpatialBoostError
+from spatialboost.hosts.adapters import is_adapter
 from spatialboost.weights.base import build_base
 from spatialboost.weights.describe import Results, describe
 from spatialboost.weights.fingerprint import Reorder
@@ -27,6 +29,8 @@ from spatialboost.weights.hub import HubOptions, upload
 from spatialboost.weights.read import Delta, PathLike, read_delta, read_folder
 from spatialboost.weights.tensor_file import parse_size
 from spatialboost.weights.write import is_main, save_delta
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -170,6 +174,7 @@ def load_pretrained(
     model: Model,
     repo_or_folder: PathLike,
     *,
+    layers: Sequence[int] | None = None,
     freeze: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -195,6 +200,8 @@ def load_pretrained(
         model: The encoder that the delta was trained on. It may come from another library, which names the same weights
             differently.
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
+        layers: Indices of the delta's layers to load. None loads all of them and demands an encoder of the same depth.
+            With indices, the encoder may have more layers or fewer, as a backbone of features has.
         freeze: As for `boost`, if the model is not boosted yet.
         dtype: As for `boost`, if the model is not boosted yet.
         device: Only for a model on the meta device: where to put Attn+. The base then has no values and is not checked.
@@ -212,32 +219,38 @@ def load_pretrained(
     """
     cache = None if cache_dir is None else Path(cache_dir)
     options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)
-    return load_delta(model, read_delta(repo_or_folder, options), freeze=freeze, dtype=dtype, device=device)
+    delta = read_delta(repo_or_folder, options)
+    return load_delta(model, delta, layers=layers, freeze=freeze, dtype=dtype, device=device)
 
 
 def load_delta(
     model: Model,
     delta: Delta,
     *,
+    layers: Sequence[int] | None = None,
     freeze: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Model:
     """Load a delta that has been read onto a model. The arguments are those of `load_pretrained`."""
     root = uncompiled(model)
-    reorder = check_fits(root, delta, device)
+    delta = delta if layers is None else delta.only(layers)
+    reorder = check_fits(root, delta, device, partial=layers is not None)
+    adapters = delta.config.get("adapters")
+    if adapters and not any(is_adapter(module) for module in root.modules()):
+        logger.warning("the delta was trained over adapters (%s), which this model does not have", adapters)
     with delta.open() as file:
-        if layers := boosted_layers(root):
+        if boosted := boosted_layers(root):
             file.check()  # every tensor, before the first value of the model is overwritten
-            on = [(name, attention) for name, attention, _ in layers if isinstance(attention, BoostedAttention)]
+            on = [(name, attention) for name, attention, _ in boosted if isinstance(attention, BoostedAttention)]
             if hidden := [f"{name}: {why}" for name, attention in on if (why := why_not_run(attention))]:
                 raise SpatialBoostError(
                     f"the delta would change nothing, because Attn+ is not run: {'; '.join(hidden[:3])}. Delete that "
                     "attribute (`del attention.forward`), or call unboost(model) and load the delta onto the encoder."
                 )
-            with _restored_on_error([channel for _, _, channel in layers]):
+            with _restored_on_error([channel for _, _, channel in boosted]):
                 _fill(root, file.get, delta, reorder, device)
-                for _, attention, _ in layers:
+                for _, attention, _ in boosted:
                     if attention not in DISABLED:
                         switch(attention, on=True)  # it is off in a copy that was made within `disabled`
             return model

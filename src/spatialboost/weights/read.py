@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,18 @@ class Delta:
     def base_name(self) -> str:
         """Name of the base model, for error messages."""
         return repr(self.config["base_model"].get("name"))
+
+    def only(self, layers: Iterable[int]) -> Delta:
+        """The delta of some of its layers.
+
+        Raises:
+            SpatialBoostError: It does not have one of them, or none is given.
+        """
+        wanted = sorted(set(layers))
+        if not wanted or not set(wanted) <= set(self.layers):
+            raise SpatialBoostError(f"layers={wanted}: the delta has the layers {self.layers}. Give some of these.")
+        shapes = {key: shape for key, shape in self.shapes.items() if int(key.split(".")[1]) in wanted}
+        return replace(self, config=self.config | {"layers": wanted}, shapes=shapes)
 
     @contextmanager
     def open(self) -> Iterator[OpenDelta]:
