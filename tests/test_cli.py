@@ -176,7 +176,7 @@ def walk(tmp_path: Path) -> Path:
         Image.fromarray((depth[..., None] // 25).astype(np.uint8).repeat(3, 2)).save(folder / f"rgb/{index:06d}.jpg")
         Image.fromarray(depth).save(folder / f"depth/{index:06d}.png")
     (folder / "rgb/000003.jpg").write_bytes(b"")
-    np.savetxt(folder / "intrinsics.txt", np.diag([40.0, 40.0, 1.0]))
+    np.savetxt(folder / "intrinsics.txt", [[40.0, 0, 23.5], [0, 40.0, 15.5], [0, 0, 1]])
     np.savetxt(folder / "poses.txt", np.eye(4).reshape(1, 16).repeat(8, 0))
     return folder
 

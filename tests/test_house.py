@@ -70,7 +70,7 @@ def room(module: str) -> str:
 # --- arrows
 
 CORE = {"hosts", "boosting", "errors"}
-ENCODER = CORE | {"encoders", "weights"}
+ENCODER = CORE | {"encoders", "weights", "photographs"}
 LEARNING = ENCODER | {"scenes.dataset.reader"}
 EVERYTHING = {room(name) for name in MODULES}
 
@@ -81,13 +81,14 @@ ARROWS: dict[str, set[str]] = {
     "boosting": CORE,
     "weights": ENCODER,
     "encoders": ENCODER,
-    "scenes": {"errors"},
+    "photographs": {"errors"},
+    "scenes": {"errors", "photographs"},
     "vlm": LEARNING,
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.
     "teachers": LEARNING | {"vlm", "training", "scenes.questions"},
     "training": LEARNING | {"vlm", "teachers.protocol", "teachers.registry"},
-    "probes": CORE | {"encoders", "scenes"},
+    "probes": CORE | {"encoders", "scenes", "photographs"},
     "experiments": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,

@@ -15,11 +15,14 @@ GOOD = {
 
 def test_valid_is_what_has_a_reading():
     depth = GOOD["depth_HW"].copy()
-    depth[0, :4] = 0.0, np.nan, np.inf, -1.0
+    depth[0, :5] = 0.0, np.nan, np.inf, -1.0, np.finfo(np.float32).max
     cues = Cues(**{**GOOD, "depth_HW": depth})
     assert cues.size == (4, 6)
-    assert not cues.valid_HW[0, :4].any()
-    assert cues.valid_HW.sum() == 20
+    assert not cues.valid_HW[0, :5].any()
+    assert cues.valid_HW.sum() == 19
+    half = GOOD["depth_HW"].astype(np.float16)
+    half[0] = np.finfo(np.float16).max
+    assert Cues(**{**GOOD, "depth_HW": half}).valid_HW.sum() == 18
 
 
 def test_a_given_mask_is_only_ever_narrowed():
@@ -37,6 +40,14 @@ def test_a_given_mask_is_only_ever_narrowed():
         ({"image_HW3": np.zeros((4, 6, 3), np.float32)}, "image is float32"),
         ({"image_HW3": np.zeros((0, 6, 3), np.uint8)}, r"\(0, 6, 3\)"),
         ({"depth_HW": np.ones((3, 6), np.float32)}, r"depth map is \(3, 6\) but the image is \(4, 6\); resize"),
+        ({"depth_HW": np.full((4, 6), 2000, np.uint16)}, "depth map is uint16, expected float32 in metres"),
+        ({"depth_HW": np.ones((4, 6), bool)}, "depth map is bool"),
+        ({"depth_noise": float("nan")}, "depth_noise is nan"),
+        ({"depth_noise": -0.1}, "depth_noise is -0.1"),
+        ({"pose_44": np.zeros((4, 4))}, "is not a rotation and a translation"),
+        ({"pose_44": np.diag([1.0, -1, 1, 1])}, "is not a rotation and a translation"),
+        ({"pose_44": np.diag([2.0, 2, 2, 1])}, "is not a rotation and a translation"),
+        ({"pose_44": np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 2, 3, 1.0]])}, "is not a rotation"),
         ({"intrinsics_33": None}, "expected a 3x3 matrix"),
         ({"intrinsics_33": np.eye(4)}, r"intrinsics are \(4, 4\)"),
         ({"intrinsics_33": np.diag([0.0, 5.0, 1.0])}, "focal lengths"),

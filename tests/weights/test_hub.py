@@ -124,6 +124,17 @@ def test_subfolder(hub):
         pull(subfolder="small")
 
 
+@pytest.mark.parametrize("name", ["large[12]", "large*", "large?"])
+def test_a_subfolders_name_is_no_pattern(hub, name):
+    """As a pattern, it would match files of the other folder, and the push would delete them."""
+    sb.push_to_hub(tiny(1), REPO, subfolder="large1", max_shard_size="10KB")
+    sb.push_to_hub(tiny(3), REPO, subfolder=name, max_shard_size="10KB")
+    sb.push_to_hub(tiny(4), REPO, subfolder=name)
+    assert equal(pull(subfolder="large1"), tiny(1)) and equal(pull(subfolder=name), tiny(4))
+    files = set(hub.repos[REPO].commits[hub.repos[REPO].branches["main"]])
+    assert f"{name}/{INDEX}" not in files and f"large1/{INDEX}" in files
+
+
 def test_pull_requests(hub, monkeypatch):
     sb.push_to_hub(tiny(1), REPO)
     monkeypatch.setenv("HF_TOKEN", READER)

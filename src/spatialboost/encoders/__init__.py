@@ -8,10 +8,10 @@ from spatialboost.encoders.grid import check_grid
 from spatialboost.encoders.images import ImagePreparation, image_preparation, normalisation, prepare_images
 from spatialboost.encoders.libraries.protocol import Tokens
 from spatialboost.encoders.open import open_encoder
-from spatialboost.encoders.photographs import open_photograph
 from spatialboost.encoders.preprocessing import Preprocessing, read_preprocessing, set_preprocessing
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.encoders.tokens import feature_dim, feature_layer, num_layers, patch_size, read_tokens
+from spatialboost.photographs import open_photograph
 
 __all__ = [
     "EncoderConfig",

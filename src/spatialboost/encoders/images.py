@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.encoders.libraries import find_reader
-from spatialboost.encoders.photographs import open_photograph, to_rgb
 from spatialboost.encoders.preprocessing import CLIP, HALF, IMAGENET, read_preprocessing
 from spatialboost.encoders.spec import RGB
 from spatialboost.errors import SpatialBoostError
+from spatialboost.photographs import open_photograph, to_rgb
 
 __all__ = [
     "CLIP",

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from spatialboost.encoders.photographs import open_photograph
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import BAD_ITEM
+from spatialboost.photographs import open_photograph
+from spatialboost.scenes.paths import is_hidden, is_wanted, user_path
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,25 @@ class LabelledImages(Sequence[LabelledImage]):
 
 
 def read_image_folder(folder: str | Path) -> LabelledImages:
-    """The images of a folder laid out as ``CLASS/NAME.jpg`` (also png, webp, bmp).
+    """The images of a folder laid out as ``CLASS/NAME.jpg`` (also png, webp, bmp, tif).
 
-    A file that is not an image is left out, counted and listed.
+    An image that cannot be opened is left out, counted and listed. Hidden files and folders are ignored.
 
     Raises:
         SpatialBoostError: no folder, no class folders, or no image in them.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise SpatialBoostError(f"{folder} is not a folder; expected one with a folder of images for each class")
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and not is_hidden(child))
     paths, labels, left_out = [], [], []
     for label, name in enumerate(classes):
         for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in SUFFIXES or not is_wanted(path):
                 continue
             try:
                 open_photograph(path)
-            except BAD_ITEM as error:
+            except SpatialBoostError as error:
                 left_out.append(str(error))
                 logger.warning("left out: %s", error)
             else:

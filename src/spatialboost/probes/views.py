@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +20,15 @@ def open_views(spec: str) -> Source:
     Raises:
         SpatialBoostError: the argument is none of these.
     """
+    from spatialboost.scenes.paths import user_path
     from spatialboost.scenes.rooms import Rooms
 
     if spec.startswith("rooms:"):
         number = spec.removeprefix("rooms:")
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > 9:
             raise SpatialBoostError(f"data is {spec!r}; expected rooms:NUM, such as rooms:200")
         return Rooms(int(number))
-    folder = Path(spec)
+    folder = user_path(spec)
     if not folder.is_dir():
         raise SpatialBoostError(
             f"{spec} is not a folder; expected one with rgb/ and depth/, a dataset built with depth, or rooms:NUM"
@@ -47,6 +47,10 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
         SpatialBoostError: the parts overlap or are empty.
     """
     num = len(views)
+    if not (0 < train < 1 and 0 < test < 1):  # NaN and infinity are not
+        raise SpatialBoostError(
+            f"train is {train} and test {test}; expected shares above zero that add up to 1 at most"
+        )
     first, last = (int(round(share * num, 6)) for share in (train, test))  # 0.29 * 100 is a little less than 29
     if train + test > 1 + 1e-9 or min(first, last) < 1:
         raise SpatialBoostError(
@@ -78,16 +82,16 @@ class BuiltViews:
     """
 
     def __init__(self, folder: Path) -> None:
-        import pyarrow.parquet as pq
-
-        from spatialboost.scenes.dataset.schema import dataset_files
+        from spatialboost.scenes.dataset.schema import dataset_files, open_parquet, validate_file
 
         tables = []
         for path in dataset_files(folder):
-            columns = pq.ParquetFile(path).schema_arrow.names
-            if "depths" not in columns:
-                raise SpatialBoostError(f"{path} has no depth, only {columns}; build it with --depth")
-            tables.append(pq.read_table(path, columns=["images", "depths", "meta"], memory_map=True))
+            with open_parquet(path) as file:
+                columns = file.schema_arrow.names
+                if "depths" not in columns:
+                    raise SpatialBoostError(f"{path} has no depth, only {columns}; build it with --depth")
+                validate_file(path, file, ("images", "depths", "meta"))
+                tables.append(file.read(columns=["images", "depths", "meta"]))
         self.tables = tables
         self.rows = [(table, row) for table in range(len(tables)) for row in range(len(tables[table]))]
         self.name = str(folder)
@@ -97,14 +101,16 @@ class BuiltViews:
 
     def __getitem__(self, index: int, /) -> Cues:
         import numpy as np
-        from PIL import Image
 
-        from spatialboost.scenes.cues import Cues
+        from spatialboost.scenes.cues import Cues, CuesError
+        from spatialboost.scenes.dataset.reader import open_depth, open_image
 
         table, row = self.rows[index]
-        found = self.tables[table].slice(row, 1).to_pylist()[0]
-        meta = json.loads(found["meta"])
-        image, millimetres = (
-            np.asarray(Image.open(io.BytesIO(found[key][0]["bytes"]))) for key in ("images", "depths")
-        )
-        return Cues(image, millimetres.astype(np.float32) / 1000, np.array(meta["intrinsics"]), meta["source"])
+        try:
+            found = self.tables[table].slice(row, 1).to_pylist()[0]
+            meta = json.loads(found["meta"])
+            image, depth = np.asarray(open_image(found["images"][0])), open_depth(found["depths"][0])
+            return Cues(image, depth, np.array(meta["intrinsics"]), meta["source"])
+        except Exception as error:  # a row of other software may hold anything
+            reason = str(error) if isinstance(error, SpatialBoostError) else f"{type(error).__name__}: {error}"
+            raise CuesError(f"{self.name}, row {index}: {reason}") from error

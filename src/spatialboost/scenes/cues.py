@@ -15,6 +15,8 @@ from spatialboost.errors import SpatialBoostError
 
 # Shape legend: H, W = image height and width in pixels.
 
+_RIGID = 0.02  # largest error of a rotation matrix; files often have few digits
+
 
 class CuesError(SpatialBoostError):
     """The cues of a view cannot be used. A build skips the view, counts it and reports its name."""
@@ -67,7 +69,8 @@ class Cues:
 
     Attributes:
         image_HW3: uint8 ``(H, W, 3)``, RGB.
-        depth_HW: float32 ``(H, W)``, z in metres. A value that is not finite or not above zero means "no reading".
+        depth_HW: float32 ``(H, W)``, z in metres. A value that is not finite, not above zero, or the largest of its
+            type means "no reading".
         intrinsics_33: float ``(3, 3)``, camera matrix in pixels of this image.
         source: name of the view's origin, such as ``"synthetic:17"``; used in ``meta`` and in error messages.
         objects: objects with masks; may be empty.
@@ -101,6 +104,11 @@ class Cues:
                 f"{self.source}: depth map is {depth.shape} but the image is {size}; resize one to the other "
                 "(depth by nearest neighbour) and scale the intrinsics with it"
             )
+        if not np.issubdtype(depth.dtype, np.floating):
+            raise CuesError(
+                f"{self.source}: depth map is {depth.dtype}, expected float32 in metres; divide it by its number of "
+                "values per metre, and set pixels without a reading (often 0 and the largest value) to NaN"
+            )
         if self.intrinsics_33 is None or np.shape(self.intrinsics_33) != (3, 3):
             raise CuesError(f"{self.source}: intrinsics are {np.shape(self.intrinsics_33)}, expected a 3x3 matrix")
         focal = np.diag(self.intrinsics_33)[:2]
@@ -112,7 +120,17 @@ class Cues:
             raise CuesError(
                 f"{self.source}: pose is {np.shape(self.pose_44)}, expected a finite 4x4 camera-to-world matrix"
             )
-        readings = np.isfinite(depth) & (depth > 0)
+        if self.pose_44 is not None:
+            turn_33 = np.asarray(self.pose_44, np.float64)[:3, :3]
+            rigid = np.abs(turn_33 @ turn_33.T - np.eye(3)).max() < _RIGID and np.linalg.det(turn_33) > 0
+            if not rigid or np.abs(self.pose_44[3] - np.array([0, 0, 0, 1])).max() > _RIGID:
+                raise CuesError(
+                    f"{self.source}: pose {np.round(self.pose_44, 3).tolist()} is not a rotation and a translation; "
+                    "expected a 4x4 camera-to-world matrix (x right, y down, z forward, metres)"
+                )
+        if not 0 <= self.depth_noise < 1:
+            raise CuesError(f"{self.source}: depth_noise is {self.depth_noise}, expected a fraction of the depth")
+        readings = np.isfinite(depth) & (depth > 0) & (depth < np.finfo(depth.dtype).max)
         valid = readings if self.valid_HW is None else readings & self.valid_HW
         if not valid.any():
             raise CuesError(f"{self.source}: no pixel has a valid depth; expected at least one finite value above zero")

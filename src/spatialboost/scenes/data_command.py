@@ -10,6 +10,13 @@ from typing import Annotated, Literal
 import typer
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.sizes import validate_size
+
+# Beyond these, a number is mistyped, and the build would not end or would not fit into memory
+MAX_ITEMS = 10**9
+MAX_SEED = 2**63 - 1
+MAX_VIEWS = 1000
+MAX_ROWS = 10**5
 
 app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
 
@@ -19,7 +26,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
     source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
     path: Annotated[
-        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt.")
+        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt.")
     ] = None,
     num: Annotated[
         int | None,
@@ -69,6 +76,18 @@ def build(
     from spatialboost.scenes.questions.plan import PAPER, TurnPlan
     from spatialboost.scenes.source_registry import SOURCES, SourceOptions, open_source
 
+    for flag, value, (smallest, largest) in (
+        ("--num", num, (1, MAX_ITEMS)),
+        ("--first-room", first_room, (0, MAX_SEED)),
+        ("--views", views, (1, MAX_VIEWS)),
+        ("--stride", stride, (1, MAX_ITEMS)),
+        ("--seed", seed, (0, MAX_SEED)),
+        ("--rows-per-file", rows_per_file, (1, MAX_ROWS)),
+    ):
+        if value is not None and value < smallest:
+            raise SpatialBoostError(f"{flag} is {value}; expected at least {smallest}")
+        if value is not None and value > largest:
+            raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
     items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
@@ -97,7 +116,11 @@ def build(
             f"none of the {skipped} items could be used; the most frequent reason ({times} times): {reason}"
         )
     kept = f", {report.resumed} of them existed before" if report.resumed else ""
-    typer.echo(f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} items skipped")
+    turns = ", ".join(f"{times} {kind}" for kind, times in report.left_out.most_common())
+    missing = f"; {sum(report.left_out.values())} turns left out ({turns})" if turns else ""
+    typer.echo(
+        f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} items skipped{missing}"
+    )
 
 
 @app.command()
@@ -113,7 +136,12 @@ def show(
         page = write_page(folder, out or folder / "index.html", limit=limit)
     except OSError as error:
         raise SpatialBoostError(f"{error.filename or out or folder}: {error.strerror or error}") from error
+    if page.left_out:
+        name, reason = next(iter(page.left_out.items()))
+        typer.echo(f"{len(page.left_out)} rows cannot be shown, such as {name}: {reason}", err=True)
     verdict = f"{page.wrong} of them with wrong answers" if page.wrong else "all answers right"
+    if not page.shown:
+        verdict = "nothing to check"
     typer.echo(f"{page.path}: {page.shown} of {page.rows} conversations, {verdict}")
 
 
@@ -127,10 +155,12 @@ def parse_size(text: str) -> int | tuple[int, int]:
     Raises:
         SpatialBoostError: the text has another form.
     """
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    match = re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", text)
     if not match:
         raise SpatialBoostError(f"size is {text!r}; expected pixels such as 224, or height x width such as 240x320")
-    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+    size = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+    validate_size(size)
+    return size
 
 
 def parse_turns(words: Sequence[str]) -> dict[str, int]:
@@ -145,8 +175,12 @@ def parse_turns(words: Sequence[str]) -> dict[str, int]:
     """
     turns: dict[str, int] = {}
     for word in words:
-        match = re.fullmatch(r"(\w+)=(\d+)", word)
-        if not match or match[1] in turns:
-            raise SpatialBoostError(f"--turn {word}: expected KIND=COUNT, once for each kind, such as depth=3")
+        match = re.fullmatch(r"(\w+)=(\d{1,9})", word)
+        if not match:
+            raise SpatialBoostError(f"--turn {word!r}: expected KIND=COUNT, such as depth=3")
+        if match[1] in turns:
+            raise SpatialBoostError(
+                f"--turn {word!r}: {match[1]} has a count already ({turns[match[1]]}); expected once for each kind"
+            )
         turns[match[1]] = int(match[2])
     return turns

@@ -13,6 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError, SceneObject
 from spatialboost.scenes.scene import Scene
+from spatialboost.scenes.sizes import validate_size
 
 
 class Source(Protocol):
@@ -156,8 +157,7 @@ def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
         scale = size / min(cues.size)
         size = round(old_h * scale), round(old_w * scale)
     height, width = size
-    if height < 1 or width < 1:
-        raise SpatialBoostError(f"size is {size}, expected at least one pixel")
+    validate_size((height, width))
     if size == cues.size:
         return cues
     rows = np.minimum(((np.arange(height) + 0.5) * old_h / height).astype(int), old_h - 1)

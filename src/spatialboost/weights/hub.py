@@ -159,7 +159,8 @@ def upload(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         added = {f"{prefix}{name}": folder / name for name in files}
         there = api.list_repo_files(repo_id, revision=revision)
-        stale = [p for p in there if p not in added and any(fnmatch(p, prefix + pattern) for pattern in replaces)]
+        ours = [path for path in there if path.startswith(prefix) and path not in added]  # the prefix is no pattern
+        stale = [path for path in ours if any(fnmatch(path.removeprefix(prefix), pattern) for pattern in replaces)]
         # in one commit, so that a download at the same time gets the old or the new delta, never a mixture
         # (`upload_folder` may make several commits)
         operations: list[Any] = [

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset import reader
+from spatialboost.scenes.dataset.drawing import colour_depth
 from spatialboost.scenes.dataset.reader import open_depth, open_image, open_rows
+from spatialboost.scenes.dataset.row import millimetres as encoded_depth
 from spatialboost.scenes.dataset.schema import VERSION, dataset_facts, dataset_files
 from spatialboost.scenes.dataset.viewer import write_page
 from spatialboost.scenes.dataset.writer import build_dataset
@@ -209,11 +212,48 @@ def test_depth_is_opened_in_metres():
         open_depth(row["images"][0])
 
 
-def test_an_image_stays_as_it_is_stored_whatever_exif_says():
+def test_the_largest_value_is_no_reading():
+    millimetres = np.array([[0, 1500, 65534, 65535]], np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(millimetres).save(stream, "PNG")
+    depth = open_depth({"bytes": stream.getvalue()})
+    np.testing.assert_allclose(depth, [[0, 1.5, 65.534, 0]])
+    shown = colour_depth(millimetres)
+    assert (shown["missing"], round(shown["far"])) == (50, 65)
+    view = replace(tiny_cues((1, 4), boxes={}), depth_HW=np.float32([[65.533, 65.534, 65.535, 70]]), valid_HW=None)
+    assert encoded_depth(view).tolist() == [[65533, 65534, 0, 0]]
+
+
+def test_photographs_of_other_software_are_opened_as_they_are_shown():
     turned = Image.Exif()
-    turned[0x0112] = 6  # a viewer would turn it by 90 degrees
+    turned[0x0112] = 6  # turn by 90 degrees clockwise
     image = open_image({"bytes": encoded("JPEG", exif=turned), "path": None})
-    assert (image.size, image.mode) == ((32, 24), "RGB")
+    assert (image.size, image.mode) == ((24, 32), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "pixels"),
+    [
+        (Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)), "PNG", [0, 1, 128, 255]),
+        (Image.fromarray(np.array([[0, 257, 32768, 65535]], np.int32)), "TIFF", [0, 1, 128, 255]),
+        (Image.new("RGBA", (4, 1), (0, 0, 0, 0)), "PNG", [255] * 4),
+        (Image.new("CMYK", (4, 1), (0, 0, 0, 255)), "JPEG", [0] * 4),
+        (Image.new("1", (4, 1), 1), "PNG", [255] * 4),
+    ],
+)
+def test_every_kind_of_pixels_becomes_rgb(picture, kind, pixels):
+    stream = io.BytesIO()
+    picture.save(stream, kind)
+    image = np.asarray(open_image({"bytes": stream.getvalue()}))
+    assert image[0].tolist() == [[value] * 3 for value in pixels]
+
+
+def test_pixels_without_a_known_range_are_an_error():
+    for values in (np.full((2, 2), 0.5, np.float32), np.full((2, 2), 200, np.int32), np.full((2, 2), 70000, np.int32)):
+        stream = io.BytesIO()
+        Image.fromarray(values).save(stream, "TIFF")
+        with pytest.raises(SpatialBoostError, match="no known range"):
+            open_image({"bytes": stream.getvalue()})
 
 
 def test_large_row_groups_are_pointed_out(folder, caplog, monkeypatch):

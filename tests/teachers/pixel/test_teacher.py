@@ -48,6 +48,12 @@ def test_targets_are_those_of_the_maps(row):
     assert set(only) == {"classes"} and (only["classes"] == 0).sum() == 16
 
 
+def test_the_largest_value_of_a_depth_map_is_no_reading(row):
+    depth = np.array([[2000, 65535], [1000, 4000]], np.uint16).repeat(8, 0).repeat(8, 1)
+    targets = PixelTargets((2, 2), depth=True, classes=None)(0, {**row, "depths": [png(depth)]})
+    assert torch.allclose(targets["depth"], torch.tensor([[[2.0, 0.0], [1.0, 4.0]]]), atol=1e-6)
+
+
 def test_rows_without_targets_are_bad(row):
     nothing = np.zeros((16, 16), np.uint16)
     with pytest.raises(SpatialBoostError, match="no pixel of its depth map has a depth above 0"):

@@ -34,7 +34,7 @@ def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
     """Draw a depth map as a palette PNG; pixels without a reading are grey.
 
     Args:
-        millimetres_HW: depth in millimetres; 0 = no reading.
+        millimetres_HW: depth in millimetres; 0 and 65535 = no reading.
 
     Returns:
         ``uri`` of the image, ``near`` and ``far`` ends of the colour range in metres, colours of the ``bar`` between
@@ -42,7 +42,7 @@ def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
     """
     from matplotlib import colormaps
 
-    valid = millimetres_HW > 0
+    valid = (millimetres_HW > 0) & (millimetres_HW < 2**16 - 1)
     near, far = np.percentile(millimetres_HW[valid], (1, 99)) if valid.any() else (0, 1)
     steps = np.clip((millimetres_HW - near) / max(far - near, 1) * 254, 0, 254).astype(np.uint8)
     palette = (colormaps["turbo_r"](np.linspace(0, 1, 255))[:, :3] * 255).astype(np.uint8)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.schema import dataset_files, validate_file
+from spatialboost.photographs import to_rgb
+from spatialboost.scenes.dataset.schema import dataset_files, open_parquet, validate_file
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _FILES_AT_ONCE = 8  # footers are small, so most of the time is spent waiting for the disk
 _LARGE_GROUP = 2**28  # bytes
+_NO_READING = 2**16 - 1  # the largest value of 16 bits; data sets of other software have it where nothing is measured
 
 
 def open_rows(folders: Sequence[Path | str]) -> Rows:
@@ -110,7 +112,14 @@ class Rows(Sequence[dict[str, Any]]):
         row = index % len(self) if self._chosen_N is None else int(self._chosen_N[index])
         group = int(np.searchsorted(self._ends_G, row, side="right"))
         place = row - int(self._ends_G[group] - self._sizes_G[group])
-        return self._group(group).slice(place, 1).to_pylist()[0]
+        try:
+            return self._group(group).slice(place, 1).to_pylist()[0]
+        except (ValueError, OverflowError) as error:  # text that is no UTF-8, a date that Python does not have, ...
+            if isinstance(error, SpatialBoostError):
+                raise
+            raise SpatialBoostError(
+                f"{self._files[self._file(group)]}: row {index} cannot be read ({error})"
+            ) from error
 
     def select(self, indices: Iterable[int]) -> Rows:
         """Select rows by index, in this order. Nothing is read.
@@ -136,6 +145,9 @@ class Rows(Sequence[dict[str, Any]]):
             raise SpatialBoostError(f"there is no column {missing}; there are {self.column_names}")
         return Rows(self._files, self._sizes_G, self._groups_F, list(names), self._chosen_N)
 
+    def _file(self, group: int) -> int:
+        return int(np.searchsorted(self._last_F, group, side="right"))
+
     def _group(self, group: int) -> pyarrow.Table:
         read = self._read
         if read is None or read[0] != group:
@@ -143,20 +155,11 @@ class Rows(Sequence[dict[str, Any]]):
         return read[1]
 
     def _read_group(self, group: int) -> pyarrow.Table:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        number = int(np.searchsorted(self._last_F, group, side="right"))
+        number = self._file(group)
         within = group - int(self._last_F[number] - self._groups_F[number])
-        try:
-            with pq.ParquetFile(self._files[number], memory_map=True) as file:
-                # A forked worker does not have the threads of its parent process
-                return file.read_row_group(within, columns=self.column_names, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise SpatialBoostError(
-                f"{self._files[number]}: its row group {within} cannot be read ({reason}); build the file again"
-            ) from error
+        with open_parquet(self._files[number], f"row group {within}") as file:
+            # A forked worker does not have the threads of its parent process
+            return file.read_row_group(within, columns=self.column_names, use_threads=False)
 
 
 class Column(Sequence[Any]):
@@ -175,19 +178,21 @@ class Column(Sequence[Any]):
 
 
 def open_image(image: Any) -> Any:
-    """Decode an image in a row to RGB. A PIL image or an array is returned unchanged.
+    """Decode an image in a row to 8-bit RGB. A PIL image or an array is returned unchanged.
 
-    The EXIF orientation is not applied, because depth maps, masks and intrinsics of RGB-D frames belong to the stored
-    pixels.
+    The EXIF orientation is applied, as by ``datasets``. Images that `build_dataset` wrote have none; in files of other
+    software, photographs often have one.
 
     Raises:
-        SpatialBoostError: there are no bytes, or PIL cannot decode them.
+        SpatialBoostError: there are no bytes, PIL cannot decode them, or the range of the pixel values is not known.
     """
-    return _decode(image).convert("RGB") if isinstance(image, Mapping) else image
+    return to_rgb(_decode(image, upright=True)) if isinstance(image, Mapping) else image
 
 
 def open_depth(image: Mapping[str, Any]) -> np.ndarray:
     """Decode an entry of the column ``depths``: float32 ``(H, W)``, z in metres, 0 = no reading.
+
+    The stored values 0 and 65535 mean "no reading".
 
     Raises:
         SpatialBoostError: there are no bytes, or they are not a depth map.
@@ -195,18 +200,19 @@ def open_depth(image: Mapping[str, Any]) -> np.ndarray:
     depth = _decode(image)
     if not depth.mode.startswith("I"):
         raise SpatialBoostError(f"it has mode {depth.mode}, expected a depth map of one channel with 16 bits")
-    return np.asarray(depth, np.float32) / 1000
+    millimetres_HW = np.asarray(depth)
+    return np.where(millimetres_HW == _NO_READING, 0, millimetres_HW / np.float32(1000)).astype(np.float32)
 
 
-def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
-    from PIL import Image, UnidentifiedImageError
+def _decode(image: Mapping[str, Any], *, upright: bool = False) -> PIL.Image.Image:
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if image.get("bytes") is None:
         raise SpatialBoostError("it has no bytes in the data set")
     try:
         decoded = Image.open(io.BytesIO(image["bytes"]))
         decoded.load()
-        return decoded
+        return ImageOps.exif_transpose(decoded) if upright else decoded
     except UnidentifiedImageError:
         raise SpatialBoostError("its bytes are not an image format that PIL can read") from None
     except Exception as error:  # decoders raise many kinds of exceptions on damaged bytes
@@ -215,14 +221,8 @@ def _decode(image: Mapping[str, Any]) -> PIL.Image.Image:
 
 def _read_footer(path: Path) -> tuple[list[int], list[str]]:
     """The number of rows in each row group of a file, and the names of its columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        footer = pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
-        raise SpatialBoostError(f"{path} cannot be read as parquet ({error}); build it again or remove it") from error
-    names = validate_file(path, footer)
+    with open_parquet(path) as file:
+        footer, names = file.metadata, validate_file(path, file)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     largest = max((group.total_byte_size for group in groups), default=0)
     if largest > _LARGE_GROUP:

@@ -19,7 +19,7 @@ from spatialboost.scenes.scene import Scene
 
 # Shape legend: H, W = image height and width in pixels.
 
-_MAX_MILLIMETRES = 2**16 - 1
+_MAX_MILLIMETRES = 2**16 - 2  # the largest value of 16 bits is "no reading" in many data sets, and so in ours
 _MAX_LABELS = 255
 
 

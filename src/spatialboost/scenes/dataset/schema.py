@@ -6,11 +6,14 @@ The writer, the reader and the viewer all use this module, so that they agree.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.paths import is_hidden, user_path
 from spatialboost.scenes.questions.plan import renew_settings
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 VERSION = 2
 
 NEEDED = ("images", "messages", "meta")  # in every version
+ROW = ("images", "messages")  # also in files of other software
 POSES = ("poses", "intrinsics")  # since version 2
 DEPTHS = ("depths", "labels")  # in a build with depth
 
@@ -32,6 +36,7 @@ ROWS_PER_GROUP = 16
 _EARLIER_SETTINGS: dict[str, Any] = {}
 
 _SETTINGS_KEY = b"spatialboost"
+_FIELDS = {"images": ("bytes",), "depths": ("bytes",), "messages": ("role", "content")}  # of each element of a column
 
 
 def column_names(version: int, *, with_depth: bool) -> list[str]:
@@ -71,6 +76,15 @@ def arrow_schema(settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pya
     return schema.with_metadata({**schema.metadata, _SETTINGS_KEY: facts})
 
 
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files in a folder, in order, without hidden ones such as ``._part-00000.parquet`` of macOS."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if path.suffix == ".parquet" and not is_hidden(path) and path.is_file()
+    )
+
+
 def dataset_files(folder: Path | str) -> list[Path]:
     """The parquet files of a data set's folder, in order.
 
@@ -79,13 +93,43 @@ def dataset_files(folder: Path | str) -> list[Path]:
     Raises:
         SpatialBoostError: there are no parquet files.
     """
-    folder = Path(folder)
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    folder = user_path(folder)
+    files = parquet_files(folder)
     if not files:
         raise SpatialBoostError(
             f"no parquet files in {folder}; build a data set with: spatialboost data build --out {folder}"
         )
     return files
+
+
+@contextmanager
+def open_parquet(path: Path | str, part: str | None = None) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a parquet file. What is wrong with it, also while it is read, becomes one line that names it.
+
+    Args:
+        path: the file.
+        part: what is read from it, for the message.
+
+    Raises:
+        SpatialBoostError: the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # pyarrow would read a path such as "s3:rooms/part-00000.parquet" or "~/part-00000.parquet" in its own way
+        with (
+            pa.memory_map(os.path.abspath(path)) as content,
+            pq.ParquetFile(content, page_checksum_verification=True) as file,
+        ):
+            yield file
+    except SpatialBoostError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if part is not None:
+            raise SpatialBoostError(f"{path}: its {part} cannot be read ({reason}); build the file again") from error
+        raise SpatialBoostError(f"{path} cannot be read as parquet ({reason}); build it again or remove it") from error
 
 
 def dataset_facts(path: Path) -> dict[str, Any]:
@@ -94,51 +138,75 @@ def dataset_facts(path: Path) -> dict[str, Any]:
     Raises:
         SpatialBoostError: no build wrote the file, or a later version of this library wrote it.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        footer = pq.read_metadata(path)
-        facts = json.loads(footer.metadata[_SETTINGS_KEY])
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise SpatialBoostError(
-            f"{path} is not a file that a build wrote ({type(error).__name__}); choose another folder or remove it"
-        ) from None
-    validate_version(path, facts)
-    return {**facts, "rows": footer.num_rows}
+        with open_parquet(path) as file:
+            metadata, rows = file.metadata.metadata, file.metadata.num_rows
+    except SpatialBoostError as error:
+        raise _foreign(path, " ".join(str(error.__cause__).split())) from None
+    facts = _parse_facts(path, metadata)
+    if facts is None:
+        raise _foreign(path, "it has no settings of a build")
+    return {**facts, "rows": rows}
 
 
-def validate_file(path: Path, footer: pyarrow.parquet.FileMetaData) -> list[str]:
-    """Return the columns of a file. ``images`` and ``messages`` are required, also in files of other software.
+def validate_file(path: Path, file: pyarrow.parquet.ParquetFile, needed: Iterable[str] = ROW) -> list[str]:
+    """Return the columns of a file. Files of other software need the columns ``images`` and ``messages``.
 
     Args:
         path: path of the file, for error messages.
-        footer: footer of the file.
+        file: the open file.
+        needed: the columns that are required.
 
     Raises:
-        SpatialBoostError: a later version of this library wrote the file, or a column is missing.
+        SpatialBoostError: a later version of this library wrote the file, or a column is missing or of another type.
     """
-    facts = (footer.metadata or {}).get(_SETTINGS_KEY)
-    if facts is not None:
-        validate_version(path, json.loads(facts))
-    names = footer.schema.to_arrow_schema().names
-    missing = {"images", "messages"} - set(names)
+    import pyarrow as pa
+
+    _parse_facts(path, file.metadata.metadata)
+    schema = file.schema_arrow
+    names = list(schema.names)
+    missing = set(needed) - set(names)
     if missing:
         raise SpatialBoostError(f"{path} has no column {sorted(missing)}; it has {names}")
+    for name in needed:
+        if names.count(name) > 1:
+            raise SpatialBoostError(f"{path} has {names.count(name)} columns {name!r}; expected one")
+        found, wanted = schema.field(name).type, _FIELDS.get(name, ())
+        item = getattr(found, "value_type", None)
+        right = isinstance(item, pa.StructType) and all(item.get_field_index(field) >= 0 for field in wanted)
+        if wanted and not right:
+            expected = f"expected for each row a list of {{{', '.join(wanted)}}}"
+            raise SpatialBoostError(f"{path}: the column {name!r} is of type {found}; {expected}")
+        if name == "meta" and not (pa.types.is_string(found) or pa.types.is_large_string(found)):
+            raise SpatialBoostError(f"{path}: the column 'meta' is of type {found}; expected text with JSON")
     return names
 
 
-def validate_version(path: Path, facts: Mapping[str, Any]) -> None:
-    """Raise if a later version of this library wrote the file. Files of earlier versions are supported.
-
-    Raises:
-        SpatialBoostError: a later version wrote the file.
-    """
-    if facts["version"] > VERSION:
+def _parse_facts(path: Path, metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
+    """The facts that a build wrote into the metadata of a file; None if there are none."""
+    raw = (metadata or {}).get(_SETTINGS_KEY)
+    if raw is None:
+        return None
+    try:
+        facts = json.loads(raw)
+        version, skipped = facts["version"], facts.setdefault("skipped", {})
+        if "plan" in facts:
+            renew_settings(facts["plan"])
+        right = type(version) is int and version >= 1 and all(isinstance(why, str) for why in skipped.values())
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise _foreign(path, f"its settings cannot be read, {type(error).__name__}") from None
+    if not right:
+        raise _foreign(path, "its settings are not those of a build")
+    if version > VERSION:
         raise SpatialBoostError(
-            f"{path} is a data set of version {facts['version']}; this spatialboost reads versions up to {VERSION}: "
+            f"{path} is a data set of version {version}; this spatialboost reads versions up to {VERSION}: "
             "update it, or build the data set again"
         )
+    return dict(facts)
+
+
+def _foreign(path: Path, why: str) -> SpatialBoostError:
+    return SpatialBoostError(f"{path} is not a file that a build wrote ({why}); choose another folder or remove it")
 
 
 def differing_settings(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

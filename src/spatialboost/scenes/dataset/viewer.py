@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.drawing import COLOURS, as_uri, colour_depth, decode_pixels, draw_outlines
-from spatialboost.scenes.dataset.schema import NEEDED, dataset_facts, dataset_files
+from spatialboost.scenes.dataset.files import replace_file
+from spatialboost.scenes.dataset.reader import open_image
+from spatialboost.scenes.dataset.schema import NEEDED, dataset_facts, dataset_files, open_parquet, validate_file
+from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.checker import check_conversation
 from spatialboost.scenes.questions.kinds import KINDS
 from spatialboost.scenes.questions.meta import facts_of_views
@@ -28,12 +32,14 @@ class Page:
         shown: number of conversations on the page.
         rows: number of conversations in the data set.
         wrong: number of conversations on the page in which the checker found problems.
+        left_out: row that cannot be shown -> why.
     """
 
     path: Path
     shown: int
     rows: int
     wrong: int
+    left_out: Mapping[str, str]
 
 
 def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int = 24) -> Page:
@@ -51,47 +57,71 @@ def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int 
         html_path: HTML file to write; its folder is created.
         limit: maximum number of conversations to show.
 
+    A row that cannot be shown, because it is damaged or not as a build writes it, is left out and named. The page is
+    written whole or not at all.
+
     Raises:
-        SpatialBoostError: the folder has no data set, a column is missing, or the limit is below one.
+        SpatialBoostError: the folder has no data set, a column is missing, no row can be shown, or the limit is below
+            one.
     """
     from jinja2 import Environment, PackageLoader
 
     if limit < 1:
         raise SpatialBoostError(f"limit is {limit}; expected at least one conversation")
-    folder, html_path = Path(dataset_folder), Path(html_path)
+    folder, html_path = user_path(dataset_folder), user_path(html_path)
+    if html_path.is_dir() or html_path.suffix == ".parquet":
+        raise SpatialBoostError(f"the page cannot be written to {html_path}; expected the name of an HTML file")
     files = dataset_files(folder)
     facts = [dataset_facts(path) for path in files]
     rows, skipped = sum(fact["rows"] for fact in facts), sum(len(fact["skipped"]) for fact in facts)
-    cards = [_card(row) for row in _first_rows(files, limit)]
     loader = PackageLoader("spatialboost.scenes.dataset")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.get_template("card.html.j2")
+    cards, wrong, left_out = [], 0, {}
+    for name, row in islice(_named_rows(files), limit):
+        try:
+            if isinstance(row, SpatialBoostError):
+                raise row
+            card = _card(row)
+            cards.append(template.render(card=card))
+            wrong += bool(card["problems"])
+        except Exception as error:  # a row may hold anything
+            reason = " ".join(str(error).split())[:200]
+            left_out[name] = reason if isinstance(error, SpatialBoostError) else f"{type(error).__name__}: {reason}"
+    if left_out and not cards:
+        name, reason = next(iter(left_out.items()))
+        raise SpatialBoostError(f"{folder}: none of its first {len(left_out)} rows can be shown; {name}: {reason}")
     page = environment.get_template("page.html.j2").render(
         title=folder.resolve().name,
         facts=facts[0],
         rows=rows,
         skipped=skipped,
         cards=cards,
-        wrong=sum(bool(card["problems"]) for card in cards),
+        wrong=wrong,
+        left_out=left_out,
     )
     html_path.parent.mkdir(parents=True, exist_ok=True)
-    html_path.write_text(page, encoding="utf-8")
-    return Page(html_path, len(cards), rows, sum(bool(card["problems"]) for card in cards))
+    replace_file(html_path, page.encode("utf-8", "replace"))
+    return Page(html_path, len(cards), rows, wrong, left_out)
 
 
-def _first_rows(files: list[Path], limit: int) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
+def _named_rows(files: list[Path]) -> Iterator[tuple[str, dict[str, Any] | SpatialBoostError]]:
+    """Each row with its name, or why it cannot be read."""
     for path in files:
-        file = pq.ParquetFile(path)
-        missing = set(NEEDED) - set(file.schema_arrow.names)
-        if missing:
-            raise SpatialBoostError(f"{path} has no column {sorted(missing)}; found {file.schema_arrow.names}")
-        for batch in file.iter_batches(batch_size=16):
-            for row in batch.to_pylist():
-                if limit == 0:
-                    return
-                limit -= 1
-                yield row
+        with open_parquet(path) as file:
+            validate_file(path, file, NEEDED)
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        number = 0
+        for group, size in enumerate(sizes):
+            rows: list[Any]
+            try:
+                with open_parquet(path, f"row group {group}") as file:
+                    rows = file.read_row_group(group).to_pylist()
+            except SpatialBoostError as error:
+                rows = [error] * size
+            for row in rows:
+                yield f"{path.name}, row {number}", row
+                number += 1
 
 
 def _card(row: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +149,7 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
 def _view(row: dict[str, Any], meta: dict[str, Any], facts: dict[str, Any], number: int) -> dict[str, Any]:
     """The values of one view of a conversation for the template: its images, points and objects."""
     height, width = facts["size"]
+    open_image(row["images"][number])  # an error if it is no image
     labels = decode_pixels(row["labels"][number]) if row.get("labels") else None
     return {
         "name": f"item {meta['item']}" + (f", image {number + 1}" if len(row["images"]) > 1 else ""),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,8 +16,20 @@ from tqdm.auto import tqdm
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM
+from spatialboost.scenes.dataset.files import build_lock, remove_leftovers, replace_file
 from spatialboost.scenes.dataset.row import make_row
-from spatialboost.scenes.dataset.schema import ROWS_PER_GROUP, VERSION, arrow_schema, dataset_facts, differing_settings
+from spatialboost.scenes.dataset.schema import (
+    ROWS_PER_GROUP,
+    VERSION,
+    arrow_schema,
+    column_names,
+    dataset_facts,
+    differing_settings,
+    open_parquet,
+    parquet_files,
+    validate_file,
+)
+from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.conversation import Order, build_conversation, validate_choices
 from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
 from spatialboost.scenes.scene import as_scene
@@ -35,6 +46,8 @@ class BuildReport:
         written: number of rows in the files of this shard, including those of an earlier, interrupted run.
         skipped: reason -> number of skipped items (numbers in the reason are replaced by ``#``).
         names: skipped item (its name or index in the source) -> full reason.
+        left_out: kind of question -> number of turns that the written conversations lack. The reasons are in the column
+            ``meta``.
         files: names of the parquet files of this shard.
         resumed: number of the files that existed before the run.
     """
@@ -42,6 +55,7 @@ class BuildReport:
     written: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     names: dict[str, str] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
     files: list[str] = field(default_factory=list)
     resumed: int = 0
 
@@ -96,39 +110,92 @@ def build_dataset(
             build of an earlier version of this library is continued with the columns of that version.
     """
     number, count = parse_shard(shard)
-    if rows_per_shard < 1 or not 1 <= quality <= 100:
-        raise SpatialBoostError(f"rows_per_shard is {rows_per_shard} and quality {quality}; expected >= 1 and 1 to 100")
+    if rows_per_shard < 1:
+        raise SpatialBoostError(f"rows_per_shard is {rows_per_shard}; expected at least 1")
+    if not 1 <= quality <= 100:
+        raise SpatialBoostError(f"quality is {quality}; expected 1 to 100")
     validate_choices(order, seed)
-    out, plan = Path(out), plan or TurnPlan()
+    out, plan = user_path(out), plan or TurnPlan()
     settings = build_settings(source, seed, order, plan, rows_per_shard, with_depth, quality)
-    if overwrite:
-        for path in out.glob("part-*.parquet"):
-            file_number = path.stem.removeprefix("part-")
-            if file_number.isdecimal() and int(file_number) % count == number:
-                path.unlink()
-    else:
-        settings["version"] = _find_version(out, settings)
+    if not overwrite and out.is_dir():
+        _find_version(out, settings)
     out.mkdir(parents=True, exist_ok=True)
-    numbers = range(number, -(-len(source) // rows_per_shard), count)
-    report = BuildReport(files=[f"part-{k:05d}.parquet" for k in numbers])
-    ranges = [range(k * rows_per_shard, min((k + 1) * rows_per_shard, len(source))) for k in numbers]
-    with tqdm(total=sum(map(len, ranges)), desc="items", unit="item", disable=not progress) as bar:
-        for name, items in zip(report.files, ranges, strict=True):
-            if (out / name).exists():
-                facts = dataset_facts(out / name)
+    with build_lock(out, (number, count), settings):
+        if overwrite:
+            for path in out.glob("part-*.parquet"):
+                file_number = path.stem.removeprefix("part-")
+                if file_number.isdecimal() and int(file_number) % count == number:
+                    path.unlink()
+        else:
+            settings["version"] = _find_version(out, settings)
+            _remove_empty(out, settings)
+        return _write_shard(source, out, (number, count), settings, order, plan, progress)
+
+
+def _write_shard(
+    source: Source,
+    out: Path,
+    shard: tuple[int, int],
+    settings: dict[str, Any],
+    order: Order,
+    plan: TurnPlan,
+    progress: bool,
+) -> BuildReport:
+    """Write the files of a shard that do not exist yet. A file without rows is written again."""
+    number, count = shard
+    size = settings["rows_per_shard"]
+    numbers = range(number, -(-len(source) // size), count)
+    report = BuildReport()
+    num_items = size * len(numbers)
+    if numbers and numbers[-1] == (len(source) - 1) // size:  # the last file may have fewer items
+        num_items -= size * (numbers[-1] + 1) - len(source)
+    with tqdm(total=num_items, desc="items", unit="item", disable=not progress) as bar:
+        for k in numbers:
+            path, items = out / f"part-{k:05d}.parquet", _items(source, size, k)
+            report.files.append(path.name)
+            facts = dataset_facts(path) if path.exists() else None
+            if facts is not None and facts["rows"]:
+                with open_parquet(path) as file:
+                    validate_file(path, file, column_names(settings["version"], with_depth=settings["with_depth"]))
                 written, skipped = facts["rows"], facts["skipped"]
                 report.resumed += 1
                 bar.update(len(items))
             else:
-                written, skipped = _write_file(out / name, source, items, settings, order, plan, bar)
+                remove_leftovers(path)
+                written, skipped = _write_file(path, source, items, settings, order, plan, bar)
             report.written += written
+            report.left_out += _turns_left_out(path, plan)
             for item, reason in skipped.items():
                 report.names[item] = reason
                 report.skipped[_group(reason)] += 1
     for reason, times in report.skipped.most_common():
-        log.warning("skipped %d of %d items: %s", times, sum(map(len, ranges)), reason)
-    _replace(out / ("report.json" if count == 1 else f"report-{number}-of-{count}.json"), _to_json(vars(report)))
+        log.warning("skipped %d of %d items: %s", times, num_items, reason)
+    path = out / ("report.json" if count == 1 else f"report-{number}-of-{count}.json")
+    remove_leftovers(path)
+    replace_file(path, _to_json(vars(report)))
     return report
+
+
+def _items(source: Source, size: int, number: int) -> range:
+    """The items of a file."""
+    return range(number * size, min((number + 1) * size, len(source)))
+
+
+def _turns_left_out(path: Path, plan: TurnPlan) -> Counter[str]:
+    """Number of turns of each kind that the conversations of a file lack."""
+    with open_parquet(path, "column meta") as file:
+        metas = file.read(columns=["meta"]).column("meta").to_pylist()
+    missing: Counter[str] = Counter()
+    try:
+        for meta in metas:
+            asked = Counter(turn["kind"] for turn in json.loads(meta)["turns"])
+            missing += Counter(plan.turns) - asked
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise SpatialBoostError(
+            f"{path}: its column meta is not as a build writes it ({type(error).__name__}); remove the file, and run "
+            "the build again"
+        ) from error
+    return missing
 
 
 def build_settings(
@@ -161,7 +228,7 @@ def parse_shard(shard: str) -> tuple[int, int]:
     Raises:
         SpatialBoostError: the text has another form.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
     if not match or int(match[1]) >= int(match[2]):
         raise SpatialBoostError(f"shard is {shard!r}; expected i/n with 0 <= i < n, such as 0/4")
     return int(match[1]), int(match[2])
@@ -196,8 +263,9 @@ def _write_file(
         compression="zstd",
         use_dictionary=False,
         write_statistics=False,
+        write_page_checksum=True,
     )
-    _replace(path, stream.getvalue())
+    replace_file(path, stream.getvalue())
     return len(rows), skipped
 
 
@@ -208,8 +276,10 @@ def _find_version(out: Path, settings: dict[str, Any]) -> int:
         SpatialBoostError: an existing file was built with other settings.
     """
     version = VERSION
-    for path in sorted(out.glob("*.parquet")):
+    for path in parquet_files(out):
         found = dataset_facts(path)
+        if not found["rows"]:  # a build that made nothing does not reserve the folder
+            continue
         wrong = differing_settings(found, settings)
         if wrong:
             raise SpatialBoostError(
@@ -218,6 +288,14 @@ def _find_version(out: Path, settings: dict[str, Any]) -> int:
             )
         version = min(version, found["version"])
     return version
+
+
+def _remove_empty(out: Path, settings: dict[str, Any]) -> None:
+    """Remove files without rows that a build with other settings left."""
+    for path in parquet_files(out):
+        found = dataset_facts(path)
+        if not found["rows"] and differing_settings(found, settings):
+            path.unlink()
 
 
 def _item_name(source: Source, item: int) -> str:
@@ -232,18 +310,3 @@ def _group(reason: str) -> str:
 
 def _to_json(value: Any) -> bytes:
     return json.dumps(value, indent=1).encode()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that an interrupted write leaves no incomplete file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # from a process that was killed
-        leftover.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -73,11 +74,17 @@ class TurnPlan:
             followed = KINDS[kind].follows
             if followed is not None and followed not in self.turns:
                 raise SpatialBoostError(f"{kind} refers to a turn of {followed}; add at least one turn of {followed}")
-        if min(self.min_gap, self.smoothness) < 0 or not 0 <= self.on_objects <= 1:
-            raise SpatialBoostError(
-                f"{self}: min_gap, smoothness and on_objects must not be negative, and on_objects must be at most 1"
-            )
-        if not 1 <= self.least <= self.total:
+        for name, most in (("min_gap", math.inf), ("smoothness", math.inf), ("on_objects", 1.0)):
+            value = getattr(self, name)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 <= value <= most
+                or value == math.inf
+            ):
+                limit = f" and must be at most {most:g}" if most == 1 else ""
+                raise SpatialBoostError(f"{name} is {value!r}; it must be a number, must not be negative{limit}")
+        if isinstance(self.least, bool) or not isinstance(self.least, int) or not 1 <= self.least <= self.total:
             raise SpatialBoostError(f"least is {self.least}; expected 1 to {self.total}, the number of all turns")
 
     @property

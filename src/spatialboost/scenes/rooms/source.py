@@ -6,9 +6,10 @@ from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.rooms.render import render_rooms, render_scenes
+from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
 
-_ROOMS_AT_ONCE = 32
+_ROOMS_AT_ONCE, _PIXELS_AT_ONCE = 32, 2**22
 _DEFAULT_NUM, _DEFAULT_SIZE = 1000, 224
 
 
@@ -33,7 +34,7 @@ class Rooms:
         device: device of the rendering.
 
     Raises:
-        SpatialBoostError: ``num`` or ``views`` is below one, or ``first`` is negative.
+        SpatialBoostError: ``num`` or ``views`` is below one, ``first`` is negative, or the images are too large.
     """
 
     def __init__(
@@ -51,6 +52,9 @@ class Rooms:
             )
         if views < 1:
             raise SpatialBoostError(f"views is {views}; expected at least one camera in each room")
+        validate_size(size, views)
+        height, width = (size, size) if isinstance(size, int) else size
+        self._at_once = max(1, min(_ROOMS_AT_ONCE, _PIXELS_AT_ONCE // (height * width * views)))
         self.num, self.first, self.size, self.views, self.device = num, first, size, views, device
         self.name = f"rooms {first}-{first + num - 1} {size} px" + (f" {views} views" if views > 1 else "")
         self._rendered: tuple[int, list[Any]] = (-1, [])  # number of the batch, and its items
@@ -61,10 +65,10 @@ class Rooms:
     def __getitem__(self, index: int, /) -> Any:
         if not 0 <= index < self.num:
             raise IndexError(f"room {index} of {self.num}")
-        batch, place = divmod(index, _ROOMS_AT_ONCE)
+        batch, place = divmod(index, self._at_once)
         if self._rendered[0] != batch:
-            start = self.first + batch * _ROOMS_AT_ONCE
-            seeds = range(start, min(start + _ROOMS_AT_ONCE, self.first + self.num))
+            start = self.first + batch * self._at_once
+            seeds = range(start, min(start + self._at_once, self.first + self.num))
             if self.views == 1:
                 self._rendered = batch, render_rooms(seeds, size=self.size, device=self.device)
             else:

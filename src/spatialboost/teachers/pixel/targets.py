@@ -17,6 +17,7 @@ from spatialboost.errors import SpatialBoostError
 # Shape legend: I images of a row, B images, N patches, H and W pixels.
 
 IGNORE = -100  # what torch's cross entropy skips
+NO_READING = 2**16 - 1  # besides 0, in depth maps of other software
 DETAIL = 4  # label pixels along the side of a patch
 Row = Mapping[str, Any]
 
@@ -47,7 +48,8 @@ class PixelTargets:
         return targets
 
     def _depth(self, maps: Sequence[np.ndarray]) -> Tensor:
-        metres = [torch.from_numpy(each.astype(np.float32) / 1000)[None] for each in maps]
+        read = [np.where(each == NO_READING, 0, each / 1000).astype(np.float32) for each in maps]
+        metres = [torch.from_numpy(each)[None] for each in read]
         pooled = [patch_log_depth(each, None, self.grid) for each in metres]
         if not any(bool(known.any()) for _, known in pooled):
             raise SpatialBoostError("no pixel of its depth map has a depth above 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # PIL's modes that hold grey values up to 65535
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 PLAIN = ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX")  # PIL's own conversion to RGB is right for these
+
+_TOO_LARGE = "Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
 
 
 def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
@@ -46,16 +49,20 @@ def open_photograph(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     name = f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings():  # PIL's warning about the limit; the error below says the same
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(file)
+        with opened as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise SpatialBoostError(
-                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit}. Make it smaller, or "
-                    "raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit}. {_TOO_LARGE}"
                 )
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{name}: {error}" if name not in str(error) else str(error)) from None
+    except Image.DecompressionBombError as error:  # more than twice the limit
+        raise SpatialBoostError(f"{name} cannot be read as an image: {error} {_TOO_LARGE}") from None
     except Exception as error:  # decoders raise many kinds of errors on a broken file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SpatialBoostError(f"{name} cannot be read as an image: {reason}") from error
@@ -69,14 +76,15 @@ def to_rgb(image: Image.Image) -> Any:
     """
     from PIL import Image
 
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in SIXTEEN_BITS:
         grey = np.asarray(image).astype(np.int64)
-        if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
+        least, most = int(grey.min()), int(grey.max())
+        if image.mode == "I" and (least < 0 or most > 65535 or 0 < most <= 255):  # 32 bits: by the values themselves
             raise SpatialBoostError(
-                f"grey values from {grey.min()} to {grey.max()} have no known range; expected 0 to 65535. Save it with "
-                "8 or 16 bits"
+                f"grey values from {least} to {most} have no known range in an image of 32 bits; expected 0 to 65535. "
+                "Save it with 8 or 16 bits"
             )
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in WITH_ALPHA or "transparency" in image.info:

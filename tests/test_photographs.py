@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatialboost.encoders.images import open_photograph
+from spatialboost.encoders import open_photograph
 from spatialboost.errors import SpatialBoostError
 
 
@@ -46,6 +46,9 @@ def test_transparent_pixels_become_white():
     palette.putpixel((1, 0), 1)
     assert open_photograph(saved(palette)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
     assert open_photograph(saved(palette, transparency=0)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+    colours = Image.new("RGB", (2, 1), (9, 8, 7))
+    colours.putpixel((1, 0), (1, 2, 3))
+    assert open_photograph(saved(colours, transparency=(9, 8, 7))).tolist() == [[[255, 255, 255], [1, 2, 3]]]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "CMYK"])
@@ -59,6 +62,7 @@ def test_unreadable_images_raise_one_line(tmp_path, monkeypatch):
     for pixels, message in [
         (np.zeros((2, 2), np.float32), "mode F have no known range"),
         (np.full((2, 2), -1, np.int32), "grey values from -1 to -1 have no known range"),
+        (np.full((2, 2), 200, np.int32), "grey values from 200 to 200 have no known range"),
     ]:
         with pytest.raises(SpatialBoostError, match=message) as caught:
             open_photograph(saved(Image.fromarray(pixels), "TIFF"))
@@ -71,7 +75,7 @@ def test_unreadable_images_raise_one_line(tmp_path, monkeypatch):
     with pytest.raises(SpatialBoostError, match=r"cannot be read as an image: .*truncated"):
         open_photograph(saved(Image.fromarray(noise), "JPEG")[:-2000])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
-    with pytest.raises(SpatialBoostError, match="64 x 64 pixels; expected at most 4000"), pytest.warns(Warning):
+    with pytest.raises(SpatialBoostError, match="64 x 64 pixels; expected at most 4000"):
         open_photograph(saved(Image.fromarray(noise)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(SpatialBoostError, match=r"cannot be read as an image: .*bomb"):
