@@ -22,8 +22,8 @@ folder = Path("with_lora")
 
 def make_encoder() -> nn.Module:
     torch.manual_seed(0)
-    smaller = {"depth": 2, "embed_dim": 32, "num_heads": 2} if tiny else {}
-    return timm.create_model("vit_small_patch16_224", img_size=size, num_classes=0, pretrained=not tiny, **smaller).eval()
+    options = {"depth": 2, "embed_dim": 32, "num_heads": 2} if tiny else {"pretrained": True}
+    return timm.create_model("vit_small_patch16_224", img_size=size, num_classes=0, **options).eval()
 
 
 def adapt(encoder: nn.Module) -> nn.Module:
