@@ -60,5 +60,8 @@ def have_plain_weights(attention: Any, channel: Channel) -> bool:
     Weights of torchao and sharded weights support only a few operations; accelerate loads offloaded weights only when
     their layer is called.
     """
-    weights = (tensor_at(attention, slot.parameter) for slot in channel.slots.values())
-    return all(type(weight) in (Tensor, nn.Parameter) and not weight.is_meta for weight in weights)
+    for name in dict.fromkeys(slot.parameter for slot in channel.slots.values()):
+        weight = tensor_at(attention, name)
+        if type(weight) not in (Tensor, nn.Parameter) or weight.is_meta:
+            return False
+    return True
