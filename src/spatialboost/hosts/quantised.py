@@ -6,6 +6,7 @@ keeps a tensor of its own class, with which `F.linear` computes.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -33,8 +34,7 @@ def _unpacked(layer: Any, weight: Any) -> Tensor:
     if weight.is_floating_point():  # not quantised yet: that happens when the layer is moved to its device
         return weight
     if (state := getattr(weight, "quant_state", None)) is not None:
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(weight.data, state).view(layer.out_features, layer.in_features).detach()
+        functional = import_module("bitsandbytes.functional")  # there, since the layer is of this package
+        return functional.dequantize_4bit(weight.data, state).view(layer.out_features, layer.in_features).detach()
     scales = weight.SCB if getattr(weight, "SCB", None) is not None else layer.state.SCB
     return weight.data * (scales.to(weight.device, torch.float32) / 127)[:, None]
