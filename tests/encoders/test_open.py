@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 import spatialboost as sb
 from host_models import HOSTS, perturb
+from hub_server import STRANGER, Repo
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.encoders import EncoderConfig, normalisation, num_layers, open_encoder, read_tokens
 from spatialboost.encoders.libraries import LIBRARIES
@@ -176,7 +174,7 @@ def test_torchvision_weights_are_tensors_alone_and_say_how_images_are_normalised
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Path:
+def torch_hub(tmp_path: Path) -> Path:
     """A torch.hub folder whose entry downloads weights by default."""
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "hubconf.py").write_text(
@@ -189,17 +187,17 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def test_a_folder_of_torch_hub_on_this_machine(hub, tmp_path):
-    encoder = open_encoder(f"hub:{hub}:dino")
+def test_a_folder_of_torch_hub_on_this_machine(torch_hub, tmp_path):
+    encoder = open_encoder(f"hub:{torch_hub}:dino")
     assert type(encoder).__name__ == "DinoVisionTransformer"
     save_file(encoder.state_dict(), tmp_path / "w.safetensors")
-    section = {"library": "hub", "name": f"{hub}:dino", "weights": tmp_path / "w.safetensors"}
+    section = {"library": "hub", "name": f"{torch_hub}:dino", "weights": tmp_path / "w.safetensors"}
     assert same(encoder, open_encoder(section, seed=9))
-    assert hasattr(open_encoder(f"hub:{hub}:dino", kwargs={"rope": True}), "rope_embed")
+    assert hasattr(open_encoder(f"hub:{torch_hub}:dino", kwargs={"rope": True}), "rope_embed")
     with pytest.raises(SpatialBoostError, match=r"unknown entry of .*hub 'dinno'; known are dino, words. Did you mean"):
-        open_encoder(f"hub:{hub}:dinno")
+        open_encoder(f"hub:{torch_hub}:dinno")
     with pytest.raises(SpatialBoostError, match="gave str; expected an encoder"):
-        open_encoder(f"hub:{hub}:words")
+        open_encoder(f"hub:{torch_hub}:words")
     with pytest.raises(SpatialBoostError, match=r"expected FOLDER:ENTRY with a folder that contains hubconf.py"):
         open_encoder(f"hub:{tmp_path}:dino")
 
@@ -271,7 +269,7 @@ def test_a_model_is_returned_as_it_is():
         (TINY, f"encoder is '{TINY}'; expected .*timm:NAME.* Did you mean 'timm:{TINY}'"),
         ("timm:vit_tiny_patch16_225", "timm .* has no model 'vit_tiny_patch16_225'; close to it: vit_tiny"),
         ("timm:vti_tiny_patch16_224", f"close to it: .*{TINY}"),
-        ("hf:/nowhere", "cannot get 'hf:/nowhere': there is no such folder"),
+        ("hf:/nowhere", "cannot get 'hf:/nowhere': there is no folder /nowhere"),
         ("nowhere.yaml", r"cannot read nowhere.yaml: No such file"),
         (3, "encoder is int; expected a name"),
         ("timm:", "encoder is 'timm:', without a name; expected one such as timm:NAME"),
@@ -302,56 +300,13 @@ def test_yaml_mistakes_name_the_file(tmp_path):
             open_encoder(file)
 
 
-@pytest.mark.parametrize("library", ["timm", "hf"])
-def test_weights_that_cannot_be_loaded(library, monkeypatch):
-    import transformers
-    from huggingface_hub.errors import GatedRepoError
-
-    answer: Any = SimpleNamespace(status_code=403, headers={}, request=None)
-
-    def refuse(*arguments, **options):
-        try:
-            raise GatedRepoError("Access to model x/y is restricted.\nAsk for it.", response=answer)
-        except GatedRepoError as error:
-            if library == "timm":
-                raise
-            raise OSError("You are trying to access a gated repo.") from error
-
-    monkeypatch.setattr(timm, "create_model", refuse)
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
-    name = TINY if library == "timm" else "x/y"
-    with pytest.raises(
-        SpatialBoostError, match=f"cannot get '{library}:{name}': .*restricted.*hf auth login"
-    ) as caught:
-        open_encoder(f"{library}:{name}")
+@pytest.mark.parametrize("spec", ["timm:me/vit", "hf:me/vit"])
+def test_weights_that_cannot_be_loaded(hub, spec):
+    hub.repos["me/vit"] = repo = Repo(gated=True)
+    repo.commit({"config.json": b"{}"}, "gated")
+    with pytest.raises(SpatialBoostError, match=f"cannot get '{spec}': .*restricted.*hf auth login") as caught:
+        open_encoder(spec, kwargs={"token": STRANGER})
     assert "\n" not in str(caught.value) and "random weights" in str(caught.value)
-
-
-def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
-    import transformers
-
-    asked = {}
-    monkeypatch.setattr(
-        transformers.AutoModel, "from_pretrained", lambda name, **options: asked.update(options) or HOSTS["vit"].make()
-    )
-    config = HOSTS["vit"].make().config
-    seen = {}
-    monkeypatch.setattr(
-        transformers.AutoConfig, "from_pretrained", lambda name, **options: seen.update(options) or config
-    )
-    processor = {}
-
-    def no_processor(name, **options):
-        processor.update(options)
-        raise OSError
-
-    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", no_processor)
-    open_encoder("hf:user/name")
-    assert asked["trust_remote_code"] is False and asked["use_safetensors"] is True
-    assert seen["trust_remote_code"] is False
-    assert processor["trust_remote_code"] is False
-    with pytest.raises(SpatialBoostError, match="trust_remote_code"):
-        open_encoder("hf:user/name", kwargs={"trust_remote_code": True})
 
 
 # --- a new library: one file, one line

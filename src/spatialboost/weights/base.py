@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.weights.hub import HubOptions, translated
+from spatialboost.weights.hub import HubOptions
 
 TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -55,62 +57,83 @@ def patch_size_of(model: nn.Module) -> int | None:
 
 
 def build_base(
-    base: dict[str, Any], *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
+    base: dict[str, Any],
+    *,
+    pretrained: bool,
+    options: HubOptions,
+    model_kwargs: dict[str, Any],
+    downloaded: bool = False,
 ) -> nn.Module:
     """Build the base model by its recorded name, with timm or transformers. Code from a repository is never run.
 
-    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use seed 0.
+    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use seed 0. If the delta was downloaded,
+    its base is never a folder of this machine.
     """
-    library, name = base.get("library"), base.get("name")
-    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # only a class, no size
-        return _build_timm(name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
-    if library == "transformers" and isinstance(name, str):
-        return _build_transformers(base, name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
-    raise SpatialBoostError(
-        f"the base is {name!r} of {library!r}, which cannot be built by name: only timm and transformers can. Build "
-        "it yourself and call load_pretrained(model, ...)."
-    )
+    library, name, revision = (base.get(key) for key in ("library", "name", "revision"))
+    if not isinstance(name, str) or library not in ("timm", "transformers") or name == "VisionTransformer":
+        raise SpatialBoostError(
+            f"the base is {str(name)[:200]!r} of {str(library)[:80]!r}, which cannot be built by name: only models "
+            "that timm and transformers know by name can. Build the encoder yourself and call load_pretrained(encoder, "
+            "DELTA); on the command line, give the YAML file of the run as the encoder, or the encoder and --delta"
+        )
+    if name.startswith("local-dir:") or (downloaded and _is_path(name)):
+        raise SpatialBoostError(
+            f"the delta says that its base is in the folder {name[:200]!r}, which is never opened for a delta. Build "
+            "the encoder yourself and call load_pretrained(encoder, DELTA)"
+        )
+    if not isinstance(revision, str | None):
+        raise SpatialBoostError(f"the revision of the base is {str(revision)[:80]!r}; expected a branch, tag or commit")
+    kwargs = dict(model_kwargs)
+    dtype = _dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", torch.float32)))
+    if downloaded or not os.path.isdir(name):  # a name of the Hub, even if there is a folder of this name, too
+        options = replace(options, revision=revision or "main", subfolder="")
+    else:
+        options = replace(options, revision=None, subfolder="")
+    try:
+        build = _build_timm if library == "timm" else _build_transformers
+        return build(base, name, pretrained=pretrained, options=options, dtype=dtype, kwargs=kwargs)
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"the base {name[:200]!r} of the delta: {error}") from error
 
 
-def _build_timm(name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]) -> nn.Module:
+def _dtype(dtype: Any) -> torch.dtype | None:
+    """The dtype of the base's weights; None keeps the one in which they are stored."""
+    found = getattr(torch, dtype.removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
+    if found in (None, "auto"):
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise SpatialBoostError(f"dtype={str(dtype)[:80]!r}; expected a dtype such as torch.float32, or None")
+    return found
+
+
+def _is_path(name: str) -> bool:
+    return not re.fullmatch(r"(hf-hub:|hf_hub:)?[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name) or os.path.isdir(name)
+
+
+def _build_timm(
+    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, dtype: Any, kwargs: dict[str, Any]
+) -> nn.Module:
     from spatialboost.encoders.build import build_encoder
     from spatialboost.encoders.spec import EncoderConfig
 
-    cache = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
-    dtype = model_kwargs.get("dtype", torch.float32)
-    kwargs = cache | {key: value for key, value in model_kwargs.items() if key != "dtype"}
-    return build_encoder(EncoderConfig(name, "timm", kwargs, pretrained=pretrained), dtype=dtype)
+    own = {each.name: getattr(options, each.name) for each in fields(options) if each.name != "revision"}
+    config = EncoderConfig(name, "timm", kwargs | own, pretrained=pretrained)
+    return build_encoder(config, dtype=dtype)
 
 
 def _build_transformers(
-    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
+    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, dtype: Any, kwargs: dict[str, Any]
 ) -> nn.Module:
-    import transformers
-
     from spatialboost.encoders.build import seeded
-    from spatialboost.encoders.libraries.transformers import image_tower, processor_options, with_processor
+    from spatialboost.encoders.foreign import load_transformers
+    from spatialboost.encoders.libraries.load_errors import explain_load_errors
+    from spatialboost.encoders.libraries.transformers import image_tower, with_processor
 
     cls = _model_class(str(base.get("class")))
-    asked: dict[str, Any] = {
-        "revision": base.get("revision"),
-        "token": options.token,
-        "cache_dir": options.cache_dir,
-        "local_files_only": options.local_files_only or None,
-        "force_download": options.force_download or None,
-    }
-    asked = {key: value for key, value in asked.items() if value is not None}
-    processor = asked | processor_options(name, asked)
-    chosen = {"dtype": torch.float32} | model_kwargs
-    with translated(f"transformers could not build the base {name!r}"), seeded(0):
-        if pretrained:
-            options_of_weights = {"use_safetensors": True, "trust_remote_code": False} | asked | chosen
-            model = cls.from_pretrained(name, **options_of_weights)
-        else:
-            config = getattr(cls, "config_class", None) or transformers.AutoConfig
-            dtype = chosen.pop("dtype")
-            model = cls(config.from_pretrained(name, trust_remote_code=False, **asked), **chosen).to(dtype)
-    tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
-    return with_processor(tower, name, **processor)
+    with explain_load_errors(f"hf:{name}"), seeded(0):
+        model = load_transformers(name, options, cls=cls, pretrained=pretrained, dtype=dtype or "auto", kwargs=kwargs)
+        tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
+        return with_processor(tower if dtype is None else tower.to(dtype), name, options)
 
 
 def _model_class(name: str) -> Any:

@@ -87,14 +87,15 @@ def delta_facts(repo_or_folder: str, options: HubOptions | None = None) -> dict[
     """
     from spatialboost.weights.format import CONFIG, parse_config
     from spatialboost.weights.hub import HubOptions, fetch
-    from spatialboost.weights.read import is_repo_id, locate, read_folder, read_small
+    from spatialboost.weights.read import delta_repo_id, locate, read_folder, read_small
 
     options = options or HubOptions()
-    if is_repo_id(repo_or_folder) and not Path(repo_or_folder).is_dir():
-        path = fetch(repo_or_folder, CONFIG, options)
+    if not Path(repo_or_folder).expanduser().exists():
+        repo = delta_repo_id(repo_or_folder, options)
+        path = fetch(repo, CONFIG, options)
         config = parse_config(read_small(path), path)
-        size = _remote_bytes(repo_or_folder, options.at(path))
-        return _facts(repo_or_folder, size, config, dict.fromkeys(config["layers"]), checked=False)
+        size = _remote_bytes(repo, options.at(path))
+        return _facts(repo, size, config, dict.fromkeys(config["layers"]), checked=False)
     delta = read_folder(locate(repo_or_folder, options))
     with delta.open() as file:
         file.check()

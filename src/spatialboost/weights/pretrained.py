@@ -291,9 +291,9 @@ def from_pretrained(
         pretrained: False builds the base with random weights; a delta of a pretrained base does not load onto it.
         revision: Revision of the delta; the revision of the base is recorded in the delta.
         subfolder: Folder of the delta in the repository.
-        token: None takes the one set by `hf auth login` or `HF_TOKEN`, which timm uses in any case.
+        token: None takes the one set by `hf auth login` or `HF_TOKEN`.
         cache_dir: Where downloads are kept, also the base's; None means the Hub's usual place.
-        local_files_only: Use the cache only; if timm builds the base, set `HF_HUB_OFFLINE=1` instead.
+        local_files_only: Use only what is in the cache.
         force_download: Download again what is in the cache.
         **model_kwargs: For `timm.create_model` or the model's `from_pretrained`: `img_size=...`, `dtype=...`.
 
@@ -303,5 +303,11 @@ def from_pretrained(
     cache = None if cache_dir is None else Path(cache_dir)
     options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)
     delta = read_delta(repo_or_folder, options)
-    model = build_base(delta.config["base_model"], pretrained=pretrained, options=options, model_kwargs=model_kwargs)
+    model = build_base(
+        delta.config["base_model"],
+        pretrained=pretrained,
+        options=options,
+        model_kwargs=model_kwargs,
+        downloaded=not Path(repo_or_folder).expanduser().is_dir(),
+    )
     return load_delta(model, delta).eval()

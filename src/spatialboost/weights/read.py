@@ -24,7 +24,7 @@ from spatialboost.weights.format import (
     parse_config,
     parse_index,
 )
-from spatialboost.weights.hub import HubOptions, fetch, fetch_file
+from spatialboost.weights.hub import HubOptions, fetch, fetch_file, repo_id_of
 from spatialboost.weights.tensor_file import checksum, is_finite, open_files, read_header
 
 logger = logging.getLogger(__name__)
@@ -195,11 +195,7 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
     folder = Path(repo_or_folder).expanduser()
     if folder.is_dir():
         return folder / options.subfolder if options.subfolder else folder
-    repo = str(repo_or_folder)
-    if not is_repo_id(repo_or_folder):
-        raise SpatialBoostError(
-            f"there is no folder {repo}. Give a folder that save_pretrained has written, or `user/name` on the Hub."
-        )
+    repo = delta_repo_id(repo_or_folder, options)
     config = fetch(repo, CONFIG, options)
     pinned = options.at(config)  # all files of one commit, even if somebody pushes in the meantime
     parse_config(read_small(config), config)  # before the weights are downloaded
@@ -210,12 +206,18 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
     return config.parent
 
 
-def is_repo_id(name: PathLike) -> bool:
-    """Whether this looks like `user/name` rather than like a path."""
-    text = str(name)
-    return not (
-        isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
-    )
+def delta_repo_id(name: PathLike, options: HubOptions) -> str:
+    """The `user/name` of a delta on the Hub, for a name that is not a folder here.
+
+    Raises:
+        SpatialBoostError: It looks like a path. Nothing is asked for over the network.
+    """
+    repo = repo_id_of(name, options, "a folder that save_pretrained has written")
+    if "/" not in repo:
+        raise SpatialBoostError(
+            f"there is no folder {repo}: give a folder that save_pretrained has written, or `user/name` on the Hub"
+        )
+    return repo
 
 
 def _stays_inside(subfolder: str) -> bool:
