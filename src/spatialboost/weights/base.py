@@ -13,6 +13,7 @@ from torch import nn
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.hub import HubOptions
 
+NAME_LIMIT = 300  # characters of a base's name; those of models and folders are shorter
 TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -70,7 +71,8 @@ def build_base(
     its base is never a folder of this machine.
     """
     library, name, revision = (base.get(key) for key in ("library", "name", "revision"))
-    if not isinstance(name, str) or library not in ("timm", "transformers") or name == "VisionTransformer":
+    named = isinstance(name, str) and len(name) <= NAME_LIMIT and name != "VisionTransformer"
+    if not named or library not in ("timm", "transformers"):
         raise SpatialBoostError(
             f"the base is {str(name)[:200]!r} of {str(library)[:80]!r}, which cannot be built by name: only models "
             "that timm and transformers know by name can. Build the encoder yourself and call load_pretrained(encoder, "

@@ -107,7 +107,7 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
         raise SpatialBoostError(f"the config in {path} is not JSON ({error}). Download or save it again.") from error
     if not isinstance(content, dict):
         raise SpatialBoostError(
-            f"the JSON in {path} is not the config of a delta: it is not an object. Download or save it again."
+            f"the JSON in {path} is not an object, so it is not a config. Download or save it again."
         )
     return content
 

@@ -60,7 +60,7 @@ class Delta:
     @property
     def base_name(self) -> str:
         """Name of the base model, for error messages."""
-        return repr(self.config["base_model"].get("name"))
+        return repr(self.config["base_model"].get("name"))[:200]
 
     @contextmanager
     def open(self) -> Iterator[OpenDelta]:

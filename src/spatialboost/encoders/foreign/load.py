@@ -52,6 +52,8 @@ def load_transformers(
         from transformers import AutoConfig, AutoModel
 
         config = AutoConfig.from_pretrained(folder, **SAFELY)
+        if cls is not None and cls.config_class not in (type(config), *config.sub_configs.values()):
+            raise SpatialBoostError(f"{name!r} is a {config.model_type}, from which no {cls.__name__} can be built")
         cls = cls or _model_class(config, name)
         if pretrained:
             model = cls.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)

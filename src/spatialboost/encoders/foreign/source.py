@@ -34,14 +34,14 @@ class Source:
     def __init__(self, name: str, options: HubOptions | None = None) -> None:
         self.name, self.options = name, options or HubOptions()
         folder = Path(name).expanduser()
-        self.folder = folder / self.options.subfolder if folder.is_dir() else None
+        self.folder = folder / self.options.subfolder if name and folder.is_dir() else None
         self.repo_id = "" if self.folder else repo_id_of(name, self.options, "a folder of a model")
 
-    def get(self, name: str) -> Path | None:
-        """The file of this name, None if there is none."""
+    def get(self, name: str, *, optional: bool = True) -> Path | None:
+        """The file of this name, None if there is none, or if it is `optional` and not in the cache without network."""
         if self.folder is not None:
             return self.folder / name if (self.folder / name).is_file() else None
-        path = fetch_file(self.repo_id, name, self.options, optional=True)
+        path = fetch_file(self.repo_id, name, self.options, optional=optional)
         if path is not None:
             self.options = self.options.at(path)
         return path
@@ -52,7 +52,7 @@ class Source:
         Raises:
             SpatialBoostError: There is none.
         """
-        if (path := self.get(name)) is None:
+        if (path := self.get(name, optional=False)) is None:
             raise SpatialBoostError(f"{self.name!r} has no {name}. Check the name, the revision and the subfolder")
         return path
 
@@ -85,6 +85,7 @@ class Source:
                         "safetensors files of the same folder"
                     )
                 return {index_name: index, **{shard: self.require(shard) for shard in shards}}
+        self.get(f"{stems[0]}.safetensors", optional=False)  # raises an error if it is only not in the cache
         names = " or ".join(f"{stem}.safetensors" for stem in stems)
         raise SpatialBoostError(
             f"{self.name!r} has no {names}. Only safetensors are opened, never a pickle such as pytorch_model.bin: "
