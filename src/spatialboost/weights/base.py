@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -71,8 +71,7 @@ def build_base(
     its base is never a folder of this machine.
     """
     library, name, revision = (base.get(key) for key in ("library", "name", "revision"))
-    named = isinstance(name, str) and len(name) <= NAME_LIMIT and name != "VisionTransformer"
-    if not named or library not in ("timm", "transformers"):
+    if library not in ("timm", "transformers") or not _is_name(name):
         raise SpatialBoostError(
             f"the base is {str(name)[:200]!r} of {str(library)[:80]!r}, which cannot be built by name: only models "
             "that timm and transformers know by name can. Build the encoder yourself and call load_pretrained(encoder, "
@@ -106,6 +105,10 @@ def _dtype(dtype: Any) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise SpatialBoostError(f"dtype={str(dtype)[:80]!r}; expected a dtype such as torch.float32, or None")
     return found
+
+
+def _is_name(name: Any) -> TypeGuard[str]:
+    return isinstance(name, str) and len(name) <= NAME_LIMIT and name != "VisionTransformer"  # only a class, no size
 
 
 def _is_path(name: str) -> bool:

@@ -149,6 +149,11 @@ def read_folder(folder: Path) -> Delta:
             f"{files[0]} is damaged: its config is not the one that was saved with these weights. Download or save it "
             "again."
         )
+    if config["checksum"] is None:
+        logger.warning(
+            "%s has an older format without checksums, so damage to it may not be noticed: load it and save it again",
+            files[0],
+        )
     return Delta(folder, files, config, shapes, file_numbers, checksums)
 
 
