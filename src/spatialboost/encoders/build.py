@@ -77,6 +77,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise SpatialBoostError(f"seed is {str(seed)[:80]!r}; expected a whole number below 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -25,6 +25,7 @@ from spatialboost.weights.format import (
     parse_index,
 )
 from spatialboost.weights.hub import HubOptions, fetch, fetch_file, repo_id_of
+from spatialboost.weights.recognise import what_it_is
 from spatialboost.weights.tensor_file import checksum, is_finite, open_files, read_header
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,15 @@ def read_folder(folder: Path) -> Delta:
     Raises:
         SpatialBoostError: There is none, it is damaged, or this version cannot read it.
     """
+    try:
+        return _read_folder(folder)
+    except SpatialBoostError:
+        if kind := what_it_is(folder):
+            raise SpatialBoostError(f"{folder} is {kind}") from None
+        raise
+
+
+def _read_folder(folder: Path) -> Delta:
     if not folder.is_dir():
         raise SpatialBoostError(f"there is no folder {folder}: give a folder that save_pretrained has written.")
     files = tuple(folder / name for name in weight_files(folder))
@@ -200,6 +210,8 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
     folder = Path(repo_or_folder).expanduser()
     if folder.is_dir():
         return folder / options.subfolder if options.subfolder else folder
+    if folder.is_file():
+        return folder  # `read_folder` says what it is
     repo = delta_repo_id(repo_or_folder, options)
     config = fetch(repo, CONFIG, options)
     pinned = options.at(config)  # all files of one commit, even if somebody pushes in the meantime
