@@ -289,6 +289,9 @@ def test_push_checks_before_it_asks_the_hub(hub):
         sb.push_to_hub(HOSTS["timm"].make(), REPO)
     with pytest.raises(sb.SpatialBoostError, match="could not push to 'not a name'"):
         sb.push_to_hub(tiny(), "not a name")
+    for subfolder in ("../up", "/etc", "a\\b"):
+        with pytest.raises(sb.SpatialBoostError, match="leads out of the repository"):
+            sb.push_to_hub(tiny(), REPO, subfolder=subfolder)
     assert hub.log == []
 
 

@@ -172,8 +172,8 @@ PATHS = [
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_mistyped_path_is_not_asked_for_over_the_network(hub, tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
+    (tmp_path / "above" / "work" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "work")
     refused(name, r"there is no folder|no model.safetensors in|leads out")
     for act in (sb.from_pretrained, delta_facts, lambda name: open_encoder(f"hf:{name}"), load_llm):
         if act in (sb.from_pretrained, delta_facts) or name != "delta":  # a model may be called so, such as `gpt2`

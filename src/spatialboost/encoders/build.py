@@ -19,6 +19,8 @@ from spatialboost.errors import SpatialBoostError
 
 logger = logging.getLogger(__name__)
 
+RANDOM_SEED = "spatialboost_random_seed"  # attribute of an encoder with random weights; a delta records it
+
 
 def build_encoder(
     config: EncoderConfig, *, dtype: torch.dtype | None = torch.float32, seed: int | None = 0
@@ -47,6 +49,7 @@ def build_encoder(
     if config.weights is not None:
         load_weights(encoder, config.weights, config.name)
     elif library.loads_weights(config) is False:
+        setattr(encoder, RANDOM_SEED, seed)
         logger.warning("the encoder %s has random weights: set encoder.weights or encoder.pretrained", config.name)
     if not (config.mean is config.std is config.interpolation is None):
         set_preprocessing(encoder, mean=config.mean, std=config.std, interpolation=config.interpolation)

@@ -17,10 +17,20 @@ NAME_LIMIT = 300  # characters of a base's name; those of models and folders are
 TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, str | None]:
-    """Library, name, class, revision, licence and Hub id of a model, as far as its own attributes contain them."""
+def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, Any]:
+    """Library, name, class, revision, licence and Hub id of a model, as far as its own attributes contain them.
+
+    If `open_encoder` has drawn random weights, also their seed.
+    """
+    from spatialboost.encoders.build import RANDOM_SEED
+
+    seed = getattr(model, RANDOM_SEED, None)
+    return _described(model, name, license) | ({} if seed is None else {"random_seed": seed})
+
+
+def _described(model: nn.Module, name: str | None, license: str | None) -> dict[str, Any]:
     config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
-    found: dict[str, str | None] = {"class": type(model).__name__, "revision": None, "license": license}
+    found: dict[str, Any] = {"class": type(model).__name__, "revision": None, "license": license}
     if hasattr(config, "model_type"):
         own = getattr(config, "_name_or_path", None) or None
         # a path on this machine is useless on another machine
@@ -67,8 +77,8 @@ def build_base(
 ) -> nn.Module:
     """Build the base model by its recorded name, with timm or transformers. Code from a repository is never run.
 
-    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use seed 0. If the delta was downloaded,
-    its base is never a folder of this machine.
+    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use the recorded seed, else 0. If the delta
+    was downloaded, its base is never a folder of this machine.
     """
     library, name, revision = (base.get(key) for key in ("library", "name", "revision"))
     if library not in ("timm", "transformers") or not _is_name(name):
@@ -123,7 +133,7 @@ def _build_timm(
 
     own = {each.name: getattr(options, each.name) for each in fields(options) if each.name != "revision"}
     config = EncoderConfig(name, "timm", kwargs | own, pretrained=pretrained)
-    return build_encoder(config, dtype=dtype)
+    return build_encoder(config, dtype=dtype, seed=base.get("random_seed", 0))
 
 
 def _build_transformers(
@@ -135,7 +145,7 @@ def _build_transformers(
     from spatialboost.encoders.libraries.transformers import image_tower, with_processor
 
     cls = _model_class(str(base.get("class")))
-    with explain_load_errors(f"hf:{name}"), seeded(0):
+    with explain_load_errors(f"hf:{name}"), seeded(base.get("random_seed", 0)):
         model = load_transformers(name, options, cls=cls, pretrained=pretrained, dtype=dtype or "auto", kwargs=kwargs)
         tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
         return with_processor(tower if dtype is None else tower.to(dtype), name, options)

@@ -87,6 +87,12 @@ def repo_id_of(name: str | os.PathLike[str], options: HubOptions, folder: str) -
     raise SpatialBoostError(f"there is no folder {text}: give {folder}, or `user/name` on the Hub{hint}")
 
 
+def stays_inside(subfolder: str) -> bool:
+    """Whether a path leads to a folder inside of the folder that it begins at."""
+    path = Path(subfolder)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in subfolder
+
+
 def check_token_of_machine() -> None:
     """Raise unless the token of this machine (`HF_TOKEN`, or `hf auth login`) can be sent.
 
@@ -209,6 +215,8 @@ def upload(
 
     if create_pr and revision not in (None, "main"):
         raise SpatialBoostError(f"create_pr=True opens a pull request against main: leave revision={revision!r} out.")
+    if not stays_inside(subfolder):
+        raise SpatialBoostError(f"subfolder={subfolder!r} leads out of the repository; give a path inside it.")
     token = clean_token(token)
     if token is None or token is True:
         check_token_of_machine()

@@ -288,7 +288,8 @@ def from_pretrained(
 
     Args:
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
-        pretrained: False builds the base with random weights; a delta of a pretrained base does not load onto it.
+        pretrained: False builds the base with random weights, from the seed that the delta records; a delta of a
+            pretrained base does not load onto it.
         revision: Revision of the delta; the revision of the base is recorded in the delta.
         subfolder: Folder of the delta in the repository.
         token: None takes the one set by `hf auth login` or `HF_TOKEN`.
@@ -310,4 +311,9 @@ def from_pretrained(
         model_kwargs=model_kwargs,
         downloaded=not Path(repo_or_folder).expanduser().is_dir(),
     )
-    return load_delta(model, delta).eval()
+    try:
+        return load_delta(model, delta).eval()
+    except SpatialBoostError as error:
+        if not pretrained or "random_seed" not in delta.config["base_model"]:
+            raise
+        raise SpatialBoostError(f"{error} The base had random weights: pretrained=False draws them again.") from error

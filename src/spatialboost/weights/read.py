@@ -24,7 +24,7 @@ from spatialboost.weights.format import (
     parse_config,
     parse_index,
 )
-from spatialboost.weights.hub import HubOptions, fetch, fetch_file, repo_id_of
+from spatialboost.weights.hub import HubOptions, fetch, fetch_file, repo_id_of, stays_inside
 from spatialboost.weights.recognise import what_it_is
 from spatialboost.weights.tensor_file import checksum, is_finite, open_files, read_header
 
@@ -205,7 +205,7 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
     Raises:
         SpatialBoostError: There is no such folder and no such repository, or the Hub refuses.
     """
-    if options.subfolder and not _stays_inside(options.subfolder):
+    if options.subfolder and not stays_inside(options.subfolder):
         raise SpatialBoostError(f"subfolder={options.subfolder!r} leads out of the folder; give a path inside it.")
     folder = Path(repo_or_folder).expanduser()
     if folder.is_dir():
@@ -235,11 +235,6 @@ def delta_repo_id(name: PathLike, options: HubOptions) -> str:
             f"there is no folder {repo}: give a folder that save_pretrained has written, or `user/name` on the Hub"
         )
     return repo
-
-
-def _stays_inside(subfolder: str) -> bool:
-    path = Path(subfolder)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in subfolder
 
 
 def read_small(path: Path) -> bytes:

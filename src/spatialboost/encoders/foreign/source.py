@@ -15,7 +15,7 @@ from typing import Any
 from spatialboost.encoders.foreign.checks import checked_config
 from spatialboost.errors import SpatialBoostError
 from spatialboost.weights.format import parse_json
-from spatialboost.weights.hub import HubOptions, fetch_file, repo_id_of
+from spatialboost.weights.hub import HubOptions, fetch_file, repo_id_of, stays_inside
 
 JSON_LIMIT = 64 << 20  # bytes; the tokenizers with the largest vocabularies have about 30 MB
 SAFE = re.compile(r"[\w.-]+\.safetensors")
@@ -33,6 +33,8 @@ class Source:
 
     def __init__(self, name: str, options: HubOptions | None = None) -> None:
         self.name, self.options = name, options or HubOptions()
+        if not stays_inside(self.options.subfolder):
+            raise SpatialBoostError(f"subfolder={self.options.subfolder!r} leads out of {name}; give a path inside it")
         folder = Path(name).expanduser()
         self.folder = folder / self.options.subfolder if name and folder.is_dir() else None
         self.repo_id = "" if self.folder else repo_id_of(name, self.options, "a folder of a model")

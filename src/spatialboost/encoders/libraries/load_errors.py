@@ -27,7 +27,7 @@ def explain_load_errors(spec: str) -> Iterator[None]:
     except SpatialBoostError as error:
         line = " ".join(str(error).split()).removesuffix(" Try again; what has been downloaded is kept.")
         line = line if spec in line else f"cannot get {spec!r}: {line}"
-        if error.__cause__ is not None:  # the Hub refused, or could not be reached
+        if isinstance(error.__cause__, OSError):  # the Hub refused, or could not be reached
             line += (
                 " Or give a local folder or file of weights, or use random weights (pretrained=False, --random-weights)"
             )
