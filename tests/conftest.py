@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from hub_server import hub  # noqa: F401 - a fixture
+
 ASSETS = Path(os.environ.get("SPATIALBOOST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 
 

@@ -16,14 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from huggingface_hub import ModelCard
+import huggingface_hub
+import pytest
+from huggingface_hub import ModelCard, constants
+from packaging.version import Version
 
 OWNER, READER, STRANGER = "hf_owner", "hf_reader", "hf_stranger"  # tokens: may write, may read, has no rights
 NAMES = {OWNER: "me", READER: "reader", STRANGER: "stranger"}
 LFS_SUFFIXES = (".safetensors", ".bin")
+OLD_HUB = Version(huggingface_hub.__version__) < Version("1.0")
 
 
 class RefusalError(Exception):
@@ -307,3 +312,25 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # huggingface_hub 0.34 has a second name for it
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        # both libraries keep one client, which keeps the endpoint of when it was made
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", OWNER)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its retries
+        yield server
+        if OLD_HUB:
+            huggingface_hub.utils.reset_sessions()  # a session that was opened offline stays offline

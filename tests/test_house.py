@@ -80,7 +80,7 @@ ARROWS: dict[str, set[str]] = {
     "hosts": CORE,
     "boosting": CORE,
     "weights": ENCODER,
-    "encoders": ENCODER,
+    "encoders": ENCODER | {"teachers.registry"},  # the YAML file of a run is read, and its teacher must be known
     "photographs": {"errors"},
     "scenes": {"errors", "photographs"},
     "vlm": LEARNING,

@@ -1,19 +1,48 @@
-"""The one exception that the library raises on purpose."""
+"""The one exception that the library raises on purpose, and how foreign text is made safe to show."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What looks like a secret: a token of the Hub, the value of an Authorization header, a password in a URL.
+SECRETS = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{10,}|(?<=Bearer )[^\s'\"]+|(?<=://)[^\s/@'\"]+:[^\s/@'\"]+(?=@)")
+
+
+def plain(text: str) -> str:
+    r"""Text that changes nothing on a terminal: control characters and lone surrogates are written as escapes.
+
+    Example:
+        >>> plain("\x1b[31mred")
+        '\\x1b[31mred'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def redact(text: str) -> str:
+    """Text without tokens and passwords.
+
+    Example:
+        >>> redact("https://me:secret@example.org: no access with hf_abcdefghijklmnop")
+        'https://***@example.org: no access with ***'
+    """
+    return SECRETS.sub("***", text)
 
 
 class SpatialBoostError(ValueError):
     """A mistake that the user can correct: the message says what was found, what was expected and what to do.
+
+    A message may contain foreign text, so it is made safe to show: without tokens, without control characters.
 
     Example:
         >>> from spatialboost.errors import SpatialBoostError
         >>> issubclass(SpatialBoostError, ValueError)
         True
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(plain(str(message))))
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> SpatialBoostError:

@@ -8,6 +8,7 @@ import torch
 import spatialboost as sb
 from deltas import rewrite, save_tiny
 from host_models import DEPTH, HEADS, HOSTS, SIZE, WIDTH, images, output, perturb
+from spatialboost.encoders import open_encoder
 from spatialboost.weights.base import describe_base
 
 
@@ -65,6 +66,29 @@ def test_a_base_without_its_weights_is_another_base(tmp_path):
     sb.save_pretrained(sb.boost(model), tmp_path / "delta", base=str(tmp_path / "base"))
     with pytest.raises(sb.SpatialBoostError, match="trained on other weights than these"):
         sb.from_pretrained(tmp_path / "delta", pretrained=False)
+
+
+@pytest.mark.parametrize("spec", ["timm:vit_tiny_patch16_224", "hf:{folder}"])
+def test_random_weights_are_drawn_again_from_their_seed(tmp_path, spec):
+    HOSTS["vit"].make().save_pretrained(tmp_path / "base")
+    encoder = open_encoder(spec.format(folder=tmp_path / "base"), pretrained=False, seed=7)
+    sb.save_pretrained(
+        perturb(sb.boost(encoder)), tmp_path / "delta", base=None if "timm" in spec else str(tmp_path / "base")
+    )
+    for act in (sb.from_pretrained, open_encoder):
+        built = act(str(tmp_path / "delta"), pretrained=False)
+        assert all(torch.equal(value, built.state_dict()[key]) for key, value in encoder.state_dict().items())
+    if "hf" in spec:
+        with pytest.raises(sb.SpatialBoostError, match="The base had random weights: pretrained=False draws"):
+            sb.from_pretrained(tmp_path / "delta")
+
+
+@pytest.mark.parametrize("seed", ["x", -(2**70), None, [1], 1.5])
+def test_a_recorded_seed_of_wrong_content(tmp_path, seed):
+    base = {"library": "timm", "name": "vit_tiny_patch16_224", "random_seed": seed}
+    rewrite(save_tiny(tmp_path), base_model=base)
+    with pytest.raises(sb.SpatialBoostError):
+        sb.from_pretrained(tmp_path, pretrained=False)
 
 
 @pytest.mark.parametrize(

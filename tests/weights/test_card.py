@@ -160,6 +160,22 @@ def test_figures_of_the_boosted_encoder_are_in_the_model_index(tmp_path):
     assert found == {("depth probe", "rmse"): pytest.approx(0.45), ("other probe", "c"): 2}
 
 
+@pytest.mark.parametrize("mean", [10**400, -(10**400), True, "x", None, [1]])
+def test_figures_that_are_no_figures(tmp_path, mean):
+    result = {"probe": "depth", "settings": {}, "summary": {"boosted": {"rmse": {"mean": mean, "std": 10**400}}}}
+    assert "## Probe: depth" in card_of(tmp_path, results=result)
+
+
+def test_facts_that_are_nested_too_deeply(tmp_path):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    for options in ({"training": {"x": deep}}, {"results": {"summary": {"boosted": {"rmse": deep}}}}):
+        with pytest.raises(sb.SpatialBoostError, match="cannot be written as JSON"):
+            card_of(tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_card_that_fails_leaves_the_delta_before_it(tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in Path(card_folder(tmp_path)).iterdir()}
     monkeypatch.setattr("huggingface_hub.ModelCardData.to_yaml", lambda *_, **__: 1 / 0)

@@ -69,6 +69,56 @@ def test_the_table_of_an_older_delta_and_of_odd_facts(tmp_path: Path) -> None:
     assert "not recorded" in printed(tmp_path)
 
 
+ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\r\x08\u202e\u2028\ud800[bold]x[/bold][link=https://example.org]y[/link]"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"base_model": {key: ESCAPES for key in ("name", "library", "class", "revision", "license")}},
+        {"base_model": {"name": [[ESCAPES]]}},
+        {"training": {ESCAPES: ESCAPES, "steps": [ESCAPES]}},
+        {"results": [{"probe": ESCAPES, "summary": {ESCAPES: {ESCAPES: {"mean": ESCAPES}}}}]},
+        {"dtype": ESCAPES, "num_heads": ESCAPES, "patch_size": ESCAPES, "parameters": ESCAPES},
+        {"fingerprint": {ESCAPES: [1.0]}},
+    ],
+)
+def test_a_foreign_delta_does_not_reach_the_terminal(tmp_path: Path, odd: dict) -> None:
+    rewrite(save_tiny(tmp_path), **odd)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # lone surrogates cannot be written to it
+    Console(file=screen, width=200, force_terminal=True, color_system=None).print(delta_table(str(tmp_path)))
+    screen.flush()
+    text = screen.buffer.getvalue().decode()
+    assert all(
+        c.isprintable() or c == "\n" for c in text.replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\x1b[3m", "")
+    )
+    assert "fingerprint" in odd or "[bold]x[/bold]" in text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"parameters": 10**400, "num_heads": 10**4000},
+        {"mean_gates": [10**400, -(10**400)]},
+        {"mean_gates": [float("inf"), float("nan")]},
+        {"results": [{"probe": "p", "summary": {"b": {"m": {"mean": 10**400}}}}]},
+        {"training": {"steps": 10**4000, "loss": float("nan"), "log": "x" * 100_000}},
+    ],
+)
+def test_numbers_and_texts_that_are_far_too_large(tmp_path: Path, odd: dict) -> None:
+    rewrite(save_tiny(tmp_path), **odd)
+    text = printed(tmp_path)
+    assert len(text) < 30_000 and ("too large" in text or "..." in text or "nan" in text)
+
+
+@pytest.mark.parametrize("field", ["gate", "format_version", "checksum", "layers"])
+def test_an_error_does_not_reach_the_terminal_either(tmp_path: Path, field: str) -> None:
+    rewrite(save_tiny(tmp_path), **{field: ESCAPES})
+    with pytest.raises(sb.SpatialBoostError) as caught:
+        delta_facts(str(tmp_path))
+    assert str(caught.value).isprintable() and str(caught.value).isascii()
+
+
 def printed(folder: Path) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(delta_table(str(folder)))

@@ -234,6 +234,64 @@ def test_kill_minus_nine_at_any_time(tmp_path):
             assert config["checksum"] == checksums[config["training"]["seed"]]
 
 
+SLOW = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from deltas import save_tiny
+from spatialboost.weights import write
+act, calls = getattr(write, {function!r}), []
+def stopped(*arguments, **options):
+    calls.append(1)
+    if len(calls) == {at}:
+        {then}
+    return act(*arguments, **options)
+setattr(write, {function!r}, stopped)
+save_tiny(Path({folder!r}), seed=8, max_shard_size={limit!r})
+"""
+
+
+def slow_save(folder: Path, *, function: str, at: int = 1, limit: str, then: str) -> subprocess.Popen[str]:
+    """Another process that saves, and does something in the middle of it."""
+    tests = str(Path(__file__).parents[1])
+    code = SLOW.format(tests=tests, folder=str(folder), function=function, at=at, limit=limit, then=then)
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
+@pytest.mark.parametrize(
+    ("function", "at", "limit"),
+    [("_write_parts", 1, "5GB"), ("_move", 1, "5GB"), ("_move", 3, "10KB")],
+)
+def test_the_next_save_removes_what_a_killed_one_has_left(tmp_path, function, at, limit):
+    folder = save_tiny(tmp_path / "a[1]*")
+    (folder / ".model.safetensors.notes").write_text("mine")
+    (folder / "model-of-mine.safetensors").write_text("mine")
+    killed = slow_save(folder, function=function, at=at, limit=limit, then="os.kill(os.getpid(), signal.SIGKILL)")
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and len(list(folder.iterdir())) > 5
+    save_tiny(folder, seed=9)
+    mine = {".model.safetensors.notes", "model-of-mine.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {WEIGHTS, CONFIG, "README.md"} | mine
+    read_delta(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not remove open files anyway")
+@pytest.mark.parametrize(("function", "at"), [("_write_parts", 1), ("_move", 4)])
+def test_a_save_that_runs_in_another_process_is_left_alone(tmp_path, function, at):
+    folder = save_tiny(tmp_path / "x")
+    then = "print('ready', flush=True); input()"
+    other = slow_save(folder, function=function, at=at, limit="10KB", then=then)
+    assert other.stdout.readline() == "ready\n"
+    there = {path.name for path in folder.iterdir()}
+    save_tiny(folder, seed=9)
+    assert there <= {path.name for path in folder.iterdir()}
+    other.communicate("go on\n")
+    assert other.returncode == 0
+    save_tiny(folder, seed=9)
+    assert {path.name for path in folder.iterdir()} == {WEIGHTS, CONFIG, "README.md"}
+
+
 def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     save_tiny(tmp_path)
     monkeypatch.setattr("spatialboost.weights.write.model_card", lambda config: 1 / 0)

@@ -19,6 +19,8 @@ from spatialboost.errors import SpatialBoostError
 
 logger = logging.getLogger(__name__)
 
+RANDOM_SEED = "spatialboost_random_seed"  # attribute of an encoder with random weights; a delta records it
+
 
 def build_encoder(
     config: EncoderConfig, *, dtype: torch.dtype | None = torch.float32, seed: int | None = 0
@@ -47,6 +49,7 @@ def build_encoder(
     if config.weights is not None:
         load_weights(encoder, config.weights, config.name)
     elif library.loads_weights(config) is False:
+        setattr(encoder, RANDOM_SEED, seed)
         logger.warning("the encoder %s has random weights: set encoder.weights or encoder.pretrained", config.name)
     if not (config.mean is config.std is config.interpolation is None):
         set_preprocessing(encoder, mean=config.mean, std=config.std, interpolation=config.interpolation)
@@ -77,6 +80,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise SpatialBoostError(f"seed is {str(seed)[:80]!r}; expected a whole number below 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -32,7 +32,7 @@ def check_grid(encoder: nn.Module, size: tuple[int, int] | int | None = None) ->
         >>> check_grid(VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2))
 
     The right number of tokens does not prove the right order. So the encoder reads an image of noise, and then the same
-    image with other noise in one patch. The changes of the tokens are compared, without their median.
+    image with other noise in one patch. The changes of the tokens are compared, less the median change of all tokens.
     Two places are tried: if the grid were flipped, transposed or shifted, another token would change most.
 
     The tokens of the first layer are read, because there each token depends mostly on its own patch: other tokens
@@ -58,7 +58,9 @@ def check_grid(encoder: nn.Module, size: tuple[int, int] | int | None = None) ->
     try:
         with _state_restored(encoder):
             changes = token_changes(encoder.eval(), size, layer, weight)
-    except (RuntimeError, IndexError) as error:  # for example position embeddings for another image size
+    except SpatialBoostError:
+        raise
+    except Exception as error:  # for example position embeddings for another image size, or sizes of a wrong type
         reason = " ".join(str(error).split())[:200]
         raise SpatialBoostError(
             f"{type(encoder).__name__} cannot read images of {size[0]}x{size[1]} pixels: {reason}. "

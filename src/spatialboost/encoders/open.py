@@ -130,12 +130,16 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
     """The encoder of a training run, the delta that the run has written, and the seed of random weights."""
     import yaml
 
+    from spatialboost.teachers.registry import TEACHERS
+
     try:
         run = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpatialBoostError(f"cannot read {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:  # a ValueError is a date or a number out of range
         raise SpatialBoostError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise SpatialBoostError(f"{file} is nested too deeply: it is not the YAML file of a training run") from None
     section = run.get("encoder") if isinstance(run, Mapping) else None
     if not isinstance(section, (Mapping, str)):
         raise SpatialBoostError(f"{file} has no `encoder:` section; expected the YAML file of a training run")
@@ -143,7 +147,14 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
         config = _resolve_paths(EncoderConfig.of(section), file.parent)
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{file}: {error}") from None
-    seed = run.get("seed", 0) if isinstance(run.get("seed", 0), int) else 0
+    seed = run.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SpatialBoostError(f"{file}: seed is {str(seed)[:80]!r}; expected a whole number")
+    teacher = run.get("teacher", {})
+    if not isinstance(teacher, Mapping):
+        raise SpatialBoostError(f"{file}: teacher is {str(teacher)[:80]!r}; expected a section with `kind`")
+    if (kind := teacher.get("kind", "language")) not in list(TEACHERS):
+        raise SpatialBoostError(f"{file}: {unknown('teacher', kind, TEACHERS)}")
     if delta is not None:
         return config, delta, seed
     found = _delta_of_run(_resolve_path(Path(str(run.get("out"))), file.parent))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,6 +12,15 @@ from typing import Any, ClassVar
 from spatialboost.errors import SpatialBoostError, unknown
 
 RGB = tuple[float, float, float]
+# fields of `EncoderConfig` whose type is checked: name, types, and how an error message says them
+TYPES: tuple[tuple[str, Any, str], ...] = (
+    ("name", str, "the name of a model"),
+    ("library", str, "the name of a library"),
+    ("kwargs", dict, "arguments, each with its name"),
+    ("weights", Path | None, "the path of a safetensors file"),
+    ("pretrained", bool | None, "true or false"),
+    ("interpolation", str | None, "a name"),
+)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -50,6 +61,17 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         from spatialboost.encoders.libraries import find_library
 
+        for key, kind, expected in TYPES:
+            if not isinstance(value := getattr(self, key), kind):
+                raise SpatialBoostError(f"encoder.{key} is {str(value)[:80]!r}; expected {expected}")
+        if odd := [key for key in self.kwargs if not isinstance(key, str)]:
+            raise SpatialBoostError(f"encoder.kwargs has the key {str(odd[0])[:80]!r}; expected names of arguments")
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if value is not None and not all(math.isfinite(each) for each in value):
+                raise SpatialBoostError(f"encoder.{key} is {value}; expected three finite numbers")
+        if self.std is not None and min(self.std) <= 0:
+            raise SpatialBoostError(f"encoder.std is {self.std}; expected three numbers above zero")
         find_library(self.library)
         if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
@@ -75,11 +97,13 @@ class EncoderConfig:
         if "name" not in section:
             raise SpatialBoostError(f"the encoder has no name, only {sorted(section)}; expected `name:` of a model")
         values = dict(section)
-        if values.get("weights") is not None:
+        if isinstance(values.get("weights"), str | os.PathLike):
             values["weights"] = Path(values["weights"])
         for key in ("mean", "std"):
             values[key] = _rgb(key, values.get(key))
-        return cls(**{**values, "kwargs": dict(values.get("kwargs") or {})})
+        if values.get("kwargs") is None:
+            values["kwargs"] = {}
+        return cls(**values)
 
 
 def _rgb(key: str, value: Any) -> RGB | None:

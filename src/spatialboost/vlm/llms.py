@@ -12,6 +12,7 @@ import torch
 
 from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.vlm.places import word_codes, words_for_places
+from spatialboost.weights.hub import HubOptions
 
 logger = logging.getLogger(__name__)
 
@@ -63,25 +64,28 @@ def load_llm(
             )
         small, tokenizer = build_small_llm(conversations, **options)
         return small.to(dtype), tokenizer
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from spatialboost.encoders.foreign import load_text_model
 
-    path, files = str(name_or_path), {}
+    path, gguf = str(name_or_path), options.pop("gguf_file", None)
     if name_or_path == "smollm2":
-        gguf = _smollm2_file()
-        path, files = str(gguf.parent), {"gguf_file": gguf.name}
+        file = _smollm2_file()
+        path, gguf = str(file.parent), file.name
     try:
         # a GGUF file is unpacked in float32, then converted to `dtype`
-        llm: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32 if files else dtype, trust_remote_code=False, **files, **options
+        llm, tokenizer = load_text_model(
+            path,
+            HubOptions.taken_from(options),
+            gguf=gguf,
+            dtype=dtype if gguf is None else torch.float32,
+            kwargs=options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **files)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a library raises for a config, arguments or weights that it does not expect
+        reason = " ".join(str(error).split())[:500]
         raise SpatialBoostError(
             f'cannot load the language model "{name_or_path}": {reason} '
             'Expected "smollm2", "small", a folder or a Hub id'
         ) from error
-    if files:  # remove the marks of a quantised model, so that it can be trained and saved
+    if gguf is not None:  # remove the marks of a quantised model, so that it can be trained and saved
         llm.hf_quantizer = None
         if hasattr(llm.config, "quantization_config"):
             del llm.config.quantization_config

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import re
+from dataclasses import fields, replace
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -11,8 +13,9 @@ from torch import nn
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.boosting.refuse import WRAPPERS
 from spatialboost.errors import SpatialBoostError
-from spatialboost.weights.hub import HubOptions, translated
+from spatialboost.weights.hub import HubOptions
 
+NAME_LIMIT = 300  # characters of a base's name; those of models and folders are shorter
 TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -40,11 +43,21 @@ def _names_itself(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] in ("torchvision", "open_clip")
 
 
-def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, str | None]:
-    """Library, name, class, revision, licence and Hub id of a model, as far as its own attributes contain them."""
+def describe_base(model: nn.Module, *, name: str | None = None, license: str | None = None) -> dict[str, Any]:
+    """Library, name, class, revision, licence and Hub id of a model, as far as its own attributes contain them.
+
+    If `open_encoder` has drawn random weights, also their seed.
+    """
+    from spatialboost.encoders.build import RANDOM_SEED
+
     model = encoder_inside(model)
+    seed = getattr(model, RANDOM_SEED, None)
+    return _described(model, name, license) | ({} if seed is None else {"random_seed": seed})
+
+
+def _described(model: nn.Module, name: str | None, license: str | None) -> dict[str, Any]:
     config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
-    found: dict[str, str | None] = {"class": type(model).__name__, "revision": None, "license": license}
+    found: dict[str, Any] = {"class": type(model).__name__, "revision": None, "license": license}
     if hasattr(config, "model_type"):
         own = getattr(config, "_name_or_path", None) or None
         # a path on this machine is useless on another machine
@@ -82,62 +95,87 @@ def patch_size_of(model: nn.Module) -> int | None:
 
 
 def build_base(
-    base: dict[str, Any], *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
+    base: dict[str, Any],
+    *,
+    pretrained: bool,
+    options: HubOptions,
+    model_kwargs: dict[str, Any],
+    downloaded: bool = False,
 ) -> nn.Module:
     """Build the base model by its recorded name, with timm or transformers. Code from a repository is never run.
 
-    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use seed 0.
+    Weights are float32 unless `model_kwargs` have a `dtype`; random weights use the recorded seed, else 0. If the delta
+    was downloaded, its base is never a folder of this machine.
     """
-    library, name = base.get("library"), base.get("name")
-    if library == "timm" and isinstance(name, str) and name != "VisionTransformer":  # only a class, no size
-        return _build_timm(name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
-    if library == "transformers" and isinstance(name, str):
-        return _build_transformers(base, name, pretrained=pretrained, options=options, model_kwargs=model_kwargs)
-    raise SpatialBoostError(
-        f"the base is {name!r} of {library!r}, which cannot be built by name: only timm and transformers can. Build "
-        "it yourself and call load_pretrained(model, ...)."
-    )
+    library, name, revision = (base.get(key) for key in ("library", "name", "revision"))
+    if library not in ("timm", "transformers") or not _is_name(name):
+        raise SpatialBoostError(
+            f"the base is {str(name)[:200]!r} of {str(library)[:80]!r}, which cannot be built by name: only models "
+            "that timm and transformers know by name can. Build the encoder yourself and call load_pretrained(encoder, "
+            "DELTA); on the command line, give the YAML file of the run as the encoder, or the encoder and --delta"
+        )
+    if name.startswith("local-dir:") or (downloaded and _is_path(name)):
+        raise SpatialBoostError(
+            f"the delta says that its base is in the folder {name[:200]!r}, which is never opened for a delta. Build "
+            "the encoder yourself and call load_pretrained(encoder, DELTA)"
+        )
+    if not isinstance(revision, str | None):
+        raise SpatialBoostError(f"the revision of the base is {str(revision)[:80]!r}; expected a branch, tag or commit")
+    kwargs = dict(model_kwargs)
+    dtype = _dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", torch.float32)))
+    if downloaded or not os.path.isdir(name):  # a name of the Hub, even if there is a folder of this name, too
+        options = replace(options, revision=revision or "main", subfolder="")
+    else:
+        options = replace(options, revision=None, subfolder="")
+    try:
+        build = _build_timm if library == "timm" else _build_transformers
+        return build(base, name, pretrained=pretrained, options=options, dtype=dtype, kwargs=kwargs)
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"the base {name[:200]!r} of the delta: {error}") from error
 
 
-def _build_timm(name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]) -> nn.Module:
+def _dtype(dtype: Any) -> torch.dtype | None:
+    """The dtype of the base's weights; None keeps the one in which they are stored."""
+    found = getattr(torch, dtype.removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
+    if found in (None, "auto"):
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise SpatialBoostError(f"dtype={str(dtype)[:80]!r}; expected a dtype such as torch.float32, or None")
+    return found
+
+
+def _is_name(name: Any) -> TypeGuard[str]:
+    return isinstance(name, str) and len(name) <= NAME_LIMIT and name != "VisionTransformer"  # only a class, no size
+
+
+def _is_path(name: str) -> bool:
+    return not re.fullmatch(r"(hf-hub:|hf_hub:)?[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name) or os.path.isdir(name)
+
+
+def _build_timm(
+    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, dtype: Any, kwargs: dict[str, Any]
+) -> nn.Module:
     from spatialboost.encoders.build import build_encoder
     from spatialboost.encoders.spec import EncoderConfig
 
-    cache = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
-    dtype = model_kwargs.get("dtype", torch.float32)
-    kwargs = cache | {key: value for key, value in model_kwargs.items() if key != "dtype"}
-    return build_encoder(EncoderConfig(name, "timm", kwargs, pretrained=pretrained), dtype=dtype)
+    own = {each.name: getattr(options, each.name) for each in fields(options) if each.name != "revision"}
+    config = EncoderConfig(name, "timm", kwargs | own, pretrained=pretrained)
+    return build_encoder(config, dtype=dtype, seed=base.get("random_seed", 0))
 
 
 def _build_transformers(
-    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, model_kwargs: dict[str, Any]
+    base: dict[str, Any], name: str, *, pretrained: bool, options: HubOptions, dtype: Any, kwargs: dict[str, Any]
 ) -> nn.Module:
-    import transformers
-
     from spatialboost.encoders.build import seeded
-    from spatialboost.encoders.libraries.transformers import image_tower, processor_options, with_processor
+    from spatialboost.encoders.foreign import load_transformers
+    from spatialboost.encoders.libraries.load_errors import explain_load_errors
+    from spatialboost.encoders.libraries.transformers import image_tower, with_processor
 
     cls = _model_class(str(base.get("class")))
-    asked: dict[str, Any] = {
-        "revision": base.get("revision"),
-        "token": options.token,
-        "cache_dir": options.cache_dir,
-        "local_files_only": options.local_files_only or None,
-        "force_download": options.force_download or None,
-    }
-    asked = {key: value for key, value in asked.items() if value is not None}
-    processor = asked | processor_options(name, asked)
-    chosen = {"dtype": torch.float32} | model_kwargs
-    with translated(f"transformers could not build the base {name!r}"), seeded(0):
-        if pretrained:
-            options_of_weights = {"use_safetensors": True, "trust_remote_code": False} | asked | chosen
-            model = cls.from_pretrained(name, **options_of_weights)
-        else:
-            config = getattr(cls, "config_class", None) or transformers.AutoConfig
-            dtype = chosen.pop("dtype")
-            model = cls(config.from_pretrained(name, trust_remote_code=False, **asked), **chosen).to(dtype)
-    tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
-    return with_processor(tower, name, **processor)
+    with explain_load_errors(f"hf:{name}"), seeded(base.get("random_seed", 0)):
+        model = load_transformers(name, options, cls=cls, pretrained=pretrained, dtype=dtype or "auto", kwargs=kwargs)
+        tower = image_tower(model, name) if type(model).__name__ != base.get("class") else model
+        return with_processor(tower if dtype is None else tower.to(dtype), name, options)
 
 
 def _model_class(name: str) -> Any:

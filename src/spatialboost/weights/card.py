@@ -104,7 +104,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[EvalResult]:
     probe, dataset = _on_one_line(str(result.get("probe") or "unnamed")), _on_one_line(str(data or "not recorded"))
     for metric, value in result["summary"].get(BOOSTED, {}).items():
         mean = value.get("mean") if isinstance(value, Mapping) else value
-        if isinstance(mean, int | float):
+        if _is_figure(mean):
             yield EvalResult(
                 task_type=TASK,
                 task_name=f"{probe} probe",
@@ -137,8 +137,12 @@ def _spread(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "" if value is None else str(value)
     mean, std = value.get("mean"), value.get("std")
-    text = f"{mean:.4g}" if isinstance(mean, int | float) else str(mean)
-    return f"{text} +- {std:.2g}" if std and isinstance(std, int | float) else text
+    text = f"{mean:.4g}" if _is_figure(mean) else str(mean)
+    return f"{text} +- {std:.2g}" if std and _is_figure(std) else text
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300  # larger integers cannot be formatted
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -38,7 +38,7 @@ def describe(
     """
     try:
         facts = json.loads(json.dumps(dict(training or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SpatialBoostError(
             f"`training` cannot be written as JSON: {error}. Give strings, finite numbers, lists and dicts."
         ) from error
@@ -98,7 +98,7 @@ def _summary(result: Results) -> dict[str, Any]:
     kept = {key: content.get(key) for key in ("probe", "settings", "summary")}
     try:
         return json.loads(json.dumps(kept, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SpatialBoostError(
             f"`results` cannot be written as JSON: {error}. Give strings, finite numbers, lists and dicts."
         ) from error

@@ -49,7 +49,11 @@ def parse_config(raw: bytes, path: Path) -> dict[str, Any]:
     config = parse_json(raw, path)
     version = config.get("format_version")
     if type(version) is not int or version < 1:
-        raise SpatialBoostError(f"the config in {path} has format_version={str(version)[:40]}; expected 1 or more.")
+        kind = config.get("model_type") or config.get("architecture")
+        hint = f" It is the config of a whole model ({str(kind)[:80]}), not of a delta." if kind else ""
+        raise SpatialBoostError(
+            f"the config in {path} has format_version={str(version)[:40]}; expected 1 or more.{hint}"
+        )
     if version > FORMAT_VERSION:
         raise SpatialBoostError(
             f"{path} has format {version}; this version of spatialboost reads up to {FORMAT_VERSION}. Upgrade "
@@ -107,7 +111,7 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
         raise SpatialBoostError(f"the config in {path} is not JSON ({error}). Download or save it again.") from error
     if not isinstance(content, dict):
         raise SpatialBoostError(
-            f"the JSON in {path} is not the config of a delta: it is not an object. Download or save it again."
+            f"the JSON in {path} is not an object, so it is not a config. Download or save it again."
         )
     return content
 

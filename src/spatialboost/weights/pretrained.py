@@ -318,12 +318,13 @@ def from_pretrained(
 
     Args:
         repo_or_folder: Folder of `save_pretrained`, or `user/name` on the Hub.
-        pretrained: False builds the base with random weights; a delta of a pretrained base does not load onto it.
+        pretrained: False builds the base with random weights, from the seed that the delta records; a delta of a
+            pretrained base does not load onto it.
         revision: Revision of the delta; the revision of the base is recorded in the delta.
         subfolder: Folder of the delta in the repository.
-        token: None takes the one set by `hf auth login` or `HF_TOKEN`, which timm uses in any case.
+        token: None takes the one set by `hf auth login` or `HF_TOKEN`.
         cache_dir: Where downloads are kept, also the base's; None means the Hub's usual place.
-        local_files_only: Use the cache only; if timm builds the base, set `HF_HUB_OFFLINE=1` instead.
+        local_files_only: Use only what is in the cache.
         force_download: Download again what is in the cache.
         **model_kwargs: For `timm.create_model` or the model's `from_pretrained`: `img_size=...`, `dtype=...`.
 
@@ -333,5 +334,16 @@ def from_pretrained(
     cache = None if cache_dir is None else Path(cache_dir)
     options = HubOptions(revision, token, cache, local_files_only, force_download, subfolder)
     delta = read_delta(repo_or_folder, options)
-    model = build_base(delta.config["base_model"], pretrained=pretrained, options=options, model_kwargs=model_kwargs)
-    return load_delta(model, delta).eval()
+    model = build_base(
+        delta.config["base_model"],
+        pretrained=pretrained,
+        options=options,
+        model_kwargs=model_kwargs,
+        downloaded=not Path(repo_or_folder).expanduser().is_dir(),
+    )
+    try:
+        return load_delta(model, delta).eval()
+    except SpatialBoostError as error:
+        if not pretrained or "random_seed" not in delta.config["base_model"]:
+            raise
+        raise SpatialBoostError(f"{error} The base had random weights: pretrained=False draws them again.") from error

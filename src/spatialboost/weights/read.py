@@ -24,7 +24,8 @@ from spatialboost.weights.format import (
     parse_config,
     parse_index,
 )
-from spatialboost.weights.hub import HubOptions, fetch, fetch_file
+from spatialboost.weights.hub import HubOptions, fetch, fetch_file, repo_id_of, stays_inside
+from spatialboost.weights.recognise import what_it_is
 from spatialboost.weights.tensor_file import checksum, is_finite, open_files, read_header
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Delta:
     @property
     def base_name(self) -> str:
         """Name of the base model, for error messages."""
-        return repr(self.config["base_model"].get("name"))
+        return repr(self.config["base_model"].get("name"))[:200]
 
     def only(self, layers: Iterable[int]) -> Delta:
         """The delta of some of its layers.
@@ -140,6 +141,15 @@ def read_folder(folder: Path) -> Delta:
     Raises:
         SpatialBoostError: There is none, it is damaged, or this version cannot read it.
     """
+    try:
+        return _read_folder(folder)
+    except SpatialBoostError:
+        if kind := what_it_is(folder):
+            raise SpatialBoostError(f"{folder} is {kind}") from None
+        raise
+
+
+def _read_folder(folder: Path) -> Delta:
     if not folder.is_dir():
         raise SpatialBoostError(f"there is no folder {folder}: give a folder that save_pretrained has written.")
     files = tuple(folder / name for name in weight_files(folder))
@@ -160,6 +170,11 @@ def read_folder(folder: Path) -> Delta:
         raise SpatialBoostError(
             f"{files[0]} is damaged: its config is not the one that was saved with these weights. Download or save it "
             "again."
+        )
+    if config["checksum"] is None:
+        logger.warning(
+            "%s has an older format without checksums, so damage to it may not be noticed: load it and save it again",
+            files[0],
         )
     return Delta(folder, files, config, shapes, file_numbers, checksums)
 
@@ -202,16 +217,14 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
     Raises:
         SpatialBoostError: There is no such folder and no such repository, or the Hub refuses.
     """
-    if options.subfolder and not _stays_inside(options.subfolder):
+    if options.subfolder and not stays_inside(options.subfolder):
         raise SpatialBoostError(f"subfolder={options.subfolder!r} leads out of the folder; give a path inside it.")
     folder = Path(repo_or_folder).expanduser()
     if folder.is_dir():
         return folder / options.subfolder if options.subfolder else folder
-    repo = str(repo_or_folder)
-    if not is_repo_id(repo_or_folder):
-        raise SpatialBoostError(
-            f"there is no folder {repo}. Give a folder that save_pretrained has written, or `user/name` on the Hub."
-        )
+    if folder.is_file():
+        return folder  # `read_folder` says what it is
+    repo = delta_repo_id(repo_or_folder, options)
     config = fetch(repo, CONFIG, options)
     pinned = options.at(config)  # all files of one commit, even if somebody pushes in the meantime
     parse_config(read_small(config), config)  # before the weights are downloaded
@@ -222,17 +235,18 @@ def locate(repo_or_folder: PathLike, options: HubOptions) -> Path:
     return config.parent
 
 
-def is_repo_id(name: PathLike) -> bool:
-    """Whether this looks like `user/name` rather than like a path."""
-    text = str(name)
-    return not (
-        isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
-    )
+def delta_repo_id(name: PathLike, options: HubOptions) -> str:
+    """The `user/name` of a delta on the Hub, for a name that is not a folder here.
 
-
-def _stays_inside(subfolder: str) -> bool:
-    path = Path(subfolder)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in subfolder
+    Raises:
+        SpatialBoostError: It looks like a path. Nothing is asked for over the network.
+    """
+    repo = repo_id_of(name, options, "a folder that save_pretrained has written")
+    if "/" not in repo:
+        raise SpatialBoostError(
+            f"there is no folder {repo}: give a folder that save_pretrained has written, or `user/name` on the Hub"
+        )
+    return repo
 
 
 def read_small(path: Path) -> bytes:

@@ -3,14 +3,18 @@
 All files are first written under temporary names. The new delta becomes valid when `model.safetensors` is replaced, or
 the index if the weights are in shards (new shards never have the names of old ones). Every file with weights also has
 the config in its header, so `config.json` may be replaced later.
+
+A save that is killed leaves its temporary files, and perhaps shards that no index names. The next save removes them. It
+knows that their save is not running any more, because a process locks its temporary files and its end unlocks them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,8 @@ from spatialboost.weights.format import (
 from spatialboost.weights.tensor_file import Entry, TensorWriter, is_finite, split
 
 NamedTensors = Iterator[tuple[str, Tensor]]
+TEMPORARY = re.compile(rf"\.({re.escape(WEIGHTS)}|{re.escape(INDEX)}|{re.escape(CONFIG)}|{re.escape(CARD)})\.\w+\.tmp")
+OWN_SHARD = re.compile(r"model-[0-9a-f]{8}-\d{5}-of-\d{5}\.safetensors")  # as `shard_names` names them
 BLANK = "0" * 16  # stands for the checksum until it is known
 
 
@@ -82,22 +88,21 @@ def _write(
     folder: Path, config: dict[str, Any], card: str, parts: list[dict[str, Entry]], tensors: NamedTensors
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     old = _weights_in(folder)
-    temporaries: list[Path] = []
-    try:
-        temporaries += [_temporary(folder, WEIGHTS) for _ in parts]
-        config = _write_parts(temporaries, parts, tensors, config)
-        sharded = len(parts) > 1
+    sharded = len(parts) > 1
+    with _temporaries(folder, [INDEX, CONFIG, CARD] + [WEIGHTS] * len(parts)) as (index, config_file, readme, *weights):
+        config = _write_parts(weights, parts, tensors, config)
         names = shard_names(config, parts) if sharded else [WEIGHTS]
-        for temporary, name in zip(temporaries, names, strict=True):
+        for path, text in ((index, index_text(names, parts)), (config_file, config_text(config)), (readme, card)):
+            _write_text(path, text)
+        for temporary, name in zip(weights, names, strict=True):
             _move(temporary, folder / name)
-    finally:
-        _remove(temporaries)
-    if sharded:
-        _write_text(folder / INDEX, index_text(names, parts))
-        names = [*names, INDEX]
-    _write_text(folder / CONFIG, config_text(config))
-    _write_text(folder / CARD, card)
+        if sharded:
+            _move(index, folder / INDEX)
+            names = [*names, INDEX]
+        _move(config_file, folder / CONFIG)
+        _move(readme, folder / CARD)
     _remove([folder / name for name in old - set(names)])
 
 
@@ -168,10 +173,73 @@ def _weights_in(folder: Path) -> set[str]:
     return names
 
 
-def _temporary(folder: Path, name: str) -> Path:
-    handle, path = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
-    os.close(handle)
-    return Path(path)
+@contextmanager
+def _temporaries(folder: Path, names: list[str]) -> Iterator[list[Path]]:
+    """Empty, locked files with temporary names; those that have not been moved are removed at the end."""
+    paths: list[Path] = []
+    with ExitStack() as locks:
+        try:
+            while len(paths) < len(names):
+                handle, path = tempfile.mkstemp(prefix=f".{names[len(paths)]}.", suffix=".tmp", dir=folder)
+                paths.append(Path(path))
+                if _lock(handle):
+                    locks.callback(os.close, handle)
+                else:
+                    os.close(handle)
+                if not paths[-1].exists():  # another save has removed it before it was locked
+                    paths.pop()
+            yield paths
+        finally:
+            _remove(paths)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process; False if another process has locked it, or on Windows.
+
+    On Windows nothing is locked: a file that another process has open cannot be removed there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed saves have left; nothing of a save that is running in another process."""
+    running = False
+    files = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+    for path in files:
+        if TEMPORARY.fullmatch(path.name):
+            running |= not _remove_unlocked(path)
+    if not running:
+        named = _weights_in(folder)
+        _remove([path for path in files if OWN_SHARD.fullmatch(path.name) and path.name not in named])
+
+
+def _remove_unlocked(path: Path) -> bool:
+    """Remove a file unless another process has locked it; whether it is gone."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    free = _lock(handle) or os.name == "nt"
+    if os.name == "nt":  # an open file cannot be removed there
+        os.close(handle)
+    try:
+        if free:
+            path.unlink(missing_ok=True)
+    except OSError:
+        free = False
+    if os.name != "nt":
+        os.close(handle)
+    return free
 
 
 def _move(temporary: Path, path: Path) -> None:
@@ -180,16 +248,11 @@ def _move(temporary: Path, path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a temporary file, flush it to disk, and then rename it to `path`."""
-    temporary = _temporary(path.parent, path.name)
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n" if not text.endswith("\n") else text)
-            file.flush()
-            os.fsync(file.fileno())
-        _move(temporary, path)
-    finally:
-        _remove([temporary])
+    """Write a file and flush it to disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text + "\n" if not text.endswith("\n") else text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _remove(paths: list[Path]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spatialboost.encoders.libraries.blocks import block_outputs
+from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens
 from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing
 from spatialboost.encoders.spec import EncoderConfig
@@ -38,7 +39,7 @@ class Hub:
             raise SpatialBoostError(
                 f"hub encoder is {config.name!r}; expected FOLDER:ENTRY with a folder that contains hubconf.py"
             )
-        with _importable(path):
+        with explain_load_errors(f"hub:{config.name}"), _importable(path):
             entries = _entries(path)
             if name not in entries:
                 raise unknown(f"entry of {folder}", name, entries)

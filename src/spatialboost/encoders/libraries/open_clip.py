@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spatialboost.encoders.foreign import load_open_clip
+from spatialboost.encoders.foreign.checks import SOURCES
 from spatialboost.encoders.libraries.blocks import block_outputs
 from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens
 from spatialboost.encoders.preprocessing import CLIP, RECORD, Preprocessing, from_config
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
-
-SOURCES = ("hf-hub:", "local-dir:")
+from spatialboost.weights.hub import HubOptions
 
 
 class OpenClip:
@@ -40,9 +41,9 @@ class OpenClip:
             )
         if tag is not None and not name.startswith(SOURCES):
             _check_tag(name, tag, open_clip.list_pretrained_tags_by_model(name))
+        kwargs = dict(config.kwargs)
         with explain_load_errors(f"open_clip:{config.name}"):
-            whole = open_clip.create_model(name, pretrained=tag if loads else None, load_weights=loads, **config.kwargs)
-        visual: Any = whole.visual
+            visual: Any = load_open_clip(name, tag, HubOptions.taken_from(kwargs), pretrained=loads, kwargs=kwargs)
         if loads and (found := self.preprocessing(visual)) is not None:
             setattr(visual, RECORD, found)
         return visual

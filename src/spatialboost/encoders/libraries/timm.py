@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
+from spatialboost.encoders.foreign import load_timm
+from spatialboost.encoders.foreign.checks import SOURCES, checked_options
 from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, Preprocessing, from_config
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
-
-SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+from spatialboost.weights.hub import HubOptions
 
 
 class Timm:
     """See `spatialboost.encoders.libraries.protocol.Library`."""
 
     def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
-        import timm
         from timm.models.vision_transformer import VisionTransformer
 
-        name = config.name
-        if name == "VisionTransformer":
-            return VisionTransformer(**config.kwargs)
-        if name.count("/") == 1 and not name.startswith(SOURCES):  # `timm/vit_...`, a name of the Hub
-            name = f"hf-hub:{name}"
-        if not name.startswith(SOURCES) and not timm.is_model(name):
-            close = timm.list_models(f"*{name.partition('.')[0][:12]}*")[:4] if len(name) > 5 else []
-            close = close or difflib.get_close_matches(name, timm.list_models(), n=4)
-            hint = f"; close to it: {', '.join(close)}" if close else "; timm.list_models() lists them"
-            raise SpatialBoostError(f"timm {timm.__version__} has no model {name!r}{hint}")
-        options = {"num_classes": 0, **config.kwargs}
-        with explain_load_errors(f"timm:{config.name}"):
-            return timm.create_model(name, pretrained=self.loads_weights(config), **options)
+        name, kwargs = config.name, dict(config.kwargs)
+        with explain_load_errors(f"timm:{name}"):
+            if name == "VisionTransformer":
+                return VisionTransformer(**checked_options(kwargs))
+            if name.count("/") == 1 and not name.startswith(SOURCES):  # `timm/vit_...`, a name of the Hub
+                name = f"hf-hub:{name}"
+            if not name.startswith(SOURCES):
+                _check_name(name)
+            options = HubOptions.taken_from(kwargs)
+            model = load_timm(name, options, pretrained=self.loads_weights(config), kwargs={"num_classes": 0, **kwargs})
+        if not any(re.search("Att|MSA|XCA", type(module).__name__) for module in model.modules()):
+            raise SpatialBoostError(
+                f"timm:{config.name} is a {type(model).__name__}, which has no attention layers to boost; expected a "
+                "vision transformer, such as timm:vit_small_patch14_dinov2"
+            )
+        return model
 
     def loads_weights(self, config: EncoderConfig) -> bool:
         return bool(config.pretrained) and config.weights is None and config.name != "VisionTransformer"
@@ -87,6 +91,24 @@ class Timm:
 
     def usual_preprocessing(self, encoder: nn.Module) -> Preprocessing:
         return Preprocessing(*IMAGENET)
+
+
+def _check_name(name: str) -> None:
+    """Raise unless timm has a model of this name and weights of this tag."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{architecture[:12]}*")[:4] if len(name) > 5 else []
+        close = close or difflib.get_close_matches(name, timm.list_models(), n=4)
+        hint = f"; close to it: {', '.join(close)}" if close else "; timm.list_models() lists them"
+        raise SpatialBoostError(f"timm {timm.__version__} has no model {name!r}{hint}")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        known = f"known are {', '.join(tags)}" if tags else "it has no pretrained weights"
+        close = difflib.get_close_matches(tag, tags, n=1)
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        raise SpatialBoostError(f"timm {timm.__version__} has no weights {tag!r} of {architecture}; {known}{hint}")
 
 
 def _feature_info(encoder: Any) -> list[dict[str, Any]]:

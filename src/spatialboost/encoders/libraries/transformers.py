@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spatialboost.boosting.find import tower
+from spatialboost.encoders.foreign import load_processor, load_transformers
 from spatialboost.encoders.libraries.load_errors import explain_load_errors
 from spatialboost.encoders.libraries.protocol import Tokens, pair, patch_grid, split_tokens, tokens_of_map
 from spatialboost.encoders.preprocessing import IMAGENET, RECORD, Preprocessing, as_rgb
 from spatialboost.encoders.spec import EncoderConfig
 from spatialboost.errors import SpatialBoostError
+from spatialboost.weights.hub import HubOptions
 
 TOWERS = ("vision_model", "vision_tower", "visual", "image_encoder", "vision_encoder")
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 BEFORE = ("cls_token", "class_embedding", "distillation_token", "register_tokens", "cls_register_token")
 AFTER = ("detection_tokens",)
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -38,28 +39,20 @@ class Transformers:
     """See `spatialboost.encoders.libraries.protocol.Library`."""
 
     def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
-        from transformers import AutoConfig, AutoModel
-
         name = config.name
         if config.weights is not None:
             raise SpatialBoostError(
                 f"encoder.weights is {config.weights}, but transformers takes a Hub id or folder: give the folder that "
                 "contains model.safetensors and config.json as the name"
             )
-        options = {"dtype": dtype or "auto", **config.kwargs}
-        hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
-        if name.startswith(("/", ".", "~")) and not os.path.isdir(name):
-            raise SpatialBoostError(f"cannot get 'hf:{name}': there is no such folder")
-        processor = hub | processor_options(name, hub)
+        kwargs = {"dtype": dtype or "auto", **config.kwargs}
+        kwargs["dtype"] = kwargs.pop("torch_dtype", kwargs["dtype"])  # its earlier name
         with explain_load_errors(f"hf:{name}"):
-            built = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
-            cls = _model_class(built)
-            if self.loads_weights(config):
-                model = cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **hub, **options)
-            else:
-                options = {} if options["dtype"] == "auto" else options
-                model = cls.from_config(built, **options) if cls is AutoModel else cls._from_config(built, **options)
-        return with_processor(image_tower(model, name), name, **processor)
+            options = HubOptions.taken_from(kwargs)
+            model = load_transformers(
+                name, options, pretrained=self.loads_weights(config), dtype=kwargs.pop("dtype"), kwargs=kwargs
+            )
+            return with_processor(image_tower(model, name), name, options)
 
     def loads_weights(self, config: EncoderConfig) -> bool:
         return config.pretrained is not False
@@ -115,11 +108,11 @@ class Transformers:
         return split_tokens(states, grid, before, after, cls=has_cls, name=name)
 
     def preprocessing(self, encoder: Any) -> Preprocessing | None:
-        folder = getattr(encoder.config, "_name_or_path", None)
-        found = read_processor(folder, local_files_only=True) if folder else None
-        if found is not None:
-            setattr(encoder, RECORD, found)  # read only once: the file may be slow to read, or be deleted later
-        return found
+        if not (name := str(getattr(encoder.config, "_name_or_path", None) or "")):
+            return None
+        with suppress(SpatialBoostError):  # the folder may have been deleted, and the network is not asked
+            with_processor(encoder, name, HubOptions(local_files_only=True))
+        return getattr(encoder, RECORD, None)
 
     def usual_preprocessing(self, encoder: Any) -> Preprocessing:
         kind = encoder.config.model_type
@@ -127,15 +120,6 @@ class Transformers:
         if (known := USUAL.get(kind) or USUAL.get(bare)) is not None:
             return known
         return _class_default(kind) or _class_default(bare) or Preprocessing(*IMAGENET)
-
-
-def _model_class(config: Any) -> Any:
-    """`AutoModel`, or the class that the configuration names if `AutoModel` does not know this kind of model."""
-    import transformers
-
-    named = getattr(transformers, (getattr(config, "architectures", None) or ["AutoModel"])[0], None)
-    known = type(config) in transformers.AutoModel._model_mapping
-    return transformers.AutoModel if known or named is None else named
 
 
 def image_tower(model: Any, name: str) -> Any:
@@ -147,43 +131,11 @@ def image_tower(model: Any, name: str) -> Any:
     return found
 
 
-def processor_options(name: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """Options to load the image processor: from the network only if the weights will be loaded from it, too.
-
-    Call this before the weights are loaded.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    if os.path.isdir(name):
-        return {"local_files_only": True}
-    try:
-        found = try_to_load_from_cache(
-            name, "config.json", cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
-        )
-    except HFValidationError:  # not a name of the Hub: loading the model will raise the error
-        return {"local_files_only": True}
-    return {"local_files_only": True} if isinstance(found, str) else {}
-
-
-def with_processor(encoder: Any, name: str, **options: Any) -> Any:
+def with_processor(encoder: Any, name: str, options: HubOptions) -> Any:
     """The encoder, with the preprocessing of the image processor of `name` stored on it."""
-    if (found := read_processor(name, **options)) is not None:
+    if (processor := load_processor(name, options)) is not None and (found := from_processor(processor)) is not None:
         setattr(encoder, RECORD, found)
     return encoder
-
-
-def read_processor(name: str, **options: Any) -> Preprocessing | None:
-    """The preprocessing in ``preprocessor_config.json`` of a folder or a Hub repository; None if it cannot be read."""
-    from transformers import AutoImageProcessor
-
-    if os.path.isabs(name) and not os.path.isdir(name):
-        return None
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **options)
-    except Exception:  # no such file, a file of another library, or a processor that needs another package
-        return None
-    return from_processor(processor)
 
 
 def from_processor(processor: Any) -> Preprocessing | None:
