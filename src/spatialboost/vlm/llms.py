@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 
 from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.vlm.chat import plain_messages
+from spatialboost.vlm.llm_checks import check_tokenizer
 from spatialboost.vlm.places import word_codes, words_for_places
 
 logger = logging.getLogger(__name__)
@@ -85,8 +87,7 @@ def load_llm(
         llm.hf_quantizer = None
         if hasattr(llm.config, "quantization_config"):
             del llm.config.quantization_config
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_tokenizer(llm, tokenizer, name_or_path)
     return llm.to(dtype), tokenizer
 
 
@@ -181,9 +182,8 @@ def build_tokenizer(conversations: Iterable[Conversation], *, places: bool = Fal
     numbers += [f"{tenths / 10:.1f}" for tenths in range(200)]
     words = {blank + number for number in numbers for blank in ("", " ")} | set(words_for_places() if places else ())
     for messages in conversations:
-        for message in messages:
-            text = message["content"] if isinstance(message["content"], str) else ""
-            words.update(piece for piece, _ in split.pre_tokenize_str(text.replace("<image>", "")))
+        for message in plain_messages(messages):
+            words.update(piece for piece, _ in split.pre_tokenize_str(message["content"].replace("<image>", "")))
     special = ["<|pad|>", "<|unknown|>", SYSTEM, USER, ASSISTANT, END]
     vocabulary = {word: i for i, word in enumerate(special + sorted(words - set(special)))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<|unknown|>"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.protocol import row_images, row_meta
 
 # Shape legend: I images of a row, B images, N patches, H and W pixels.
 
 IGNORE = -100  # what torch's cross entropy skips
 DETAIL = 4  # label pixels along the side of a patch
+NO_READING = 65535  # as some cameras write it; 0 is the usual value
 Row = Mapping[str, Any]
 
 
@@ -47,7 +48,9 @@ class PixelTargets:
         return targets
 
     def _depth(self, maps: Sequence[np.ndarray]) -> Tensor:
-        metres = [torch.from_numpy(each.astype(np.float32) / 1000)[None] for each in maps]
+        metres = [
+            torch.from_numpy(np.where(each == NO_READING, 0, each).astype(np.float32) / 1000)[None] for each in maps
+        ]
         pooled = [patch_log_depth(each, None, self.grid) for each in metres]
         if not any(bool(known.any()) for _, known in pooled):
             raise SpatialBoostError("no pixel of its depth map has a depth above 0")
@@ -59,7 +62,9 @@ class PixelTargets:
         table = np.full(256, IGNORE, np.int64)
         table[: min(256, len(numbers))] = numbers[:256]
         size = (self.grid[0] * DETAIL, self.grid[1] * DETAIL)
-        classes = torch.stack([torch.from_numpy(_nearest(table[each], size)) for each in maps])
+        classes = torch.stack(
+            [torch.from_numpy(_nearest(table[np.where((each < 0) | (each > 255), 0, each)], size)) for each in maps]
+        )
         if not (classes != IGNORE).any():
             raise SpatialBoostError(f"none of its objects has one of the classes ({', '.join(self.classes)})")
         return classes
@@ -72,9 +77,7 @@ def descriptions(row: Row) -> list[str]:
         >>> descriptions({"meta": '{"objects": [{"description": "red box"}]}'})
         ['red box']
     """
-    meta = row.get("meta") or {}
-    meta = json.loads(meta) if isinstance(meta, str) else meta
-    return [str(each["description"]) for each in meta.get("objects", [])]
+    return row_meta(row, "objects", "description")
 
 
 def class_of(description: str, classes: Sequence[str], *, by_name: bool = False) -> int:
@@ -119,9 +122,12 @@ def patch_log_depth(depth: Tensor, valid: Tensor | None, grid: tuple[int, int]) 
 
 def _maps(row: Row, column: str) -> list[np.ndarray]:
     """The maps of a row, one for each of its images."""
-    maps = [_open_map(each) for each in row[column] or []]
-    if len(maps) != len(row["images"]) or not maps:
-        raise SpatialBoostError(f"it has {len(row['images'])} images and {len(maps)} {column}")
+    found, images = row.get(column) or [], row_images(row)
+    if not isinstance(found, (list, tuple)):
+        raise SpatialBoostError(f"`{column}` is {found!r:.80}; expected a list with one map for each image")
+    if len(found) != len(images) or not images:
+        raise SpatialBoostError(f"it has {len(images)} images and {len(found)} {column}")
+    maps = [_open_map(each) for each in found]
     return maps
 
 
@@ -130,7 +136,11 @@ def _open_map(image: Any) -> np.ndarray:
     if isinstance(image, Mapping):
         from PIL import Image
 
-        image = Image.open(io.BytesIO(image["bytes"]))
+        try:
+            image = Image.open(io.BytesIO(image["bytes"]))
+            image.load()
+        except Exception as error:  # decoders raise many types of error on damaged bytes
+            raise SpatialBoostError(f"a map cannot be decoded ({type(error).__name__}: {error})") from error
     values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise SpatialBoostError(f"a map is {values.dtype} {values.shape}; expected whole numbers (height, width)")
