@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from spatialboost.encoders.run_file import check_size, resolve_path, user_path
 from spatialboost.errors import SpatialBoostError, unknown
 
 RGB = tuple[float, float, float]
@@ -51,6 +53,13 @@ class EncoderConfig:
         from spatialboost.encoders.libraries import find_library
 
         find_library(self.library)
+        check_size(self.kwargs, "encoder.kwargs")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", user_path(self.weights))
+        if self.mean is not None and not all(map(math.isfinite, self.mean)):
+            raise SpatialBoostError(f"encoder.mean is {self.mean}; expected three numbers")
+        if self.std is not None and not all(math.isfinite(each) and each > 0 for each in self.std):
+            raise SpatialBoostError(f"encoder.std is {self.std}; expected three numbers above zero")
         if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
 
@@ -90,3 +99,14 @@ def _rgb(key: str, value: Any) -> RGB | None:
     except (TypeError, ValueError):
         raise SpatialBoostError(f"encoder.{key} is {value!r}; expected three numbers, one for each channel") from None
     return red, green, blue
+
+
+def resolve_paths(config: EncoderConfig, folder: Path) -> EncoderConfig:
+    """The configuration with its relative paths joined to `folder`, the folder of its YAML file."""
+    own: dict[str, Any] = {}
+    if config.weights is not None:
+        own["weights"] = resolve_path(config.weights, folder)
+    here, colon, entry = config.name.rpartition(":") if config.library == "hub" else (config.name, "", "")
+    if config.library != "timm" and here and resolve_path(here, folder).is_dir():
+        own["name"] = f"{resolve_path(here, folder)}{colon}{entry}"
+    return replace(config, **own)

@@ -41,10 +41,14 @@ class TeacherOptions(BaseModel):
         evaluate: Number of held-out rows that are scored after each stage; 0 scores none.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     kind: str
     evaluate: int = Field(default=32, ge=0)
+
+    def from_folder(self, folder: Path) -> TeacherOptions:
+        """The options with their relative paths joined to the folder of the run's file; most teachers have none."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,13 @@ class Teacher(ABC):
             rows: Held-out rows; score at most `TeacherOptions.evaluate` of them.
         """
         return []
+
+    def loaded(self) -> Sequence[nn.Module]:
+        """Parts of the objective, beside the encoder, whose weights come from elsewhere.
+
+        All other parts are new. A stage that leaves a new part as it is, with random weights, is refused.
+        """
+        return ()
 
     def save(self, stage: str, folder: Path) -> None:
         """Save the teacher's modules after a stage. The trainer saves the boosted weights."""

@@ -39,7 +39,7 @@ def write_report(
         "stages": {name: dict(record) for name, record in stages.items()},
         "gates": gates_per_layer(encoder),
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     plot_losses(stages, out / "losses.png")
     for line in report_lines(stages):
         logger.info("%s", line)

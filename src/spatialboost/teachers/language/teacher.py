@@ -66,7 +66,7 @@ class LanguageTeacher(Teacher):
         self.vlm, self.tokenizer, self.num_tokens, self.seed = vlm, tokenizer, num_tokens, seed
         self.options = options or LanguageOptions()
         self.objective = LanguageObjective(vlm)
-        self.collate = Collator(tokenizer.pad_token_id)
+        self.collate, self.new_llm = Collator(tokenizer.pad_token_id), False
         self.max_length = _longest(self.options.max_length, num_positions(vlm.llm), num_tokens)
 
     @classmethod
@@ -91,7 +91,9 @@ class LanguageTeacher(Teacher):
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
         check_chats(llm, tokenizer, _conversations(inputs))
         vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
-        return cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        teacher = cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        teacher.new_llm = options.llm.name == "small" and "stage2" not in inputs.finished
+        return teacher
 
     def groups(self, stage: str, config: Any) -> Groups:
         """Stage 1: projector. Stage 2: projector and language model. Stage 3: projector if `train_projector`."""
@@ -136,6 +138,10 @@ class LanguageTeacher(Teacher):
         from safetensors.torch import load_file
 
         self.vlm.projector.load_state_dict(load_file(folder / PROJECTOR))
+
+    def loaded(self) -> Sequence[torch.nn.Module]:
+        """The language model, unless it is a new one."""
+        return () if self.new_llm else (self.vlm.llm,)
 
     def facts(self) -> dict[str, Any]:
         """The name of the language model; for a folder, only its last part."""
