@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from spatialboost.encoders.libraries import find_library
+from spatialboost.encoders.libraries.protocol import Library
 from spatialboost.encoders.position_grid import fit_position_grid
 from spatialboost.encoders.preprocessing import set_preprocessing
 from spatialboost.encoders.spec import EncoderConfig
@@ -43,7 +44,7 @@ def build_encoder(
     """
     library = find_library(config.library)
     with seeded(seed):
-        encoder = library.build(config, dtype)
+        encoder = _build(library, config, dtype)
     if dtype is not None and "dtype" not in config.kwargs:
         encoder = encoder.to(dtype)
     if config.weights is not None:
@@ -53,6 +54,20 @@ def build_encoder(
     if not (config.mean is config.std is config.interpolation is None):
         set_preprocessing(encoder, mean=config.mean, std=config.std, interpolation=config.interpolation)
     return encoder.eval()
+
+
+def _build(library: Library, config: EncoderConfig, dtype: torch.dtype | None) -> nn.Module:
+    try:
+        return library.build(config, dtype)
+    except SpatialBoostError:
+        raise
+    except Exception as error:  # whatever a library raises on arguments that it does not know
+        if not config.kwargs:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpatialBoostError(
+            f"encoder.kwargs are wrong for {config.name}: {reason}; found {dict(config.kwargs)!r:.200}"
+        ) from error
 
 
 def load_weights(encoder: nn.Module, file: Path, name: str) -> None:

@@ -47,8 +47,9 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
         SpatialBoostError: the parts overlap or are empty.
     """
     num = len(views)
-    first, last = (int(round(share * num, 6)) for share in (train, test))  # 0.29 * 100 is a little less than 29
-    if train + test > 1 + 1e-9 or min(first, last) < 1:
+    shares = [share if 0 < share <= 1 else 0.0 for share in (train, test)]  # not a number, infinite: none
+    first, last = (int(round(share * num, 6)) for share in shares)  # 0.29 * 100 is a little less than 29
+    if sum(shares) > 1 + 1e-9 or min(first, last) < 1:
         raise SpatialBoostError(
             f"train is {train} and test {test} of {num} views; expected shares above zero that add up to 1 at most"
         )

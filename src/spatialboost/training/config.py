@@ -30,7 +30,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-UserPath = Annotated[Path, AfterValidator(user_path)]
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError('a path is empty; "." is the folder of this file')
+    return value
+
+
+UserPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(user_path)]
 Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 

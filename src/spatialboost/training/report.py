@@ -78,7 +78,8 @@ def plot_losses(stages: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         axes = figure.add_subplot(1, len(stages), place + 1)
         history = record["fit"]["history"]
         axes.plot([entry["step"] for entry in history], [entry["loss"] for entry in history])
-        axes.set(title=name, xlabel="step", ylabel="loss")
+        axes.set(xlabel="step", ylabel="loss")
+        axes.set_title(name, parse_math=False)
     figure.savefig(file, dpi=120)
 
 
