@@ -198,7 +198,7 @@ def test_random_weights_are_the_same_in_each_process_or_refused(world, tmp_path,
     encoder = {"library": "hub", "name": f"{tmp_path / 'hub'}:small", "mean": [0.5] * 3, "std": [0.5] * 3}
     given = made_up(world, tmp_path / "out", encoder=encoder, seed=3)
     if source == "time":
-        with pytest.raises(SpatialBoostError, match="other random weights each time it is built.*encoder.weights"):
+        with pytest.raises(SpatialBoostError, match=r"other random weights each time it is built.*encoder.weights"):
             train(load_config(given))
         return
     random.seed(time.time()), np.random.seed(int(time.time()))
@@ -214,7 +214,7 @@ def test_an_encoder_whose_weights_have_changed_is_refused(world, tmp_path, made_
     save_file(VisionTransformer(**SHAPE).state_dict(), file)
     train(load_config(given))
     save_file(VisionTransformer(**SHAPE).state_dict(), file)
-    with pytest.raises(SpatialBoostError, match="the encoder has other weights than when the run in .* began"):
+    with pytest.raises(SpatialBoostError, match=r"the encoder has other weights than when the run in .* began"):
         train(load_config(given))
 
 
