@@ -158,11 +158,33 @@ def test_wrong_values_in_a_runs_file(command, world, tmp_path):
     for path, values in WRONG.items():
         for number, value in enumerate(values):
             file = tmp_path / f"{path}-{number}.yaml"
-            config = with_value(settings(world, tmp_path / "out"), path, value)
+            config = with_value(settings(world, tmp_path / "out" / file.stem), path, value)
             file.write_text(yaml.safe_dump(config), encoding="utf-8")
             cases[f"{path}: {value!r:.60}"] = ("train", "--config", file)
     run_all(command, cases)
-    assert not list(tmp_path.glob("out/*/result.json"))
+    assert not list(tmp_path.glob("out/*/*/result.json"))  # before anything is trained
+
+
+RANDOM = {  # arguments of an encoder with random weights: nothing else notices them
+    "depth": [0, -1, "x", NAN], "embed_dim": [0, 7, -48, "x"], "num_heads": [0, 5], "patch_size": [0, -1, "x", 64],
+    "img_size": [0, -1, "x"], "mlp_ratio": [NAN, -1, INF], "qkv_bias": [[1]], "norm_layer": ["x"],
+    "device": ["abacus"], "dtype": ["x"], "weight_init": ["x"], "num_classes": [-5],
+}  # fmt: skip
+
+
+def test_wrong_arguments_of_a_random_encoder(command, world, tmp_path):
+    cases = {}
+    for library in ("VisionTransformer", "hf"):
+        for key, values in RANDOM.items():
+            for number, value in enumerate(values):
+                file = tmp_path / f"{library}-{key}-{number}.yaml"
+                config = settings(world, tmp_path / "out")
+                kwargs = {**SHAPE, key: value} if library == "VisionTransformer" else {key: value}
+                name = {"name": str(world), "library": "hf"} if library == "hf" else {"name": library}
+                config["encoder"] = {**name, "kwargs": kwargs, "pretrained": False}
+                file.write_text(yaml.safe_dump(config), encoding="utf-8")
+                cases[f"{library} {key}: {value!r}"] = ("train", "--config", file)
+    run_all(command, cases)
 
 
 def test_wrong_files(command, tmp_path):
@@ -203,3 +225,14 @@ def test_wrong_options(command, world, tmp_path):
     }
     run_all(command, cases)
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("file", ["config.partial", "stage1/result.partial", "report.json"])
+def test_a_full_disk_is_one_line(command, world, tmp_path, file):
+    (tmp_path / "out" / file).parent.mkdir(parents=True)
+    (tmp_path / "out" / file).symlink_to("/dev/full")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings(world, tmp_path / "out")))
+    code, err = command("train", "--config", tmp_path / "run.yaml")
+    wrong = one_line(code, err, file)
+    assert wrong is None and "the disk is full: free some space" in err, wrong

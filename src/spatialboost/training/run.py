@@ -82,6 +82,7 @@ def _train(config: TrainConfig) -> TrainResult:
     ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
     check_claim(config.out, ours)  # before anything is loaded
     run = _Run(config)
+    run.check_rows()
     ours[ENCODER] = run.encoder_digest
     if not check_claim(config.out, ours) and _is_main():
         write_claim(config.out, ours)
@@ -114,6 +115,12 @@ class _Run:
         self.new = new_weights(self.teacher)
         self.teacher.objective.to(_device(config.device))
         self.delta: Path | None = None
+
+    def check_rows(self) -> None:
+        """Make one example for each stage that is not finished, so that stage 3 does not fail after stages 1 and 2."""
+        for name, stage in self.config.stages.items():
+            if not (self.out / name / RESULT).exists():
+                self._dataset(stage, self.training)[0]
 
     def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
         """Train a stage, or load it if it is finished; returns its record."""
