@@ -123,6 +123,11 @@ def build_small_llm(
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+    for name, value in {"width": width, "layers": layers, "heads": heads, "max_length": max_length}.items():
+        if not isinstance(value, int) or value < 1:
+            raise SpatialBoostError(
+                f"{name} of a small language model is {value!r}; expected a whole number above zero"
+            )
     if width % heads:
         raise SpatialBoostError(f"width {width} is not a multiple of {heads} heads: change `width` or `heads`")
     tokenizer = build_tokenizer(conversations, places=places)
