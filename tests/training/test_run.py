@@ -131,7 +131,7 @@ def test_a_bad_row_does_not_end_the_training(world, tmp_path):
     rows[2]["images"] = [{"bytes": b"no image", "path": None}]
     rows[5]["messages"] = rows[5]["messages"][:1]
     folder = write_parquet(rows, tmp_path / "data")
-    given = {**settings(folder, world[1], tmp_path / "out"), "stage2": None}
+    given = settings(folder, world[1], tmp_path / "out")
     given["stage1"] = {**given["stage1"], "steps": 8}
     result = train(load_config(given))
     assert set(result.stages["stage1"]["skipped"]) == {2, 5} == set(result.stages["stage3"]["skipped"])

@@ -9,6 +9,7 @@ from spatialboost.encoders import read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE, encode_chat
 from spatialboost.vlm.collate import Collator
+from spatialboost.vlm.llm_checks import num_positions
 from spatialboost.vlm.llms import build_tokenizer
 from spatialboost.vlm.model import SpatialVLM
 
@@ -126,8 +127,29 @@ def test_frozen_parts_stay_in_evaluation_mode(vlm):
 
 def test_projected_tokens_are_as_large_as_embeddings_of_words(vlm):
     visual = vlm.projector(torch.randn(64, 4, 48))
-    words = vlm.llm.get_input_embeddings().weight
+    table = vlm.llm.get_input_embeddings()  # Gemma's multiplies its weights by the root of its width
+    words = table(torch.arange(len(table.weight)))
     assert 0.8 < (visual.square().mean() / words.square().mean()).sqrt() < 1.25
+
+
+def test_inserted_tokens_are_as_large_as_the_words_beside_them(vlm):
+    """Gemma multiplies embeddings by the root of its width before they enter; visual tokens were left small."""
+    ids = torch.tensor([[7, 8, 9, 10, 11, 12, 13, 14]])
+    mask = torch.tensor([[True] * 4 + [False] * 4])
+    embeds = vlm.embed(ids, mask, patch_features=torch.randn(1, 4, 48))
+    visual, words = embeds[mask].square().mean(), embeds[~mask].square().mean()
+    assert 0.5 < (visual / words).sqrt() < 2
+
+
+def test_a_sequence_longer_than_the_model_was_made_for(vlm, tokenizer):
+    most = num_positions(vlm.llm)
+    ids = torch.zeros(1, most + 1, dtype=torch.long)
+    with pytest.raises(
+        SpatialBoostError, match=f"{most + 1} tokens, and the language model was made for at most {most}"
+    ):
+        vlm(input_ids=ids, visual_mask=ids > 0)
+    prompt = ids[:, : most - 2]
+    assert vlm.generate(prompt, prompt > 0, max_new_tokens=9, eos_token_id=None, pad_token_id=0).shape[1] == 2
 
 
 def test_layer_is_read(vlm, chat, tokenizer):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from spatialboost.encoders.libraries import find_library
+from spatialboost.encoders.libraries.protocol import Library
 from spatialboost.encoders.position_grid import fit_position_grid
 from spatialboost.encoders.preprocessing import set_preprocessing
 from spatialboost.encoders.spec import EncoderConfig
@@ -43,7 +46,7 @@ def build_encoder(
     """
     library = find_library(config.library)
     with seeded(seed):
-        encoder = library.build(config, dtype)
+        encoder = _build(library, config, dtype)
     if dtype is not None and "dtype" not in config.kwargs:
         encoder = encoder.to(dtype)
     if config.weights is not None:
@@ -54,6 +57,20 @@ def build_encoder(
     if not (config.mean is config.std is config.interpolation is None):
         set_preprocessing(encoder, mean=config.mean, std=config.std, interpolation=config.interpolation)
     return encoder.eval()
+
+
+def _build(library: Library, config: EncoderConfig, dtype: torch.dtype | None) -> nn.Module:
+    try:
+        return library.build(config, dtype)
+    except SpatialBoostError:
+        raise
+    except Exception as error:  # whatever a library raises on arguments that it does not know
+        if not config.kwargs:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpatialBoostError(
+            f"encoder.kwargs are wrong for {config.name}: {reason}; found {dict(config.kwargs)!r:.200}"
+        ) from error
 
 
 def load_weights(encoder: nn.Module, file: Path, name: str) -> None:
@@ -82,9 +99,16 @@ def seeded(seed: int | None) -> Iterator[None]:
         return
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
         raise SpatialBoostError(f"seed is {str(seed)[:80]!r}; expected a whole number below 2**64")
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        yield
+        random.seed(seed)  # the code of a torch.hub folder may draw its weights from these
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def fit_image_size(encoder: Any, image_size: tuple[int, int] | int) -> None:

@@ -15,12 +15,14 @@ from spatialboost.encoders.build import build_encoder, fit_image_size
 from spatialboost.encoders.grid import check_grid
 from spatialboost.encoders.libraries import ALIASES, LIBRARIES
 from spatialboost.encoders.preprocessing import set_preprocessing
-from spatialboost.encoders.spec import RGB, EncoderConfig
+from spatialboost.encoders.run_file import read_yaml, resolve_path
+from spatialboost.encoders.spec import RGB, EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError, unknown
 
 Spec = str | os.PathLike[str] | Mapping[str, Any] | EncoderConfig | nn.Module
 YAML = (".yaml", ".yml")
-BOOSTING_STAGES = ("stage3", "boost")  # keys of a run's YAML file; a run with one of them set to null has no delta
+# The stage that boosts, for each kind of teacher; a run in which it is set to null has no delta
+BOOSTING_STAGES = {"language": "stage3", "pixel": "boost"}
 
 
 def open_encoder(
@@ -128,23 +130,14 @@ def _parse(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str
 
 def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
     """The encoder of a training run, the delta that the run has written, and the seed of random weights."""
-    import yaml
-
     from spatialboost.teachers.registry import TEACHERS
 
-    try:
-        run = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpatialBoostError(f"cannot read {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:  # a ValueError is a date or a number out of range
-        raise SpatialBoostError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise SpatialBoostError(f"{file} is nested too deeply: it is not the YAML file of a training run") from None
+    run = read_yaml(file)
     section = run.get("encoder") if isinstance(run, Mapping) else None
     if not isinstance(section, (Mapping, str)):
         raise SpatialBoostError(f"{file} has no `encoder:` section; expected the YAML file of a training run")
     try:
-        config = _resolve_paths(EncoderConfig.of(section), file.parent)
+        config = resolve_paths(EncoderConfig.of(section), file.parent)
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{file}: {error}") from None
     seed = run.get("seed", 0)
@@ -157,8 +150,8 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
         raise SpatialBoostError(f"{file}: {unknown('teacher', kind, TEACHERS)}")
     if delta is not None:
         return config, delta, seed
-    found = _delta_of_run(_resolve_path(Path(str(run.get("out"))), file.parent))
-    if found is None and not any(name in run and run[name] is None for name in BOOSTING_STAGES):
+    found = _delta_of_run(resolve_path(str(run.get("out")), file.parent))
+    if found is None and not _never_boosts(run):
         raise SpatialBoostError(
             f"{file}: this run has no delta yet, no stage in its folder has written one. Train it first, or give only "
             "the `encoder:` section to open the encoder without a delta"
@@ -166,26 +159,18 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
     return config, found, seed
 
 
+def _never_boosts(run: Mapping[str, Any]) -> bool:
+    """Whether the stage that boosts is set to null."""
+    teacher = run.get("teacher")
+    kind = teacher.get("kind", "language") if isinstance(teacher, Mapping) else "language"
+    stage = BOOSTING_STAGES.get(kind, "") if isinstance(kind, str) else ""
+    return stage in run and run[stage] is None
+
+
 def _delta_of_run(out: Path) -> Path | None:
     """The folder of the newest delta that a stage of this run has written, or None."""
     deltas = [stage / "delta" for stage in out.iterdir() if (stage / "delta").is_dir()] if out.is_dir() else []
     return max(deltas, key=lambda delta: delta.stat().st_mtime, default=None)
-
-
-def _resolve_paths(config: EncoderConfig, folder: Path) -> EncoderConfig:
-    """The configuration with its relative paths joined to `folder`, the folder of its YAML file."""
-    own: dict[str, Any] = {}
-    if config.weights is not None:
-        own["weights"] = _resolve_path(config.weights, folder)
-    here, colon, entry = config.name.rpartition(":") if config.library == "hub" else (config.name, "", "")
-    if config.library != "timm" and (folder / here).is_dir():
-        own["name"] = f"{folder / here}{colon}{entry}"
-    return replace(config, **own)
-
-
-def _resolve_path(path: Path, folder: Path) -> Path:
-    """The path inside `folder`; the path itself if only that exists, seen from the working directory."""
-    return folder / path if (folder / path).exists() or not path.exists() else path
 
 
 def _open_delta(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
@@ -84,7 +85,7 @@ def set_preprocessing(
     """
     if interpolation is not None and interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
-    if std is not None and min(std) <= 0:
+    if std is not None and not all(math.isfinite(each) and each > 0 for each in std):
         raise SpatialBoostError(f"std is {std}; expected three numbers above zero")
     if mean is not None and std is not None:
         from spatialboost.encoders.libraries import find_reader

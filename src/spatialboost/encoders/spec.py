@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from spatialboost.encoders.run_file import check_size, resolve_path, user_path
 from spatialboost.errors import SpatialBoostError, unknown
 
 RGB = tuple[float, float, float]
@@ -73,6 +74,9 @@ class EncoderConfig:
         if self.std is not None and min(self.std) <= 0:
             raise SpatialBoostError(f"encoder.std is {self.std}; expected three numbers above zero")
         find_library(self.library)
+        check_size(self.kwargs, "encoder.kwargs")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", user_path(self.weights))
         if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
 
@@ -114,3 +118,14 @@ def _rgb(key: str, value: Any) -> RGB | None:
     except (TypeError, ValueError):
         raise SpatialBoostError(f"encoder.{key} is {value!r}; expected three numbers, one for each channel") from None
     return red, green, blue
+
+
+def resolve_paths(config: EncoderConfig, folder: Path) -> EncoderConfig:
+    """The configuration with its relative paths joined to `folder`, the folder of its YAML file."""
+    own: dict[str, Any] = {}
+    if config.weights is not None:
+        own["weights"] = resolve_path(config.weights, folder)
+    here, colon, entry = config.name.rpartition(":") if config.library == "hub" else (config.name, "", "")
+    if config.library != "timm" and here and resolve_path(here, folder).is_dir():
+        own["name"] = f"{resolve_path(here, folder)}{colon}{entry}"
+    return replace(config, **own)

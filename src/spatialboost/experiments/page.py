@@ -52,6 +52,7 @@ def print_summary(experiment: Experiment) -> None:
     """Print the answers, the probes and the verdict."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     for run in experiment.runs:
@@ -61,12 +62,12 @@ def print_summary(experiment: Experiment) -> None:
         for stage, score in _scores(run):
             error = "" if score["relative_error"] is None else f"{score['relative_error']:.3f}"
             right = f"{score['accuracy']:.1%} of {score['answers']}"
-            answers.add_row(stage, score["kind"], score["answerer"], right, error)
+            answers.add_row(stage, Text(score["kind"]), score["answerer"], right, error)  # a kind may contain [/]
         console.print(answers)
         for probe in run.probes.values():
             console.print(probe.table())
     for name in experiment.runs[0].probes:
-        console.print(experiment.verdict(name), highlight=False)
+        console.print(experiment.verdict(name), highlight=False, markup=False)
 
 
 def _scores(run: SeedRun) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -41,16 +41,16 @@ class DepthPanel:
         errors = {name: np.abs(guess - self.truth_HW) for name, guess in self.predictions.items()}
         worst = max(float(np.nanpercentile(error, 98)) for error in errors.values())
         axes[0].imshow(self.image_HW3)
-        axes[0].set_title(self.title, fontsize=7)
+        axes[0].set_title(self.title, fontsize=7, parse_math=False)
         shown = axes[1].imshow(self.truth_HW, cmap="turbo", vmin=nearest, vmax=farthest)
         axes[1].set_title("true depth [m]", fontsize=7)
         _colour_bar(axes[1], shown, extend="both")  # predictions may lie beyond the truth of this view
         for axis, (name, guess) in zip(axes[2:], self.predictions.items(), strict=False):
             axis.imshow(guess, cmap="turbo", vmin=nearest, vmax=farthest)
-            axis.set_title(f"depth by {name} [m]", fontsize=7)
+            axis.set_title(f"depth by {name} [m]", fontsize=7, parse_math=False)
         for axis, (name, error) in zip(axes[2 + len(errors) :], errors.items(), strict=True):
             shown = axis.imshow(error, cmap="magma", vmin=0, vmax=worst)
-            axis.set_title(f"error of {name}, RMSE {np.nanmean(error**2) ** 0.5:.2f} m", fontsize=7)
+            axis.set_title(f"error of {name}, RMSE {np.nanmean(error**2) ** 0.5:.2f} m", fontsize=7, parse_math=False)
         _colour_bar(axes[-1], shown, extend="max")
 
 

@@ -127,6 +127,12 @@ class FeatureCollector:
 
     def add(self, tokens: Tokens) -> None:
         """Add the tokens of one batch."""
+        if not bool(tokens.patches.isfinite().all()) or (
+            tokens.cls is not None and not bool(tokens.cls.isfinite().all())
+        ):
+            raise SpatialBoostError(
+                "the encoder gives features that are not finite: check its weights, its delta, and its mean and std"
+            )
         self._store.append(tokens.patches if self._patches else tokens.patches.mean(dim=1, keepdim=True))
         if tokens.cls is not None:
             # a copy: it may be a view of all tokens of the batch, which would then stay in memory

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from spatialboost.errors import SpatialBoostError
 
+MOST_PIXELS = 16_384
+
 
 @dataclass(frozen=True)
 class CommonOptions:
@@ -39,6 +41,11 @@ class CommonOptions:
             raise SpatialBoostError(f"seeds are {self.seeds}; expected at least one")
         if not 0 < self.subset <= 1:
             raise SpatialBoostError(f"subset is {self.subset}; expected a share above 0 and up to 1")
+        sides = (self.image_size,) if isinstance(self.image_size, int) else tuple(self.image_size)
+        if not all(1 <= side <= MOST_PIXELS for side in sides):
+            raise SpatialBoostError(f"image_size is {self.image_size}; expected 1 to {MOST_PIXELS} pixels")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise SpatialBoostError(f"seeds are {self.seeds}; expected whole numbers from 0 to {2**32 - 1}")
         if self.batch_size < 1 or self.num_panels < 0:
             raise SpatialBoostError(
                 f"batch_size is {self.batch_size} and num_panels {self.num_panels}; expected at least 1 and at least 0"

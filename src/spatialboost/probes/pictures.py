@@ -53,7 +53,7 @@ def draw_figure(
     legend = "Pictures show the predictions of the first runs. " if panels else ""
     legend += "Bars are means, dots are runs" + ("." if {row.seed for row in rows} == {None} else ", joined by seed.")
     lines = textwrap.fill(f"{legend} {caption}", width=int(CELL * num_columns * 20))  # characters to the inch
-    figure.supxlabel(lines, x=0.01, ha="left", fontsize=6)
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=6, parse_math=False)  # a path may contain $
     if not panels:
         draw_runs(figure, metrics, rows)
         return figure

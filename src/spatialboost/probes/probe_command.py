@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
+from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.protocol import PROBES, Probe, find_probe
@@ -134,7 +136,9 @@ def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
     from spatialboost.encoders import open_encoder
     from spatialboost.probes.run import run_probe
 
+    values = {name: _expand(value) for name, value in values.items()}
     asked, run = _fill(EncoderOptions, values), _fill(RunOptions, values)
+    _check_out(probe.name, run.out)
     mine, options = _fill(probe, values), run.common()
     train, test = _fill(probe.splits, values).open()  # before the encoder is opened, which takes longer
     model = open_encoder(
@@ -145,6 +149,22 @@ def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
         image_size=options.image_size,
     )
     _report(run_probe(mine, _on_device(model, asked.device), train, test, options), run.out)
+
+
+def _expand(value: Any) -> Any:
+    """A path, or an option that may be one, with ``~`` for the home folder."""
+    if isinstance(value, Path):
+        return user_path(value)
+    return str(user_path(value)) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _check_out(name: str, out: Path | None) -> None:
+    """Raise an error now if the result could not be written after the measurement."""
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise SpatialBoostError(f"{out} cannot be written to, so the result of probe {name} would be lost")
 
 
 def _fill(group: type, values: Mapping[str, Any]) -> Any:

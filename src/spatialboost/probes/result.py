@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class ProbeResult:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{self.probe}.json"]
-        written[0].write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        written[0].write_text(json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n")
         try:
             figure = self.figure()
         except ModuleNotFoundError:
@@ -173,3 +174,12 @@ def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_short(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None in place of numbers that JSON cannot store."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ checkpoints, resumes and saves. It uses a teacher only through the `Teacher` cla
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from spatialboost.errors import SpatialBoostError
+
 if TYPE_CHECKING:
     from spatialboost.training.config import StageConfig
     from spatialboost.training.data import RowDataset, RowImages
@@ -24,6 +27,10 @@ Row = Mapping[str, Any]  # one row of a data set: "images", "messages", "meta" a
 Example = dict[str, Tensor]
 MakeExample = Callable[[int, Row], Example]
 Groups = list[dict[str, Any]]
+
+# What a bad row raises when it is read or made into an example; `SpatialBoostError` and JSON errors are ValueErrors.
+# Other errors are mistakes in the program and end the training.
+BAD_DATA = (ValueError, OSError)
 
 
 class TeacherOptions(BaseModel):
@@ -34,10 +41,14 @@ class TeacherOptions(BaseModel):
         evaluate: Number of held-out rows that are scored after each stage; 0 scores none.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     kind: str
     evaluate: int = Field(default=32, ge=0)
+
+    def from_folder(self, folder: Path) -> TeacherOptions:
+        """The options with their relative paths joined to the folder of the run's file; most teachers have none."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,40 @@ class Score:
         return asdict(self)
 
 
+def row_images(row: Row) -> list[Any]:
+    """The images of a row, not decoded.
+
+    Raises:
+        SpatialBoostError: The row has no list of images.
+    """
+    images = row.get("images")
+    if not isinstance(images, (list, tuple)):
+        raise SpatialBoostError(f"`images` is {images!r:.80}; expected a list of images")
+    return list(images)
+
+
+def row_meta(row: Row, key: str, field: str) -> list[str]:
+    """One field of each item of a list in the column ``meta``; an empty list if there is no such list.
+
+    Example:
+        >>> row_meta({"meta": '{"turns": [{"kind": "depth"}]}'}, "turns", "kind")
+        ['depth']
+
+    Raises:
+        SpatialBoostError: The column is not JSON, or has another structure.
+    """
+    meta = row.get("meta")
+    if isinstance(meta, str) and meta:
+        try:
+            meta = json.loads(meta)
+        except (ValueError, RecursionError) as error:
+            raise SpatialBoostError(f"`meta` is not JSON ({error}): {meta[:80]!r}") from None
+    items = [] if meta is None or meta == "" else meta.get(key) or [] if isinstance(meta, Mapping) else None
+    if not isinstance(items, (list, tuple)) or not all(isinstance(each, Mapping) and field in each for each in items):
+        raise SpatialBoostError(f"`meta` is {meta!r:.80}; expected {{{key}: [{{{field}: ...}}, ...]}}")
+    return [str(each[field]) for each in items]
+
+
 class Teacher(ABC):
     """Base class of the teachers. Its class attributes are read before anything is loaded.
 
@@ -177,7 +222,8 @@ class Teacher(ABC):
         """Return a function that makes tensors from a row's number and the row; the trainer adds the images.
 
         The function is called in worker processes, so it must be picklable and should not contain the model. If it
-        raises an error, the row counts as bad and another row is used instead.
+        raises a ValueError (such as `SpatialBoostError`) or an OSError, the row counts as bad and another row is used
+        instead. Any other error ends the training.
 
         Args:
             config: Settings of the stage; None for held-out rows.
@@ -193,6 +239,13 @@ class Teacher(ABC):
             rows: Held-out rows; score at most `TeacherOptions.evaluate` of them.
         """
         return []
+
+    def loaded(self) -> Sequence[nn.Module]:
+        """Parts of the objective, beside the encoder, whose weights come from elsewhere.
+
+        All other parts are new. A stage that leaves a new part as it is, with random weights, is refused.
+        """
+        return ()
 
     def save(self, stage: str, folder: Path) -> None:
         """Save the teacher's modules after a stage. The trainer saves the boosted weights."""

@@ -8,16 +8,36 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
-from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.encoders.run_file import check_size, read_yaml, resolve_path, user_path
+from spatialboost.encoders.spec import EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError('a path is empty; "." is the folder of this file')
+    return value
+
+
+UserPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(user_path)]
+Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class DataConfig(_Strict):
@@ -33,8 +53,8 @@ class DataConfig(_Strict):
             number of processors.
     """
 
-    folders: list[Path] = Field(min_length=1)
-    image_size: int | tuple[int, int] = 224
+    folders: list[UserPath] = Field(min_length=1)
+    image_size: Pixels | tuple[Pixels, Pixels] = 224
     held_out: int = Field(default=64, ge=0)
     limit: int | None = Field(default=None, ge=1)
     cache_gb: float = Field(default=4.0, gt=0)
@@ -123,9 +143,9 @@ class TrainConfig(_Strict):
     data: DataConfig
     teacher: TeacherOptions
     layer: int = -1
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy takes, too
     device: Literal["auto", "cpu"] = "auto"
-    out: Path
+    out: UserPath
 
     @property
     def stages(self) -> dict[str, Any]:
@@ -153,32 +173,42 @@ MOVED = {
 def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
     """Read a run's configuration from a YAML file or a dictionary.
 
+    Relative paths in a file start at the file's folder; at the working directory only if they exist only there.
+
     Raises:
         SpatialBoostError: A key is unknown or wrong; the message is one line and names the first such key.
     """
-    where = "config"
+    where, folder = "config", None
     if not isinstance(source, Mapping):
-        import yaml
-
-        where = str(source)
-        try:
-            source = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpatialBoostError(f"cannot read {where}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SpatialBoostError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+        where, folder = str(source), user_path(source).parent
+        source = read_yaml(user_path(source))
         if not isinstance(source, Mapping):
             keys = ", ".join(TrainConfig.model_fields)
             raise SpatialBoostError(f"{where} contains {type(source).__name__}; expected keys such as {keys}")
     try:
+        check_size(source, "the configuration")
         _refuse_moved(source)
         teacher = _teacher_section(source)
         model = config_model(teacher["kind"])
-        return model.model_validate({**source, "teacher": teacher})
+        config = model.model_validate({**source, "teacher": teacher})
+        return config if folder is None else _from_folder(config, folder)
     except ValidationError as error:
         raise SpatialBoostError(f"{where}: {_first_problem(error, model)}") from None
     except SpatialBoostError as error:
         raise SpatialBoostError(f"{where}: {error}") from None
+
+
+def _from_folder(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The configuration with the relative paths of its file joined to the file's folder."""
+    data = config.data.model_copy(update={"folders": [resolve_path(each, folder) for each in config.data.folders]})
+    return config.model_copy(
+        update={
+            "encoder": resolve_paths(config.encoder, folder),
+            "data": data,
+            "teacher": config.teacher.from_folder(folder),
+            "out": resolve_path(config.out, folder),
+        }
+    )
 
 
 @cache
@@ -209,6 +239,8 @@ def _teacher_section(source: Mapping[str, Any]) -> dict[str, Any]:
     section = source.get("teacher", {})
     if not isinstance(section, Mapping):
         raise SpatialBoostError(f'key "teacher": expected keys such as kind, found {section!r}'[:300])
+    if not isinstance(section.get("kind", ""), str):
+        raise SpatialBoostError(f'key "teacher.kind": expected a name, found {section["kind"]!r}'[:300])
     return {"kind": "language", **section}
 
 

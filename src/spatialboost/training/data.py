@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, default_collate
 from spatialboost.encoders import ImagePreparation, image_preparation, patch_size
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_image
+from spatialboost.teachers.protocol import BAD_DATA, row_images
 from spatialboost.training.features import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,11 @@ class RowImages:
 
     def __call__(self, row: Row) -> Tensor:
         """Images of a row, resized and normalised ``(I, 3, H, W)``."""
-        return self.preparation([open_image(image) for image in row["images"]], self.size)
+        images = row_images(row)
+        wrong = [each for each in images if not (isinstance(each, Mapping) or hasattr(each, "__array_interface__"))]
+        if wrong:
+            raise SpatialBoostError(f"an image is {wrong[0]!r:.80}; expected bytes, an array or a PIL image")
+        return self.preparation([open_image(image) for image in images], self.size)
 
 
 class RowDataset(Dataset[Example]):
@@ -84,7 +89,7 @@ class RowDataset(Dataset[Example]):
         rows: Each a mapping with a list of ``images``: PIL, ``uint8`` arrays, or ``{"bytes": ...}`` as in parquet.
         images: How images are prepared.
         make_example: Makes the tensors of a row, without the images, from the row's number and the row. If it raises
-            an error, the row counts as bad.
+            a ValueError or an OSError, the row counts as bad; other errors are mistakes in the function.
         numbers: Rows to use; None is all.
         features: Store for the features of a frozen encoder; None makes a new one. Data sets over the same rows may
             share one store.
@@ -122,7 +127,7 @@ class RowDataset(Dataset[Example]):
                 continue
             try:
                 return self.read(self.numbers[place])
-            except Exception as error:  # decoders raise many types of error on damaged files
+            except BAD_DATA as error:
                 reason = reason or self._mark_bad(place, error)
         first = reason or next(iter(self.skipped.values()))
         tried = min(MOST_TRIES, len(self))
@@ -132,7 +137,8 @@ class RowDataset(Dataset[Example]):
         """The example of the row with this number.
 
         Raises:
-            Exception: The row is bad; this can be any type of error.
+            ValueError: The row is bad.
+            OSError: The row is bad.
         """
         row = self.rows[number]
         example = dict(self.make_example(number, row))
@@ -149,7 +155,7 @@ class RowDataset(Dataset[Example]):
                 return
             try:
                 example = self.read(number)
-            except Exception as error:
+            except BAD_DATA as error:
                 self._mark_bad(place, error)
                 continue
             found += 1
@@ -184,6 +190,8 @@ class RowDataset(Dataset[Example]):
         """Mark rows as bad that another process has found."""
         numbers = self.numbers if isinstance(self.numbers, range) else list(self.numbers)
         for number, reason in reasons.items():
+            if number not in numbers:
+                continue
             self._bad[numbers.index(number)] = 1
             self._reasons[number] = reason
 
@@ -220,7 +228,7 @@ class RowDataset(Dataset[Example]):
     def _reason(self, number: int) -> str:
         try:
             self.read(number)
-        except Exception as error:
+        except BAD_DATA as error:
             return _in_one_line(error)
         return "unknown: it can be read now"
 

@@ -110,6 +110,10 @@ class FeatureStore:
         device = next(encoder.parameters()).device
         patches = read_tokens(encoder, pixel_values.to(device), layer=self.layer).patches
         encoder.train(was_training)
+        if not bool(patches.isfinite().all()):
+            raise SpatialBoostError(
+                "the encoder gives features that are not finite: check its weights, and encoder.mean and encoder.std"
+            )
         return patches.float().cpu()
 
     def _shard_of(self, number: int) -> _Shard | None:
@@ -176,7 +180,8 @@ class _Shard:
         """Append the features of some rows, given as (row number, number of images)."""
         shape = (features.shape[1], features.shape[2])
         if not self.facts_file.exists():
-            kind = "float32" if num_rows * shape[0] * shape[1] * 4 <= limit else "float16"
+            fits = bool(features.abs().max() < 1e4)  # float16 ends at 65,504
+            kind = "float32" if num_rows * shape[0] * shape[1] * 4 <= limit or not fits else "float16"
             partial = self.facts_file.with_suffix(".partial")
             partial.write_text(json.dumps({"shape": shape, "dtype": kind}))
             partial.replace(self.facts_file)
@@ -185,7 +190,10 @@ class _Shard:
         with self.data_file.open("r+b") as file:
             first = -(-file.seek(0, os.SEEK_END) // size)  # after an incomplete image of a killed process
             file.seek(first * size)
-            file.write(features.numpy().astype(dtype).tobytes())
+            values = features.numpy().astype(dtype)
+            if not np.isfinite(values).all():
+                raise SpatialBoostError("features are too large for float16: choose a larger data.cache_gb")
+            file.write(values.tobytes())
         index_R2 = self._index()
         assert index_R2 is not None
         for number, count in rows:

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.training.claim import read_json
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import MovementCheck, trainable_report
@@ -109,7 +110,9 @@ def fit(
         "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
     )
     progress = _Progress(name)
-    trainer = _Engine(groups, stage, objective, arguments, rows=rows, data_collator=collate, train_dataset=dataset)
+    trainer = _Engine(
+        groups, stage, objective, arguments, rows=rows, label=name, data_collator=collate, train_dataset=dataset
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
@@ -118,10 +121,11 @@ def fit(
     if checkpoint is None and not sharded:
         # The check needs whole gradients, which sharded parameters do not have
         trainer.add_callback(_Movement(objective))
+    trainer.add_callback(_Finite(name, groups, stage))
     if sharded and rows is not None and rows.use_features:
         rows.fill_features()  # the encoder cannot be called alone after it is sharded
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
-        rows.leave_out({int(row): reason for row, reason in json.loads((checkpoint / SKIPPED).read_text()).items()})
+        rows.leave_out({int(row): reason for row, reason in read_json(checkpoint / SKIPPED).items()})
     began = time.perf_counter()
     if checkpoint is not None and _is_last(checkpoint):
         # All steps are done but the result was not saved. The Trainer would take one step too many
@@ -207,9 +211,10 @@ class _Engine(Trainer):
         args: Any,
         *,
         rows: RowDataset | None,
+        label: str,
         **kwargs: Any,
     ) -> None:
-        self.groups, self.stage, self.rows = groups, stage, rows
+        self.groups, self.stage, self.rows, self.label = groups, stage, rows, label
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
         super().__init__(model=model, args=args, **kwargs)
 
@@ -230,6 +235,12 @@ class _Engine(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
         return self.rows.features.complete(inputs) if self.rows is not None and self.rows.use_features else inputs
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not bool(torch.isfinite(loss).all()):
+            raise not_finite("the loss", self.label, self.state.global_step + 1, self.stage)
+        return loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
@@ -301,6 +312,36 @@ class _Movement(TrainerCallback):
             self.check.after_step()
             if self.check.done:
                 self.check = None
+
+
+class _Finite(TrainerCallback):
+    """Stops the training at the first gradient or weight that is not finite. The loss is checked by `_Engine`."""
+
+    def __init__(self, name: str, groups: Sequence[dict[str, Any]], stage: StageConfig) -> None:
+        self.name, self.stage = name, stage
+        self.parameters = [p for group in groups for p in group["params"]]
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._check("a gradient", [p.grad for p in self.parameters if p.grad is not None], state.global_step + 1)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._check("a weight", self.parameters, state.global_step + 1)
+
+    @torch.no_grad()
+    def _check(self, what: str, tensors: Sequence[Tensor], step: int) -> None:
+        local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+        largest = torch._foreach_norm([each for each in local if each.numel()], float("inf"))
+        if largest and not bool(torch.stack([each.float() for each in largest]).isfinite().all()):
+            raise not_finite(what, self.name, step, self.stage)
+
+
+def not_finite(what: str, name: str, step: int, stage: StageConfig) -> SpatialBoostError:
+    """The error for a training that has diverged."""
+    clip = "set `clip: 1.0`" if not stage.clip else "choose a smaller `clip`"
+    return SpatialBoostError(
+        f"{name}: {what} is not finite in step {step}; training is stopped, and nothing of this step is saved. "
+        f"Choose a smaller `lr` (it is {stage.lr:g}), {clip}, or a longer `warmup`"
+    )
 
 
 class _Progress(TrainerCallback):

@@ -39,7 +39,7 @@ def write_report(
         "stages": {name: dict(record) for name, record in stages.items()},
         "gates": gates_per_layer(encoder),
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     plot_losses(stages, out / "losses.png")
     for line in report_lines(stages):
         logger.info("%s", line)
@@ -78,7 +78,8 @@ def plot_losses(stages: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         axes = figure.add_subplot(1, len(stages), place + 1)
         history = record["fit"]["history"]
         axes.plot([entry["step"] for entry in history], [entry["loss"] for entry in history])
-        axes.set(title=name, xlabel="step", ylabel="loss")
+        axes.set(xlabel="step", ylabel="loss")
+        axes.set_title(name, parse_math=False)
     figure.savefig(file, dpi=120)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,16 +16,19 @@ import torch
 from torch import nn
 
 from spatialboost.encoders import open_encoder, read_tokens
+from spatialboost.encoders.libraries import find_library
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.teachers.protocol import Row, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
+from spatialboost.training.claim import ENCODER, check_claim, locked, read_json, write_claim, write_json
 from spatialboost.training.config import StageConfig, TrainConfig
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
+from spatialboost.training.movement import state_digest
 from spatialboost.training.report import write_report
-from spatialboost.training.stage import train_stage
+from spatialboost.training.stage import check_new_weights, new_weights, train_stage
 from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
@@ -70,8 +74,18 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         SpatialBoostError: The folder has a run with another configuration, or a part cannot be built.
     """
-    _claim(config.out, config)
+    with locked(config.out):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> TrainResult:
+    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
+    check_claim(config.out, ours)  # before anything is loaded
     run = _Run(config)
+    run.check_rows()
+    ours[ENCODER] = run.encoder_digest
+    if not check_claim(config.out, ours) and _is_main():
+        write_claim(config.out, ours)
     records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
     delta = run.finish()
     if _is_main():
@@ -91,14 +105,22 @@ class _Run:
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
         with torch.random.fork_rng(devices=[]):  # one seed for all new weights; the encoder comes first
             torch.manual_seed(config.seed)
-            self.encoder = open_encoder(config.encoder, seed=None)
+            self.encoder = _open_encoder(config)
             self.images = RowImages(self.encoder, config.data.image_size)
             inputs = TeacherInputs(
                 self.encoder, self.rows, self.training, self.images, config.layer, config.seed, finished
             )
             self.teacher = kind.build(config.teacher, inputs)
+        self.encoder_digest = _digest(self.encoder)
+        self.new = new_weights(self.teacher)
         self.teacher.objective.to(_device(config.device))
         self.delta: Path | None = None
+
+    def check_rows(self) -> None:
+        """Make one example for each stage that is not finished, so that stage 3 does not fail after stages 1 and 2."""
+        for name, stage in self.config.stages.items():
+            if not (self.out / name / RESULT).exists():
+                self._dataset(stage, self.training)[0]
 
     def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
         """Train a stage, or load it if it is finished; returns its record."""
@@ -111,7 +133,8 @@ class _Run:
             self.teacher.load(name, folder)
             if boosts:
                 load_pretrained(self.encoder, folder / DELTA)
-            return json.loads((folder / RESULT).read_text())
+            return read_json(folder / RESULT)
+        check_new_weights(self.teacher, self.config.stages, name, self.new)
         dataset = self._dataset(stage, self.training)
         fitted = train_stage(
             self.teacher,
@@ -126,10 +149,10 @@ class _Run:
         skipped = dataset.skipped
         record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}
         if self.teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
-            record["scores"] = [score.to_json() for score in self._scores()]
+            record["scores"] = [_finite(score.to_json()) for score in self._scores()]
         if _is_main():
             self._save(name, stage, fitted)
-            _write_json(folder / RESULT, record)
+            write_json(folder / RESULT, record)
             remove_checkpoints(folder)
         _wait()
         return record
@@ -199,6 +222,36 @@ def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
     return rows.select_columns([name for name in rows.column_names if name in (*columns, "meta")])
 
 
+def _open_encoder(config: TrainConfig) -> nn.Module:
+    """The encoder. Random weights must be the same in each process, as a run is resumed and its delta loaded in others.
+
+    Raises:
+        SpatialBoostError: The encoder draws other weights each time.
+    """
+    section = config.encoder
+    if section.weights is not None or find_library(section.library).loads_weights(section):
+        return open_encoder(section, seed=None)
+    encoder = open_encoder(section, seed=config.seed)
+    if _digest(encoder) != _digest(open_encoder(section, seed=config.seed)):
+        raise SpatialBoostError(
+            f"the encoder {section.name} has other random weights each time it is built, so its delta could never be "
+            "loaded: save its weights in a safetensors file and give it as encoder.weights"
+        )
+    return encoder
+
+
+def _digest(encoder: nn.Module) -> str:
+    return hashlib.sha256(repr(state_digest(encoder)).encode()).hexdigest()[:16]
+
+
+def _finite(score: dict[str, Any]) -> dict[str, Any]:
+    """A score without numbers that are not finite, which JSON cannot store."""
+    wrong = [key for key, value in score.items() if isinstance(value, float) and not math.isfinite(value)]
+    if wrong:
+        logger.warning("%s of %s answered from %s is not finite", ", ".join(wrong), score["kind"], score["answerer"])
+    return {**score, **dict.fromkeys(wrong)}
+
+
 def _split(config: TrainConfig, count: int) -> tuple[range, range]:
     """Numbers of the training rows, and of the held-out rows."""
     if config.data.held_out >= count:
@@ -207,23 +260,6 @@ def _split(config: TrainConfig, count: int) -> tuple[range, range]:
         )
     cut = count - config.data.held_out
     return range(min(cut, config.data.limit or cut)), range(cut, count)
-
-
-def _claim(out: Path, config: TrainConfig) -> None:
-    """Write the configuration into the folder, or check that the one already there is the same."""
-    file = out / "config.json"
-    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
-    if file.exists():
-        theirs = json.loads(file.read_text())
-        differ = [key for key in ours if ours[key] != theirs.get(key)]
-        if differ:
-            raise SpatialBoostError(
-                f"{out} contains a run with another configuration ({', '.join(differ)} differ): choose another `out`, "
-                "or delete that folder"
-            )
-    elif _is_main():
-        out.mkdir(parents=True, exist_ok=True)
-        _write_json(file, ours)
 
 
 def _device(wanted: str) -> torch.device:
@@ -239,10 +275,3 @@ def _is_main() -> bool:
 def _wait() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
-
-
-def _write_json(file: Path, value: Any) -> None:
-    """Write to a temporary file, then rename it, so that a killed run leaves no incomplete file."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(file)

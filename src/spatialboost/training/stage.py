@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from spatialboost.teachers.protocol import Teacher
 from spatialboost.training.config import BoostStageConfig
 from spatialboost.training.data import RowDataset
 from spatialboost.training.fit import Fit, fit
+from spatialboost.training.movement import state_digest
 from spatialboost.training.optimizers import muon_groups
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,40 @@ def train_stage(
     )
     rows.warn_of_skipped()
     return fitted
+
+
+def new_weights(teacher: Teacher) -> dict[str, tuple[int, ...]]:
+    """Checksums of the parameters that are new: those outside the encoder and outside `Teacher.loaded`."""
+    known = {id(p) for part in (teacher.objective.encoder, *teacher.loaded()) for p in part.parameters()}
+    return {name: state_digest(p) for name, p in teacher.objective.named_parameters() if id(p) not in known}
+
+
+def check_new_weights(
+    teacher: Teacher, stages: Mapping[str, Any], name: str, new: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse a stage that would train through random weights which no stage has trained.
+
+    Args:
+        teacher: The teacher.
+        stages: The stages of the run, by name, in order.
+        name: The stage that is about to begin.
+        new: The result of `new_weights`, before the first stage.
+    """
+    names = list(stages)
+    later = [] if teacher.stages[name].boosts else names[names.index(name) + 1 :]
+    trained = {id(p) for each in (name, *later) for g in teacher.groups(each, stages[each]) for p in g["params"]}
+    left = [
+        each
+        for each, p in teacher.objective.named_parameters()
+        if each in new and id(p) not in trained and state_digest(p) == new[each]
+    ]
+    if left:
+        part = ".".join(left[0].split(".")[:2])
+        raise SpatialBoostError(
+            f"{name} would train through {part} with its first, random weights: no stage trains it. Run the stage "
+            f"before it that does (the stages are {', '.join(teacher.stages)}), or let {name} train it, too. "
+            "A teacher names parts with weights from elsewhere in `Teacher.loaded`"
+        )
 
 
 def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> list[dict[str, Any]]:

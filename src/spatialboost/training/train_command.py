@@ -14,11 +14,12 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
 ) -> None:
     """Boost an encoder, stage by stage. Run the same command again to resume an interrupted run."""
+    from spatialboost.encoders.run_file import user_path
     from spatialboost.training.config import load_config
 
     settings = load_config(config)
     if out is not None:
-        settings = settings.model_copy(update={"out": out})
+        settings = settings.model_copy(update={"out": user_path(out)})
     if check:
         typer.echo(settings.model_dump_json(indent=2))
         return

@@ -91,36 +91,20 @@ def render_chat(
             f"{type(tokenizer).__name__} has no chat template: use an instruction-tuned language model or set "
             "`tokenizer.chat_template`"
         )
-    plain = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
+    plain = plain_messages(messages)
     marked = [{"role": message["role"], "content": _MARK.format(i)} for i, message in enumerate(plain)]
-    options = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-    pieces, rest = [], tokenizer.apply_chat_template(marked, **options)
-    for i, message in enumerate(plain):
-        piece, found, rest = rest.partition(_MARK.format(i))
-        if not found:
-            raise SpatialBoostError(
-                f"the chat template leaves out message {i} ({message['role']}): set another `tokenizer.chat_template`"
-            )
-        pieces.append(piece)
-    pieces.append(rest)
-
-    # The text after the last answer is the end-of-turn token, "<|im_end|>\n" in ChatML. The line break is removed.
-    speakers = [message["role"] for message in plain]
-    ending = ""
-    if "assistant" in speakers:
-        last = len(speakers) - 1 - speakers[::-1].index("assistant")
-        whole = tokenizer.apply_chat_template(marked[: last + 1], tokenize=False)
-        ending = whole.partition(_MARK.format(last))[2].rstrip()
+    options = {"add_generation_prompt": add_generation_prompt}
+    pieces = _pieces(marked, tokenizer, **options)
+    endings = _endings(marked, pieces, tokenizer)
     text, answers = "", []
     for i, message in enumerate(plain):
         text += pieces[i]
         start = len(text)
         text += message["content"]
         if message["role"] == "assistant":
-            ends_turn = pieces[i + 1].startswith(ending)
-            answers.append((start, len(text) + len(ending) * ends_turn))
-    text += rest
-    if text != tokenizer.apply_chat_template(plain, **options):
+            answers.append((start, len(text) + len(endings[i])))
+    text += pieces[-1]
+    if text != _render(plain, tokenizer, **options):
         raise SpatialBoostError(
             "the chat template does not keep the messages as they are (it may trim or drop parts of them), so the "
             "answers cannot be located. Remove blanks at the start and end of the contents, or set another "
@@ -129,11 +113,154 @@ def render_chat(
     return text, answers
 
 
-def _text(content: Any) -> str:
-    """A content as one string. In a content that is a list of parts, an image part becomes ``<image>``."""
-    if isinstance(content, str):
-        return content
-    return "".join(IMAGE if part["type"] == "image" else part["text"] for part in content)
+def stop_tokens(tokenizer: Any, llm: Any) -> list[int]:
+    """Ids of all tokens that end an answer: of the chat template, the tokenizer and the model's generation settings.
+
+    Example:
+        >>> from spatialboost.vlm.llms import build_small_llm
+        >>> llm, tokenizer = build_small_llm([[{"role": "user", "content": "How deep?"}]], width=32, layers=1, heads=2)
+        >>> tokenizer.convert_ids_to_tokens(stop_tokens(tokenizer, llm))
+        ['<|end|>']
+    """
+    settings = getattr(llm, "generation_config", None)
+    found = getattr(settings, "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(found if isinstance(found, (list, tuple)) else [found])}
+    for ending in turn_endings(tokenizer):
+        pieces = tokenizer(ending.strip(), add_special_tokens=False)["input_ids"]
+        ids |= set(pieces) if len(pieces) == 1 else set()
+    return sorted(each for each in ids if each is not None)
+
+
+def turn_endings(tokenizer: Any) -> list[str]:
+    """The texts that a chat template puts after an answer, in the middle of a conversation and at its end."""
+    marked = [{"role": role, "content": _MARK.format(i)} for i, role in enumerate(["user", "assistant"] * 2)]
+    found = _endings(marked, _pieces(marked, tokenizer), tokenizer)
+    return sorted({ending for ending in found if ending})
+
+
+def plain_messages(messages: Any) -> list[dict[str, str]]:
+    """Messages with a role and one string each; in a content that is a list of parts, an image becomes ``<image>``.
+
+    Raises:
+        SpatialBoostError: There are no messages, or one of them has no role or no readable content.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not len(messages):
+        raise SpatialBoostError(f"messages are {_short(messages)}; expected a list of at least one message")
+    plain = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise SpatialBoostError(
+                f"message {i} is {_short(message)}; expected a dictionary with `role` and `content`"
+            )
+        plain.append({"role": message["role"], "content": _text(message.get("content"), i)})
+    return plain
+
+
+def _text(content: Any, number: int) -> str:
+    """A content as one string."""
+    parts = [content] if isinstance(content, str) else content
+    if not isinstance(parts, Sequence):
+        raise SpatialBoostError(
+            f"the content of message {number} is {_short(content)}; expected a text or a list of parts"
+        )
+    found = [_part(part) for part in parts]
+    if None in found:
+        wrong = _short(parts[found.index(None)])
+        raise SpatialBoostError(
+            f"a part of message {number} is {wrong}; expected {{type: image}} or {{type: text, text: ...}}"
+        )
+    return "".join(text for text in found if text is not None)
+
+
+def _part(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (None, None)
+    if kind == "image":
+        return IMAGE
+    return text if kind == "text" and isinstance(text, str) else None
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def _render(messages: Sequence[Message], tokenizer: Any, **options: Any) -> str:
+    """The text of the chat template."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+    except TemplateError as error:  # a template refuses some roles, or some orders of roles
+        roles = ", ".join(message["role"] for message in messages)
+        raise SpatialBoostError(f"the chat template refuses messages of the roles {roles}: {error}") from None
+
+
+def _pieces(marked: Sequence[Message], tokenizer: Any, **options: Any) -> list[str]:
+    """The text of the template before each message, and after the last one; the contents of messages are marks."""
+    pieces: list[str] = []
+    rest = _render(marked, tokenizer, **options)
+    for message in marked:
+        piece, found, rest = rest.partition(message["content"])
+        if not found:
+            raise SpatialBoostError(
+                f"the chat template leaves out message {len(pieces)} ({message['role']}): set another "
+                "`tokenizer.chat_template`"
+            )
+        pieces.append(piece)
+    return [*pieces, rest]
+
+
+def _endings(marked: Sequence[Message], pieces: Sequence[str], tokenizer: Any) -> list[str]:
+    """The end of turn after each message that is an answer, without the line break after it; "" after the others.
+
+    The text between an answer and the next message is the end of turn and the head of that message. The end of turn is
+    the part with which the conversation up to the last answer also ends ("<|im_end|>\\n" in ChatML). Some templates end
+    a conversation otherwise than a turn; there it is the text up to the first special token.
+    """
+    answers = [i for i, message in enumerate(marked) if message["role"] == "assistant"]
+    if not answers:
+        return [""] * len(marked)
+    tail = _pieces(marked[: answers[-1] + 1], tokenizer)[-1]
+    special = sorted({*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}, key=len, reverse=True)
+    endings = [""] * len(marked)
+    for i in answers:
+        after = pieces[i + 1]
+        other = tail if after != tail else _piece_before_a_question(marked[: i + 1], tokenizer) or tail
+        endings[i] = _ending(after, other, special)
+    return endings
+
+
+def _piece_before_a_question(marked: Sequence[Message], tokenizer: Any) -> str | None:
+    """What the template puts between the last message and another question; None if no question may follow."""
+    try:
+        return _pieces([*marked, {"role": "user", "content": _MARK.format(len(marked))}], tokenizer)[-2]
+    except SpatialBoostError:
+        return None
+
+
+def _ending(after: str, other: str, special: Sequence[str]) -> str:
+    """The end of turn in the text `after` an answer; `other` is the text after an answer in another place."""
+    common = _shared(after, other)
+    if common not in (after, other):  # Phi-3: "<|end|>\n<|user|>" and "<|end|>\n<|endoftext|>" share "<|end|>\n<|"
+        cut = [
+            at
+            for token in special
+            for at in range(len(common))
+            if after.startswith(token, at) and at + len(token) > len(common)
+        ]
+        common = common[: min(cut, default=common.rfind("\n") + 1)]
+    if common.strip() or not other.strip():
+        return common.rstrip()
+    start = len(after) - len(after.lstrip())
+    first = next((token for token in special if after.startswith(token, start)), "")
+    return after[: start + len(first)] if first else ""
+
+
+def _shared(first: str, second: str) -> str:
+    """The longest beginning that two texts share."""
+    length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    return first[: min(len(first), len(second)) if length is None else length]
 
 
 def _tokenize(text: str, tokenizer: Any, num_visual_tokens: int | Sequence[int]) -> tuple[list[int], ...]:

@@ -35,6 +35,8 @@ class Collator:
     """
 
     def __init__(self, pad_token_id: int, padding_side: Literal["right", "left"] = "right") -> None:
+        if pad_token_id is None:
+            raise SpatialBoostError("pad_token_id is None: set `tokenizer.pad_token`, for example to its eos_token")
         self.padding_side = padding_side
         self.fill = {"input_ids": pad_token_id, "labels": IGNORE, "visual_mask": False, "turns": -1}
 

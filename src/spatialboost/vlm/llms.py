@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 
 from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.vlm.chat import plain_messages
+from spatialboost.vlm.llm_checks import check_tokenizer
 from spatialboost.vlm.places import word_codes, words_for_places
 from spatialboost.weights.hub import HubOptions
 
@@ -89,8 +91,7 @@ def load_llm(
         llm.hf_quantizer = None
         if hasattr(llm.config, "quantization_config"):
             del llm.config.quantization_config
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_tokenizer(llm, tokenizer, name_or_path)
     return llm.to(dtype), tokenizer
 
 
@@ -126,6 +127,11 @@ def build_small_llm(
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+    for name, value in {"width": width, "layers": layers, "heads": heads, "max_length": max_length}.items():
+        if not isinstance(value, int) or value < 1:
+            raise SpatialBoostError(
+                f"{name} of a small language model is {value!r}; expected a whole number above zero"
+            )
     if width % heads:
         raise SpatialBoostError(f"width {width} is not a multiple of {heads} heads: change `width` or `heads`")
     tokenizer = build_tokenizer(conversations, places=places)
@@ -185,9 +191,8 @@ def build_tokenizer(conversations: Iterable[Conversation], *, places: bool = Fal
     numbers += [f"{tenths / 10:.1f}" for tenths in range(200)]
     words = {blank + number for number in numbers for blank in ("", " ")} | set(words_for_places() if places else ())
     for messages in conversations:
-        for message in messages:
-            text = message["content"] if isinstance(message["content"], str) else ""
-            words.update(piece for piece, _ in split.pre_tokenize_str(text.replace("<image>", "")))
+        for message in plain_messages(messages):
+            words.update(piece for piece, _ in split.pre_tokenize_str(message["content"].replace("<image>", "")))
     special = ["<|pad|>", "<|unknown|>", SYSTEM, USER, ASSISTANT, END]
     vocabulary = {word: i for i, word in enumerate(special + sorted(words - set(special)))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<|unknown|>"))

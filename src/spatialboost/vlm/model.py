@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from spatialboost.encoders import feature_dim, feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
+from spatialboost.vlm.llm_checks import num_positions
 from spatialboost.vlm.places import grid_code
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
@@ -105,6 +106,12 @@ class SpatialVLM(nn.Module):
         patch_features: Tensor | None = None,
     ) -> Tensor:
         """Input embeddings ``(B, L, E)`` of the language model, with the visual tokens at their positions."""
+        most = num_positions(self.llm)
+        if most is not None and input_ids.shape[1] > most:
+            raise SpatialBoostError(
+                f"a conversation has {input_ids.shape[1]} tokens, and the language model was made for at most {most}: "
+                "give `max_length`, or use fewer or smaller images"
+            )
         embeds_BLE = self.llm.get_input_embeddings()(input_ids)
         if patch_features is None and pixel_values is not None and len(pixel_values):
             patch_features = read_tokens(self.encoder, pixel_values, layer=self.layer).patches
@@ -198,7 +205,11 @@ class SpatialVLM(nn.Module):
             raise SpatialBoostError('prompts must be padded on the left: use Collator(..., padding_side="left")')
         embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        options = {"do_sample": False, "max_new_tokens": 64} | options
+        # Settings of the model's own generation config that would change the most probable tokens are set back
+        plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+        options = {**plain, "max_new_tokens": 64} | options
+        if (most := num_positions(self.llm)) is not None and options["max_new_tokens"] is not None:
+            options["max_new_tokens"] = min(options["max_new_tokens"], max(1, most - input_ids.shape[1]))
         return self.llm.generate(inputs_embeds=embeds_BLE, attention_mask=attention_mask, **options)
 
 
@@ -208,11 +219,15 @@ def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
     The weights are scaled so that tokens of unit variance get the root mean square of the language model's embeddings.
     With torch's default initialisation they would be ten times larger than the embeddings of a new GPT-2.
     """
-    embeddings = llm.get_input_embeddings().weight
+    table = llm.get_input_embeddings()
+    embeddings = table.weight
     width_in, width = feature_dim(encoder), embeddings.shape[1]
     into, out = nn.Linear(width_in, width), nn.Linear(width, width)
     with torch.no_grad():
-        embedding_rms = float(embeddings.float().square().mean().sqrt()) if not embeddings.is_meta else 0.02
+        # of what the module returns, not of its weights: Gemma's multiplies them by the root of the width
+        ids = torch.arange(0 if embeddings.is_meta else len(embeddings), device=embeddings.device)
+        squares = [float(table(part).float().square().mean()) for part in ids.split(8192) if len(part)]
+        embedding_rms = (sum(squares) / len(squares)) ** 0.5 if squares else 0.02
         nn.init.normal_(into.weight, std=width_in**-0.5)
         nn.init.normal_(out.weight, std=embedding_rms / (_GELU_RMS * width**0.5))
         nn.init.zeros_(into.bias)

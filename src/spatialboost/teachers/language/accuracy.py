@@ -17,7 +17,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.questions.kinds import scoring_of
 from spatialboost.teachers.protocol import Score
 from spatialboost.training.data import RowDataset
-from spatialboost.vlm.chat import encode_chat
+from spatialboost.vlm.chat import stop_tokens, turn_endings
 from spatialboost.vlm.collate import Collator
 from spatialboost.vlm.model import SpatialVLM
 
@@ -36,21 +36,24 @@ class _Conversation:
         messages: All messages.
         kinds: Kind of each turn.
         encoded: The tokens, as `encode_chat` returns them.
-        visual_tokens: Number of visual tokens of each image.
         patches_IND: Patch tokens of the images from the encoder.
     """
 
     messages: list[dict[str, Any]]
     kinds: list[str]
     encoded: dict[str, Tensor]
-    visual_tokens: list[int]
     patches_IND: Tensor
 
-    def prompt(self, tokenizer: Any, turn: int) -> dict[str, Tensor]:
-        """Tokens up to the question of a turn, then the generation prompt of the chat template."""
-        messages = self.messages[: 2 * turn + 1]
-        encoded = encode_chat(messages, tokenizer, num_visual_tokens=self.visual_tokens, add_generation_prompt=True)
-        return encoded | {"patch_features": self.patches_IND}
+    def prompt(self, turn: int) -> dict[str, Tensor]:
+        """The tokens before an answer, the same as in training.
+
+        A chat template may write the last answer otherwise than its generation prompt begins (Qwen3 does), and a token
+        may contain the blank before an answer and its first word.
+        """
+        first = int((self.encoded["turns"] == turn).nonzero()[0])
+        part = {name: value[:first] for name, value in self.encoded.items()}
+        shown = int(part["visual_mask"].sum()) // self.patches_IND.shape[1]
+        return part | {"patch_features": self.patches_IND[:shown]}
 
 
 def answer_accuracy(
@@ -126,7 +129,7 @@ def _read(vlm: SpatialVLM, dataset: RowDataset, number: int, example: dict[str, 
     pixels = example["pixel_values"].to(next(vlm.parameters()).device)
     encoded = {name: value for name, value in example.items() if name not in ("pixel_values", "row")}
     patches_IND = read_tokens(vlm.encoder, pixels, layer=vlm.layer).patches
-    return _Conversation(messages, kinds, encoded, make.visual_tokens(row), patches_IND)
+    return _Conversation(messages, kinds, encoded, patches_IND)
 
 
 def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversation], batch_size: int) -> AnswerLosses:
@@ -174,6 +177,7 @@ def _generated(
     asked = _questions(seen["image"], kinds)
     scores = []
     collate = Collator(tokenizer.pad_token_id, padding_side="left")
+    stops, endings = stop_tokens(tokenizer, vlm.llm), turn_endings(tokenizer)
     with tqdm(total=2 * sum(map(len, asked.values())), desc="answers", disable=not progress) as bar:
         for kind, questions in asked.items():
             truths = [truth for _, _, truth in questions]
@@ -181,20 +185,27 @@ def _generated(
                 replies: list[str] = []
                 for start in range(0, len(questions), batch_size):
                     part = questions[start : start + batch_size]
-                    batch = _to(collate([chats[i].prompt(tokenizer, turn) for i, turn, _ in part]), vlm)
+                    batch = _to(collate([chats[i].prompt(turn) for i, turn, _ in part]), vlm)
                     batch.pop("labels"), batch.pop("turns")
                     new = vlm.generate(
                         **batch,
                         max_new_tokens=max_new_tokens,
-                        eos_token_id=tokenizer.eos_token_id,
+                        eos_token_id=stops or None,
                         pad_token_id=tokenizer.pad_token_id,
                     )
-                    replies += tokenizer.batch_decode(new, skip_special_tokens=True)
+                    replies += [_cut(reply, endings) for reply in tokenizer.batch_decode(new, skip_special_tokens=True)]
                     bar.update(len(part))
                 scores.append(score_answers(kind, name, replies, truths))
             guess = scoring_of(kind).best_guess(truths)
             scores.append(score_answers(kind, "guess", [guess] * len(truths), truths))
     return scores
+
+
+def _cut(reply: str, endings: Sequence[str]) -> str:
+    """The reply up to an end of turn that is several tokens long, where generation does not stop."""
+    for ending in endings:
+        reply = reply.partition(ending.strip())[0]
+    return reply
 
 
 def score_answers(kind: str, answerer: str, replies: Sequence[str], truths: Sequence[str]) -> Score:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.protocol import BAD_DATA, row_images, row_meta
 from spatialboost.training.data import RowDataset, RowImages
 from spatialboost.training.features import FeatureStore
-from spatialboost.vlm.chat import IMAGE, encode_chat
+from spatialboost.vlm.chat import IMAGE, encode_chat, plain_messages
 
 Row = Mapping[str, Any]  # "images": list, "messages": chat, "meta": JSON text or dictionary with "turns"
 Chat = tuple[list[dict[str, Any]], list[str]]  # messages, and the kind of each question-answer pair
@@ -58,7 +58,7 @@ class ChatExamples:
 
     def visual_tokens(self, row: Row) -> list[int]:
         """Number of visual tokens of each image of a row."""
-        return [self.num_tokens] * len(row["images"])
+        return [self.num_tokens] * len(row_images(row))
 
     def _unshuffled_chat(self, number: int) -> Chat:
         return read_chat(self.rows[number], self.turns)
@@ -136,7 +136,7 @@ class ShuffledAnswers:
         for source in self._sources(number):
             try:
                 theirs, their_kinds = read(source)
-            except Exception:  # a bad row has no answers
+            except BAD_DATA:  # a bad row has no answers
                 continue
             for turn in sorted(wanted):
                 if turn < len(their_kinds) and their_kinds[turn] == kinds[turn]:
@@ -162,14 +162,13 @@ def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:
         >>> read_chat(row, ["closer"])
         ([{'role': 'user', 'content': '<image>\\nB?'}, {'role': 'assistant', 'content': 'b'}], ['closer'])
     """
-    messages = [dict(message) for message in row["messages"]]
-    meta = row.get("meta") or {}
-    meta = json.loads(meta) if isinstance(meta, str) else meta
+    messages: list[dict[str, Any]] = [dict(message) for message in plain_messages(row.get("messages"))]
+    kinds = row_meta(row, "turns", "kind")
     pairs = list(zip(messages[::2], messages[1::2], strict=False))
-    kinds = [str(turn["kind"]) for turn in meta.get("turns", [])]
     alternates = [message["role"] for message in messages] == ["user", "assistant"] * len(pairs)
     if not alternates or len(kinds) != len(pairs):
         if turns is None:
+            _check_roles([message["role"] for message in messages])
             return messages, []
         raise SpatialBoostError(
             "turns can only be chosen if user and assistant alternate and `meta` has the kind of each turn"
@@ -186,3 +185,13 @@ def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:
     messages = [message for pair, _ in kept for message in pair]
     messages[0]["content"] = f"{IMAGE}\n" * num_images + messages[0]["content"]
     return messages, [kind for _, kind in kept]
+
+
+def _check_roles(roles: Sequence[str]) -> None:
+    """Check that user and assistant alternate, after a system message or without one."""
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(spoken)):
+        raise SpatialBoostError(
+            f"the roles of its messages are {', '.join(roles)[:200]}; expected user and assistant in turn, at most "
+            "with a system message before them"
+        )

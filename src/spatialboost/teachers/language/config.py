@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spatialboost.encoders.run_file import resolve_path
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.training.config import BoostStageConfig, StageConfig
 
@@ -20,7 +22,7 @@ class LLMConfig(BaseModel):
         dtype: Type of the weights. Use float32 if stage 2 trains the model: bfloat16 rounds small steps to zero.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     name: str = "smollm2"
     kwargs: dict[str, Any] = {}
@@ -44,6 +46,12 @@ class LanguageOptions(TeacherOptions):
     places: bool = False
     projector_start: Literal["random", "zero"] = "random"
     max_length: int | None = Field(default=2048, ge=8)
+
+    def from_folder(self, folder: Path) -> LanguageOptions:
+        """The options with the folder of the language model, if it is one, joined to the folder of the run's file."""
+        path = resolve_path(self.llm.name, folder)
+        name = str(path) if path.is_dir() and self.llm.name not in ("small", "smollm2") else self.llm.name
+        return self.model_copy(update={"llm": self.llm.model_copy(update={"name": name})})
 
 
 class ChatKeys(BaseModel):

@@ -17,7 +17,7 @@ from spatialboost.teachers.language.config import (
     LanguageOptions,
     LLMConfig,
 )
-from spatialboost.teachers.protocol import Groups, MakeExample, Row, Score, Stage, Teacher, TeacherInputs
+from spatialboost.teachers.protocol import BAD_DATA, Groups, MakeExample, Row, Score, Stage, Teacher, TeacherInputs
 
 if TYPE_CHECKING:
     from spatialboost.training.data import RowDataset
@@ -61,11 +61,13 @@ class LanguageTeacher(Teacher):
     ) -> None:
         from spatialboost.teachers.language.objective import LanguageObjective
         from spatialboost.vlm.collate import Collator
+        from spatialboost.vlm.llm_checks import num_positions
 
         self.vlm, self.tokenizer, self.num_tokens, self.seed = vlm, tokenizer, num_tokens, seed
         self.options = options or LanguageOptions()
         self.objective = LanguageObjective(vlm)
-        self.collate = Collator(tokenizer.pad_token_id)
+        self.collate, self.new_llm = Collator(tokenizer.pad_token_id), False
+        self.max_length = _longest(self.options.max_length, num_positions(vlm.llm), num_tokens)
 
     @classmethod
     def columns(cls, options: LanguageOptions) -> Sequence[str]:
@@ -75,6 +77,7 @@ class LanguageTeacher(Teacher):
     @classmethod
     def build(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
         """Load the language model and make a new projector. If stage 2 is finished, its language model is loaded."""
+        from spatialboost.vlm.llm_checks import check_chats
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
 
@@ -86,8 +89,11 @@ class LanguageTeacher(Teacher):
         projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
+        check_chats(llm, tokenizer, _conversations(inputs))
         vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
-        return cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        teacher = cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        teacher.new_llm = options.llm.name == "small" and "stage2" not in inputs.finished
+        return teacher
 
     def groups(self, stage: str, config: Any) -> Groups:
         """Stage 1: projector. Stage 2: projector and language model. Stage 3: projector if `train_projector`."""
@@ -108,7 +114,7 @@ class LanguageTeacher(Teacher):
         turns = None if config is None else config.turns
         shuffled = ShuffledAnswers(numbers, self.seed) if config is not None and config.shuffle_answers else None
         return ChatExamples(
-            rows, self.tokenizer, self.num_tokens, max_length=self.options.max_length, turns=turns, shuffled=shuffled
+            rows, self.tokenizer, self.num_tokens, max_length=self.max_length, turns=turns, shuffled=shuffled
         )
 
     def score(self, rows: RowDataset) -> list[Score]:
@@ -133,6 +139,10 @@ class LanguageTeacher(Teacher):
 
         self.vlm.projector.load_state_dict(load_file(folder / PROJECTOR))
 
+    def loaded(self) -> Sequence[torch.nn.Module]:
+        """The language model, unless it is a new one."""
+        return () if self.new_llm else (self.vlm.llm,)
+
     def facts(self) -> dict[str, Any]:
         """The name of the language model; for a folder, only its last part."""
         name = self.options.llm.name
@@ -146,8 +156,32 @@ def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: in
     options = {"seed": seed, **config.kwargs} if config.name == "small" else dict(config.kwargs)
     try:
         return load_llm(config.name, conversations=conversations, dtype=getattr(torch, config.dtype), **options)
-    except TypeError as error:
-        raise SpatialBoostError(f'llm.kwargs are wrong for "{config.name}": {error}') from None
+    except SpatialBoostError:
+        raise
+    except Exception as error:  # whatever transformers raises on arguments that it does not know
+        if not config.kwargs:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpatialBoostError(f'llm.kwargs are wrong for "{config.name}": {reason}; found {config.kwargs}') from error
+
+
+def _longest(wanted: int | None, positions: int | None, num_tokens: int) -> int | None:
+    """The largest number of tokens of a conversation: what is wanted, but at most what the model was made for."""
+    if positions is None or (wanted is not None and wanted <= positions):
+        return wanted
+    if num_tokens >= positions:
+        raise SpatialBoostError(
+            f"an image has {num_tokens} visual tokens, and the language model was made for sequences of at most "
+            f"{positions} tokens: choose a smaller data.image_size or another language model"
+        )
+    if wanted is not None:
+        logger.warning(
+            "max_length is %d, but the language model was made for at most %d tokens: longer conversations are cut "
+            "there, after a whole answer",
+            wanted,
+            positions,
+        )
+    return positions
 
 
 def _conversations(inputs: TeacherInputs) -> Iterator[Conversation]:
@@ -156,14 +190,13 @@ def _conversations(inputs: TeacherInputs) -> Iterator[Conversation]:
     step = max(1, -(-count // MOST_CONVERSATIONS))
     if step > 1:
         logger.info("the vocabulary of a small language model comes from one in %d of %d rows", step, count)
+    from spatialboost.vlm.chat import plain_messages
+
     rows: Any = inputs.rows
     if hasattr(rows, "select_columns"):
         rows = rows.select_columns(["messages"])  # the images are not read
     for number in inputs.training[::step]:
         try:
-            messages = rows[number]["messages"]
-            usable = all(isinstance(message["content"], (str, list)) for message in messages)
-        except (SpatialBoostError, KeyError, TypeError):
+            yield plain_messages(rows[number]["messages"])
+        except BAD_DATA:
             continue  # training reports bad rows when it reads them
-        if usable:
-            yield messages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.protocol import row_images, row_meta
 
 # Shape legend: I images of a row, B images, N patches, H and W pixels.
 
@@ -61,7 +61,9 @@ class PixelTargets:
         table = np.full(256, IGNORE, np.int64)
         table[: min(256, len(numbers))] = numbers[:256]
         size = (self.grid[0] * DETAIL, self.grid[1] * DETAIL)
-        classes = torch.stack([torch.from_numpy(_nearest(table[each], size)) for each in maps])
+        classes = torch.stack(
+            [torch.from_numpy(_nearest(table[np.where((each < 0) | (each > 255), 0, each)], size)) for each in maps]
+        )
         if not (classes != IGNORE).any():
             raise SpatialBoostError(f"none of its objects has one of the classes ({', '.join(self.classes)})")
         return classes
@@ -74,9 +76,7 @@ def descriptions(row: Row) -> list[str]:
         >>> descriptions({"meta": '{"objects": [{"description": "red box"}]}'})
         ['red box']
     """
-    meta = row.get("meta") or {}
-    meta = json.loads(meta) if isinstance(meta, str) else meta
-    return [str(each["description"]) for each in meta.get("objects", [])]
+    return row_meta(row, "objects", "description")
 
 
 def class_of(description: str, classes: Sequence[str], *, by_name: bool = False) -> int:
@@ -121,9 +121,12 @@ def patch_log_depth(depth: Tensor, valid: Tensor | None, grid: tuple[int, int]) 
 
 def _maps(row: Row, column: str) -> list[np.ndarray]:
     """The maps of a row, one for each of its images."""
-    maps = [_open_map(each) for each in row[column] or []]
-    if len(maps) != len(row["images"]) or not maps:
-        raise SpatialBoostError(f"it has {len(row['images'])} images and {len(maps)} {column}")
+    found, images = row.get(column) or [], row_images(row)
+    if not isinstance(found, (list, tuple)):
+        raise SpatialBoostError(f"`{column}` is {found!r:.80}; expected a list with one map for each image")
+    if len(found) != len(images) or not images:
+        raise SpatialBoostError(f"it has {len(images)} images and {len(found)} {column}")
+    maps = [_open_map(each) for each in found]
     return maps
 
 
@@ -132,7 +135,11 @@ def _open_map(image: Any) -> np.ndarray:
     if isinstance(image, Mapping):
         from PIL import Image
 
-        image = Image.open(io.BytesIO(image["bytes"]))
+        try:
+            image = Image.open(io.BytesIO(image["bytes"]))
+            image.load()
+        except Exception as error:  # decoders raise many types of error on damaged bytes
+            raise SpatialBoostError(f"a map cannot be decoded ({type(error).__name__}: {error})") from error
     values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise SpatialBoostError(f"a map is {values.dtype} {values.shape}; expected whole numbers (height, width)")

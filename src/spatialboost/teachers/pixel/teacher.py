@@ -14,6 +14,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.pixel.objective import PixelObjective
 from spatialboost.teachers.pixel.targets import IGNORE, PixelTargets, collect_classes, descriptions
 from spatialboost.teachers.protocol import (
+    BAD_DATA,
     Example,
     Groups,
     MakeExample,
@@ -199,5 +200,5 @@ def _descriptions(inputs: TeacherInputs) -> Iterator[list[str]]:
     for number in inputs.training[:: max(1, -(-len(inputs.training) // MOST_ROWS))]:
         try:
             yield descriptions(rows[number])
-        except (SpatialBoostError, KeyError, TypeError, ValueError, AttributeError):
+        except BAD_DATA:
             continue  # training reports bad rows when it reads them
