@@ -167,7 +167,7 @@ def test_wrong_values_in_a_runs_file(command, world, tmp_path):
 
 RANDOM = {  # arguments of an encoder with random weights: nothing else notices them
     "depth": [0, -1, "x", NAN], "embed_dim": [0, 7, -48, "x"], "num_heads": [0, 5], "patch_size": [0, -1, "x", 64],
-    "img_size": [0, -1, "x"], "mlp_ratio": [NAN, -1, INF], "qkv_bias": [[1]], "norm_layer": ["x"],
+    "img_size": [0, -1, "x"], "mlp_ratio": [NAN, -1, INF], "norm_layer": ["x"],
     "device": ["abacus"], "dtype": ["x"], "weight_init": ["x"], "num_classes": [-5],
 }  # fmt: skip
 
