@@ -80,7 +80,7 @@ ARROWS: dict[str, set[str]] = {
     "hosts": CORE,
     "boosting": CORE,
     "weights": ENCODER,
-    "encoders": ENCODER | {"teachers.registry"},  # the YAML file of a run is read, and its teacher must be known
+    "encoders": ENCODER | {"teachers.registry"},  # a run's file names its teacher, which knows the stage that boosts
     "photographs": {"errors"},
     "scenes": {"errors", "photographs"},
     "vlm": LEARNING,

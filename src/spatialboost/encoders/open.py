@@ -21,8 +21,6 @@ from spatialboost.errors import SpatialBoostError, unknown
 
 Spec = str | os.PathLike[str] | Mapping[str, Any] | EncoderConfig | nn.Module
 YAML = (".yaml", ".yml")
-# The stage that boosts, for each kind of teacher; a run in which it is set to null has no delta
-BOOSTING_STAGES = {"language": "stage3", "pixel": "boost"}
 
 
 def open_encoder(
@@ -130,7 +128,7 @@ def _parse(spec: Any, delta: Any) -> tuple[EncoderConfig, Any, int | None] | str
 
 def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
     """The encoder of a training run, the delta that the run has written, and the seed of random weights."""
-    from spatialboost.teachers.registry import TEACHERS
+    from spatialboost.teachers.registry import teacher_class
 
     run = read_yaml(file)
     section = run.get("encoder") if isinstance(run, Mapping) else None
@@ -143,28 +141,23 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
     seed = run.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise SpatialBoostError(f"{file}: seed is {str(seed)[:80]!r}; expected a whole number")
-    teacher = run.get("teacher", {})
-    if not isinstance(teacher, Mapping):
-        raise SpatialBoostError(f"{file}: teacher is {str(teacher)[:80]!r}; expected a section with `kind`")
-    if (kind := teacher.get("kind", "language")) not in list(TEACHERS):
-        raise SpatialBoostError(f"{file}: {unknown('teacher', kind, TEACHERS)}")
+    section = run.get("teacher", {})
+    if not isinstance(section, Mapping):
+        raise SpatialBoostError(f"{file}: teacher is {str(section)[:80]!r}; expected a section with `kind`")
+    try:
+        teacher = teacher_class(section.get("kind", "language"))
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"{file}: {error}") from None
     if delta is not None:
         return config, delta, seed
     found = _delta_of_run(resolve_path(str(run.get("out")), file.parent))
-    if found is None and not _never_boosts(run):
+    boosting = [name for name, stage in teacher.stages.items() if stage.boosts]
+    if found is None and not any(name in run and run[name] is None for name in boosting):
         raise SpatialBoostError(
             f"{file}: this run has no delta yet, no stage in its folder has written one. Train it first, or give only "
             "the `encoder:` section to open the encoder without a delta"
         )
     return config, found, seed
-
-
-def _never_boosts(run: Mapping[str, Any]) -> bool:
-    """Whether the stage that boosts is set to null."""
-    teacher = run.get("teacher")
-    kind = teacher.get("kind", "language") if isinstance(teacher, Mapping) else "language"
-    stage = BOOSTING_STAGES.get(kind, "") if isinstance(kind, str) else ""
-    return stage in run and run[stage] is None
 
 
 def _delta_of_run(out: Path) -> Path | None:

@@ -24,7 +24,7 @@ def teacher_class(kind: str) -> type[Teacher]:
     Raises:
         SpatialBoostError: No teacher has this name; the message suggests the most similar one.
     """
-    if kind not in TEACHERS:
+    if not isinstance(kind, str) or kind not in TEACHERS:
         raise unknown("teacher", kind, TEACHERS)
     module, _, name = TEACHERS[kind].partition(":")
     return getattr(import_module(module), name)
