@@ -82,7 +82,7 @@ class BoostedAttention:
         run = type(self).run
         buffers = {}
         if self.training and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
-            # Attn+ gets copies of what Attn reads, in case that the host writes into them; it would write twice else
+            # Attn+ reads copies: a host that writes into its buffers would otherwise do so twice
             buffers = {name: b.clone() for name, b in host_buffers(self) if b.is_floating_point()}  # type: ignore[arg-type]
         base = run(self, *args, **kwargs)
         view = type(self).view_class(self, channel, buffers=buffers)  # type: ignore[arg-type]

@@ -80,11 +80,16 @@ class SpatialVLM(nn.Module):
         self.encoder = encoder
         self.llm: Any = llm
         self.projector = build_projector(encoder, llm) if projector is None else projector
+        self._versions = [p._version for p in self.projector.parameters()] if projector is None else None
         self.places_NE: Tensor | None
         width = llm.get_input_embeddings().weight.shape[1]  # type: ignore[operator, union-attr]
         places_NE = None if grid is None else grid_code(grid, width)
         self.register_buffer("places_NE", places_NE, persistent=False)
         self._fast_head: bool | None = None
+
+    def has_new_projector(self) -> bool:
+        """Whether the projector still has the random weights that it was made with: nothing has written to them."""
+        return self._versions == [p._version for p in self.projector.parameters()]
 
     def train(self, mode: bool = True) -> SpatialVLM:
         """Set training mode, but keep a part in evaluation mode if all its parameters are frozen.

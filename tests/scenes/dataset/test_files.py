@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -216,30 +218,31 @@ def test_the_home_folder(tmp_path, monkeypatch):
 # --- a full disk
 
 
-@pytest.fixture
-def full_disk():
-    """The system refuses to write more than 2,000 bytes to a file."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """The system refuses to write more than 2,000 bytes to a file; not a fixture, because pytest writes files, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_what_does_not_fit_on_the_disk_is_not_there(tmp_path, full_disk):
-    with pytest.raises(OSError):
+def test_what_does_not_fit_on_the_disk_is_not_there(tmp_path):
+    with full_disk(), pytest.raises(OSError):
         build(tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_page_is_whole_or_not_there(tmp_path, request):
+def test_a_page_is_whole_or_not_there(tmp_path):
     build(tmp_path / "data")
     page = tmp_path / "page.html"
     page.write_text("an earlier page")
-    request.getfixturevalue("full_disk")
-    with pytest.raises(OSError):
+    with full_disk(), pytest.raises(OSError):
         write_page(tmp_path / "data", page)
-    with pytest.raises(OSError):
+    with full_disk(), pytest.raises(OSError):
         replace_file(tmp_path / "new.html", b"x" * 3000)
     assert page.read_text() == "an earlier page"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "page.html"]

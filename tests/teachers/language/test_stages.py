@@ -53,6 +53,16 @@ def test_the_frozen_encoder_is_run_once(parts, tmp_path):
     assert sum(seen) == len(dataset)
 
 
+def test_a_new_projector_that_stays_frozen_is_named(parts, tmp_path, caplog):
+    vlm, _, dataset = parts
+    boost_encoder(vlm, dataset, BoostConfig(**QUICK), folder=tmp_path / "1")
+    assert "trains through a new projector with random weights" in caplog.text
+    caplog.clear()
+    vlm.projector.load_state_dict(vlm.projector.state_dict())
+    boost_encoder(vlm, dataset, BoostConfig(**QUICK), folder=tmp_path / "2")
+    assert "new projector" not in caplog.text
+
+
 @pytest.mark.parametrize("train_projector", [False, True])
 def test_boost_trains_the_channel_and_keeps_the_base(parts, tmp_path, train_projector):
     vlm, _, dataset = parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from spatialboost.teachers.language.chats import ChatDataset
@@ -10,6 +11,8 @@ from spatialboost.teachers.language.teacher import LanguageTeacher
 from spatialboost.training.fit import Fit
 from spatialboost.training.stage import train_stage
 from spatialboost.vlm.model import SpatialVLM
+
+logger = logging.getLogger(__name__)
 
 
 def align(vlm: SpatialVLM, dataset: ChatDataset, stage: AlignConfig | None = None, **options: Any) -> Fit:
@@ -68,7 +71,13 @@ def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | No
 
     Source: the paper's section 3.1 (what is trained), equation 1 (the gates).
     """
-    return train_stage(_teacher(vlm, dataset), "stage3", stage or BoostConfig(), dataset, **options)
+    stage = stage or BoostConfig()
+    if vlm.has_new_projector() and not stage.train_projector:
+        logger.warning(
+            "stage 3 trains through a new projector with random weights, which stays frozen: call align or instruct "
+            "first, load its weights, or set train_projector"
+        )
+    return train_stage(_teacher(vlm, dataset), "stage3", stage, dataset, **options)
 
 
 def _teacher(vlm: SpatialVLM, dataset: ChatDataset) -> LanguageTeacher:
