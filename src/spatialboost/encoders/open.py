@@ -15,7 +15,7 @@ from spatialboost.encoders.build import build_encoder, fit_image_size
 from spatialboost.encoders.grid import check_grid
 from spatialboost.encoders.libraries import ALIASES, LIBRARIES
 from spatialboost.encoders.preprocessing import set_preprocessing
-from spatialboost.encoders.run_file import read_yaml, resolve_path
+from spatialboost.encoders.run_file import read_yaml, user_path
 from spatialboost.encoders.spec import RGB, EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError, unknown
 
@@ -150,7 +150,7 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
         raise SpatialBoostError(f"{file}: {error}") from None
     if delta is not None:
         return config, delta, seed
-    found = _delta_of_run(resolve_path(str(run.get("out")), file.parent))
+    found = _delta_of_run(file.parent / user_path(str(run.get("out"))))
     boosting = [name for name, stage in teacher.stages.items() if stage.boosts]
     if found is None and not any(name in run and run[name] is None for name in boosting):
         raise SpatialBoostError(

@@ -206,7 +206,7 @@ def _from_folder(config: TrainConfig, folder: Path) -> TrainConfig:
             "encoder": resolve_paths(config.encoder, folder),
             "data": data,
             "teacher": config.teacher.from_folder(folder),
-            "out": resolve_path(config.out, folder),
+            "out": folder / user_path(config.out),  # never a run of the same name in the working directory
         }
     )
 
