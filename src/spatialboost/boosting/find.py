@@ -36,18 +36,32 @@ def find_attention(model: nn.Module) -> list[Found]:
     """Every attention module that is not inside another one, each with the reason if it cannot be boosted."""
     found = list(_walk(model, "", model, None, set()))
     taken = [f for f in found if f.reason is None]
-    towers = {t for f in taken for t in f.name.split(".") if t in IMAGE_TOWERS}
-    if towers:
-        outside = [f for f in taken if not towers & set(f.name.split("."))]
-        found = [
-            Found(f.name, f.module, f.family, reason="outside of the image tower") if f in outside else f for f in found
-        ]
-        taken = [f for f in taken if f not in outside]
-    if others := _of_language_models(model, taken):
-        found = [Found(f.name, f.module, f.family, reason=others[f.name]) if f.name in others else f for f in found]
-        taken = [f for f in taken if f.name not in others]
+    others = _of_language_models(model, taken)
+    others |= _outside(model, [f.name for f in taken if f.name not in others])
+    found = [Found(f.name, f.module, f.family, reason=others[f.name]) if f.name in others else f for f in found]
+    taken = [f for f in taken if f.name not in others]
     indices = dict(zip((f.name for f in taken), _block_indices([f.name for f in taken]), strict=True))
     return [Found(f.name, f.module, f.family, indices.get(f.name, -1), f.reason) for f in found]
+
+
+def _outside(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Layers beside a module whose name says that it is the image tower.
+
+    In a user's own model the two have to be side by side: a name inside one of its encoders does not speak of another.
+    """
+    towers = [name.split(".") for name in names if IMAGE_TOWERS & set(name.split("."))]
+    inside = {".".join(tower) for tower in towers}
+
+    def beside(name: str) -> bool:
+        pairs = (zip(name.split("."), tower, strict=False) for tower in towers)
+        return any(next((t in IMAGE_TOWERS for n, t in pair if n != t), False) for pair in pairs)
+
+    others = [name for name in names if towers and name not in inside and (_is_library(model) or beside(name))]
+    return dict.fromkeys(others, "outside of the image tower")
+
+
+def _is_library(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] in ("timm", "transformers", "torchvision", "open_clip")
 
 
 def _of_language_models(model: nn.Module, taken: Sequence[Found]) -> dict[str, str]:
@@ -73,8 +87,7 @@ def towers_in_question(model: nn.Module, found: Sequence[Found]) -> dict[str, in
         (key,) = children
         module, name = module._modules[key], f"{name}{key}."  # type: ignore[assignment]
     inside = [module._modules[key] for key in children]
-    library = type(module).__module__.partition(".")[0] in ("timm", "transformers", "torchvision", "open_clip")
-    if library or len(inside) < 2 or isinstance(module, nn.ModuleList):
+    if _is_library(module) or len(inside) < 2 or isinstance(module, nn.ModuleList):
         return {}
     models = [m for m in inside if hasattr(m, "pretrained_cfg") or hasattr(getattr(m, "config", None), "model_type")]
     differ = len({type(m) for m in inside}) > 1 and not any(

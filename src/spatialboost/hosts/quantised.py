@@ -6,6 +6,7 @@ keeps a tensor of its own class, with which `F.linear` computes.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -26,7 +27,9 @@ def host_value(owner: nn.Module, leaf: str) -> Tensor:
     if leaf == "weight" and is_packed(owner):
         return _unpacked(owner, parameter)
     if type(parameter) not in (Tensor, nn.Parameter) and type(parameter).__module__.startswith("torchao."):
-        return parameter.dequantize().detach()
+        inner = getattr(parameter, "original_weight_tensor", parameter)  # inside one that also quantises the input
+        with suppress(NotImplementedError):  # of a kind that cannot be read: `boost` refuses it
+            return inner.dequantize().detach()
     return parameter
 
 
