@@ -53,14 +53,13 @@ def check_size(value: Any, where: str) -> None:
 
 
 def resolve_path(path: str | Path, folder: Path) -> Path:
-    """A path in a run's file: it starts at the file's folder; at the working directory only if it exists only there.
+    """A path in a run's file: it starts at the file's folder, whatever the working directory is.
 
     Example:
         >>> resolve_path("rooms", Path("runs")).as_posix()
         'runs/rooms'
     """
-    own, inside = user_path(path), folder / user_path(path)
-    return inside if inside.exists() or not own.exists() else own
+    return folder / user_path(path)
 
 
 def user_path(path: str | Path) -> Path:
