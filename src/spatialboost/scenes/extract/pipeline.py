@@ -77,6 +77,11 @@ class Extracted:
         return {**self.__dict__, "_done": (-1, [])}
 
     @property
+    def cached(self) -> bool:
+        """Whether the results of extractors are stored in a folder."""
+        return self._cache is not None
+
+    @property
     def provenance(self) -> list[dict[str, Any]]:
         """What made the cues, in order: of the source, and of each extractor."""
         of_source = getattr(self.source, "provenance", None)
