@@ -1,4 +1,4 @@
-"""`spatialboost data build | show`: write conversations about views, and show them on a page."""
+"""`spatialboost data build | show | stats`: write conversations about views, show them, and count them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, plain
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.sizes import validate_size
 
@@ -162,12 +162,14 @@ def show(
     folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
     out: Annotated[Path | None, typer.Option(help="HTML file to write. Default: FOLDER/index.html.")] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of conversations to show.")] = 24,
+    kind: Annotated[str | None, typer.Option(help="Show only conversations with a turn of this kind.")] = None,
+    search: Annotated[str | None, typer.Option(help="Show only conversations that contain this text.")] = None,
 ) -> None:
     """Write one HTML page: images, depth, objects, conversations, and the errors that the checker finds."""
     from spatialboost.scenes.dataset.viewer import write_page
 
     try:
-        page = write_page(folder, out or folder / "index.html", limit=limit)
+        page = write_page(folder, out or folder / "index.html", limit=limit, kind=kind, search=search)
     except OSError as error:
         raise SpatialBoostError(f"{error.filename or out or folder}: {error.strerror or error}") from error
     if page.left_out:
@@ -177,6 +179,33 @@ def show(
     if not page.shown:
         verdict = "nothing to check"
     typer.echo(f"{page.path}: {page.shown} of {page.rows} conversations, {verdict}")
+
+
+@app.command()
+def stats(
+    folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write, with a JSON file beside it. Default: FOLDER/stats.html."),
+    ] = None,
+) -> None:
+    """Write one page with statistics: balance of the answers, lengths, turns left out, skipped items."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from spatialboost.scenes.dataset.stats import common_answers, quantiles, write_stats
+
+    page = out or folder / "stats.html"
+    found = write_stats(folder, page)
+    table = Table("kind", "turns", "left out", "most frequent answers, or metres at 5, 50 and 95 %")
+    for name, kind in found.kinds.items():
+        metres = quantiles(kind.lengths)
+        answers = ", ".join(f"{answer[:24]} {100 * share:.1f} %" for answer, share in common_answers(kind)[:3])
+        spread = ", ".join(f"{metres[point]:.2f}" for point in ("5 %", "50 %", "95 %") if metres)
+        table.add_row(name, str(kind.turns), str(found.left_out[name]), escape(plain(answers or spread)))
+    Console().print(table)
+    typer.echo(f"{page}: {found.rows} conversations, {len(found.skipped)} items skipped")
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
