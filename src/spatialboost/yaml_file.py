@@ -62,3 +62,24 @@ def check_size(value: Any, where: str) -> None:
             f"{where} is nested too deep or has too many values, perhaps by an anchor (&) that contains itself; "
             "expected sections of keys"
         )
+
+
+def read_value(text: str) -> Any:
+    """A value on the command line, as YAML reads it; numbers such as 1e-4 are numbers, too.
+
+    Example:
+        >>> read_value("1e-4"), read_value("[1, two]"), read_value("null"), read_value("timm:name")
+        (0.0001, [1, 'two'], None, 'timm:name')
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    if isinstance(value, str):  # YAML 1.1 wants a dot in a number with an exponent
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -69,7 +69,7 @@ def test_a_file_has_the_options_and_the_command_line_counts_more(tmp_path):
         ("- rooms", "expected keys"),
         ("", "expected keys"),
         ("num: [1, 2]", "expected one value"),
-        ("num: many", "many"),
+        ("num: many", "valid integer"),
         ("extract: [{max_objects: 3}]", "expected a name"),
         ("extract: [{name: superpixels, max_object: 3}]", "no option 'max_object'"),
         ("extract: superpixel", "Did you mean 'superpixels'"),

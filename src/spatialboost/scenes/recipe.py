@@ -15,7 +15,7 @@ from spatialboost.scenes.extract.registry import open_extractor
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.source_registry import SourceOptions, open_source
 from spatialboost.scenes.sources import Source
-from spatialboost.yaml_file import read_yaml
+from spatialboost.yaml_file import read_value, read_yaml
 
 _PATHS = ("out", "path", "cache")  # relative paths in a build's file start at the file's folder
 _OPTION = re.compile(r"[A-Za-z_]\w*=")
@@ -55,7 +55,7 @@ class ExtractorSpec:
             key, _, value = pair.partition("=")
             if key in options:
                 raise SpatialBoostError(f"--extract {text!r}: {key} is given twice")
-            options[key] = _plain(value)
+            options[key] = _plain(read_value(value), value)
         return cls(name, options)
 
 
@@ -152,12 +152,6 @@ def _from_here(value: Any, file: Path) -> Any:
     return value
 
 
-def _plain(text: str) -> Any:
-    """A value as YAML reads it: a number, true, false, null, a list in brackets; else the text itself."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, int | float | bool | list) or value is None else text
+def _plain(value: Any, text: str) -> Any:
+    """A number, true, false, nothing, or a list; all else, such as a date, is the text itself."""
+    return value if isinstance(value, int | float | list) or value is None else text
