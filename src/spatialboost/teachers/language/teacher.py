@@ -140,11 +140,12 @@ class LanguageTeacher(Teacher):
             required=config.require_answers,
         )
 
-    def score(self, rows: RowDataset) -> list[Score]:
+    def score(self, rows: RowDataset, *, every_kind: bool = False) -> list[Score]:
         """Score answers to held-out questions: with the image, without it, and the best constant answer."""
         from spatialboost.teachers.language.accuracy import answer_accuracy
 
-        return answer_accuracy(self.vlm, self.tokenizer, rows, rows=self.options.evaluate)
+        options: dict[str, Any] = {"kinds": None, "max_new_tokens": None} if every_kind else {}
+        return answer_accuracy(self.vlm, self.tokenizer, rows, rows=self.options.evaluate, **options)
 
     def save(self, stage: str, folder: Path) -> None:
         """Save the projector; after stage 2, also the language model and its tokenizer."""
