@@ -23,6 +23,7 @@ from spatialboost.teachers.registry import TEACHERS
 from spatialboost.training.claim import locked
 from spatialboost.training.config import load_config
 from spatialboost.training.run import train
+from spatialboost.vlm.llms import build_small_llm
 from training_rows import SHAPE, make_rows, write_parquet
 
 
@@ -120,6 +121,33 @@ def test_another_teacher_with_a_new_part_that_is_frozen(world, tmp_path, monkeyp
     assert train(load_config(made_up(world, tmp_path / "b"))).delta is not None  # the stage before has trained it
     monkeypatch.setattr(Frozen, "weights_from_elsewhere", True)
     assert train(load_config(made_up(world, tmp_path / "c", head=None))).delta is not None
+
+
+# --- a language model that cannot read the data
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("other words", r"\d+% of the answers' tokens are unknown"),
+        ("a token without an embedding", r"has embeddings for \d+"),
+        ("few positions", "an image has 4 visual tokens, .* at most 4 tokens"),
+    ],
+)
+def test_a_language_model_that_cannot_read_the_data(world, tmp_path, case, message):
+    chats = [row["messages"] for row in make_rows(8)]
+    if case == "other words":
+        chats = [[{"role": "user", "content": "Wie tief?"}, {"role": "assistant", "content": "Etwa zwei Meter."}]]
+    positions = 4 if case == "few positions" else 128
+    llm, tokenizer = build_small_llm(chats, width=32, layers=1, heads=2, max_length=positions)
+    if case == "a token without an embedding":
+        llm.resize_token_embeddings(len(tokenizer) - 1)
+    llm.save_pretrained(tmp_path / "llm"), tokenizer.save_pretrained(tmp_path / "llm")
+    given = settings(world, tmp_path / "out")
+    given["teacher"]["llm"] = {"name": str(tmp_path / "llm")}
+    with pytest.raises(SpatialBoostError, match=message):
+        train(load_config(given))
+    assert not list((tmp_path / "out").glob("*/result.json"))
 
 
 # --- numbers that are not finite
