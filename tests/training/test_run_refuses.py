@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -350,3 +351,30 @@ def test_only_the_stage_of_its_own_teacher_may_be_left_out(tmp_path, text):
     (tmp_path / "run.yaml").write_text(f"out: out\nencoder: timm:vit_tiny_patch16_224\n{text}")
     with pytest.raises(SpatialBoostError, match="has no delta yet"):
         open_encoder(tmp_path / "run.yaml", pretrained=False)
+
+
+# --- an earlier run
+
+
+def test_stage_3_takes_up_what_an_earlier_run_has_learnt(world, tmp_path):
+    first = train(load_config(settings(world, tmp_path / "first", stage3=None)))
+    given = settings(world, tmp_path / "second", stage1=None, stage2=None)
+    given["teacher"] = {"earlier_run": str(tmp_path / "first"), "evaluate": 0}
+    second = train(load_config(given))
+    for name in ("projector", "llm"):
+        ours, theirs = (getattr(run.teacher.vlm, name).state_dict() for run in (second, first))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert second.delta is not None
+    given["out"], given["teacher"]["earlier_run"] = str(tmp_path / "third"), str(tmp_path / "second")
+    with pytest.raises(SpatialBoostError, match="second has no finished stage 1 or 2; expected the folder of a run"):
+        train(load_config(given))
+
+
+def test_an_earlier_projector_of_another_width_is_refused(world, tmp_path):
+    train(load_config(settings(world, tmp_path / "first", stage3=None)))
+    shutil.rmtree(tmp_path / "first" / "stage2" / "llm")
+    given = settings(world, tmp_path / "second", stage1=None)
+    given["teacher"]["llm"]["kwargs"]["width"] = 48
+    given["teacher"]["earlier_run"] = str(tmp_path / "first")
+    with pytest.raises(SpatialBoostError, match=r"shapes .*\[32, 48\].* need .*\[48, 48\]"):
+        train(load_config(given))
