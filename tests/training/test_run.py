@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
 from typer.testing import CliRunner
 
 import spatialboost as sb
@@ -194,6 +195,46 @@ def test_a_run_that_is_killed_ends_the_same(finished, world, tmp_path, call, sta
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [[e["loss"] for e in each.stages[stage]["fit"]["history"]] for each in (resumed, result)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_asked_to_end_saves_and_ends_the_same(finished, world, tmp_path, monkeypatch):
+    _, result = finished
+    given, step, calls = settings(*world, tmp_path / "out"), Trainer.training_step, iter(range(1, 100))
+
+    def asked(self, *args, **kwargs):
+        if next(calls) == 7:  # step 5 of stage 2, two steps after a checkpoint
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Trainer, "training_step", asked)
+    with pytest.raises(SpatialBoostError, match=r"stage2 was asked to end \(SIGTERM\) .* after step 5: give the same"):
+        train(load_config(given))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "out" / "stage2" / "checkpoint-5").exists()
+    monkeypatch.undo()
+    resumed = train(load_config(given))
+    assert resumed.stages["stage2"]["fit"]["resumed_from"] == 5
+    ours, theirs = (load_file(each.delta / "model.safetensors") for each in (resumed, result))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(world, tmp_path, monkeypatch, error):
+    def full(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Trainer, "training_step", full)
+    with pytest.raises(
+        SpatialBoostError, match="Set batch_size: 2 with accumulate: 2 in stage1, checkpointing: true, bf16"
+    ):
+        train(load_config(settings(*world, tmp_path / "out")))
 
 
 def test_a_run_is_scored_again(finished, world, tmp_path):
