@@ -24,6 +24,7 @@ class SourceOptions:
         size: shorter edge, or ``(height, width)``, in pixels.
         views: number of views in each item. With more than one, an item is a `Scene`.
         stride: number of frames from one view to the next, for a sequence of frames.
+        column: the column of a data set that has the images.
 
     Raises:
         SpatialBoostError: ``num``, ``views`` or ``stride`` is below one.
@@ -35,6 +36,7 @@ class SourceOptions:
     size: int | tuple[int, int] | None = None
     views: int = 1
     stride: int = 10
+    column: str | None = None
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -50,15 +52,19 @@ class SourceKind:
     Attributes:
         open: ``"module:function"``; the function takes `SourceOptions` and returns a source.
         extract: names of the extractors that find objects in its views; empty if the views already have objects.
+        depth: name of the extractor that gives depth to its views; empty if the views already have depth.
     """
 
     open: str
     extract: tuple[str, ...] = ()
+    depth: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
     "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:open_frames", extract=("superpixels",)),
+    "images": SourceKind("spatialboost.scenes.images.folder:open_images", ("superpixels",), ("depth-anything",)),
+    "dataset": SourceKind("spatialboost.scenes.images.table:open_table", ("superpixels",), ("depth-anything",)),
 }
 
 
