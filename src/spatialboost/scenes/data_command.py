@@ -91,8 +91,8 @@ def build(
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
     items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
-    if extract is None and plan.needs_objects:
-        extract = [*SOURCES[source].extract]
+    if extract is None:
+        extract = [*SOURCES[source].depth, *(SOURCES[source].extract if plan.needs_objects else ())]
     if extract:
         items = Extracted(items, [open_extractor(name) for name in extract])
     try:

@@ -152,8 +152,8 @@ def unify_focal(cues: Cues, focal: float) -> Cues:
     inside_y = min(top + new_height, height) - max(top, 0)
     if min(inside_x, inside_y) < 1 or inside_x * inside_y < _LEAST_KEPT * new_width * new_height:
         raise CuesError(
-            f"{cues.source}: its focal length is {fx / longer:.2f} times its longer side, too far from {focal:g}, which all "
-            "views shall have"
+            f"{cues.source}: its focal length is {fx / longer:.2f} times its longer side, too far from {focal:g}, "
+            "which all views shall have"
         )
 
     def cut(array: np.ndarray, fill: Any) -> np.ndarray:

@@ -12,6 +12,9 @@ from spatialboost.scenes.registry import look_up
 
 EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "superpixels": "spatialboost.scenes.extract.segments:Superpixels",
+    "depth-anything": "spatialboost.scenes.extract.depth:DepthAnything",
+    "depth-pro": "spatialboost.scenes.extract.depth:DepthPro",
+    "zoedepth": "spatialboost.scenes.extract.depth:ZoeDepth",
 }
 
 

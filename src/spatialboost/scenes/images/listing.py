@@ -171,7 +171,7 @@ def _headers(file: Path) -> Iterator[tuple[str, int, int]]:
     `tarfile` takes 40 microseconds for a header, which is minutes for millions of images. So the headers of regular
     files with short names are read here, and all others (long names, links, large files) by `tarfile`.
     """
-    with open(file, "rb", buffering=0) as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
+    with open(file, "rb", buffering=0) as raw:
         end, place = os.fstat(raw.fileno()).st_size, 0
         while True:
             raw.seek(place)
@@ -179,19 +179,18 @@ def _headers(file: Path) -> Iterator[tuple[str, int, int]]:
             size_field = header[124:136].strip(b" \0")
             if header[257:262] == b"ustar" and header[156:157] in (b"0", b"\0") and size_field.isdigit():
                 name, size = header[:100].partition(b"\0")[0], int(size_field, 8)
-                if header[257:263] == b"ustar\0" and header[345:346] != b"\0":
+                if header[262:263] == b"\0" and header[345:346] != b"\0":  # GNU's format has other fields there
                     name = header[345:500].partition(b"\0")[0] + b"/" + name
                 if place + _BLOCK + size > end:
                     raise tarfile.ReadError(f"it ends after {end} bytes, inside of {os.fsdecode(name)}")
                 yield os.fsdecode(name), size, place + _BLOCK
                 place += _BLOCK + -(-size // _BLOCK) * _BLOCK
                 continue
-            tar.offset, tar.firstmember = place, None
-            member = tar.next()
-            tar.members.clear()  # it would keep all of them
+            raw.seek(place)
+            with tarfile.open(fileobj=raw, mode="r:") as tar:  # begins where the file is
+                member, place = tar.next(), tar.offset
             if member is None:
                 return
-            place = tar.offset
             if member.isreg() and not member.issparse():
                 yield member.name, member.size, member.offset_data
 
