@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # Shape legend: B = views, H, W = image height and width in pixels, h, w = size of the network's input.
 
 DTYPES = ("float32", "bfloat16", "float16")
-# Licences of checkpoints whose model card does not name one, by the name on the Hub (as of 2026; see docs/data-format.md)
+# Licences of checkpoints whose model card does not name one, as their authors state them; see docs/data-format.md
 LICENCES = {
     "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf": "apache-2.0",
     "depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf": "apache-2.0",
@@ -110,8 +110,8 @@ class DepthEstimator:
         log.info("depth: %s, revision %s, licence %s", name, self._origin.revision, licence)
         if any(part in licence.lower() for part in RESTRICTED):
             log.warning(
-                "the licence of %s (%s) does not allow commercial use of its weights; read it before you publish a data set "
-                "that is made with it, or use depth-anything with its default model",
+                "the licence of %s (%s) does not allow commercial use of its weights; read it before you publish a data "
+                "set that is made with it, or use depth-anything with its default model",
                 *(name, licence),
             )
 
@@ -298,7 +298,8 @@ class DepthAnything(DepthEstimator):
         super().check_config(config)
         if config.get("depth_estimation_type") != "metric":
             raise SpatialBoostError(
-                f"{self.model} gives relative depth, which has no unit; expected a metric model such as {self.default_model}"
+                f"{self.model} gives relative depth, which has no unit; expected a metric model such as "
+                f"{self.default_model}"
             )
 
     def trained_focal(self) -> tuple[float, bool]:

@@ -34,7 +34,8 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
     Args:
         content: the bytes of the image file.
         source: name of the view.
-        size: shorter edge, or ``(height, width)``, in pixels. None makes the shorter edge 480 pixels if it is longer.
+        size: shorter edge, or ``(height, width)``, in pixels; an image of another shape is cut around its middle. None
+            makes the shorter edge 480 pixels if it is longer.
 
     Raises:
         CuesError: the image cannot be used; see `spatialboost.photographs.open_photograph`.
@@ -53,9 +54,12 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
     intrinsics_33 = None if focal is None else make_intrinsics(focal, (height, width))
     new_size = _size_of((height, width), size)
     if new_size != (height, width):
+        box = _box((height, width), new_size)
+        image_HW3 = _resize(image_HW3[box], new_size)
         if intrinsics_33 is not None:
-            intrinsics_33 = rescale_intrinsics(intrinsics_33, (height, width), new_size)
-        image_HW3 = _resize(image_HW3, new_size)
+            cut = box[0].stop - box[0].start, box[1].stop - box[1].start
+            intrinsics_33[:2, 2] -= box[1].start, box[0].start
+            intrinsics_33 = rescale_intrinsics(intrinsics_33, cut, new_size)
     facts = {} if focal is None else {"focal": "exif"}
     return PartialCues(image_HW3, source, intrinsics_33=intrinsics_33, facts=facts)
 
@@ -71,6 +75,16 @@ def _size_of(old: tuple[int, int], size: int | tuple[int, int] | None) -> tuple[
     edge = min(USUAL_EDGE, *old) if size is None else size
     scale = edge / min(old)
     return max(1, round(old[0] * scale)), max(1, round(old[1] * scale))
+
+
+def _box(old: tuple[int, int], new: tuple[int, int]) -> tuple[slice, slice]:
+    """The middle part of an image that has the shape of the new size: rows and columns."""
+    scale = min(old[0] / new[0], old[1] / new[1])
+    if abs(old[0] * new[1] - old[1] * new[0]) < max(old):  # the same shape but for rounding
+        return slice(0, old[0]), slice(0, old[1])
+    height, width = min(old[0], round(new[0] * scale)), min(old[1], round(new[1] * scale))
+    top, left = (old[0] - height) // 2, (old[1] - width) // 2
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _focal_of(content: bytes) -> float | None:
