@@ -110,8 +110,8 @@ class DepthEstimator:
         log.info("depth: %s, revision %s, licence %s", name, self._origin.revision, licence)
         if any(part in licence.lower() for part in RESTRICTED):
             log.warning(
-                "the licence of %s (%s) does not allow commercial use of its weights; read it before you publish a data "
-                "set that is made with it, or use depth-anything with its default model",
+                "the licence of %s (%s) does not allow commercial use of its weights; read it before you publish a "
+                "data set that is made with it, or use depth-anything with its default model",
                 *(name, licence),
             )
 
@@ -141,7 +141,7 @@ class DepthEstimator:
         groups: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
         for number, view in enumerate(views):
             try:
-                inputs = processor(images=view.image_HW3, input_data_format="channels_last", return_tensors="pt")
+                inputs = processor(images=view.image_HW3.copy(), input_data_format="channels_last", return_tensors="pt")
             except (ValueError, RuntimeError) as error:  # an image that it cannot resize or pad
                 found[number] = CuesError(f"{view.source}: the network cannot take this image ({error})")
                 continue
