@@ -24,9 +24,19 @@ app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
-    source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
+    source: Annotated[
+        str,
+        typer.Option(
+            help="rooms (procedural), rgbd (a folder of RGB-D frames), images (a folder of photographs or tar files) "
+            "or dataset (parquet, a folder of `save_to_disk`, or hf:USER/NAME)."
+        ),
+    ] = "rooms",
     path: Annotated[
-        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt.")
+        Path | None,
+        typer.Option(help="Folder. RGB-D: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column of a data set that has the images. Default: the only one.")
     ] = None,
     num: Annotated[
         int | None,
@@ -48,6 +58,13 @@ def build(
         typer.Option(
             help="Name of an extractor that adds cues to the views. Repeat the option for several; they run in this "
             "order. For objects of RGB-D frames: superpixels."
+        ),
+    ] = None,
+    focal: Annotated[
+        float | None,
+        typer.Option(
+            help="Cut or extend every view to this focal length, divided by the longer side (0.87 = 60 degrees), as if "
+            "one camera had taken all. Default: each view keeps its own."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random choice of points, pairs and wordings.")] = 0,
@@ -73,6 +90,7 @@ def build(
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.extract.pipeline import Extracted
     from spatialboost.scenes.extract.registry import open_extractor
+    from spatialboost.scenes.focal import with_one_focal
     from spatialboost.scenes.questions.plan import PAPER, TurnPlan
     from spatialboost.scenes.source_registry import SOURCES, SourceOptions, open_source
 
@@ -90,11 +108,13 @@ def build(
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
-    items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
+    items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride, column))
     if extract is None:
         extract = [*SOURCES[source].depth, *(SOURCES[source].extract if plan.needs_objects else ())]
     if extract:
         items = Extracted(items, [open_extractor(name) for name in extract])
+    if focal is not None:
+        items = with_one_focal(items, focal)
     try:
         report = build_dataset(
             items,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import ExifTags
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.sources import Mapped, Source
 
 # Shape legend: H, W = image height and width in pixels.
 
@@ -177,3 +179,15 @@ def unify_focal(cues: Cues, focal: float) -> Cues:
         objects=[replace(thing, mask_HW=mask_HW) for thing, mask_HW in masks if mask_HW.any()],
         facts={**cues.facts, "unified_focal": focal},
     )
+
+
+def with_one_focal(source: Source, focal: float) -> Mapped:
+    """A source whose views are cut or extended to one focal length; see `unify_focal`. Its name records this.
+
+    Raises:
+        SpatialBoostError: no camera has this focal length.
+    """
+    if not 0.1 <= focal <= 30:
+        raise SpatialBoostError(f"focal is {focal:g}; expected 0.1 to 30 times the longer side, such as 0.87")
+    name = f"{getattr(source, 'name', type(source).__name__)} focal {focal:g}"
+    return Mapped(source, partial(unify_focal, focal=focal), name=name)
