@@ -92,7 +92,7 @@ def test_a_bad_row_is_named_and_costs_no_other(tmp_path):
     assert (views[0].image_HW3 == decoded(0)).all()
     for number, message in (
         (1, "/1: an image of 7 bytes cannot be read"),
-        (2, "/2: the data set has only the path /etc/hostname of this image, not its bytes"),
+        (2, r"/2 \(/etc/hostname\): the data set has only the path of this image, not its bytes"),
         (3, "/3: the column image has NoneType, expected an image"),
         (4, "/4: the column image has NoneType, expected an image"),
     ):

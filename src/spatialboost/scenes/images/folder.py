@@ -94,7 +94,9 @@ class Photographs:
             raise CuesError(f"{self.names[index]}: it cannot be read ({error.strerror or error})") from error
         twin = self._twin(index, content)
         if twin is not None:
-            raise CuesError(f"{self.names[index]}: the same bytes as {self.names[twin]}; it is used once")
+            raise CuesError(
+                f"{self.names[index]} (a copy of {self.names[twin]}): the same bytes; only the first is used"
+            )
         return view_photograph(content, self.names[index], self.size)
 
     def _read(self, index: int, start: int = 0, num: int = -1) -> bytes:
