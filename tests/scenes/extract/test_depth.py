@@ -14,6 +14,7 @@ import transformers
 from PIL import Image
 
 from depth_models import save_depth_anything, save_depth_pro, save_zoedepth
+from hub_server import Repo
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.dataset.reader import open_rows
@@ -246,6 +247,23 @@ def test_licences_and_revisions_are_recorded(tmp_path, caplog, monkeypatch):
     changed = open_extractor("depth-anything", model=str(folder), device="cpu")
     assert changed.provenance["revision"] != first.provenance["revision"]
     assert changed.name != first.name
+
+
+def test_a_model_of_the_hub_is_kept_at_its_commit(tmp_path, hub, folders):
+    """Weights are loaded when they are first needed; the branch may have moved by then."""
+    files = {path.name: path.read_bytes() for path in folders["depth-anything"].iterdir()}
+    repo = Repo()
+    hub.repos["me/depth"] = repo
+    sha = repo.commit({**files, "README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"}, "first")
+    extractor = open_extractor("depth-anything", model="me/depth", device="cpu")
+    assert set(hub.downloads()) == {"config.json", "README.md"}
+    assert extractor.provenance == {"model": "me/depth", "revision": sha, "licence": "cc-by-nc-4.0"}
+    repo.commit({"config.json": b"{}"}, "second")
+    (found,) = extractor(views()[:1])
+    local = open_extractor("depth-anything", model=str(folders["depth-anything"]), device="cpu")
+    assert (found["depth_HW"] == local(views()[:1])[0]["depth_HW"]).all()
+    with pytest.raises(SpatialBoostError, match="'me/nothing'"):
+        open_extractor("depth-anything", model="me/nothing", device="cpu")
 
 
 def test_the_default_model_may_be_shipped():

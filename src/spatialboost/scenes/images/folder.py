@@ -94,9 +94,7 @@ class Photographs:
             raise CuesError(f"{self.names[index]}: it cannot be read ({error.strerror or error})") from error
         twin = self._twin(index, content)
         if twin is not None:
-            raise CuesError(
-                f"{self.names[index]} (a copy of {self.names[twin]}): the same bytes; only the first is used"
-            )
+            raise CuesError(f"{self.names[index]} (a copy of {self.names[twin]}): the same bytes; the first is used")
         return view_photograph(content, self.names[index], self.size)
 
     def _read(self, index: int, start: int = 0, num: int = -1) -> bytes:

@@ -86,8 +86,8 @@ class TableImages:
         if isinstance(value, Mapping):
             if value.get("bytes") is None and value.get("path"):  # never opened: the data set may be of somebody else
                 raise CuesError(
-                    f"{source} ({plain(str(value['path']))}): the data set has only the path of this image, not its bytes; "
-                    "save it with save_to_disk or to_parquet, which store the bytes"
+                    f"{source} ({plain(str(value['path']))}): the data set has only the path of this image, not its "
+                    "bytes; save it with save_to_disk or to_parquet, which store the bytes"
                 )
             value = value.get("bytes")
         if not isinstance(value, bytes):
