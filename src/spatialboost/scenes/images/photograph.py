@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -17,6 +18,7 @@ from spatialboost.scenes.focal import exif_focal, make_intrinsics
 
 USUAL_EDGE = 480  # pixels; larger photographs are made smaller unless a size is given
 
+_FILE = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")  # in PIL's messages; it differs from run to run
 _LEAST_EDGE = 16
 _LONGEST = 8.0  # longer side divided by the shorter one; panoramas have no pinhole camera
 
@@ -43,7 +45,7 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
     try:
         image_HW3 = open_photograph(content)
     except SpatialBoostError as error:
-        raise CuesError(f"{source}: {error}") from error
+        raise CuesError(f"{source}: {_FILE.sub('', str(error))}") from error
     height, width = image_HW3.shape[:2]
     if min(height, width) < _LEAST_EDGE or max(height, width) > _LONGEST * min(height, width):
         raise CuesError(
