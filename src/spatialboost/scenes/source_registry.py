@@ -68,6 +68,24 @@ SOURCES: dict[str, SourceKind] = {
 }
 
 
+def default_extractors(name: str, *, objects: bool = True) -> tuple[str, ...]:
+    """The extractors that give the views of a source what they lack if the user names none: depth, and objects.
+
+    Example:
+        >>> default_extractors("rgbd"), default_extractors("images", objects=False)
+        (('superpixels',), ('depth-anything',))
+
+    Args:
+        name: name of the source.
+        objects: whether objects are needed.
+
+    Raises:
+        SpatialBoostError: the name is unknown.
+    """
+    kind: SourceKind = look_up(SOURCES, "source", name)
+    return (*kind.depth, *(kind.extract if objects else ()))
+
+
 def open_source(name: str, options: SourceOptions) -> Source:
     """Open a source by its name. No item is read or generated yet.
 

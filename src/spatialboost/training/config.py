@@ -19,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from spatialboost.encoders.run_file import check_size, read_yaml, resolve_path, user_path
+from spatialboost.encoders.run_file import resolve_path, user_path
 from spatialboost.encoders.spec import EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
+from spatialboost.yaml_file import check_size, read_yaml
 
 
 class _Strict(BaseModel):
