@@ -64,9 +64,9 @@ def settle_regions(
         >>> [int(region.mask_HW.sum()) for region in settle_regions([Region(table, 0.9), Region(cup, 0.9)])]
         [112, 16]
 
-    Masks that are empty, below 0.4 % or above 42 % of the image (90 % if they have a name), and those whose score is not
-    a number, are dropped. Of two regions of the same thing (IoU above 0.8) the one with the better score stays. A pixel
-    that two regions claim goes to one of them:
+    Masks that are empty, below 0.4 % or above 42 % of the image (90 % if they have a name), and those whose score is
+    not a number, are dropped. Of two regions of the same thing (IoU above 0.8) the one with the better score stays. A
+    pixel that two regions claim goes to one of them:
 
     - if depth is known, to the region whose own depth is closer to that of the overlap. A region without a name of its
       own inside another one at the same depth is a part of it (such as a shirt of a person) and is dropped;
@@ -135,7 +135,7 @@ def _separate(regions: list[Region], depth_HW: np.ndarray | None) -> list[np.nda
             shared = np.count_nonzero(overlap_HW)
             if not shared:
                 continue
-            inside = shared >= _INSIDE * areas[small]
+            inside = bool(shared >= _INSIDE * areas[small])
             loser = _behind(masks[large], masks[small], overlap_HW, depth_HW, inside=inside)
             if loser == "part" and regions[small].name in ("", regions[large].name):
                 left[small][:] = False
