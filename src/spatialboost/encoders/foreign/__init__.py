@@ -12,6 +12,14 @@ from spatialboost.encoders.foreign.load import (
     load_text_model,
     load_timm,
     load_transformers,
+    load_whole_processor,
 )
 
-__all__ = ["load_open_clip", "load_processor", "load_text_model", "load_timm", "load_transformers"]
+__all__ = [
+    "load_open_clip",
+    "load_processor",
+    "load_text_model",
+    "load_timm",
+    "load_transformers",
+    "load_whole_processor",
+]

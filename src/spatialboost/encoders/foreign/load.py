@@ -38,7 +38,8 @@ def load_transformers(
     Args:
         name: The folder or the repository.
         options: Revision, token and so on.
-        cls: Its class; None takes `AutoModel`, or the class that the config names if `AutoModel` does not know it.
+        cls: Its class, or one of transformers' classes by task, such as `AutoModelForDepthEstimation`. None takes
+            `AutoModel`, or the class that the config names if `AutoModel` does not know it.
         pretrained: False gives random weights from torch's generator.
         dtype: Dtype of the weights, or "auto".
         kwargs: More arguments for `from_pretrained`, or for the model's class if the weights are random.
@@ -49,17 +50,17 @@ def load_transformers(
     kwargs = checked_options(kwargs)
     source = Source(name, options)
     with _model_folder(source, weights=pretrained) as folder:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder, **SAFELY)
-        if cls is not None and cls.config_class not in (type(config), *config.sub_configs.values()):
+        if cls is not None and not _builds(cls, config):
             raise SpatialBoostError(f"{name!r} is a {config.model_type}, from which no {cls.__name__} can be built")
         cls = cls or _model_class(config, name)
         if pretrained:
             model = cls.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)
         else:
             own = {} if dtype == "auto" else {"dtype": dtype}
-            if cls is AutoModel:
+            if hasattr(cls, "_model_mapping"):
                 model = cls.from_config(config, trust_remote_code=False, **own, **kwargs)
             else:
                 model = cls._from_config(config, **own, **kwargs)
@@ -83,6 +84,24 @@ def load_processor(name: str, options: HubOptions) -> Any:
             return None
 
 
+def load_whole_processor(name: str, options: HubOptions) -> Any:
+    """The processor of a model that takes more than images, with its tokenizer, of a folder or a repository.
+
+    Raises:
+        SpatialBoostError: There is none that transformers can build.
+    """
+    from transformers import AutoProcessor
+
+    source = Source(name, options)
+    found = {each: content for each in (*PROCESSORS, CONFIG) if (content := source.json(each)) is not None}
+    with staged({**_tokenizer_files(source), **found}, name) as folder:
+        try:
+            return AutoProcessor.from_pretrained(folder, **SAFELY)
+        except Exception as error:  # transformers raises many kinds for a file that is missing or wrong
+            reason = " ".join(str(error).split())[:300]
+            raise SpatialBoostError(f"transformers cannot build the processor of {name!r}: {reason}") from error
+
+
 def load_text_model(name: str, options: HubOptions, *, gguf: str | None, dtype: Any, kwargs: Mapping[str, Any]) -> Any:
     """A causal language model and its tokenizer, from the safetensors or the GGUF file of a folder or a repository."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -96,15 +115,20 @@ def load_text_model(name: str, options: HubOptions, *, gguf: str | None, dtype: 
     with _model_folder(source, weights=True) as folder:
         llm = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)
         _rename(llm, folder, source)
+    with staged({**_tokenizer_files(source), CONFIG: source.json(CONFIG, required=True) or {}}, name) as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
+        tokenizer.name_or_path = name
+    return llm, tokenizer
+
+
+def _tokenizer_files(source: Source) -> Files:
+    """The files of a tokenizer, as far as there are any."""
     files: Files = {each: found for each in TOKENIZER_FILES if (found := source.get(each)) is not None}
     for each in TOKENIZER_JSON:
         if (content := source.json(each)) is not None:
             # a path in it would be opened in place of the tokenizer's own file
             files[each] = {key: value for key, value in content.items() if not key.endswith(("_file", "_path"))}
-    with staged({**files, CONFIG: source.json(CONFIG, required=True) or {}}, name) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
-        tokenizer.name_or_path = name
-    return llm, tokenizer
+    return files
 
 
 @contextmanager
@@ -142,6 +166,14 @@ def _model_class(config: Any, name: str) -> Any:
     raise SpatialBoostError(
         f"transformers {transformers.__version__} has no model class {named!r}, which {name!r} needs"
     )
+
+
+def _builds(cls: Any, config: Any) -> bool:
+    """Whether a class of models, or a class by task (`AutoModelFor...`), can be built from a configuration."""
+    by_task = getattr(cls, "_model_mapping", None)
+    if by_task is not None:
+        return type(config) in by_task
+    return cls.config_class in (type(config), *config.sub_configs.values())
 
 
 def _rename(model: nn.Module, folder: str, source: Source) -> None:

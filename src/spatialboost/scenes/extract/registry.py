@@ -12,6 +12,7 @@ from spatialboost.scenes.registry import look_up
 
 EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "superpixels": "spatialboost.scenes.extract.segments:Superpixels",
+    "sam2": "spatialboost.scenes.extract.sam:Sam",
 }
 
 
