@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,6 +66,100 @@ def save_sam(folder: Path) -> None:
         mask_pad_size={"height": 32, "width": 32},
     )
     SamProcessor(images).save_pretrained(folder)
+
+
+CLASSES = {0: "chair", 1: "wall-other-merged", 2: "tv, television"}
+
+
+def _labels() -> dict[str, Any]:
+    return {"id2label": CLASSES, "label2id": {name: number for number, name in CLASSES.items()}}
+
+
+def _swin() -> Any:
+    from transformers import SwinConfig
+
+    stages = [f"stage{number}" for number in range(1, 5)]
+    small = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2}
+    return SwinConfig(image_size=64, out_features=stages, **small)
+
+
+def save_mask2former(folder: Path) -> None:
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
+
+    config = Mask2FormerConfig(
+        backbone_config=_swin(),
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=6,
+        **_labels(),
+    )
+    torch.manual_seed(0)
+    _clear_classes(Mask2FormerForUniversalSegmentation(config), seed=6).save_pretrained(folder)
+    Mask2FormerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+
+
+def save_oneformer(folder: Path) -> None:
+    from transformers import (
+        OneFormerConfig,
+        OneFormerForUniversalSegmentation,
+        OneFormerImageProcessor,
+        OneFormerProcessor,
+    )
+
+    tokenizer = clip_tokenizer(folder)
+    text = {"text_encoder_width": 16, "text_encoder_num_layers": 1, "text_encoder_context_length": 77}
+    config = OneFormerConfig(
+        backbone_config=_swin(),
+        num_queries=6,
+        hidden_dim=32,
+        mask_dim=32,
+        conv_dim=32,
+        encoder_feedforward_dim=16,
+        encoder_layers=1,
+        dim_feedforward=16,
+        decoder_layers=3,
+        query_dec_layers=1,
+        num_attention_heads=2,
+        is_training=False,
+        task_seq_len=77,
+        text_encoder_vocab_size=len(tokenizer),
+        text_encoder_n_ctx=2,
+        text_encoder_proj_layers=1,
+        **text,
+        **_labels(),
+    )
+    torch.manual_seed(0)
+    _clear_classes(OneFormerForUniversalSegmentation(config), seed=8).save_pretrained(folder)
+    images = OneFormerImageProcessor(size={"height": 64, "width": 64})
+    OneFormerProcessor(images, tokenizer, task_seq_length=77).save_pretrained(folder)
+
+
+def clip_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer with a vocabulary of single letters."""
+    from transformers import CLIPTokenizer
+
+    letters = [letter + end for letter in map(chr, range(97, 123)) for end in ("", "</w>")]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+
+
+def _clear_classes(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """The model with large weights in its heads, so that some segments are sure."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if any(part in name for part in ("class_predictor", "class_embed", "mask_embed")):
+                weight.copy_(torch.randn_like(weight))
+    return model.eval()
 
 
 def _spread(model: torch.nn.Module) -> torch.nn.Module:

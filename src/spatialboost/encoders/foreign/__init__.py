@@ -7,6 +7,7 @@ other file calls their loaders.
 """
 
 from spatialboost.encoders.foreign.load import (
+    load_onnx,
     load_open_clip,
     load_processor,
     load_text_model,
@@ -16,6 +17,7 @@ from spatialboost.encoders.foreign.load import (
 )
 
 __all__ = [
+    "load_onnx",
     "load_open_clip",
     "load_processor",
     "load_text_model",

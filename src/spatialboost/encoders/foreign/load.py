@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from spatialboost.encoders.foreign.checks import SOURCES, checked_options
@@ -96,10 +97,13 @@ def load_whole_processor(name: str, options: HubOptions) -> Any:
     found = {each: content for each in (*PROCESSORS, CONFIG) if (content := source.json(each)) is not None}
     with staged({**_tokenizer_files(source), **found}, name) as folder:
         try:
-            return AutoProcessor.from_pretrained(folder, **SAFELY)
+            processor = AutoProcessor.from_pretrained(folder, **SAFELY)
         except Exception as error:  # transformers raises many kinds for a file that is missing or wrong
             reason = " ".join(str(error).split())[:300]
             raise SpatialBoostError(f"transformers cannot build the processor of {name!r}: {reason}") from error
+    if hasattr(processor, "tokenizer"):
+        processor.tokenizer.name_or_path = name  # in place of the folder above
+    return processor
 
 
 def load_text_model(name: str, options: HubOptions, *, gguf: str | None, dtype: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -185,6 +189,45 @@ def _rename(model: nn.Module, folder: str, source: Source) -> None:
             config._name_or_path, config._commit_hash = source.name, commit
         if getattr(module, "name_or_path", None) == folder:
             module.name_or_path = source.name  # type: ignore[assignment]
+
+
+# --- ONNX
+
+
+def load_onnx(name: str, file: str, options: HubOptions, *, inputs: Collection[str], device: str) -> Any:
+    """A session of onnxruntime for one ONNX file of a folder or a repository. It has no access to any other file.
+
+    Args:
+        name: The folder or the repository.
+        file: Name of the file.
+        options: Revision, token and so on.
+        inputs: Names of the inputs that the network must have.
+        device: "cpu" or "cuda".
+
+    Raises:
+        SpatialBoostError: onnxruntime or the file is missing, or the network has other inputs.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise SpatialBoostError(f"{file} of {name!r} needs onnxruntime: pip install onnxruntime ({error})") from None
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise SpatialBoostError(f"this onnxruntime has no {provider}: install onnxruntime-gpu, or take the device cpu")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    with staged({file: Source(name, options).require(file)}, name) as folder:
+        try:
+            session = onnxruntime.InferenceSession(str(Path(folder, file)), settings, providers=[provider])
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SpatialBoostError(f"onnxruntime cannot open {file} of {name!r}: {reason}") from None
+    found = {each.name for each in session.get_inputs()}
+    if found != set(inputs):
+        raise SpatialBoostError(
+            f"{file} of {name!r} has the inputs {', '.join(sorted(found))}; expected {', '.join(sorted(inputs))}"
+        )
+    return session
 
 
 # --- timm
