@@ -109,7 +109,7 @@ def test_a_strangers_extractor_is_one_line_and_then_builds(tmp_path, monkeypatch
 def test_every_registered_extractor_opens_and_keeps_to_the_protocol():
     for name in EXTRACTORS:
         if "model" in inspect.signature(look_up(EXTRACTORS, "extractor", name)).parameters:
-            continue  # it has a network: its own test opens a tiny one
+            continue  # those with a network have tests of their own, with weights
         extractor = open_extractor(name)
         assert extractor.kind in KINDS
         assert isinstance(extractor.name, str)

@@ -194,13 +194,12 @@ def _rename(model: nn.Module, folder: str, source: Source) -> None:
 # --- ONNX
 
 
-def load_onnx(name: str, file: str, options: HubOptions, *, inputs: Collection[str], device: str) -> Any:
+def load_onnx(name: str, file: str, *, inputs: Collection[str], device: str) -> Any:
     """A session of onnxruntime for one ONNX file of a folder or a repository. It has no access to any other file.
 
     Args:
         name: The folder or the repository.
         file: Name of the file.
-        options: Revision, token and so on.
         inputs: Names of the inputs that the network must have.
         device: "cpu" or "cuda".
 
@@ -216,7 +215,7 @@ def load_onnx(name: str, file: str, options: HubOptions, *, inputs: Collection[s
         raise SpatialBoostError(f"this onnxruntime has no {provider}: install onnxruntime-gpu, or take the device cpu")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
-    with staged({file: Source(name, options).require(file)}, name) as folder:
+    with staged({file: Source(name).require(file)}, name) as folder:
         try:
             session = onnxruntime.InferenceSession(str(Path(folder, file)), settings, providers=[provider])
         except Exception as error:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.extract.networks import pick_device
+from spatialboost.scenes.extract.networks import find_device
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
 
@@ -43,17 +43,16 @@ class MobileSam:
 
     def __init__(self, *, model: str, device: str = "cpu", clicks: int = 16, max_objects: int = MAX_OBJECTS) -> None:
         from spatialboost.encoders.foreign import load_onnx
-        from spatialboost.weights.hub import HubOptions
 
         check_max_objects(max_objects)
         if clicks < 1:
             raise SpatialBoostError(f"clicks is {clicks}, expected at least one along each edge")
         self.clicks, self.max_objects = clicks, max_objects
-        on = pick_device(device).type
-        self._encoder = load_onnx(model, "encoder.onnx", HubOptions(), inputs={"input"}, device=on)
-        self._decoder = load_onnx(model, "sam.onnx", HubOptions(), inputs=_INPUTS, device=on)
+        on = find_device(device).type
+        self._encoder = load_onnx(model, "encoder.onnx", inputs={"input"}, device=on)
+        self._decoder = load_onnx(model, "sam.onnx", inputs=_INPUTS, device=on)
         self.provenance = {"model": f"MobileSAM in {model}", "revision": "not known", "licence": _LICENCE}
-        self.name = f"up to {max_objects} masks of MobileSAM from {clicks} x {clicks} clicks"
+        self.name = f"mobile-sam ({clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""

@@ -2,118 +2,137 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, unknown
 
 if TYPE_CHECKING:
     import torch
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# Licences of weights on the Hub, as the model's page states them (https://huggingface.co/MODEL, field "license"). The
-# longest beginning of a model's name counts.
-LICENCES = {
-    "facebook/sam2-hiera": "Apache-2.0",
-    "facebook/sam2.1-hiera": "Apache-2.0",
-    "facebook/sam-vit": "Apache-2.0",
-    "yonigozlan/EdgeTAM-hf": "Apache-2.0",
-    "facebook/mask2former": 'MIT (the code\'s licence; the page says "other")',
-    "shi-labs/oneformer": "MIT",
-    "IDEA-Research/grounding-dino": "Apache-2.0",
-    "openai/clip-vit": "MIT (the code's licence; the page states none)",
-    "google/siglip": "Apache-2.0",
-    "google/siglip2": "Apache-2.0",
-    "Salesforce/blip-image-captioning": "BSD-3-Clause",
-    "florence-community/Florence-2": "MIT",
-    "HuggingFaceTB/SmolVLM": "Apache-2.0",
-}
+DTYPES = ("float32", "bfloat16", "float16")
 UNKNOWN_LICENCE = "not known, see the model's page"
+# Licences of models whose card on the Hub names none, as their authors' repositories state them:
+# github.com/facebookresearch/Mask2Former, github.com/openai/CLIP
+LICENCES = {"facebook/mask2former": "mit", "openai/clip": "mit"}
 
 
-@dataclass(frozen=True)
 class Network:
-    """A model and its processor, ready to run.
-
-    Attributes:
-        model: a model of transformers in evaluation mode on ``device``.
-        processor: its processor, or its image processor.
-        device: where it runs.
-        dtype: of its weights.
-        provenance: ``model``, ``revision`` and ``licence`` as text.
-    """
-
-    model: Any
-    processor: Any
-    device: torch.device
-    dtype: torch.dtype
-    provenance: dict[str, str]
-
-    def inputs(self, values: Any) -> Any:
-        """The output of the processor on the device of the model; floating point numbers get the model's dtype."""
-        return values.to(self.device, self.dtype) if hasattr(values, "to") else values
-
-
-def open_network(task: str, model: str, *, device: str | None, dtype: str, words: bool = False) -> Network:
-    """Load a model by its task, from a folder or the Hub, without running code of the repository or opening a pickle.
+    """A model of transformers and its processor. They are loaded when they are first needed.
 
     Args:
         task: name of a class of transformers for the task, such as ``"AutoModelForMaskGeneration"``.
-        model: a folder, ``user/name`` on the Hub, or ``user/name@revision``.
-        device: such as ``"cuda:1"``; None takes a GPU if there is one.
-        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        model: a folder, or ``user/name`` on the Hub.
+        revision: branch, tag or commit on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         words: whether the processor also takes text.
 
+    Attributes:
+        provenance: ``model``, ``revision`` and ``licence``.
+
     Raises:
-        SpatialBoostError: the device or the dtype is unknown, or the model does not exist, is incomplete, or has
-            another task.
+        SpatialBoostError: the device or the dtype is unknown, or the model does not exist or has another task.
     """
-    import transformers
 
-    from spatialboost.encoders.foreign import load_processor, load_transformers, load_whole_processor
-    from spatialboost.weights.hub import HubOptions
+    def __init__(
+        self, task: str, model: str, *, revision: str | None, device: str, dtype: str, words: bool = False
+    ) -> None:
+        from spatialboost.encoders.foreign import explain_model_errors, find_origin
 
-    place, precision = pick_device(device), pick_dtype(dtype)
-    name, _, revision = model.partition("@") if not _is_folder(model) else (model, "", "")
-    options = HubOptions(revision=revision or None)
-    loaded = load_transformers(
-        name, options, cls=getattr(transformers, task), pretrained=True, dtype=precision, kwargs={}
-    )
-    processor = load_whole_processor(name, options) if words else load_processor(name, options)
-    if processor is None:
-        raise SpatialBoostError(
-            f"{name!r} has no preprocessor_config.json that transformers {transformers.__version__} can read; expected "
-            "the files that its save_pretrained writes"
+        if dtype not in DTYPES:
+            raise unknown("dtype", dtype, DTYPES)
+        self.task, self.name, self.words = task, model, words
+        self.device, self.dtype = find_device(device), dtype
+        with explain_model_errors(model):
+            self._origin = find_origin(model, revision)
+            _check_task(task, self._origin.config, model)
+        licence = self._origin.licence or next(
+            (licence for start, licence in LICENCES.items() if model.startswith(start)), UNKNOWN_LICENCE
         )
-    commit = getattr(loaded.config, "_commit_hash", None)
-    licence = licence_of(name)
-    _LOG.info("%s: %s weights under the licence: %s", task, name, licence)
-    provenance = {"model": name, "revision": commit or revision or "a folder", "licence": licence}
-    return Network(loaded.eval().to(place), processor, place, precision, provenance)
+        self.provenance = {"model": model, "revision": self._origin.revision, "licence": licence}
+        self._loaded: tuple[Any, Any] | None = None
+        log.info("%s: %s, revision %s, licence %s", task, model, self._origin.revision, licence)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}  # each process loads it again
+
+    @property
+    def label(self) -> str:
+        """Name, revision and dtype: what decides the results."""
+        return f"{self.name} {self._origin.revision[-8:]} {self.dtype}"
+
+    @property
+    def model(self) -> Any:
+        """The model in evaluation mode on the device."""
+        return self._load()[0]
+
+    @property
+    def processor(self) -> Any:
+        """The processor of the model, or its image processor."""
+        return self._load()[1]
+
+    def place(self, inputs: Any) -> Any:
+        """The output of the processor on the device of the model; floating point numbers get the dtype of the model."""
+        return inputs.to(self.device, self.model.dtype)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """No gradients; if the device has too little memory, an `OSError` with the name of the model."""
+        import torch
+
+        with torch.inference_mode():
+            try:
+                yield
+            except torch.OutOfMemoryError as error:
+                raise OSError(errno.ENOMEM, f"{self.name} needs more memory than {self.device} has") from error
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            import torch
+            import transformers
+
+            from spatialboost.encoders.foreign import (
+                explain_model_errors,
+                load_processor,
+                load_transformers,
+                load_whole_processor,
+            )
+
+            with explain_model_errors(self.name):
+                processor = (load_whole_processor if self.words else load_processor)(self.name, self._origin.options)
+                if processor is None:
+                    raise SpatialBoostError(f"{self.name} has no preprocessor_config.json of an image processor")
+                model = load_transformers(
+                    self.name,
+                    self._origin.options,
+                    cls=getattr(transformers, self.task),
+                    pretrained=True,
+                    dtype=getattr(torch, self.dtype),
+                    kwargs={},
+                )
+            self._loaded = model.eval().requires_grad_(False).to(self.device), processor
+        return self._loaded
 
 
-def licence_of(model: str) -> str:
-    """The licence of a model's weights, for the models that `LICENCES` lists.
+def find_device(device: str) -> torch.device:
+    """The device of this name; ``"auto"`` is a GPU if there is one, else the CPU.
 
     Example:
-        >>> licence_of("facebook/sam2-hiera-tiny"), licence_of("me/mine")
-        ('Apache-2.0', "not known, see the model's page")
-    """
-    known = [start for start in LICENCES if model.startswith(start)]
-    return LICENCES[max(known, key=len)] if known else UNKNOWN_LICENCE
-
-
-def pick_device(device: str | None) -> torch.device:
-    """The device of this name; without a name a GPU if there is one, else the CPU.
+        >>> find_device("cpu")
+        device(type='cpu')
 
     Raises:
-        SpatialBoostError: torch does not have it.
+        SpatialBoostError: torch cannot use it here.
     """
     import torch
 
-    if device is None:
+    if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
@@ -124,21 +143,11 @@ def pick_device(device: str | None) -> torch.device:
     return found
 
 
-def pick_dtype(dtype: str) -> torch.dtype:
-    """The dtype of this name.
+def _check_task(task: str, config: dict[str, Any], model: str) -> None:
+    """Raise unless models of this kind are made for a task: known from the config, before any weights are fetched."""
+    import transformers
 
-    Raises:
-        SpatialBoostError: it is none of float32, float16, bfloat16.
-    """
-    import torch
-
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in known:
-        raise SpatialBoostError(f"dtype is {dtype!r}; expected one of {', '.join(known)}")
-    return known[dtype]
-
-
-def _is_folder(model: str) -> bool:
-    from spatialboost.scenes.paths import user_path
-
-    return user_path(model).is_dir()
+    kind = str(config.get("model_type"))
+    known = transformers.CONFIG_MAPPING
+    if kind not in known or known[kind] not in getattr(transformers, task)._model_mapping:
+        raise SpatialBoostError(f"{model!r} is a {kind}, from which no {task} can be built")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.extract.networks import open_network
+from spatialboost.scenes.extract.networks import Network
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
 
@@ -30,8 +30,9 @@ class ClassMasks:
 
     Args:
         model: a folder, or ``user/name`` on the Hub.
-        device: such as ``"cuda:1"``; None takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        revision: branch, tag or commit on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         threshold: smallest confidence of an object, 0 to 1.
         max_objects: maximum number of objects in a view.
 
@@ -40,13 +41,15 @@ class ClassMasks:
     """
 
     kind = "masks"
+    short = "mask2former"
     words = False  # whether the network is told its task in words
 
     def __init__(
         self,
         *,
         model: str = "facebook/mask2former-swin-large-coco-panoptic",
-        device: str | None = None,
+        revision: str | None = None,
+        device: str = "auto",
         dtype: str = "float32",
         threshold: float = 0.5,
         max_objects: int = MAX_OBJECTS,
@@ -54,11 +57,16 @@ class ClassMasks:
         check_max_objects(max_objects)
         check_threshold(threshold)
         self.threshold, self.max_objects = threshold, max_objects
-        self.network = open_network(
-            "AutoModelForUniversalSegmentation", model, device=device, dtype=dtype, words=self.words
+        self.network = Network(
+            "AutoModelForUniversalSegmentation",
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            words=self.words,
         )
         self.provenance = self.network.provenance
-        self.name = f"up to {max_objects} classes of {model} above {threshold}"
+        self.name = f"{self.short} ({self.network.label}, above {threshold:g}, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""
@@ -83,11 +91,9 @@ class ClassMasks:
         return [found[number] for number in range(len(images))]
 
     def _of_one_size(self, images: list[np.ndarray]) -> list[list[Region]]:
-        import torch
-
         told = {"task_inputs": ["panoptic"] * len(images)} if self.words else {}
-        with torch.inference_mode():
-            inputs = self.network.inputs(self.network.processor(images=images, return_tensors="pt", **told))
+        with self.network.running():
+            inputs = self.network.place(self.network.processor(images=images, return_tensors="pt", **told))
             outputs = self.network.model(**inputs)
             for name in ("class_queries_logits", "masks_queries_logits"):
                 outputs[name] = outputs[name].float()
@@ -113,18 +119,26 @@ class ClassMasks:
 class OneFormer(ClassMasks):
     """The extractor ``oneformer``; see `ClassMasks`."""
 
-    words = True
+    short, words = "oneformer", True
 
     def __init__(
         self,
         *,
         model: str = "shi-labs/oneformer_coco_swin_large",
-        device: str | None = None,
+        revision: str | None = None,
+        device: str = "auto",
         dtype: str = "float32",
         threshold: float = 0.5,
         max_objects: int = MAX_OBJECTS,
     ) -> None:
-        super().__init__(model=model, device=device, dtype=dtype, threshold=threshold, max_objects=max_objects)
+        super().__init__(
+            model=model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            threshold=threshold,
+            max_objects=max_objects,
+        )
 
 
 def class_name(label: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.extract.networks import Network, open_network
+from spatialboost.scenes.extract.networks import Network
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
 
@@ -22,14 +22,11 @@ class Segmenter:
 
     Args:
         model: a folder, or ``user/name`` on the Hub.
-        device: see `open_network`.
-        dtype: see `open_network`.
+        options: revision, device and dtype; see `Network`.
     """
 
-    def __init__(self, model: str, *, device: str | None, dtype: str) -> None:
-        self.network: Network = open_network(
-            "AutoModelForMaskGeneration", model, device=device, dtype=dtype, words=True
-        )
+    def __init__(self, model: str, **options: Any) -> None:
+        self.network = Network("AutoModelForMaskGeneration", model, words=True, **options)
 
     def everything(self, images: Sequence[np.ndarray], *, clicks: int) -> list[list[Region]]:
         """Masks of everything in each image, found by a grid of ``clicks`` x ``clicks`` clicks.
@@ -37,13 +34,11 @@ class Segmenter:
         The points are put into the processor with the image, and not into transformers' `mask-generation` pipeline: for
         SAM 2, that pipeline leaves the lower part of a wide image (the right part of a tall one) without points.
         """
-        import torch
-
         from spatialboost.scenes.extract.clicks import click_grid, keep_masks
 
         grids = [click_grid(image.shape[:2], clicks)[:, None].tolist() for image in images]
         labels = [[[1]] * len(grid) for grid in grids]
-        with torch.inference_mode():
+        with self.network.running():
             inputs = self._prepare(images, input_points=grids, input_labels=labels)
             embeddings = self.network.model.get_image_embeddings(inputs["pixel_values"])
             found = []
@@ -59,17 +54,14 @@ class Segmenter:
 
     def in_boxes(self, image: np.ndarray, boxes_N4: np.ndarray) -> list[Region]:
         """The mask of the thing in each box ``[x0, y0, x1, y1]`` (pixels) of an image, in the order of the boxes."""
-        import torch
-
-        with torch.inference_mode():
+        with self.network.running():
             inputs = self._prepare([image], input_boxes=[boxes_N4.tolist()])
             embeddings = self.network.model.get_image_embeddings(inputs["pixel_values"])
             logits_Nhw, scores_N = self._decode(embeddings, 0, [{"input_boxes": inputs["input_boxes"]}], several=False)
             return self._full_size(inputs, 0, logits_Nhw, scores_N)
 
     def _prepare(self, images: Sequence[np.ndarray], **prompts: Any) -> Any:
-        inputs = self.network.processor(images=list(images), return_tensors="pt", **prompts)
-        return inputs.to(self.network.device, self.network.dtype)
+        return self.network.place(self.network.processor(images=list(images), return_tensors="pt", **prompts))
 
     def _decode(self, embeddings: Any, number: int, prompts: list[dict[str, Any]], *, several: bool) -> Any:
         """Logits ``(K, h, w)`` and predicted IoU ``(K,)`` of all masks of one image, in float32."""
@@ -101,8 +93,9 @@ class Sam:
 
     Args:
         model: SAM, SAM 2 or EdgeTAM: a folder, or ``user/name`` on the Hub.
-        device: such as ``"cuda:1"``; None takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        revision: branch, tag or commit on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         clicks: clicks along each edge of the image; small things need more.
         max_objects: maximum number of objects in a view.
 
@@ -116,7 +109,8 @@ class Sam:
         self,
         *,
         model: str = "facebook/sam2.1-hiera-small",
-        device: str | None = None,
+        revision: str | None = None,
+        device: str = "auto",
         dtype: str = "float32",
         clicks: int = 32,
         max_objects: int = MAX_OBJECTS,
@@ -125,9 +119,9 @@ class Sam:
         if clicks < 1:
             raise SpatialBoostError(f"clicks is {clicks}, expected at least one along each edge")
         self.clicks, self.max_objects = clicks, max_objects
-        self.segmenter = Segmenter(model, device=device, dtype=dtype)
+        self.segmenter = Segmenter(model, revision=revision, device=device, dtype=dtype)
         self.provenance = self.segmenter.network.provenance
-        self.name = f"up to {max_objects} masks of {model} from {clicks} x {clicks} clicks"
+        self.name = f"sam2 ({self.segmenter.network.label}, {clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""
