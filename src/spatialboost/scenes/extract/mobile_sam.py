@@ -19,6 +19,7 @@ from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_o
 _SIDE, _LOW = 1024, 256
 _MEAN, _STD = (np.array(each, np.float32) for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))  # 8 bits
 _LICENCE = "Apache-2.0 (https://github.com/ChaoningZhang/MobileSAM)"
+_MIN_STABILITY = 0.7  # on coco128, 0.9 loses a quarter of the things that 0.7 finds
 _COVERING = 0.35  # a mask with more of the square than this does not spare the clicks inside it
 
 
@@ -76,7 +77,7 @@ class MobileSam:
             if covered_LL[spot]:
                 continue
             logits_1LL, score_1 = self._click(embedding, x * scale, y * scale)
-            if len(keep_masks(logits_1LL, score_1)):
+            if len(keep_masks(logits_1LL, score_1, min_stability=_MIN_STABILITY)):
                 mask_LL = (logits_1LL[0] > 0).numpy()
                 if mask_LL.mean() < _COVERING:
                     covered_LL |= mask_LL
@@ -85,7 +86,7 @@ class MobileSam:
         if not scores:
             return []
         logits_KLL, scores_K = torch.cat(logits), torch.cat(scores)
-        keep = keep_masks(logits_KLL, scores_K)
+        keep = keep_masks(logits_KLL, scores_K, min_stability=_MIN_STABILITY)
         masks_KHW = _full_size(logits_KLL[keep], image_HW3.shape[:2])
         return [Region(mask, score) for mask, score in zip(masks_KHW, scores_K[keep].tolist(), strict=True)]
 
