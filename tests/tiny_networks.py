@@ -140,6 +140,43 @@ def save_oneformer(folder: Path) -> None:
     OneFormerProcessor(images, tokenizer, task_seq_length=77).save_pretrained(folder)
 
 
+def save_grounding_dino(folder: Path) -> None:
+    """Of the words it knows, "floor lamp" is one name with two of them."""
+    from transformers import (
+        BertConfig,
+        BertTokenizer,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+    )
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "chair", "table", "floor", "lamp"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    backbone = _swin()
+    backbone.out_features = ["stage2", "stage3", "stage4"]
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = GroundingDinoConfig(
+        backbone_config=backbone,
+        text_config=BertConfig(vocab_size=len(words), **small),
+        num_queries=10,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_feature_levels=3,
+        max_text_len=32,
+    )
+    torch.manual_seed(0)
+    GroundingDinoForObjectDetection(config).eval().save_pretrained(folder)
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    GroundingDinoProcessor(images, BertTokenizer(str(folder / "vocab.txt"))).save_pretrained(folder)
+
+
 def clip_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer with a vocabulary of single letters."""
     from transformers import CLIPTokenizer

@@ -42,10 +42,14 @@ class MobileSam:
 
     kind = "masks"
 
-    def __init__(self, *, model: str, device: str = "cpu", clicks: int = 16, max_objects: int = MAX_OBJECTS) -> None:
+    def __init__(
+        self, *, model: str = "", device: str = "cpu", clicks: int = 16, max_objects: int = MAX_OBJECTS
+    ) -> None:
         from spatialboost.encoders.foreign import load_onnx
 
         check_max_objects(max_objects)
+        if not model:
+            raise SpatialBoostError("model is missing; expected a folder with encoder.onnx and sam.onnx")
         if clicks < 1:
             raise SpatialBoostError(f"clicks is {clicks}, expected at least one along each edge")
         self.clicks, self.max_objects = clicks, max_objects

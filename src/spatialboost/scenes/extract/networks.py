@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from spatialboost.errors import SpatialBoostError, unknown
 
@@ -118,6 +120,25 @@ class Network:
                 )
             self._loaded = model.eval().requires_grad_(False).to(self.device), processor
         return self._loaded
+
+
+def run_by_size(images: Sequence[np.ndarray], run: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:
+    """The results of `run` for images that it gets in groups of one size, in the order of the images.
+
+    Example:
+        >>> wide, tall = np.zeros((2, 3, 3)), np.zeros((3, 2, 3))
+        >>> run_by_size([wide, tall, wide], lambda images: [len(images)] * len(images))
+        [2, 1, 2]
+
+    A processor of transformers pads images of different sizes to one, which changes what a network sees.
+    """
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for number, image in enumerate(images):
+        by_size.setdefault(image.shape, []).append(number)
+    found: dict[int, Any] = {}
+    for numbers in by_size.values():
+        found |= dict(zip(numbers, run([images[number] for number in numbers]), strict=True))
+    return [found[number] for number in range(len(images))]
 
 
 def find_device(device: str) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.extract.networks import Network
+from spatialboost.scenes.extract.networks import Network, run_by_size
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
 
@@ -77,18 +77,8 @@ class ClassMasks:
         ]
 
     def segments(self, images: Sequence[np.ndarray]) -> list[list[Region]]:
-        """The things in each image, by falling size.
-
-        Only images of one size go through the network together: it would pad the others, and transformers does not take
-        the padding off the masks again.
-        """
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for number, image in enumerate(images):
-            by_size.setdefault(image.shape, []).append(number)
-        found: dict[int, list[Region]] = {}
-        for numbers in by_size.values():
-            found |= dict(zip(numbers, self._of_one_size([images[number] for number in numbers]), strict=True))
-        return [found[number] for number in range(len(images))]
+        """The things in each image, by falling size."""
+        return run_by_size(images, self._of_one_size)  # transformers does not take padding off the masks again
 
     def _of_one_size(self, images: list[np.ndarray]) -> list[list[Region]]:
         told = {"task_inputs": ["panoptic"] * len(images)} if self.words else {}

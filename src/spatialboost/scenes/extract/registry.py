@@ -16,6 +16,7 @@ EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "mobile-sam": "spatialboost.scenes.extract.mobile_sam:MobileSam",
     "mask2former": "spatialboost.scenes.extract.panoptic:ClassMasks",
     "oneformer": "spatialboost.scenes.extract.panoptic:OneFormer",
+    "grounding-dino": "spatialboost.scenes.extract.grounded:Grounded",
 }
 
 
