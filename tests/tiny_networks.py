@@ -177,6 +177,76 @@ def save_grounding_dino(folder: Path) -> None:
     GroundingDinoProcessor(images, BertTokenizer(str(folder / "vocab.txt"))).save_pretrained(folder)
 
 
+def save_blip(folder: Path) -> None:
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "chair", "table", "a", "photo", "of", "the"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    config = BlipConfig(
+        text_config={
+            **small,
+            **ids,
+            "vocab_size": len(words),
+            "encoder_hidden_size": 32,
+            "max_position_embeddings": 64,
+        },
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        projection_dim=32,
+        image_text_hidden_size=32,
+    )
+    torch.manual_seed(0)
+    _spread(BlipForConditionalGeneration(config)).save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    BlipProcessor(images, BertTokenizer(str(folder / "vocab.txt"))).save_pretrained(folder)
+
+
+CHAT = (
+    "{% for message in messages %}user {% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
+    "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def save_llava(folder: Path) -> None:
+    """A vision-language model that chats; its words are a few, and everything else is unknown to it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "user", "assistant", "red", "blue", "chair", "table", "thing"]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**small, image_size=32, patch_size=16),
+        text_config=LlamaConfig(**small, **ids, vocab_size=len(words), max_position_embeddings=256),
+        image_token_index=4,
+        image_token_id=4,
+        vision_feature_layer=-1,
+    )
+    torch.manual_seed(0)
+    _spread(LlavaForConditionalGeneration(config)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    LlavaProcessor(
+        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=CHAT,
+        image_token="<image>", num_additional_image_tokens=1,
+    ).save_pretrained(folder)  # fmt: skip
+
+
 def clip_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer with a vocabulary of single letters."""
     from transformers import CLIPTokenizer

@@ -17,6 +17,7 @@ EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "mask2former": "spatialboost.scenes.extract.panoptic:ClassMasks",
     "oneformer": "spatialboost.scenes.extract.panoptic:OneFormer",
     "grounding-dino": "spatialboost.scenes.extract.grounded:Grounded",
+    "region-text": "spatialboost.scenes.extract.region_text:RegionText",
 }
 
 
