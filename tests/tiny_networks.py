@@ -247,6 +247,33 @@ def save_llava(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
+_TOWER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def save_clip(folder: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    tokenizer = clip_tokenizer(folder)
+    text = {**_TOWER, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**_TOWER, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    model = _spread(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)))
+    model.save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def save_siglip(folder: Path) -> None:
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
+
+    tokenizer = clip_tokenizer(folder)
+    text = {**_TOWER, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "projection_size": 32}
+    vision = {**_TOWER, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    _spread(SiglipModel(SiglipConfig(text_config=text, vision_config=vision))).save_pretrained(folder)
+    SiglipProcessor(SiglipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+
+
 def clip_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer with a vocabulary of single letters."""
     from transformers import CLIPTokenizer

@@ -18,6 +18,7 @@ EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "oneformer": "spatialboost.scenes.extract.panoptic:OneFormer",
     "grounding-dino": "spatialboost.scenes.extract.grounded:Grounded",
     "region-text": "spatialboost.scenes.extract.region_text:RegionText",
+    "open-vocabulary": "spatialboost.scenes.extract.open_vocabulary:OpenVocabulary",
 }
 
 
