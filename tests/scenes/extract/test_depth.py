@@ -20,6 +20,7 @@ from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.extract.depth import DepthAnything, DepthPro, ZoeDepth
+from spatialboost.scenes.extract.networks import UNKNOWN_LICENCE, licence_of
 from spatialboost.scenes.extract.pipeline import Extracted
 from spatialboost.scenes.extract.protocol import KINDS, PartialCues
 from spatialboost.scenes.extract.registry import open_extractor
@@ -165,7 +166,7 @@ def test_depth_pro_without_a_head_for_the_field_of_view(tmp_path):
 
 def test_depth_at_the_end_of_the_networks_range_is_no_reading(tmp_path, monkeypatch):
     extractor = open_extractor("depth-anything", model=str(save_depth_anything(tmp_path)), device="cpu")
-    _, loaded = extractor._load()
+    loaded = extractor.network.model
     with torch.no_grad():
         loaded.head.conv3.bias.fill_(100.0)
     (found,) = extractor(views()[:1])
@@ -198,7 +199,7 @@ def test_wrong_models_are_refused_before_anything_is_read(tmp_path, folders):
         open_extractor("zoedepth", model=str(tmp_path / "empty"))
     for option, value, message in (
         ("dtype", "float8", r"unknown dtype 'float8'; .* Did you mean"),
-        ("device", "gpu", "device is 'gpu', which cannot be used here"),
+        ("device", "gpu", "device is 'gpu', which torch cannot use here"),
         ("focal", "60", r"focal is '60'; expected a length in pixels of the view \(1200px\)"),
         ("noise", "much", "noise is much; expected a fraction"),
         ("noise", 1.0, "noise is 1.0; expected a fraction"),
@@ -230,16 +231,16 @@ def test_licences_and_revisions_are_recorded(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "spatialboost")
     folder = save_depth_anything(tmp_path / "mine")
     first = open_extractor("depth-anything", model=str(folder), device="cpu")
-    assert first.provenance["model"] == "mine"
-    assert first.provenance["licence"] == "unknown"
+    assert first.provenance["model"] == str(folder)
+    assert first.provenance["licence"] == UNKNOWN_LICENCE
     assert first.provenance["revision"].startswith("sha256:")
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: apple-amlr\n---\n# A card\n")
     again = open_extractor("depth-anything", model=str(folder), device="cpu")
     assert again.provenance == {**first.provenance, "licence": "apple-amlr"}
-    assert "depth: mine, revision sha256:" in caplog.text
-    assert "the licence of mine (apple-amlr) does not allow commercial use" in caplog.text
+    assert f"{folder}, revision sha256:" in caplog.text
+    assert f"the licence of {folder} (apple-amlr) does not allow commercial use" in caplog.text
     (folder / "README.md").write_text("---\nlicense: [broken\n---\n")
-    assert open_extractor("depth-anything", model=str(folder), device="cpu").provenance["licence"] == "unknown"
+    assert open_extractor("depth-anything", model=str(folder), device="cpu").provenance["licence"] == UNKNOWN_LICENCE
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -268,10 +269,9 @@ def test_a_model_of_the_hub_is_kept_at_its_commit(tmp_path, hub, folders):
 
 def test_the_default_model_may_be_shipped():
     assert DepthAnything.default_model in ("depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf",)
-    from spatialboost.scenes.extract.depth import LICENCES
     from spatialboost.scenes.source_registry import SOURCES
 
-    assert LICENCES[DepthAnything.default_model] == "apache-2.0"
+    assert licence_of(DepthAnything.default_model) == "apache-2.0"
     assert SOURCES["images"].depth == SOURCES["dataset"].depth == ("depth-anything",)
 
 

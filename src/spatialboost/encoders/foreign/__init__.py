@@ -7,11 +7,13 @@ of a model. `tests/test_house.py` checks that no other file calls their loaders.
 """
 
 from spatialboost.encoders.foreign.load import (
+    load_onnx,
     load_open_clip,
     load_processor,
     load_text_model,
     load_timm,
     load_transformers,
+    load_whole_processor,
 )
 from spatialboost.encoders.foreign.origin import Origin, explain_model_errors, find_origin
 
@@ -19,9 +21,11 @@ __all__ = [
     "Origin",
     "explain_model_errors",
     "find_origin",
+    "load_onnx",
     "load_open_clip",
     "load_processor",
     "load_text_model",
     "load_timm",
     "load_transformers",
+    "load_whole_processor",
 ]

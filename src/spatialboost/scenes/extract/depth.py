@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
+from spatialboost.scenes.extract.networks import Network
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.focal import FocalLength, make_intrinsics
 
@@ -21,16 +20,6 @@ log = logging.getLogger(__name__)
 
 # Shape legend: B = views, H, W = image height and width in pixels, h, w = size of the network's input.
 
-DTYPES = ("float32", "bfloat16", "float16")
-# Licences of checkpoints whose model card does not name one, as their authors state them; see docs/data-format.md
-LICENCES = {
-    "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf": "apache-2.0",
-    "depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf": "apache-2.0",
-    "depth-anything/Depth-Anything-V2-Metric-Indoor-Base-hf": "cc-by-nc-4.0",
-    "depth-anything/Depth-Anything-V2-Metric-Outdoor-Base-hf": "cc-by-nc-4.0",
-    "depth-anything/Depth-Anything-V2-Metric-Indoor-Large-hf": "cc-by-nc-4.0",
-    "depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf": "cc-by-nc-4.0",
-}
 RESTRICTED = ("-nc", "amlr", "research", "non-commercial", "noncommercial")  # parts of names of licences
 
 _FAR = 65.0  # metres; data sets store depth up to 65.5 m, and networks say such numbers of the sky
@@ -74,7 +63,6 @@ class DepthEstimator:
     kind = "depth"
     short: str  # name of the extractor
     model_type: str  # in the config of transformers
-    class_name: str
     default_model: str
     default_noise: float
     at_once = 8  # images of one size in one forward pass
@@ -89,34 +77,21 @@ class DepthEstimator:
         focal: str | None = None,
         noise: float | str | None = None,
     ) -> None:
-        from spatialboost.encoders.foreign import explain_model_errors, find_origin
-
-        if dtype not in DTYPES:
-            raise unknown("dtype", dtype, DTYPES)
-        self.dtype, self.device = dtype, find_device(device)
         self.focal = None if focal is None else FocalLength.parse(focal)
         self.noise = self.default_noise if noise is None else _read_noise(noise)
-        self.model = model or self.default_model
-        with explain_model_errors(self.model):
-            self._origin = find_origin(self.model, revision)
-        self.check_config(self._origin.config)
-        licence = self._origin.licence or LICENCES.get(self.model, "unknown")
-        folder = Path(self.model).expanduser()
-        name = folder.resolve().name if folder.is_dir() else self.model
-        self.provenance = {"model": name, "revision": self._origin.revision, "licence": licence}
-        self._loaded: tuple[Any, Any] | None = None
-        options = [dtype, *([f"focal {self.focal}"] if self.focal else []), f"noise {self.noise:g}"]
-        self.name = f"{self.short} ({name} {self._origin.revision[-8:]} {' '.join(options)})"
-        log.info("depth: %s, revision %s, licence %s", name, self._origin.revision, licence)
-        if any(part in licence.lower() for part in RESTRICTED):
+        self.network = Network(
+            "AutoModelForDepthEstimation", model or self.default_model, revision=revision, device=device, dtype=dtype
+        )
+        self.model, self.provenance = self.network.name, self.network.provenance
+        self.check_config(self.network.config)
+        options = [*([f"focal {self.focal}"] if self.focal else []), f"noise {self.noise:g}"]
+        self.name = f"{self.short} ({self.network.label} {' '.join(options)})"
+        if any(part in self.provenance["licence"].lower() for part in RESTRICTED):
             log.warning(
                 "the licence of %s (%s) does not allow commercial use of its weights; read it before you publish a "
                 "data set that is made with it, or use depth-anything with its default model",
-                *(name, licence),
+                *(self.provenance["model"], self.provenance["licence"]),
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Raise unless a model with this config gives metric depth."""
@@ -136,7 +111,7 @@ class DepthEstimator:
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """Depth, intrinsics, noise and ``facts["focal"]`` of each view; see `Extractor`."""
-        processor, _ = self._load()
+        processor = self.network.processor
         found: list[Addition | None] = [None] * len(views)
         groups: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
         for number, view in enumerate(views):
@@ -155,41 +130,15 @@ class DepthEstimator:
                     found[number] = addition
         return [addition for addition in found if addition is not None]
 
-    def _load(self) -> tuple[Any, Any]:
-        """The image processor and the network; they are loaded when they are first needed."""
-        if self._loaded is None:
-            import torch
-            import transformers
-
-            from spatialboost.encoders.foreign import explain_model_errors, load_processor, load_transformers
-
-            with explain_model_errors(self.model):
-                network = load_transformers(
-                    self.model,
-                    self._origin.options,
-                    cls=getattr(transformers, self.class_name),
-                    pretrained=True,
-                    dtype=getattr(torch, self.dtype),
-                    kwargs={},
-                )
-                processor = load_processor(self.model, self._origin.options)
-                if processor is None:
-                    raise SpatialBoostError(f"{self.model} has no preprocessor_config.json of an image processor")
-                self._loaded = processor, network.eval().requires_grad_(False).to(self.device)
-        return self._loaded
-
     def _run(self, views: Sequence[PartialCues], pixels: Sequence[Any]) -> list[Addition]:
         """One forward pass for images that have the same size as input of the network."""
         import torch
 
-        processor, network = self._load()
+        processor, device = self.network.processor, self.network.device
         sizes = [view.image_HW3.shape[:2] for view in views]
-        with torch.inference_mode():
-            pixels_B3hw = torch.cat(list(pixels)).to(self.device, network.dtype)
-            try:
-                outputs = network(pixel_values=pixels_B3hw)
-            except torch.OutOfMemoryError as error:
-                raise OSError(errno.ENOMEM, f"{self.model} needs more memory than {self.device} has") from error
+        with self.network.running():
+            pixels_B3hw = torch.cat(list(pixels)).to(device, self.network.model.dtype)
+            outputs = self.network.model(pixel_values=pixels_B3hw)
             outputs["predicted_depth"] = outputs.predicted_depth.float()
             angles = getattr(outputs, "field_of_view", None)
             known = [None] * len(views) if angles is None else [float(angle) for angle in angles]
@@ -200,7 +149,7 @@ class DepthEstimator:
                 widths = np.array([size[1] for size in sizes])
                 lengths = np.array([focal for focal, _ in focals])
                 outputs["field_of_view"] = torch.tensor(
-                    np.degrees(2 * np.arctan(widths / (2 * lengths))), dtype=torch.float32, device=self.device
+                    np.degrees(2 * np.arctan(widths / (2 * lengths))), dtype=torch.float32, device=device
                 )
             wants = inspect.signature(processor.post_process_depth_estimation).parameters
             more = {"source_sizes": sizes} if "source_sizes" in wants else {}
@@ -227,7 +176,7 @@ class DepthEstimator:
 
     def _trained_pixels(self) -> float:
         """Focal length of the training images in pixels of the network's input."""
-        size = self._load()[0].size
+        size = self.network.processor.size
         return self.trained_focal()[0] * min(size["height"], size["width"])
 
     def _addition(
@@ -268,7 +217,7 @@ class DepthPro(DepthEstimator):
     The weights have Apple's research licence (apple-amlr): not for commercial use.
     """
 
-    short, model_type, class_name = "depth-pro", "depth_pro", "DepthProForDepthEstimation"
+    short, model_type = "depth-pro", "depth_pro"
     default_model = "apple/DepthPro-hf"
     default_noise = 0.1
     at_once = 1  # it cuts one image into 35
@@ -289,7 +238,7 @@ class DepthAnything(DepthEstimator):
     licence without commercial use.
     """
 
-    short, model_type, class_name = "depth-anything", "depth_anything", "DepthAnythingForDepthEstimation"
+    short, model_type = "depth-anything", "depth_anything"
     default_model = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
     default_noise = 0.15
 
@@ -308,7 +257,7 @@ class DepthAnything(DepthEstimator):
 
     def largest(self) -> float:
         """Its head ends in a sigmoid times 20 m (rooms) or 80 m (streets)."""
-        return min(_FAR, _SATURATED * float(self._origin.config.get("max_depth") or 1))
+        return min(_FAR, _SATURATED * float(self.network.config.get("max_depth") or 1))
 
 
 class ZoeDepth(DepthEstimator):
@@ -321,33 +270,13 @@ class ZoeDepth(DepthEstimator):
     The licence of the weights is MIT.
     """
 
-    short, model_type, class_name = "zoedepth", "zoedepth", "ZoeDepthForDepthEstimation"
+    short, model_type = "zoedepth", "zoedepth"
     default_model = "Intel/zoedepth-nyu-kitti"
     default_noise = 0.12
 
     def trained_focal(self) -> tuple[float, bool]:
         """NYU Depth v2: 519 pixels for 640x480. KITTI, its other training set, has another camera."""
         return 1.081, False
-
-
-def find_device(device: str) -> str:
-    """The device that a user means; ``"auto"`` takes a GPU if there is one.
-
-    Raises:
-        SpatialBoostError: there is no such device.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SpatialBoostError(
-            f"device is {device!r}, which cannot be used here ({reason}); expected cpu or cuda"
-        ) from error
-    return device
 
 
 def _read_noise(noise: float | str) -> float:
