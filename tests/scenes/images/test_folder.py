@@ -292,6 +292,8 @@ def test_wrong_folders_are_one_clear_line(tmp_path, caplog):
     ):
         with pytest.raises(SpatialBoostError, match=message):
             Photographs(tmp_path / path)
+    with pytest.raises(SpatialBoostError, match="num is 0; expected at least one image"):
+        Photographs(tmp_path, num=0)
     with pytest.raises(SpatialBoostError, match="size is 0"):
         Photographs(tmp_path, size=0)
     with pytest.raises(SpatialBoostError, match="source images needs a path"):

@@ -11,7 +11,7 @@ from spatialboost.errors import SpatialBoostError, plain
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.images.listing import PACKED, SUFFIXES, TAR, list_images
-from spatialboost.scenes.images.photograph import USUAL_EDGE, view_photograph
+from spatialboost.scenes.images.photograph import describe_size, view_photograph
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
@@ -51,6 +51,8 @@ class Photographs:
     def __init__(self, path: str | Path, *, num: int | None = None, size: int | tuple[int, int] | None = None) -> None:
         if size is not None:
             validate_size(size)
+        if num is not None and num < 1:
+            raise SpatialBoostError(f"num is {num}; expected at least one image")
         self.path, self.size = user_path(path), size
         is_tar = self.path.is_file() and self.path.name.lower().endswith(TAR)
         if not (self.path.is_dir() or is_tar):
@@ -71,14 +73,7 @@ class Photographs:
         self._tars_N = listing.tars_N[chosen_N]
         self._by_size_N = np.argsort(self._sizes_N, kind="stable")  # of one size in their own order
         self.names = [name if name.isprintable() else _one_line(name) for name in files]
-        wanted = (
-            f"{USUAL_EDGE} px or less"
-            if size is None
-            else f"{size} px"
-            if isinstance(size, int)
-            else f"{size[0]}x{size[1]}"
-        )
-        self.name = f"images {_one_line(self.path.resolve().name)} {wanted}"
+        self.name = f"images {_one_line(self.path.resolve().name)} {describe_size(size)}"
         log.info("%s: %d images, %d other files", self.path, len(listing.names), listing.others)
 
     def __len__(self) -> int:

@@ -66,6 +66,18 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
     return PartialCues(image_HW3, source, intrinsics_33=intrinsics_33, facts=facts)
 
 
+def describe_size(size: int | tuple[int, int] | None) -> str:
+    """What `view_photograph` does for a size, as text for the name of a source.
+
+    Example:
+        >>> describe_size(None), describe_size(224), describe_size((240, 320))
+        ('480 px or less', '224 px', '240x320')
+    """
+    if isinstance(size, tuple):
+        return f"{size[0]}x{size[1]}"
+    return f"{USUAL_EDGE} px or less" if size is None else f"{size} px"
+
+
 def _resize(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image_HW3).resize(size[::-1], Image.Resampling.BILINEAR))
 

@@ -17,7 +17,7 @@ from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.images.folder import Photographs, open_images
 from spatialboost.scenes.images.listing import TAR, natural_order
-from spatialboost.scenes.images.photograph import USUAL_EDGE, view_photograph
+from spatialboost.scenes.images.photograph import describe_size, view_photograph
 from spatialboost.scenes.paths import is_hidden_name, user_path
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
@@ -61,14 +61,7 @@ class TableImages:
         table = _open(str(path))
         self.column = find_column(table.schema, column, str(path))
         self._rows, name, self.provenance = table.rows(self.column), plain(table.name), table.provenance
-        wanted = (
-            f"{USUAL_EDGE} px or less"
-            if size is None
-            else f"{size} px"
-            if isinstance(size, int)
-            else f"{size[0]}x{size[1]}"
-        )
-        self.name = f"dataset {name} {self.column} {wanted}"
+        self.name = f"dataset {name} {self.column} {describe_size(size)}"
         self._short = name
 
     def __len__(self) -> int:
