@@ -44,9 +44,19 @@ def build(
             help="YAML file with these options, one key for each; options on the command line count more.",
         ),
     ] = None,
-    source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
+    source: Annotated[
+        str,
+        typer.Option(
+            help="rooms (procedural), rgbd (a folder of RGB-D frames), images (a folder of photographs or tar files) "
+            "or dataset (parquet, a folder of `save_to_disk`, or hf:USER/NAME)."
+        ),
+    ] = "rooms",
     path: Annotated[
-        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt.")
+        Path | None,
+        typer.Option(help="Folder. RGB-D: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column of a data set that has the images. Default: the only one.")
     ] = None,
     num: Annotated[
         int | None,
@@ -68,6 +78,13 @@ def build(
         typer.Option(
             help="Extractor that adds cues to the views: NAME, or NAME:key=value,key=value with its options. Repeat "
             "the option for several; they run in this order. For objects of RGB-D frames: superpixels."
+        ),
+    ] = None,
+    focal: Annotated[
+        float | None,
+        typer.Option(
+            help="Cut or extend every view to this focal length, divided by the longer side (0.87 = 60 degrees), as if "
+            "one camera had taken all. Default: each view keeps its own."
         ),
     ] = None,
     cache: Annotated[
@@ -120,12 +137,13 @@ def build(
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
     if extract is None:
-        extract = [*default_extractors(source)] if plan.needs_objects else []
+        extract = [*default_extractors(source, objects=plan.needs_objects)]
     recipe = Recipe(
         source,
-        SourceOptions(path, num, first_room, pixels, views, stride),
+        SourceOptions(path, num, first_room, pixels, views, stride, column),
         tuple(ExtractorSpec.parse(text) for text in extract),
         None if cache is None else user_path(cache),
+        focal,
     )
     try:
         report = build_dataset(

@@ -36,7 +36,12 @@ def is_hidden(path: Path) -> bool:
         >>> is_hidden(Path("cats/._1.jpg")), is_hidden(Path(".hidden/1.jpg"))
         (True, False)
     """
-    return path.name.startswith(".") or path.name.lower() in _SYSTEM
+    return is_hidden_name(path.name)
+
+
+def is_hidden_name(name: str) -> bool:
+    """Like `is_hidden`, for the name of a file or folder."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def is_wanted(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.scenes.extract.pipeline import Extracted
 from spatialboost.scenes.extract.registry import open_extractor
+from spatialboost.scenes.focal import with_one_focal
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.source_registry import SourceOptions, open_source
 from spatialboost.scenes.sources import Source
@@ -73,19 +74,22 @@ class Recipe:
         options: options of the source.
         extract: the extractors, in this order.
         cache: folder in which the results of extractors are stored.
+        focal: focal length that all views get, see `spatialboost.scenes.focal.unify_focal`; None keeps that of each.
     """
 
     source: str
     options: SourceOptions
     extract: Sequence[ExtractorSpec] = ()
     cache: Path | None = None
+    focal: float | None = None
 
     def __call__(self) -> Source:
         """Open the source and the extractors."""
         items = open_source(self.source, self.options)
-        if not self.extract:
-            return items
-        return Extracted(items, [open_extractor(spec.name, **spec.options) for spec in self.extract], cache=self.cache)
+        if self.extract:
+            extractors = [open_extractor(spec.name, **spec.options) for spec in self.extract]
+            items = Extracted(items, extractors, cache=self.cache)
+        return items if self.focal is None else with_one_focal(items, self.focal)
 
 
 def read_build_file(file: Path, options: Sequence[str]) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def read_build_file(file: Path, options: Sequence[str]) -> dict[str, Any]:
             raise SpatialBoostError(f"{file}: {key} is given twice")
         if value is None:
             continue
-        if name in _PATHS:
+        if name in _PATHS and not str(value).startswith("hf:"):  # a data set of the Hub
             value = str(file.parent / user_path(str(value)))
         elif name == "extract":
             value = [_as_text(each, file) for each in (value if isinstance(value, list) else [value])]

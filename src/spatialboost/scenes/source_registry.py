@@ -24,6 +24,7 @@ class SourceOptions:
         size: shorter edge, or ``(height, width)``, in pixels.
         views: number of views in each item. With more than one, an item is a `Scene`.
         stride: number of frames from one view to the next, for a sequence of frames.
+        column: the column of a data set that has the images.
 
     Raises:
         SpatialBoostError: ``num``, ``views`` or ``stride`` is below one.
@@ -35,6 +36,7 @@ class SourceOptions:
     size: int | tuple[int, int] | None = None
     views: int = 1
     stride: int = 10
+    column: str | None = None
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -50,30 +52,38 @@ class SourceKind:
     Attributes:
         open: ``"module:function"``; the function takes `SourceOptions` and returns a source.
         extract: names of the extractors that find objects in its views; empty if the views already have objects.
+        depth: name of the extractor that gives depth to its views; empty if the views already have depth.
     """
 
     open: str
     extract: tuple[str, ...] = ()
+    depth: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
     "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:open_frames", extract=("superpixels",)),
+    "images": SourceKind("spatialboost.scenes.images.folder:open_images", ("superpixels",), ("depth-anything",)),
+    "dataset": SourceKind("spatialboost.scenes.images.table:open_table", ("superpixels",), ("depth-anything",)),
 }
 
 
-def default_extractors(name: str) -> tuple[str, ...]:
-    """The extractors that find objects in the views of a source if the user names none.
+def default_extractors(name: str, *, objects: bool = True) -> tuple[str, ...]:
+    """The extractors that give the views of a source what they lack if the user names none: depth, and objects.
 
     Example:
-        >>> default_extractors("rgbd")
-        ('superpixels',)
+        >>> default_extractors("rgbd"), default_extractors("images", objects=False)
+        (('superpixels',), ('depth-anything',))
+
+    Args:
+        name: name of the source.
+        objects: whether objects are needed.
 
     Raises:
         SpatialBoostError: the name is unknown.
     """
     kind: SourceKind = look_up(SOURCES, "source", name)
-    return kind.extract
+    return (*kind.depth, *(kind.extract if objects else ()))
 
 
 def open_source(name: str, options: SourceOptions) -> Source:

@@ -47,6 +47,7 @@ class Mapped:
     def __init__(self, source: Source, *functions: Callable[[Cues], Cues], name: str) -> None:
         self.source, self.functions, self.name = source, functions, name
         self.names: Sequence[str] | None = getattr(source, "names", None)
+        self.provenance = getattr(source, "provenance", None)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -121,7 +122,7 @@ class Subset:
     """
 
     def __init__(self, source: Source, items: Sequence[int]) -> None:
-        self.source, self.items = source, items
+        self.source, self.items, self.provenance = source, items, getattr(source, "provenance", None)
         names: Sequence[str] | None = getattr(source, "names", None)
         self.names = None if names is None else [names[item] for item in items]
 

@@ -12,6 +12,16 @@ from spatialboost.scenes.registry import look_up
 
 EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "superpixels": "spatialboost.scenes.extract.segments:Superpixels",
+    "depth-anything": "spatialboost.scenes.extract.depth:DepthAnything",
+    "depth-pro": "spatialboost.scenes.extract.depth:DepthPro",
+    "zoedepth": "spatialboost.scenes.extract.depth:ZoeDepth",
+    "sam2": "spatialboost.scenes.extract.sam:Sam",
+    "mobile-sam": "spatialboost.scenes.extract.mobile_sam:MobileSam",
+    "mask2former": "spatialboost.scenes.extract.panoptic:ClassMasks",
+    "oneformer": "spatialboost.scenes.extract.panoptic:OneFormer",
+    "grounding-dino": "spatialboost.scenes.extract.grounded:Grounded",
+    "region-text": "spatialboost.scenes.extract.region_text:RegionText",
+    "open-vocabulary": "spatialboost.scenes.extract.open_vocabulary:OpenVocabulary",
 }
 
 
