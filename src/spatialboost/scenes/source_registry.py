@@ -5,10 +5,11 @@ To add a source, write a file with a function ``open(options) -> Source`` and ad
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.registry import look_up
 from spatialboost.scenes.sources import Source
 
@@ -24,6 +25,7 @@ class SourceOptions:
         size: shorter edge, or ``(height, width)``, in pixels.
         views: number of views in each item. With more than one, an item is a `Scene`.
         stride: number of frames from one view to the next, for a sequence of frames.
+        reader: options of the sources that read a folder.
 
     Raises:
         SpatialBoostError: ``num``, ``views`` or ``stride`` is below one.
@@ -35,6 +37,7 @@ class SourceOptions:
     size: int | tuple[int, int] | None = None
     views: int = 1
     stride: int = 10
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -58,7 +61,7 @@ class SourceKind:
 
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
-    "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:open_frames", extract=("superpixels",)),
+    "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:RGBD", extract=("superpixels",)),
 }
 
 
