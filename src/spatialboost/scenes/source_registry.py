@@ -59,9 +59,24 @@ class SourceKind:
     extract: tuple[str, ...] = ()
 
 
+_SETS = "spatialboost.scenes.readers.sets"
+
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
     "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:RGBD", extract=("superpixels",)),
+    # Public data sets in the layouts in which they are handed out
+    "7scenes": SourceKind(f"{_SETS}.seven_scenes:LAYOUT", extract=("superpixels",)),
+    "arkitscenes": SourceKind(f"{_SETS}.arkitscenes:LAYOUT", extract=("superpixels",)),
+    "kitti": SourceKind(f"{_SETS}.kitti:LAYOUT", extract=("superpixels",)),
+    "nyu": SourceKind(f"{_SETS}.nyu:LAYOUT", extract=("superpixels",)),
+    "scannet": SourceKind(f"{_SETS}.scannet:LAYOUT", extract=("superpixels",)),
+    "scannetpp": SourceKind(f"{_SETS}.scannetpp:LAYOUT", extract=("superpixels",)),
+    "sunrgbd": SourceKind(f"{_SETS}.sunrgbd:LAYOUT", extract=("superpixels",)),
+    "tum": SourceKind(f"{_SETS}.tum:LAYOUT", extract=("superpixels",)),
+    # Images without depth: they need an extractor of the kind "depth"
+    "colmap": SourceKind(f"{_SETS}.colmap:LAYOUT"),
+    "ego4d": SourceKind(f"{_SETS}.ego4d:LAYOUT"),
+    "mvimgnet": SourceKind(f"{_SETS}.colmap:MVIMGNET"),
 }
 
 

@@ -109,12 +109,12 @@ class Frames:
         if frame.depth is None:
             return self._without_depth(index, frame, image_HW3, source)
         intrinsics_33 = self._intrinsics_of(frame, image_HW3.shape[:2], source)
-        depth_HW = self._read_depth(frame, source)
-        size = self._fitted_size(image_HW3.shape[:2], depth_HW.shape, frame, source)
+        fitted = self._fit(frame, image_HW3.shape[:2], intrinsics_33, source)
+        size = fitted.depth_HW.shape
         cues = Cues(
             image_HW3=_resize_image(image_HW3, size),
-            depth_HW=_sample_depth(depth_HW, size, image_HW3.shape[:2], intrinsics_33, frame.depth_intrinsics_33),
-            intrinsics_33=rescale_intrinsics(intrinsics_33, image_HW3.shape[:2], size),
+            depth_HW=fitted.depth_HW,
+            intrinsics_33=fitted.intrinsics_33,
             source=source,
             objects=self._objects(index, size, source),
             pose_44=frame.pose_44,
@@ -166,7 +166,7 @@ class Frames:
         frame = self.recording.frame(index, source)
         changes: dict[str, Any] = {}
         if self._intrinsics is not None:
-            changes |= {"intrinsics": self._intrinsics, "depth_intrinsics_33": None}
+            changes |= {"intrinsics": self._intrinsics, "depth_intrinsics": None}
         scale = self.options.pose_scale or 1.0
         if self._poses is not None:
             pose_44 = self._poses(index)
@@ -214,13 +214,34 @@ class Frames:
             return np.where((frame.depth >= form.low) & (frame.depth <= form.high), frame.depth, 0).astype(np.float32)
         return read_depth(frame.depth or Path(), source, self.depth_format)
 
+    def _fit(self, frame: Frame, image: tuple[int, int], intrinsics_33: np.ndarray, source: str) -> Measured:
+        """Depth map and intrinsics at the size of the view.
+
+        Args:
+            frame: with depth.
+            image: height and width of the image.
+            intrinsics_33: of the image.
+            source: for messages.
+        """
+        depth_HW = self._read_depth(frame, source)
+        size = self._fitted_size(image, depth_HW.shape, frame, source)
+        target_33 = rescale_intrinsics(intrinsics_33, image, size)
+        if frame.depth_intrinsics is not None:
+            own = replace(frame, intrinsics=frame.depth_intrinsics)
+            depth_33 = self._intrinsics_of(own, depth_HW.shape, source)
+        elif depth_HW.shape == size:
+            return Measured(depth_HW, target_33)
+        else:
+            depth_33 = rescale_intrinsics(intrinsics_33, image, depth_HW.shape)
+        return Measured(_sample_depth(depth_HW, depth_33, size, target_33), target_33)
+
     def _fitted_size(
         self, image: tuple[int, int], depth: tuple[int, int], frame: Frame, source: str
     ) -> tuple[int, int]:
         """The size that image and depth map get."""
         if image == depth:
             return image
-        if frame.depth_intrinsics_33 is None and not same_shape(image, depth):
+        if frame.depth_intrinsics is None and not same_shape(image, depth):
             raise CuesError(
                 f"{source}: depth map is {depth} but the image is {image}, which is another aspect ratio; cut the "
                 "larger one to what both show"
@@ -248,14 +269,10 @@ class Frames:
             image = frame.image.shape[:2] if isinstance(frame.image, np.ndarray) else image_size(frame.image)
             if frame.depth is None or frame.intrinsics is None:
                 return None
-            depth_HW = self._read_depth(frame, source)
-            image = image or depth_HW.shape
-            intrinsics_33 = frame.intrinsics.at(image)
-            size = self._fitted_size(image, depth_HW.shape, frame, source)
+            image = image or self._read_depth(frame, source).shape
+            return self._fit(frame, image, frame.intrinsics.at(image), source)
         except SpatialBoostError:  # it is named when the frame is read
             return None
-        depth_HW = _sample_depth(depth_HW, size, image, intrinsics_33, frame.depth_intrinsics_33)
-        return Measured(depth_HW, rescale_intrinsics(intrinsics_33, image, size))
 
     def _without_depth(self, index: int, frame: Frame, image_HW3: np.ndarray, source: str) -> PartialCues:
         old = image_HW3.shape[:2]
@@ -298,28 +315,18 @@ def _resize_image(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _sample_depth(
-    depth_HW: np.ndarray,
-    size: tuple[int, int],
-    image: tuple[int, int],
-    intrinsics_33: np.ndarray,
-    depth_intrinsics_33: np.ndarray | None,
+    depth_HW: np.ndarray, depth_33: np.ndarray, size: tuple[int, int], target_33: np.ndarray
 ) -> np.ndarray:
-    """The depth map at each pixel of the view, by nearest neighbour; 0 where the depth map does not reach.
+    """The depth map as another camera at the same place sees it, by nearest neighbour; 0 where it does not reach.
 
     Args:
         depth_HW: as stored.
-        size: of the view.
-        image: size of the image that ``intrinsics_33`` is for.
-        intrinsics_33: of the image.
-        depth_intrinsics_33: of the depth map; None = the image and the depth map show the same.
+        depth_33: its camera matrix.
+        size: height and width of the result.
+        target_33: the camera matrix of the result.
     """
-    if depth_intrinsics_33 is None:
-        if depth_HW.shape == size:
-            return depth_HW
-        depth_intrinsics_33 = rescale_intrinsics(intrinsics_33, image, depth_HW.shape)
-    target_33 = rescale_intrinsics(intrinsics_33, image, size)
     (fx, _, cx), (_, fy, cy) = target_33[:2]
-    (depth_fx, _, depth_cx), (_, depth_fy, depth_cy) = depth_intrinsics_33[:2]
+    (depth_fx, _, depth_cx), (_, depth_fy, depth_cy) = depth_33[:2]
     # Rounding is up at .5, where a pixel of the view is between two of the depth map, as in `resize_cues`
     columns = np.floor((np.arange(size[1]) - cx) * (depth_fx / fx) + depth_cx + 0.5 + 1e-9).astype(int)
     rows = np.floor((np.arange(size[0]) - cy) * (depth_fy / fy) + depth_cy + 0.5 + 1e-9).astype(int)

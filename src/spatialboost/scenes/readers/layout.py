@@ -56,7 +56,7 @@ class Layout:
                 f"none of the {len(found)} recordings in {root} can be used: {recordings[0].reason}"
             )
         places = [folder.relative_to(root).as_posix() for folder in found]
-        source: Any = first if len(found) == 1 else Joined(dict(zip(places, recordings, strict=True)))
+        source: Any = first if found == [root] else Joined(dict(zip(places, recordings, strict=True)))
         frames = first.frames if isinstance(first, Walk) else first
         scale = frames.depth_scale if isinstance(frames, Frames) else None
         opened = evenly_spaced(source, options.num) if options.num is not None else source

@@ -32,7 +32,7 @@ class Frame:
     image: Path | np.ndarray
     depth: Path | np.ndarray | None = None
     intrinsics: Intrinsics | None = None
-    depth_intrinsics_33: np.ndarray | None = None
+    depth_intrinsics: Intrinsics | None = None
     pose_44: np.ndarray | None = None
     up_3: np.ndarray | None = None
 
@@ -115,6 +115,6 @@ def shared_up(pose_44: np.ndarray | None, up_world_3: np.ndarray | None) -> np.n
         >>> shared_up(np.eye(4), np.array([0, 0, 2.0])).tolist()
         [0.0, 0.0, 1.0]
     """
-    if pose_44 is None or up_world_3 is None:
+    if pose_44 is None or up_world_3 is None or not np.isfinite(pose_44).all():
         return None
     return pose_44[:3, :3].T @ (up_world_3 / np.linalg.norm(up_world_3))
