@@ -18,15 +18,55 @@ MAX_SEED = 2**63 - 1
 MAX_VIEWS = 1000
 MAX_ROWS = 10**5
 
+READING = "Options of sources that read a folder"
+
 app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
 
 
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
-    source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
+    source: Annotated[
+        str,
+        typer.Option(
+            help="rooms (procedural), rgbd (a folder of RGB-D frames), or the layout of a public data set: 7scenes, "
+            "arkitscenes, colmap, ego4d, kitti, mvimgnet, nyu, scannet, scannetpp, sunrgbd, tum."
+        ),
+    ] = "rooms",
     path: Annotated[
-        Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt.")
+        Path | None,
+        typer.Option(help="The folder to read. For rgbd: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt."),
+    ] = None,
+    depth_scale: Annotated[
+        float | None,
+        typer.Option(help="Values per metre of the depth maps, such as 1000 or 5000.", rich_help_panel=READING),
+    ] = None,
+    max_depth: Annotated[
+        float | None, typer.Option(help="Depth beyond this is no reading, in metres.", rich_help_panel=READING)
+    ] = None,
+    intrinsics: Annotated[
+        str | None,
+        typer.Option(
+            help="A file, or 'fx fy cx cy' in pixels, or 'fx fy cx cy WIDTH HEIGHT' for images of another size.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
+    poses: Annotated[
+        str | None, typer.Option(help="A file with all poses, or a folder with one file each.", rich_help_panel=READING)
+    ] = None,
+    pose_type: Annotated[
+        Literal["camera-to-world", "world-to-camera", "opengl"],
+        typer.Option(help="What the poses are. opengl: camera to world, y up and z backward.", rich_help_panel=READING),
+    ] = "camera-to-world",
+    associations: Annotated[
+        str | None,
+        typer.Option(help="A file with lines IMAGE DEPTH, or TIME IMAGE TIME DEPTH.", rich_help_panel=READING),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Pattern of the images, such as 'color/*.jpg'.", rich_help_panel=READING)
+    ] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Pattern of the depth maps, such as 'depth/*.png'.", rich_help_panel=READING)
     ] = None,
     num: Annotated[
         int | None,
@@ -74,6 +114,7 @@ def build(
     from spatialboost.scenes.extract.pipeline import Extracted
     from spatialboost.scenes.extract.registry import open_extractor
     from spatialboost.scenes.questions.plan import PAPER, TurnPlan
+    from spatialboost.scenes.readers.options import ReaderOptions
     from spatialboost.scenes.source_registry import SOURCES, SourceOptions, open_source
 
     for flag, value, (smallest, largest) in (
@@ -90,8 +131,18 @@ def build(
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
-    items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
-    if extract is None and plan.needs_objects:
+    reader = ReaderOptions(
+        depth_scale=depth_scale,
+        max_depth=max_depth,
+        intrinsics=intrinsics,
+        poses=poses,
+        pose_type=pose_type,
+        associations=associations,
+        images=images,
+        depths=depths,
+    )
+    items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride, reader))
+    if extract is None and plan.needs_objects and not getattr(items, "has_objects", False):
         extract = [*SOURCES[source].extract]
     if extract:
         items = Extracted(items, [open_extractor(name) for name in extract])

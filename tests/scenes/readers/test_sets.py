@@ -26,6 +26,7 @@ from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.options import ReaderOptions
+from spatialboost.scenes.readers.recording import shared_up
 from spatialboost.scenes.source_registry import SourceOptions, open_source
 
 FULL, SMALL = (480, 640), (60, 80)
@@ -274,11 +275,13 @@ def opened(name: str, folder: Path, **options):
 
 
 def up_of(source, index: int):
-    """The direction "up" of a view; read from its recording, as long as views have no field for it."""
-    inner = source.source
-    frames = inner.sources if hasattr(inner, "sources") else [inner]
-    recording, place = [(frame, place) for frame in frames for place in range(len(frame))][index]
-    return recording._frame(place, "view").up_3
+    """The direction "up" of a view; as long as views have no field for it, what its recording says."""
+    view = source[index]
+    if hasattr(view, "up_3"):
+        return view.up_3
+    frames, place = [(frames, place) for frames in source.source.sources for place in range(len(frames))][index]
+    own = frames._frame(place, "view").up_3
+    return own if own is not None else shared_up(view.pose_44, frames._world_up)
 
 
 # --- what is read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,6 @@ class Frames:
             times = recording.times or [None] * len(self.names)
             self._poses = open_poses(find_path(options.poses, self.path, "poses"), self.names, times)
         self._annotations: Annotations | None = open_annotations(self.path)
-        self._up_3 = recording.up_world_3 if options.up is None else np.array(options.up, np.float64)
         self._said: set[str] = set()
         self._checked = not check_late
         self._problem_of_all: str | None = None
@@ -104,6 +104,18 @@ class Frames:
         index %= len(self)
         source = f"{self.name}/{self.names[index]}"
         self._check_late(source)
+        view = self._read(index, source)
+        if view.pose_44 is not None and getattr(view, "up_3", None) is None:
+            view = replace(view, **_up(type(view), shared_up(view.pose_44, self._world_up)))
+        return resize_cues(view, self.size) if self.size is not None and isinstance(view, Cues) else view
+
+    @cached_property
+    def _world_up(self) -> np.ndarray | None:
+        """The direction "up" along gravity in the world of the poses; None = not known."""
+        return self.recording.up_world_3 if self.options.up is None else np.array(self.options.up, np.float64)
+
+    def _read(self, index: int, source: str) -> Cues | PartialCues:
+        """The view of a frame, in its own size if it has depth; "up" only if the frame itself tells it."""
         frame = self._frame(index, source)
         image_HW3 = frame.image if isinstance(frame.image, np.ndarray) else read_image(frame.image, source)
         if frame.depth is None:
@@ -111,7 +123,7 @@ class Frames:
         intrinsics_33 = self._intrinsics_of(frame, image_HW3.shape[:2], source)
         fitted = self._fit(frame, image_HW3.shape[:2], intrinsics_33, source)
         size = fitted.depth_HW.shape
-        cues = Cues(
+        return Cues(
             image_HW3=_resize_image(image_HW3, size),
             depth_HW=fitted.depth_HW,
             intrinsics_33=fitted.intrinsics_33,
@@ -119,9 +131,8 @@ class Frames:
             objects=self._objects(index, size, source),
             pose_44=frame.pose_44,
             depth_noise=self.depth_noise,
-            **_up(Cues, frame),
+            **_up(Cues, frame.up_3),
         )
-        return cues if self.size is None else resize_cues(cues, self.size)
 
     def _check_late(self, source: str) -> None:
         if not self._checked:
@@ -174,8 +185,7 @@ class Frames:
         elif frame.pose_44 is not None:
             usable = self.recording.metric_poses or self.options.pose_scale is not None
             changes["pose_44"] = to_camera_to_world(frame.pose_44, self.options.pose_type, scale) if usable else None
-        frame = replace(frame, **changes)
-        return frame if frame.up_3 is not None else replace(frame, up_3=shared_up(frame.pose_44, self._up_3))
+        return replace(frame, **changes)
 
     def _pose(self, index: int) -> np.ndarray | None:
         try:
@@ -284,7 +294,7 @@ class Frames:
             intrinsics_33=None if intrinsics_33 is None else rescale_intrinsics(intrinsics_33, old, size),
             objects=self._objects(index, size, source),
             pose_44=frame.pose_44,
-            **_up(PartialCues, frame),
+            **_up(PartialCues, frame.up_3),
         )
 
     def _say(self, message: str | None, once: str) -> None:
@@ -294,9 +304,9 @@ class Frames:
             log.warning("%s: %s", self.path, message)
 
 
-def _up(kind: type, frame: Frame) -> dict[str, Any]:
-    """The direction "up", if views have a field for it."""
-    return {"up_3": frame.up_3} if "up_3" in kind.__dataclass_fields__ else {}  # type: ignore[attr-defined]
+def _up(kind: type, up_3: np.ndarray | None) -> dict[str, Any]:
+    """The direction "up", if views of a kind have a field for it."""
+    return {"up_3": up_3} if "up_3" in kind.__dataclass_fields__ else {}  # type: ignore[attr-defined]
 
 
 def _target_size(size: tuple[int, int], wanted: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class Layout:
             )
         places = [folder.relative_to(root).as_posix() for folder in found]
         source: Any = first if found == [root] else Joined(dict(zip(places, recordings, strict=True)))
-        frames = first.frames if isinstance(first, Walk) else first
+        frames = getattr(first, "frames", first)
         scale = frames.depth_scale if isinstance(frames, Frames) else None
         opened = evenly_spaced(source, options.num) if options.num is not None else source
         has_objects = isinstance(frames, Frames) and frames.has_objects
@@ -91,7 +91,7 @@ class Layout:
                 name=name if name is None else f"{root.resolve().name}/{name}",
                 check_late=not check,
             )
-            return Walk(frames, views=options.views, stride=options.stride) if options.views > 1 else frames
+            return _take_views(frames, options)
         except SpatialBoostError as error:
             if check:
                 raise
@@ -108,9 +108,7 @@ class Layout:
             words.append(f"{scale:g} per metre")
         if given := options.reader.describe():
             words.append(given)
-        if options.views > 1:
-            words.append(f"{options.views} views {options.stride} apart")
-        return " ".join(words)
+        return " ".join(words) + _name_of_views(options)
 
 
 class Joined:
@@ -164,6 +162,15 @@ class Named:
 
     def __getitem__(self, index: int, /) -> Any:
         return self.source[index]
+
+
+def _take_views(frames: Frames, options: SourceOptions) -> Any:
+    """Single views of a recording, or scenes of several."""
+    return Walk(frames, views=options.views, stride=options.stride) if options.views > 1 else frames
+
+
+def _name_of_views(options: SourceOptions) -> str:
+    return f" {options.views} views {options.stride} apart" if options.views > 1 else ""
 
 
 def _find(folder: Path, recording: type[Recording], options: ReaderOptions, levels: int) -> list[Path]:
