@@ -95,6 +95,17 @@ def read_labels(file: Path, source: str) -> np.ndarray:
     return np.asarray(image).astype(np.int64)
 
 
+def assumed_scale(file: Path) -> float:
+    """Values per metre of a depth map of which nothing else is known: 1 if they are floating-point, 1000 otherwise."""
+    try:
+        if file.suffix.lower() == ".npy":
+            return 1.0 if np.load(file, mmap_mode="r", allow_pickle=False).dtype.kind == "f" else MILLIMETRES
+        with Image.open(file) as image:
+            return 1.0 if image.mode.startswith("F") else MILLIMETRES
+    except Exception:  # decoders raise many kinds of exceptions on damaged files
+        return MILLIMETRES
+
+
 def to_metres(values_HW: np.ndarray, form: DepthFormat) -> np.ndarray:
     """Stored values as depth in metres, float32; 0 = no reading.
 

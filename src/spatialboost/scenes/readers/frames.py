@@ -16,7 +16,7 @@ from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.annotations import Annotations, open_annotations
-from spatialboost.scenes.readers.decode import image_size, read_depth, read_image
+from spatialboost.scenes.readers.decode import MILLIMETRES, assumed_scale, image_size, read_depth, read_image
 from spatialboost.scenes.readers.intrinsics import given_intrinsics, same_shape
 from spatialboost.scenes.readers.matching import find_path
 from spatialboost.scenes.readers.options import Fit, ReaderOptions
@@ -170,7 +170,22 @@ class Frames:
                 "its poses have a unit of their own and are not used; the option pose_scale gives the metres per unit",
                 once="unit of poses",
             )
-        check_depth(self.path, self._measure, self._pose, len(self), self.depth_format.scale, self.recording.usual)
+        given = self.depth_format.scale
+        scale = given or self._assumed_scale()
+        check_depth(
+            self.path, self._measure, self._pose, len(self), scale, self.recording.usual, given=given is not None
+        )
+
+    def _assumed_scale(self) -> float:
+        """Values per metre if nothing says it, by the type of the first depth map."""
+        for index in range(min(_FIRST_IMAGES, len(self))):
+            try:
+                depth = self._frame(index, self.name).depth
+            except CuesError:  # it is named when the frame is read
+                continue
+            if isinstance(depth, Path) and depth.is_file():
+                return assumed_scale(depth)
+        return MILLIMETRES
 
     def _frame(self, index: int, source: str) -> Frame:
         """The parts of a frame; options have precedence."""

@@ -107,8 +107,10 @@ def check_depth(
     measure: Measure,
     pose_of: PoseOf,
     num: int,
-    scale: float | None,
+    scale: float,
     usual: tuple[float, float, float] = USUAL,
+    *,
+    given: bool,
 ) -> None:
     """Compare the depth of a few frames with what is usual, and with the poses.
 
@@ -117,8 +119,9 @@ def check_depth(
         measure: reads the depth of a frame.
         pose_of: camera to world of a frame, or None.
         num: number of frames.
-        scale: values per metre that the folder or an option gives; None = none, and integers are read as millimetres.
+        scale: values per metre.
         usual: lowest and highest usual median, and highest usual 99th percentile, in metres.
+        given: whether the folder, an option or the data set gives the scale.
 
     Raises:
         SpatialBoostError: the depth is not what it would be at this scale.
@@ -130,21 +133,20 @@ def check_depth(
         return
     near, median, far = np.percentile(readings, (1, 50, 99))
     seen = f"{near:.3g} to {far:.3g} m, half of it beyond {median:.3g} m, in {len(found)} frames"
-    _check_range(folder, seen, median, far, scale, usual)
-    _check_poses(folder, measure, pose_of, num, scale or MILLIMETRES)
-    log.info("%s: depth is %s (%g values per metre)", folder, seen, scale or MILLIMETRES)
-
-
-def _check_range(
-    folder: Path, seen: str, median: float, far: float, scale: float | None, usual: tuple[float, float, float]
-) -> None:
     is_usual = usual[0] <= median <= usual[1] and far <= usual[2]
+    _check_range(folder, seen, median, is_usual, scale, given)
+    _check_poses(folder, measure, pose_of, num, scale)
+    log.info("%s: depth is %s (%g values per metre)", folder, seen, scale)
+
+
+def _check_range(folder: Path, seen: str, median: float, is_usual: bool, scale: float, given: bool) -> None:
     possible = _POSSIBLE[0] <= median <= _POSSIBLE[1]
-    if scale is None and not is_usual:
+    if not given and not is_usual:
+        unit = "millimetres" if scale == MILLIMETRES else "metres"
         raise SpatialBoostError(
-            f"{folder}: read as millimetres, depth is {seen}, which is unusual for an RGB-D camera. Give the number of "
-            f"values per metre with --depth-scale or in {folder / 'depth_scale.txt'}: 1000 if these are millimetres (1 "
-            "if these are floating-point values in metres), otherwise the number of this data set, such as 5000 or 256"
+            f"{folder}: read as {unit}, depth is {seen}, which is unusual for an RGB-D camera. Give the number of "
+            f"values per metre with --depth-scale or in {folder / 'depth_scale.txt'}: {scale:g} if these are {unit}, "
+            "otherwise the number of this data set, such as 5000 or 256"
         )
     if not possible:
         raise SpatialBoostError(

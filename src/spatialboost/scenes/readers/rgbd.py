@@ -49,9 +49,7 @@ class RGBDRecording(Recording):
         """Whether the folder has the images' folder, or the association file."""
         if options.associations is not None:
             return (folder / user_path(options.associations)).is_file()
-        return (folder / (options.images or "rgb/*").rpartition("/")[0]).is_dir() and (
-            options.images is None or bool(list_files(folder, options.images, IMAGES))
-        )
+        return (folder / "rgb").is_dir() if options.images is None else bool(list_files(folder, options.images, IMAGES))
 
     def frame(self, index: int, source: str) -> Frame:
         """The image, its depth map and its pose."""
@@ -114,7 +112,7 @@ class RGBDFolder(Frames):
     ) -> None:
         folder, options = user_path(path), options or ReaderOptions()
         if not RGBDRecording.matches(folder, options):
-            found = "is not a folder" if not folder.is_dir() else "has no folder rgb/"
+            found = "is not a folder" if not folder.is_dir() else f"has no {options.images or 'folder rgb/'}"
             raise SpatialBoostError(f"{folder} {found}; expected a folder with {_EXPECTED}")
         super().__init__(RGBDRecording(folder, options, folder), options, size=size, depth_noise=depth_noise)
 

@@ -31,7 +31,7 @@ def read_text(file: Path, expected: str) -> str:
         raise SpatialBoostError(f"{file} cannot be read ({error.strerror}); {expected}") from error
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        return data.decode("utf-16" if wide else "utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise SpatialBoostError(f"{file} is not a text file; {expected}") from error
 
