@@ -43,6 +43,14 @@ OPTIONS = {
     "--source": [*WORDS, "rgbd", "room"],
     "--extract": [*WORDS, "superpixel"],
     "--path": [*WORDS, "/nowhere"],
+    "--depth-scale": NUMBERS,
+    "--max-depth": NUMBERS,
+    "--intrinsics": [*NUMBERS, "1 2 3", "0 0 0 0"],
+    "--pose-type": WORDS,
+    "--poses": WORDS,
+    "--associations": WORDS,
+    "--images": WORDS,
+    "--depths": WORDS,
 }
 
 

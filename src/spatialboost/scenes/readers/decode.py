@@ -16,6 +16,7 @@ from spatialboost.scenes.sizes import MAX_EDGE, MAX_PIXELS
 
 # Shape legend: H, W = image height and width in pixels.
 
+_FARTHEST = 1e30  # floating-point values from here on are no reading
 MILLIMETRES = 1000.0  # values per metre of integers, if nothing else is known; floating-point values are metres
 
 
@@ -116,14 +117,18 @@ def to_metres(values_HW: np.ndarray, form: DepthFormat) -> np.ndarray:
         [[1.5]]
     """
     whole = np.issubdtype(values_HW.dtype, np.integer)
-    largest = np.iinfo(values_HW.dtype).max if whole else np.finfo(values_HW.dtype).max
-    with np.errstate(invalid="ignore"):
-        found_HW = (values_HW > 0) & (values_HW < largest)
+    if whole:
+        lost_HW = (values_HW <= 0) | (values_HW == np.iinfo(values_HW.dtype).max)
+    else:
+        lost_HW = ~((values_HW > 0) & (values_HW < min(float(np.finfo(values_HW.dtype).max), _FARTHEST)))  # also NaN
+        values_HW = np.where(lost_HW, 0, values_HW)
     if form.rotated:
         values_HW = ((values_HW >> 3) | (values_HW << 13)).astype(np.uint16)
-    scale = form.scale or (MILLIMETRES if whole else 1.0)
-    depth_HW = np.where(found_HW, values_HW, 0) / scale
-    return np.where((depth_HW >= form.low) & (depth_HW <= form.high), depth_HW, 0).astype(np.float32)
+    depth_HW = (values_HW / (form.scale or (MILLIMETRES if whole else 1.0))).astype(np.float32)
+    depth_HW[lost_HW] = 0
+    if form.low > 0 or form.high < np.inf:
+        depth_HW[(depth_HW < form.low) | (depth_HW > form.high)] = 0
+    return depth_HW
 
 
 def _load_array(file: Path, source: str) -> np.ndarray:
