@@ -30,7 +30,7 @@ def build(
         str,
         typer.Option(
             help="rooms (procedural), rgbd (a folder of RGB-D frames), or the layout of a public data set: 7scenes, "
-            "arkitscenes, colmap, ego4d, kitti, mvimgnet, nyu, scannet, scannetpp, sunrgbd, tum."
+            "arkitscenes, colmap, ego4d, kitti, mvimgnet, nyu, nyu-labeled, scannet, scannetpp, sunrgbd, tum."
         ),
     ] = "rooms",
     path: Annotated[

@@ -69,6 +69,7 @@ SOURCES: dict[str, SourceKind] = {
     "arkitscenes": SourceKind(f"{_SETS}.arkitscenes:LAYOUT", extract=("superpixels",)),
     "kitti": SourceKind(f"{_SETS}.kitti:LAYOUT", extract=("superpixels",)),
     "nyu": SourceKind(f"{_SETS}.nyu:LAYOUT", extract=("superpixels",)),
+    "nyu-labeled": SourceKind(f"{_SETS}.nyu_labeled:LAYOUT", extract=("superpixels",)),
     "scannet": SourceKind(f"{_SETS}.scannet:LAYOUT", extract=("superpixels",)),
     "scannetpp": SourceKind(f"{_SETS}.scannetpp:LAYOUT", extract=("superpixels",)),
     "sunrgbd": SourceKind(f"{_SETS}.sunrgbd:LAYOUT", extract=("superpixels",)),

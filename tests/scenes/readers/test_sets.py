@@ -173,6 +173,36 @@ def write_nyu(folder: Path) -> None:
         save(scene / f"sync_depth_{index:05d}.png", stored(depth, 1000))
 
 
+def write_labeled(folder: Path) -> Path:
+    """The labelled file, with columns before rows, and names as numbers of their characters behind references."""
+    import h5py
+
+    matrix_33 = small(matrix(518.85790117, 519.46961112, 325.58244941, 253.73616633))
+    shots = [shot(index, matrix_33, SMALL) for index in range(NUM)]
+    names = ["wall", *sorted({name for index in range(NUM) for name in thing_masks(index, matrix_33, SMALL)})]
+    labels = np.ones((NUM, *SMALL), np.uint16)
+    instances = np.ones((NUM, *SMALL), np.uint8)
+    for index in range(NUM):
+        for name, mask in thing_masks(index, matrix_33, SMALL).items():
+            labels[index][mask] = names.index(name) + 1
+    raw = np.stack([depth for _, depth in shots]).astype(np.float32)
+    raw[:, :3] = 0
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
+        file["images"] = np.stack([image for image, _ in shots]).transpose(0, 3, 2, 1)
+        file["depths"] = np.full_like(raw, 9.0).transpose(0, 2, 1)
+        file["rawDepths"] = raw.transpose(0, 2, 1)
+        file["labels"] = labels.transpose(0, 2, 1)
+        file["instances"] = instances.transpose(0, 2, 1)
+        texts = [
+            file.create_dataset(f"#refs#/{n}", data=np.array([[ord(c)] for c in name], np.uint16))
+            for n, name in enumerate(names)
+        ]
+        file.create_dataset(
+            "names", data=np.array([[text.ref for text in texts]], h5py.ref_dtype), dtype=h5py.ref_dtype
+        )
+    return folder / "nyu_depth_v2_labeled.mat"
+
+
 def write_sunrgbd(folder: Path) -> None:
     matrix_33 = matrix(66.0, 66.0, 40.2, 29.1)
     for index in range(NUM):
@@ -265,7 +295,9 @@ def write_ego4d(folder: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    name.removeprefix("write_"): value for name, value in globals().items() if name.startswith("write_")
+    name.removeprefix("write_"): value
+    for name, value in globals().items()
+    if name.startswith("write_") and name != "write_labeled"
 }
 
 
@@ -404,6 +436,29 @@ def test_cameras_of_colmap_that_no_matrix_describes(tmp_path):
         else:
             with pytest.raises(CuesError, match=said):
                 source[0]
+
+
+def test_the_labelled_file_of_nyu(tmp_path):
+    pytest.importorskip("h5py")
+    file = write_labeled(tmp_path)
+    source = open_source("nyu-labeled", SourceOptions(path=file))
+    assert len(source) == NUM and source.has_objects
+    for index in (0, NUM - 1):
+        cues = source[index]
+        assert_frame(cues, index, world_44=None)
+        assert not cues.valid_HW[:3].any()  # what the authors filled in is no reading
+        truth = thing_masks(index, cues.intrinsics_33, SMALL)
+        assert {thing.description for thing in cues.objects} == truth.keys()
+        for thing in cues.objects:
+            assert (thing.mask_HW == truth[thing.description]).all()
+    assert source.names[:2] == ["0", "1"]
+    below = open_source("nyu-labeled", SourceOptions(path=file, size=30, num=2))
+    assert [below[place].size for place in range(2)] == [(30, 40)] * 2
+    data = file.read_bytes()
+    for spoiled in (data[:3000], b"MATLAB 5.0 MAT-file", b""):
+        file.write_bytes(spoiled)
+        with pytest.raises(SpatialBoostError, match=r"labeled.mat cannot be read .*expected nyu_depth_v2_labeled.mat"):
+            open_source("nyu-labeled", SourceOptions(path=file))
 
 
 # --- several recordings

@@ -27,6 +27,7 @@ _MASKS = "masks"
 _NAME_FILES = ("names.json", "names.csv")
 _COCO = "annotations.json"
 _LONGEST = 60  # characters of a name
+SURFACES = frozenset({"wall", "floor", "ceiling"})  # labels of public sets that are no objects to ask about
 _NAMES_EXPECTED = (
     'expected {"1": "red box", ...} for all frames or {"FRAME": {"1": "red box", ...}, ...}; in CSV lines '
     "value,name or frame,value,name"

@@ -69,7 +69,7 @@ class Layout:
         Raises:
             SpatialBoostError: there is none.
         """
-        if not root.is_dir():
+        if not root.is_dir() and not self.recording.matches(root, options):
             raise SpatialBoostError(f"{root} is not a folder; expected a folder with {self.expected}")
         found = _find(root, self.recording, options, self.levels)
         if not found:

@@ -15,7 +15,7 @@ from spatialboost.scenes.readers.recording import Frame, Recording
 
 # The colour camera of the set's toolbox, to which the depth maps are registered
 _MATRIX_33 = np.array([[518.85790117, 0, 325.58244941], [0, 519.46961112, 253.73616633], [0, 0, 1]])
-_CAMERA = Intrinsics(_MATRIX_33, (480, 640), "the camera of NYU Depth v2")
+CAMERA = Intrinsics(_MATRIX_33, (480, 640), "the camera of NYU Depth v2")
 
 
 class NYU(Recording):
@@ -38,7 +38,7 @@ class NYU(Recording):
     def frame(self, index: int, source: str) -> Frame:
         """An image and its depth map."""
         image, depth = self.pairs[index]
-        return Frame(image=image, depth=depth, intrinsics=_CAMERA)
+        return Frame(image=image, depth=depth, intrinsics=CAMERA)
 
 
 def _list(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.readers.annotations import label_objects
+from spatialboost.scenes.readers.annotations import SURFACES, label_objects
 from spatialboost.scenes.readers.decode import read_labels
 from spatialboost.scenes.readers.intrinsics import read_intrinsics
 from spatialboost.scenes.readers.layout import Layout
@@ -69,7 +71,10 @@ class ScanNet(Recording):
         if file is None or not file.exists() or not self._names:
             return ()
         source = f"{self.folder.name}/{self.names[index]}"
-        return label_objects(read_labels(file, source), self._names, size, source)
+        labels_HW = read_labels(file, source)
+        surfaces = [value for value, name in self._names.items() if name in SURFACES]
+        labels_HW[np.isin(labels_HW, surfaces)] = 0
+        return label_objects(labels_HW, self._names, size, source)
 
     @cached_property
     def _names(self) -> Mapping[int, str]:
@@ -79,7 +84,7 @@ class ScanNet(Recording):
             return {}
         expected = "expected segGroups with objectId and label"
         try:
-            return {group["objectId"] + 1: group["label"] for group in read_json(file, expected)["segGroups"]}
+            return {group["objectId"] + 1: str(group["label"]) for group in read_json(file, expected)["segGroups"]}
         except (KeyError, TypeError) as error:
             raise SpatialBoostError(f"{file} has another form ({error}); {expected}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.readers.annotations import draw_segmentation, to_objects
+from spatialboost.scenes.readers.annotations import SURFACES, draw_segmentation, to_objects
 from spatialboost.scenes.readers.decode import DepthFormat, image_size
 from spatialboost.scenes.readers.intrinsics import read_intrinsics
 from spatialboost.scenes.readers.layout import Layout
@@ -82,9 +82,10 @@ class SunRGBD(Recording):
             names = [(entry or {}).get("name", "") for entry in content["objects"]]
             for polygon in content["frames"][0]["polygon"]:
                 xs, ys = np.atleast_1d(polygon["x"]), np.atleast_1d(polygon["y"])
-                if own_size is not None and len(xs) == len(ys) >= 3:
+                name = names[polygon["object"]]
+                if own_size is not None and len(xs) == len(ys) >= 3 and name not in SURFACES:
                     points = np.stack([xs, ys], 1).ravel().tolist()
-                    masks.append((names[polygon["object"]], draw_segmentation([points], own_size)))
+                    masks.append((name, draw_segmentation([points], own_size)))
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise CuesError(f"{source}: {_POLYGONS} has another form ({error}); {expected}") from error
         return to_objects(masks, size, source)
