@@ -565,6 +565,42 @@ def test_mistakes_of_a_recording(tmp_path, name, file, text, said):
     assert "\n" not in str(caught.value)
 
 
+SPOILERS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "nan": lambda data: b"nan " * 16,
+    "text": lambda data: b"{}",
+    "other numbers": lambda data: data.replace(b"0", b"9"),
+    "huge numbers": lambda data: data.replace(b"1", b"1" * 400),
+    "signs": lambda data: data.replace(b" ", b" -"),
+    "bytes": lambda data: data.replace(b"0", b"\xff"),
+    "without a line": lambda data: b"\n".join(data.split(b"\n")[1:]),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whatever_a_file_contains_the_error_is_one_line(tmp_path, name):
+    """One file of each kind is spoiled in every way; nothing but an error that says what to do may come."""
+    WRITERS[name](tmp_path)
+    kinds = {(file.suffix, file.parent.name): file for file in sorted(tmp_path.rglob("*")) if file.is_file()}
+    texts = [file for (suffix, _), file in kinds.items() if suffix not in (".png", ".jpg")]
+    for file in texts or list(kinds.values())[:1]:
+        right = file.read_bytes()
+        for spoiler, spoil in SPOILERS.items():
+            file.write_bytes(spoil(right))
+            try:
+                source = open_source(name, SourceOptions(path=tmp_path))
+                for place in range(len(source)):
+                    try:
+                        assert source[place].image_HW3.dtype == np.uint8
+                    except CuesError as error:
+                        assert "\n" not in str(error), (file, spoiler)
+            except SpatialBoostError as error:
+                assert not isinstance(error, CuesError) and "\n" not in str(error), (file, spoiler)
+        file.write_bytes(right)
+    assert len(open_source(name, SourceOptions(path=tmp_path))) >= 4
+
+
 # --- true layouts
 
 

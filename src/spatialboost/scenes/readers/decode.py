@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def read_depth(file: Path, source: str, form: DepthFormat) -> np.ndarray:
     Raises:
         CuesError: the file is missing or damaged, or has no depth.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CuesError(f"{source}: its depth map {_short(file)} is missing; add it or remove the image")
     if file.suffix.lower() == ".npy":
         return to_metres(_load_array(file, source), form)
@@ -174,4 +175,4 @@ def _short(file: Path) -> str:
 
 
 def _num_bytes(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    return os.path.getsize(file) if os.path.isfile(file) else 0  # Path.is_file raises if a name is too long

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # Shape legend: H, W = image height and width in pixels.
 
 _FIRST_IMAGES = 3
+_FARTHEST = 1e6  # metres from the origin of the poses
 
 
 class Frames:
@@ -189,7 +190,12 @@ class Frames:
 
     def _frame(self, index: int, source: str) -> Frame:
         """The parts of a frame; options have precedence."""
-        frame = self.recording.frame(index, source)
+        try:
+            frame = self.recording.frame(index, source)
+        except CuesError:
+            raise
+        except SpatialBoostError as error:  # of a file that belongs to this frame only
+            raise CuesError(f"{source}: {error}") from error
         changes: dict[str, Any] = {}
         if self._intrinsics is not None:
             changes |= {"intrinsics": self._intrinsics, "depth_intrinsics": None}
@@ -203,10 +209,12 @@ class Frames:
         return replace(frame, **changes)
 
     def _pose(self, index: int) -> np.ndarray | None:
+        """The pose of a frame for `check`; None if it is not known, or cannot be right."""
         try:
-            return self._frame(index, self.name).pose_44
+            pose_44 = self._frame(index, self.name).pose_44
         except CuesError:  # it is named when the frame is read
             return None
+        return pose_44 if pose_44 is not None and (np.abs(pose_44) < _FARTHEST).all() else None
 
     def _problem(self, frame: Frame, size: tuple[int, int]) -> str | None:
         """Why the intrinsics of a frame do not belong to its image of a size, or None."""
@@ -284,7 +292,12 @@ class Frames:
     def _objects(self, index: int, size: tuple[int, int], source: str) -> Any:
         if self._annotations is not None:
             return self._annotations.objects(self.names[index], size, source)
-        return self.recording.objects(index, size)
+        try:
+            return self.recording.objects(index, size)
+        except CuesError:
+            raise
+        except SpatialBoostError as error:
+            raise CuesError(f"{source}: {error}") from error
 
     def _measure(self, index: int) -> Measured | None:
         """Depth and intrinsics of a frame at the size of its view, for `check`; None if they cannot be read."""

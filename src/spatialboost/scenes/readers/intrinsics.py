@@ -15,6 +15,7 @@ EXPECTED = (
     "expected the 3x3 camera matrix in pixels, one row in each line: fx 0 cx / 0 fy cy / 0 0 1 (also 4x4), or one line "
     "fx fy cx cy; a further line WIDTH HEIGHT says for which image size it is"
 )
+_LARGEST = 1e6  # pixels
 SAME_SHAPE = 0.02  # largest difference of two aspect ratios that counts as the same, 1296:968 and 640:480 for example
 
 
@@ -31,11 +32,22 @@ class Intrinsics:
         matrix_33: float64 ``(3, 3)``; the centre of the top left pixel is (0, 0).
         size: ``(height, width)`` of the images that it is for; None = not known.
         origin: where it is from, for messages.
+
+    Raises:
+        SpatialBoostError: a number is not finite, or a focal length or an edge is not positive.
     """
 
     matrix_33: np.ndarray
     size: tuple[int, int] | None
     origin: str
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.matrix_33).all() or min(self.matrix_33[0, 0], self.matrix_33[1, 1]) <= 0:
+            raise SpatialBoostError(
+                f"{self.origin} has focal lengths or other numbers that are not positive; {EXPECTED}"
+            )
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= _LARGEST:
+            raise SpatialBoostError(f"{self.origin} is for images of {self.size[1]}x{self.size[0]} pixels; {EXPECTED}")
 
     def at(self, size: tuple[int, int]) -> np.ndarray:
         """The camera matrix for images of a size, float64 ``(3, 3)``.
@@ -51,7 +63,8 @@ class Intrinsics:
                 f"{size[1]}x{size[0]}, which is another aspect ratio; expected intrinsics of these images: if they "
                 "were cut from larger ones, subtract what was cut off from the principal point"
             )
-        return rescale_intrinsics(self.matrix_33, self.size, size)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return rescale_intrinsics(self.matrix_33, self.size, size)
 
 
 def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -115,8 +128,6 @@ def _from_rows(rows: list[list[float]], where: str, origin: str) -> Intrinsics:
         matrix = full[:3, :3]
     else:
         raise SpatialBoostError(f"{where} has rows of {sizes} numbers; {EXPECTED}")
-    if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1]) <= 0:
-        raise SpatialBoostError(f"{where} has focal lengths or other numbers that are not positive; {EXPECTED}")
     if matrix[2].tolist() != [0.0, 0.0, 1.0] or matrix[1, 0] != 0:
         raise SpatialBoostError(f"{where} is not a camera matrix, it contains {matrix.tolist()}; {EXPECTED}")
     return Intrinsics(matrix, size, origin)

@@ -96,7 +96,7 @@ def quaternion_to_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
         >>> quaternion_to_matrix(0, 0, 1, 1).round(6).tolist()
         [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         x, y, z, w = np.array([x, y, z, w], np.float64) / np.linalg.norm([x, y, z, w])
     return np.array(
         [
@@ -114,9 +114,10 @@ def axis_angle_to_matrix(x: float, y: float, z: float) -> np.ndarray:
         >>> axis_angle_to_matrix(0, 0, np.pi / 2).round(6).tolist()
         [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    half = np.linalg.norm([x, y, z]) / 2
-    sine = 0.5 * float(np.sinc(half / np.pi))  # sin(half) / (2 half)
-    return quaternion_to_matrix(x * sine, y * sine, z * sine, float(np.cos(half)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        half = np.linalg.norm([x, y, z]) / 2
+        sine, cosine = 0.5 * float(np.sinc(half / np.pi)), float(np.cos(half))  # the first is sin(half) / (2 half)
+    return quaternion_to_matrix(x * sine, y * sine, z * sine, cosine)
 
 
 def to_camera_to_world(pose_44: np.ndarray, pose_type: PoseType, scale: float = 1.0) -> np.ndarray:
@@ -132,7 +133,8 @@ def to_camera_to_world(pose_44: np.ndarray, pose_type: PoseType, scale: float = 
     pose_44 = np.array(pose_44, np.float64)
     if pose_type == "world-to-camera":
         pose_44[:3, :3] = pose_44[:3, :3].T.copy()
-        pose_44[:3, 3] = -pose_44[:3, :3] @ pose_44[:3, 3]
+        with np.errstate(invalid="ignore", over="ignore"):
+            pose_44[:3, 3] = -pose_44[:3, :3] @ pose_44[:3, 3]
     elif pose_type == "opengl":
         pose_44 = pose_44 @ _FLIP_44
     pose_44[:3, 3] *= scale

@@ -73,9 +73,10 @@ class ARKitScenes(Recording):
         expected = "expected width height fx fy cx cy"
         try:
             (width, height, fx, fy, cx, cy), *_ = read_numbers(file, expected)
-        except ValueError as error:
+            size = int(height), int(width)
+        except (ValueError, OverflowError) as error:
             raise CuesError(f"{source}: {file.name} has another form; {expected}") from error
-        return Intrinsics(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (int(height), int(width)), file.name)
+        return Intrinsics(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), size, file.name)
 
     @cached_property
     def _poses(self) -> Mapping[int, np.ndarray]:

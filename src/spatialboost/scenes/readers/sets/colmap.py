@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from spatialboost.errors import SpatialBoostError
@@ -34,7 +35,9 @@ class Colmap(Recording):
         if not self.photos:
             raise SpatialBoostError(f"{model} has no registered image")
         first = self.photos[0].name
-        self.images = next((folder / name for name in _IMAGES if (folder / name / first).exists()), folder / "images")
+        self.images = next(
+            (folder / name for name in _IMAGES if os.path.isfile(folder / name / first)), folder / "images"
+        )
         self.names = [str(Path(photo.name).with_suffix("")) for photo in self.photos]
         self.depths = list_files(folder, options.depths or "depth/*", DEPTHS)
 

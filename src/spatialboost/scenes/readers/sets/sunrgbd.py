@@ -86,7 +86,7 @@ class SunRGBD(Recording):
                 if own_size is not None and len(xs) == len(ys) >= 3 and name not in SURFACES:
                     points = np.stack([xs, ys], 1).ravel().tolist()
                     masks.append((name, draw_segmentation([points], own_size)))
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError) as error:
             raise CuesError(f"{source}: {_POLYGONS} has another form ({error}); {expected}") from error
         return to_objects(masks, size, source)
 
