@@ -464,7 +464,7 @@ def test_the_labelled_file_of_nyu(tmp_path):
 # --- several recordings
 
 
-def test_scenes_do_not_cross_from_one_recording_into_another(tmp_path):
+def test_scenes_do_not_cross_from_one_recording_into_another(tmp_path, caplog):
     WRITERS["7scenes"](tmp_path)
     source = open_source("7scenes", SourceOptions(path=tmp_path, views=2, stride=2))
     assert len(source) == 2
@@ -473,6 +473,7 @@ def test_scenes_do_not_cross_from_one_recording_into_another(tmp_path):
     assert names[0] == [f"{start}/seq-01/000000", f"{start}/seq-01/000002"]
     assert names[1] == [f"{start}/seq-02/000000", f"{start}/seq-02/000002"]
     assert source.name == f"7scenes {tmp_path.name} full size 2 views 2 apart"
+    assert caplog.text.count("is for images of 640x480 pixels; it is rescaled") == 1  # not for each recording
     one = open_source("7scenes", SourceOptions(path=tmp_path / "chess" / "seq-02", num=2))
     assert one.names == ["000000", "000002"]
 

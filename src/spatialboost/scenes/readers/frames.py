@@ -46,6 +46,7 @@ class Frames:
         depth_noise: standard deviation of a reading divided by the depth.
         name: name of the recording in the names of its views. Default: that of its folder.
         check_late: check when the first frame is read, not now. Then no frame of a bad recording can be used.
+        said: warnings that are not to be repeated; recordings of one data set share it.
 
     Raises:
         SpatialBoostError: a file that an option names is missing or has another form, or depth, intrinsics and poses do
@@ -62,6 +63,7 @@ class Frames:
         depth_noise: float = 0.01,
         name: str | None = None,
         check_late: bool = False,
+        said: set[str] | None = None,
     ) -> None:
         if size is not None:
             validate_size(size)
@@ -80,8 +82,10 @@ class Frames:
             times = recording.times or [None] * len(self.names)
             self._poses = open_poses(find_path(options.poses, self.path, "poses"), self.names, times)
         self._annotations: Annotations | None = open_annotations(self.path)
-        self._said: set[str] = set()
-        self._checked = not check_late
+        self._said: set[str] = set() if said is None else said
+        self._late = check_late
+        # Of a single frame, nothing is to be compared if its scale is known
+        self._checked = not check_late or (len(self) == 1 and self.depth_format.scale is not None)
         self._problem_of_all: str | None = None
         if not check_late:
             self.check()
@@ -173,9 +177,9 @@ class Frames:
             )
         given = self.depth_format.scale
         scale = given or self._assumed_scale()
-        check_depth(
-            self.path, self._measure, self._pose, len(self), scale, self.recording.usual, given=given is not None
-        )
+        known = given is not None
+        seen = check_depth(self.path, self._measure, self._pose, len(self), scale, self.recording.usual, given=known)
+        log.log(logging.DEBUG if self._late else logging.INFO, "%s: depth is %s", self.path, seen)
 
     def _assumed_scale(self) -> float:
         """Values per metre if nothing says it, by the type of the first depth map."""

@@ -49,7 +49,8 @@ class Layout:
             raise SpatialBoostError(f"--source {self.name} needs --path FOLDER, with {self.expected}")
         root, reader = user_path(options.path), options.reader
         found = self.find(root, reader)
-        recordings: list[Any] = [self._open(folder, root, options, check=len(found) == 1) for folder in found]
+        said: set[str] = set()
+        recordings: list[Any] = [self._open(folder, root, options, said, check=len(found) == 1) for folder in found]
         first = next((item for item in recordings if not isinstance(item, Unusable)), None)
         if first is None:
             raise SpatialBoostError(
@@ -78,7 +79,7 @@ class Layout:
             )
         return found
 
-    def _open(self, folder: Path, root: Path, options: SourceOptions, *, check: bool) -> Any:
+    def _open(self, folder: Path, root: Path, options: SourceOptions, said: set[str], *, check: bool) -> Any:
         """The frames of a recording, or scenes of them. One of many recordings that is broken costs no other."""
         name = folder.relative_to(root).as_posix() if folder != root else None
         try:
@@ -90,6 +91,7 @@ class Layout:
                 depth_noise=self.depth_noise,
                 name=name if name is None else f"{root.resolve().name}/{name}",
                 check_late=not check,
+                said=said,
             )
             return _take_views(frames, options)
         except SpatialBoostError as error:

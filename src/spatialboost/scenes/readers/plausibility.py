@@ -111,8 +111,8 @@ def check_depth(
     usual: tuple[float, float, float] = USUAL,
     *,
     given: bool,
-) -> None:
-    """Compare the depth of a few frames with what is usual, and with the poses.
+) -> str:
+    """Compare the depth of a few frames with what is usual, and with the poses. Returns what the depth is.
 
     Args:
         folder: for messages.
@@ -130,13 +130,13 @@ def check_depth(
     found = [frame.depth_HW[frame.depth_HW > 0] for frame in measured if frame is not None]
     readings = np.concatenate(found) if found else np.empty(0)
     if not readings.size:
-        return
+        return "not read: none of a few frames has a reading"
     near, median, far = np.percentile(readings, (1, 50, 99))
     seen = f"{near:.3g} to {far:.3g} m, half of it beyond {median:.3g} m, in {len(found)} frames"
     is_usual = usual[0] <= median <= usual[1] and far <= usual[2]
     _check_range(folder, seen, median, is_usual, scale, given)
     _check_poses(folder, measure, pose_of, num, scale)
-    log.info("%s: depth is %s (%g values per metre)", folder, seen, scale)
+    return f"{seen} ({scale:g} values per metre)"
 
 
 def _check_range(folder: Path, seen: str, median: float, is_usual: bool, scale: float, given: bool) -> None:
