@@ -58,6 +58,22 @@ def build(
         Literal["camera-to-world", "world-to-camera", "opengl"],
         typer.Option(help="What the poses are. opengl: camera to world, y up and z backward.", rich_help_panel=READING),
     ] = "camera-to-world",
+    pose_scale: Annotated[
+        float | None,
+        typer.Option(help="Metres per unit of the poses; those of COLMAP need it.", rich_help_panel=READING),
+    ] = None,
+    up: Annotated[
+        str | None,
+        typer.Option(help="Direction against gravity in the world of the poses: '0 0 1'.", rich_help_panel=READING),
+    ] = None,
+    fit: Annotated[
+        Literal["smaller", "image", "depth"],
+        typer.Option(
+            help="Size of a view if its image and its depth map have different sizes: that of the smaller one, of the "
+            "image, or of the depth map.",
+            rich_help_panel=READING,
+        ),
+    ] = "smaller",
     associations: Annotated[
         str | None,
         typer.Option(help="A file with lines IMAGE DEPTH, or TIME IMAGE TIME DEPTH.", rich_help_panel=READING),
@@ -137,6 +153,9 @@ def build(
         intrinsics=intrinsics,
         poses=poses,
         pose_type=pose_type,
+        pose_scale=pose_scale,
+        up=None if up is None else parse_direction(up),
+        fit=fit,
         associations=associations,
         images=images,
         depths=depths,
@@ -212,6 +231,23 @@ def parse_size(text: str) -> int | tuple[int, int]:
     size = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
     validate_size(size)
     return size
+
+
+def parse_direction(text: str) -> tuple[float, float, float]:
+    """Read "0 0 1" or "0, 0, 1".
+
+    Example:
+        >>> parse_direction("0, -1, 0")
+        (0.0, -1.0, 0.0)
+
+    Raises:
+        SpatialBoostError: the text has another form.
+    """
+    try:
+        x, y, z = (float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise SpatialBoostError(f"--up is {text[:80]!r}; expected three numbers, such as '0 0 1'") from None
+    return x, y, z
 
 
 def parse_turns(words: Sequence[str]) -> dict[str, int]:

@@ -414,7 +414,7 @@ def test_a_colmap_folder_with_depth(tmp_path, caplog):
         assert_frame(source[index], index)
     unknown = open_source("colmap", SourceOptions(path=tmp_path))
     assert_frame(unknown[0], 0, world_44=None)
-    assert "pose_scale gives the metres per unit" in caplog.text
+    assert "--pose-scale gives the metres per unit" in caplog.text
 
 
 def test_cameras_of_colmap_that_no_matrix_describes(tmp_path):

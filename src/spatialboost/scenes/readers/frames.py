@@ -172,7 +172,7 @@ class Frames:
             raise SpatialBoostError(f"{self.path}: {problems[0]}")
         if not self.recording.metric_poses and self.options.pose_scale is None:
             self._say(
-                "its poses have a unit of their own and are not used; the option pose_scale gives the metres per unit",
+                "its poses have a unit of their own and are not used; --pose-scale gives the metres per unit",
                 once="unit of poses",
             )
         given = self.depth_format.scale
@@ -288,7 +288,7 @@ class Frames:
         what, other = ("images", "depth maps") if size == depth else ("depth maps", "images")
         self._say(
             f"images of {image[1]}x{image[0]} and depth maps of {depth[1]}x{depth[0]} pixels: the {what} get the size "
-            f"of the {other} (the option fit changes this)",
+            f"of the {other} (--fit changes this)",
             once=f"fit {image} {depth}",
         )
         return size
