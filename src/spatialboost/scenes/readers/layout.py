@@ -75,7 +75,8 @@ class Layout:
         found = _find(root, self.recording, options, self.levels)
         if not found:
             raise SpatialBoostError(
-                f"{root} has no {self.expected.split('/')[0]}/; expected a folder with {self.expected}"
+                f"{root} and the folders in it have no recording of --source {self.name}; expected a folder with "
+                f"{self.expected}"
             )
         return found
 

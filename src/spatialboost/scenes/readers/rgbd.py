@@ -48,7 +48,8 @@ class RGBDRecording(Recording):
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
         """Whether the folder has the images' folder, or the association file."""
         if options.associations is not None:
-            return (folder / user_path(options.associations)).is_file()
+            file = user_path(options.associations)
+            return (folder / file).is_file() or file.is_file()
         return (folder / "rgb").is_dir() if options.images is None else bool(list_files(folder, options.images, IMAGES))
 
     def frame(self, index: int, source: str) -> Frame:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 
-_LARGEST = 2**28  # bytes; a pose file of a million frames has less
+_LARGEST = 2**30  # bytes; the largest annotation files of public sets have half of it
 _SEPARATORS = str.maketrans(",;[]", "    ")
 
 
