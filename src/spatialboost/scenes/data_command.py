@@ -163,6 +163,8 @@ def build(
     items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride, reader))
     if extract is None and plan.needs_objects and not getattr(items, "has_objects", False):
         extract = [*SOURCES[source].extract]
+    if not extract and not getattr(items, "has_depth", True):
+        raise SpatialBoostError(f"--source {source}: {path} has images without depth; add an extractor with --extract")
     if extract:
         items = Extracted(items, [open_extractor(name) for name in extract])
     try:

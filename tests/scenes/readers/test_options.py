@@ -398,6 +398,11 @@ def test_options_that_cannot_be(room):
         open_source("rooms", SourceOptions(num=1, reader=ReaderOptions(depth_scale=3.0)))
 
 
+def test_the_settings_of_a_data_set_have_the_options_but_no_path():
+    options = ReaderOptions(poses="/home/me/poses.txt", max_depth=4.0, intrinsics="5 5 2 2", up=(0, 0, 1))
+    assert options.describe() == "max_depth 4 intrinsics 5 5 2 2 poses poses.txt up (0, 0, 1)"
+
+
 def test_the_direction_up_of_an_option(room):
     frames = opened(room, up=(0, 0, 2))
     from rendered_walk import assert_up

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from rendered_walk import (
     NUM,
@@ -24,6 +25,7 @@ from rendered_walk import (
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import CuesError
+from spatialboost.scenes.data_command import app
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import shared_up
@@ -391,6 +393,12 @@ def test_names_and_masks_of_the_set(tmp_path, name):
 def test_images_without_depth_wait_for_extractors(tmp_path, name):
     source = opened(name, tmp_path)
     assert len(source) == NUM
+    assert not source.has_depth and not source.has_objects
+    result = CliRunner().invoke(
+        app, ["build", "--source", name, "--path", str(tmp_path), "--out", str(tmp_path / "data")]
+    )
+    assert "has images without depth; add an extractor with --extract" in str(result.exception)
+    assert not (tmp_path / "data").exists()
     view = source[1]
     assert isinstance(view, PartialCues) and view.depth_HW is None
     truth = shot(1, matrix(66.0, 66.0, 39.8, 29.6) if name == "mvimgnet" else matrix(66.0, 66.0, 39.5, 29.5), SMALL)[0]
@@ -409,7 +417,7 @@ def test_images_without_depth_wait_for_extractors(tmp_path, name):
 
 def test_a_colmap_folder_with_depth(tmp_path, caplog):
     source = opened("colmap", tmp_path, pose_scale=0.5)
-    assert source.names[0] == "left side/000"
+    assert source.names[0] == "left side/000" and source.has_depth
     for index in range(NUM):
         assert_frame(source[index], index)
     unknown = open_source("colmap", SourceOptions(path=tmp_path))

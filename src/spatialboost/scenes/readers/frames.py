@@ -99,6 +99,16 @@ class Frames:
         return self._annotations is not None or self.recording.has_objects
 
     @property
+    def has_depth(self) -> bool:
+        """Whether the first frame that can be used has a depth map."""
+        for index in range(len(self)):
+            try:
+                return self._frame(index, self.name).depth is not None
+            except CuesError:  # it is named when the frame is read
+                continue
+        return True
+
+    @property
     def depth_scale(self) -> float | None:
         """Values per metre that the folder or an option gives."""
         return self.depth_format.scale

@@ -58,11 +58,10 @@ class Layout:
             )
         places = [folder.relative_to(root).as_posix() for folder in found]
         source: Any = first if found == [root] else Joined(dict(zip(places, recordings, strict=True)))
-        frames = getattr(first, "frames", first)
-        scale = frames.depth_scale if isinstance(frames, Frames) else None
+        frames: Frames = getattr(first, "frames", first)
+        scale = frames.depth_scale
         opened = evenly_spaced(source, options.num) if options.num is not None else source
-        has_objects = isinstance(frames, Frames) and frames.has_objects
-        return Named(opened, self._describe(root, options, scale), has_objects=has_objects)
+        return Named(opened, self._describe(root, options, scale), frames)
 
     def find(self, root: Path, options: ReaderOptions) -> Sequence[Path]:
         """The folders of the recordings in a folder, in natural order; the folder itself if it is one.
@@ -154,10 +153,11 @@ class Unusable:
 
 
 class Named:
-    """A source under another name."""
+    """A source under another name, which says whether its views have objects and depth, as the first frames have."""
 
-    def __init__(self, source: Source, name: str, *, has_objects: bool) -> None:
-        self.source, self.name, self.has_objects = source, name, has_objects
+    def __init__(self, source: Source, name: str, first: Frames) -> None:
+        self.source, self.name = source, name
+        self.has_objects, self.has_depth = first.has_objects, first.has_depth
         self.names: Sequence[str] | None = getattr(source, "names", None)
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import PurePath
 from typing import Literal, get_args
 
 from spatialboost.errors import SpatialBoostError
@@ -75,5 +76,7 @@ class ReaderOptions:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name != "depth_scale" and value != entry.default:
+                if entry.name in ("intrinsics", "poses", "associations"):
+                    value = PurePath(value).name  # the same file may lie elsewhere on another machine
                 words.append(f"{entry.name} {value:g}" if isinstance(value, float) else f"{entry.name} {value}")
         return " ".join(words)
