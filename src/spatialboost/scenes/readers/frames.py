@@ -72,7 +72,7 @@ class Frames:
         self.recording, self.options, self.size, self.depth_noise = recording, options, size, depth_noise
         self.path = recording.folder
         self.name = name or self.path.resolve().name
-        self.names = list(recording.names)
+        self.names = recording.names
         self.depth_format = recording.format_with(options)
         self._intrinsics = None
         if options.intrinsics is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -118,25 +120,45 @@ class Joined:
 
     Example:
         >>> joined = Joined({"a": [1, 2], "b": [], "c": [3]})
-        >>> len(joined), joined[2], joined.names
+        >>> len(joined), joined[2], list(joined.names)
         (3, 3, ['a/0', 'a/1', 'c/0'])
     """
 
     def __init__(self, sources: Mapping[str, Any]) -> None:
-        self.sources = list(sources.values())
-        self._items = [(place, index) for place, source in enumerate(self.sources) for index in range(len(source))]
-        self.names = [
-            f"{place}/{name}"
-            for place, source in sources.items()
-            for name in getattr(source, "names", None) or range(len(source))
-        ]
+        self.places, self.sources = list(sources), list(sources.values())
+        self._ends = list(accumulate(len(source) for source in self.sources))
+        self.names = _JoinedNames(self)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._ends[-1]
 
     def __getitem__(self, index: int, /) -> Any:
-        place, inside = self._items[index]
+        place, inside = self.find(index)
         return self.sources[place][inside]
+
+    def find(self, index: int) -> tuple[int, int]:
+        """The source that has an item, and the item's index in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        place = bisect_right(self._ends, index)
+        return place, index - self._ends[place] + len(self.sources[place])
+
+
+class _JoinedNames(Sequence[str]):
+    """A name for each item of joined sources, made when it is asked for: there may be millions."""
+
+    def __init__(self, joined: Joined) -> None:
+        self.joined = joined
+
+    def __len__(self) -> int:
+        return len(self.joined)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        place, inside = self.joined.find(range(len(self))[index])
+        names = getattr(self.joined.sources[place], "names", None)
+        return f"{self.joined.places[place]}/{inside if names is None else names[inside]}"
 
 
 class Unusable:

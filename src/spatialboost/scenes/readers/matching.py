@@ -69,7 +69,10 @@ def list_files(folder: Path, pattern: str, endings: Sequence[str]) -> dict[str, 
     shape = re.compile(text, re.IGNORECASE | re.DOTALL)
     found: dict[str, list[Path]] = {}
     place = folder / inside
-    files = [file for file in place.iterdir() if is_wanted(file)] if place.is_dir() else []
+    try:
+        files = [file for file in place.iterdir() if shape.fullmatch(file.name) and is_wanted(file)]
+    except OSError:  # there is no such folder, or it may not be read
+        files = []
     for file in sorted(files, key=natural_order):
         if match := shape.fullmatch(file.name):
             found.setdefault("*".join(match.groups()), []).append(file)

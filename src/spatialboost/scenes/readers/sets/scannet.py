@@ -37,7 +37,7 @@ class ScanNet(Recording):
             raise SpatialBoostError(
                 f"{folder / 'color'} has no image; expected color/0.jpg, depth/0.png and pose/0.txt"
             )
-        self.names, self.images = list(found), [files[0] for files in found.values()]
+        self.names, self.images = list(found), [files[0].name for files in found.values()]  # there may be millions
         intrinsic = folder / "intrinsic"
         self.intrinsics = read_intrinsics(intrinsic / "intrinsic_color.txt") if options.intrinsics is None else None
         depth = intrinsic / "intrinsic_depth.txt"
@@ -53,7 +53,7 @@ class ScanNet(Recording):
         """Image, depth map and pose with the same number."""
         name = self.names[index]
         return Frame(
-            image=self.images[index],
+            image=self.folder / "color" / self.images[index],
             depth=self.folder / "depth" / f"{name}.png",
             intrinsics=self.intrinsics,
             depth_intrinsics=self.depth_intrinsics,
