@@ -610,6 +610,24 @@ def test_whatever_a_file_contains_the_error_is_one_line(tmp_path, name):
     assert len(open_source(name, SourceOptions(path=tmp_path))) >= 4
 
 
+@pytest.mark.parametrize(("name", "option"), [("scannet", "images"), ("tum", "depths"), ("colmap", "associations")])
+def test_an_option_that_a_layout_does_not_have_is_refused(tmp_path, name, option):
+    with pytest.raises(SpatialBoostError, match=f"--{option} is not for --source {name}"):
+        opened(name, tmp_path, **{option: "x/*"})
+
+
+def test_options_change_what_a_set_says(tmp_path):
+    WRITERS["tum"](tmp_path)
+    (walk,) = tmp_path.iterdir()
+    np.savetxt(tmp_path / "other.txt", [pose(index).ravel() for index in (0, 1, 3, 4, 5)])
+    np.savetxt(tmp_path / "camera.txt", small(matrix(517.3, 516.5, 318.6, 255.3)))
+    options = {"poses": str(tmp_path / "other.txt"), "intrinsics": str(tmp_path / "camera.txt"), "max_depth": 2.5}
+    source = open_source("tum", SourceOptions(path=walk, reader=ReaderOptions(**options)))
+    for place, index in enumerate((0, 1, 3, 4, 5)):
+        assert_frame(source[place], index, share=0.05)
+        assert source[place].depth_HW.max() <= 2.5
+
+
 # --- true layouts
 
 

@@ -50,6 +50,12 @@ class Layout:
         if options.path is None:
             raise SpatialBoostError(f"--source {self.name} needs --path FOLDER, with {self.expected}")
         root, reader = user_path(options.path), options.reader
+        for name in ("images", "depths", "associations"):
+            if getattr(reader, name) is not None and name not in self.recording.file_options:
+                raise SpatialBoostError(
+                    f"--{name} is not for --source {self.name}, whose files have fixed names; leave it out, or use "
+                    "--source rgbd"
+                )
         found = self.find(root, reader)
         said: set[str] = set()
         recordings: list[Any] = [self._open(folder, root, options, said, check=len(found) == 1) for folder in found]

@@ -42,6 +42,7 @@ class Recording:
 
     Attributes:
         usual: usual median of the depth, and usual 99th percentile, in metres: outside of them, a warning is logged.
+        file_options: which of the options ``images``, ``depths`` and ``associations`` the layout has.
         depth_format: how depth maps are read.
         up_world_3: direction of "up" along gravity in the world of the poses, if the layout tells it.
         metric_poses: whether poses are in metres.
@@ -51,6 +52,7 @@ class Recording:
     """
 
     usual: ClassVar[tuple[float, float, float]] = (0.6, 5.0, 12.0)
+    file_options: ClassVar[tuple[str, ...]] = ()
     depth_format: DepthFormat = DepthFormat()
     up_world_3: np.ndarray | None = None
     metric_poses: bool = True

@@ -24,6 +24,8 @@ _EXPECTED = "rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, if poses are 
 class RGBDRecording(Recording):
     """One recording in the layout that `RGBDFolder` describes."""
 
+    file_options = ("images", "depths", "associations")
+
     def __init__(self, folder: Path, options: ReaderOptions, root: Path) -> None:
         self.folder = folder
         if options.associations is not None:

@@ -22,6 +22,7 @@ class Colmap(Recording):
     Poses have the unit of the reconstruction, which is not metres: they are used if the option ``pose_scale`` is given.
     """
 
+    file_options = ("depths",)
     metric_poses = False
 
     def __init__(self, folder: Path, options: ReaderOptions, root: Path) -> None:

@@ -39,6 +39,7 @@ _CAMERAS = {
 class TUM(Recording):
     """One recording: 5000 values per metre, poses of a motion capture system with z up, in seconds since 1970."""
 
+    file_options = ("associations",)
     depth_format = DepthFormat(scale=5000.0)
     up_world_3 = Z_UP
 
