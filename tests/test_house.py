@@ -166,7 +166,7 @@ EXTRAS = {
     "training": {"train"},
     "experiments": {"demo"},
     "demo": {"demo"},
-    "encoders": {"open-clip", "train"},  # the latter to read the YAML file of a run
+    "encoders": {"open-clip", "train", "onnx"},  # the latter to read the YAML file of a run
 }
 NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "gguf": "transformers opens SmolLM2's weights with it",

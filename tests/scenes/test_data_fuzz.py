@@ -43,6 +43,17 @@ OPTIONS = {
     "--source": [*WORDS, "rgbd", "room"],
     "--extract": [*WORDS, "superpixel"],
     "--path": [*WORDS, "/nowhere"],
+    "--depth-scale": NUMBERS,
+    "--max-depth": NUMBERS,
+    "--intrinsics": [*NUMBERS, "1 2 3", "0 0 0 0"],
+    "--pose-type": WORDS,
+    "--pose-scale": NUMBERS,
+    "--up": [*NUMBERS, "0 0 0", "1 2", "nan 0 0"],
+    "--fit": WORDS,
+    "--poses": WORDS,
+    "--associations": WORDS,
+    "--images": WORDS,
+    "--depths": WORDS,
 }
 
 

@@ -20,6 +20,8 @@ MAX_VIEWS = 1000
 MAX_ROWS = 10**5
 MAX_PROCESSES = 4096
 
+READING = "Options of sources that read a folder"
+
 app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
 
 
@@ -47,16 +49,64 @@ def build(
     source: Annotated[
         str,
         typer.Option(
-            help="rooms (procedural), rgbd (a folder of RGB-D frames), images (a folder of photographs or tar files) "
-            "or dataset (parquet, a folder of `save_to_disk`, or hf:USER/NAME)."
+            help="rooms (procedural), rgbd (a folder of RGB-D frames), images (a folder of photographs or tar files), "
+            "dataset (parquet, a folder of `save_to_disk`, or hf:USER/NAME), or the layout of a public data set: "
+            "7scenes, arkitscenes, colmap, ego4d, kitti, mvimgnet, nyu, nyu-labeled, scannet, scannetpp, sunrgbd, tum."
         ),
     ] = "rooms",
     path: Annotated[
         Path | None,
-        typer.Option(help="Folder. RGB-D: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt."),
+        typer.Option(help="The folder to read. For rgbd: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt."),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="The column of a data set that has the images. Default: the only one.")
+    ] = None,
+    depth_scale: Annotated[
+        float | None,
+        typer.Option(help="Values per metre of the depth maps, such as 1000 or 5000.", rich_help_panel=READING),
+    ] = None,
+    max_depth: Annotated[
+        float | None, typer.Option(help="Depth beyond this is no reading, in metres.", rich_help_panel=READING)
+    ] = None,
+    intrinsics: Annotated[
+        str | None,
+        typer.Option(
+            help="A file, or 'fx fy cx cy' in pixels, or 'fx fy cx cy WIDTH HEIGHT' for images of another size.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
+    poses: Annotated[
+        str | None, typer.Option(help="A file with all poses, or a folder with one file each.", rich_help_panel=READING)
+    ] = None,
+    pose_type: Annotated[
+        Literal["camera-to-world", "world-to-camera", "opengl"],
+        typer.Option(help="What the poses are. opengl: camera to world, y up and z backward.", rich_help_panel=READING),
+    ] = "camera-to-world",
+    pose_scale: Annotated[
+        float | None,
+        typer.Option(help="Metres per unit of the poses; those of COLMAP need it.", rich_help_panel=READING),
+    ] = None,
+    up: Annotated[
+        str | None,
+        typer.Option(help="Direction against gravity in the world of the poses: '0 0 1'.", rich_help_panel=READING),
+    ] = None,
+    fit: Annotated[
+        Literal["smaller", "image", "depth"],
+        typer.Option(
+            help="Size of a view if its image and its depth map have different sizes: that of the smaller one, of the "
+            "image, or of the depth map.",
+            rich_help_panel=READING,
+        ),
+    ] = "smaller",
+    associations: Annotated[
+        str | None,
+        typer.Option(help="A file with lines IMAGE DEPTH, or TIME IMAGE TIME DEPTH.", rich_help_panel=READING),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Pattern of the images, such as 'color/*.jpg'.", rich_help_panel=READING)
+    ] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Pattern of the depth maps, such as 'depth/*.png'.", rich_help_panel=READING)
     ] = None,
     num: Annotated[
         int | None,
@@ -118,8 +168,9 @@ def build(
     """Write conversations about views. Run the same command again to continue an interrupted build."""
     from spatialboost.scenes.dataset.writer import build_dataset
     from spatialboost.scenes.questions.plan import PAPER, TurnPlan
+    from spatialboost.scenes.readers.options import ReaderOptions
     from spatialboost.scenes.recipe import ExtractorSpec, Recipe
-    from spatialboost.scenes.source_registry import SourceOptions, default_extractors
+    from spatialboost.scenes.source_registry import SourceOptions, default_extractors, open_source
 
     for flag, value, (smallest, largest) in (
         ("--num", num, (1, MAX_ITEMS)),
@@ -136,11 +187,25 @@ def build(
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
+    reader = ReaderOptions(
+        depth_scale=depth_scale,
+        max_depth=max_depth,
+        intrinsics=intrinsics,
+        poses=poses,
+        pose_type=pose_type,
+        pose_scale=pose_scale,
+        up=None if up is None else parse_direction(up),
+        fit=fit,
+        associations=associations,
+        images=images,
+        depths=depths,
+    )
+    options = SourceOptions(path, num, first_room, pixels, views, stride, column, reader)
     if extract is None:
-        extract = [*default_extractors(source, objects=plan.needs_objects)]
+        extract = [*default_extractors(source, open_source(source, options), objects=plan.needs_objects)]
     recipe = Recipe(
         source,
-        SourceOptions(path, num, first_room, pixels, views, stride, column),
+        options,
         tuple(ExtractorSpec.parse(text) for text in extract),
         None if cache is None else user_path(cache),
         focal,
@@ -242,6 +307,23 @@ def parse_size(text: str) -> int | tuple[int, int]:
     size = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
     validate_size(size)
     return size
+
+
+def parse_direction(text: str) -> tuple[float, float, float]:
+    """Read "0 0 1" or "0, 0, 1".
+
+    Example:
+        >>> parse_direction("0, -1, 0")
+        (0.0, -1.0, 0.0)
+
+    Raises:
+        SpatialBoostError: the text has another form.
+    """
+    try:
+        x, y, z = (float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise SpatialBoostError(f"--up is {text[:80]!r}; expected three numbers, such as '0 0 1'") from None
+    return x, y, z
 
 
 def parse_turns(words: Sequence[str]) -> dict[str, int]:

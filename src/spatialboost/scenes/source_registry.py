@@ -5,10 +5,11 @@ To add a source, write a file with a function ``open(options) -> Source`` and ad
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.registry import look_up
 from spatialboost.scenes.sources import Source
 
@@ -25,6 +26,7 @@ class SourceOptions:
         views: number of views in each item. With more than one, an item is a `Scene`.
         stride: number of frames from one view to the next, for a sequence of frames.
         column: the column of a data set that has the images.
+        reader: options of the sources that read a folder.
 
     Raises:
         SpatialBoostError: ``num``, ``views`` or ``stride`` is below one.
@@ -37,6 +39,7 @@ class SourceOptions:
     views: int = 1
     stride: int = 10
     column: str | None = None
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -60,30 +63,49 @@ class SourceKind:
     depth: tuple[str, ...] = ()
 
 
+_SETS = "spatialboost.scenes.readers.sets"
+
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
-    "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:open_frames", extract=("superpixels",)),
+    "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:RGBD", extract=("superpixels",)),
     "images": SourceKind("spatialboost.scenes.images.folder:open_images", ("superpixels",), ("depth-anything",)),
     "dataset": SourceKind("spatialboost.scenes.images.table:open_table", ("superpixels",), ("depth-anything",)),
+    # Public data sets in the layouts in which they are handed out
+    "7scenes": SourceKind(f"{_SETS}.seven_scenes:LAYOUT", extract=("superpixels",)),
+    "arkitscenes": SourceKind(f"{_SETS}.arkitscenes:LAYOUT", extract=("superpixels",)),
+    "kitti": SourceKind(f"{_SETS}.kitti:LAYOUT", extract=("superpixels",)),
+    "nyu": SourceKind(f"{_SETS}.nyu:LAYOUT", extract=("superpixels",)),
+    "nyu-labeled": SourceKind(f"{_SETS}.nyu_labeled:LAYOUT", extract=("superpixels",)),
+    "scannet": SourceKind(f"{_SETS}.scannet:LAYOUT", extract=("superpixels",)),
+    "scannetpp": SourceKind(f"{_SETS}.scannetpp:LAYOUT", extract=("superpixels",)),
+    "sunrgbd": SourceKind(f"{_SETS}.sunrgbd:LAYOUT", extract=("superpixels",)),
+    "tum": SourceKind(f"{_SETS}.tum:LAYOUT", extract=("superpixels",)),
+    # Images without depth
+    "colmap": SourceKind(f"{_SETS}.colmap:LAYOUT", ("superpixels",), ("depth-anything",)),
+    "ego4d": SourceKind(f"{_SETS}.ego4d:LAYOUT", ("superpixels",), ("depth-anything",)),
+    "mvimgnet": SourceKind(f"{_SETS}.colmap:MVIMGNET", ("superpixels",), ("depth-anything",)),
 }
 
 
-def default_extractors(name: str, *, objects: bool = True) -> tuple[str, ...]:
+def default_extractors(name: str, source: Source, *, objects: bool = True) -> tuple[str, ...]:
     """The extractors that give the views of a source what they lack if the user names none: depth, and objects.
 
     Example:
-        >>> default_extractors("rgbd"), default_extractors("images", objects=False)
-        (('superpixels',), ('depth-anything',))
+        >>> from spatialboost.scenes.rooms import Rooms
+        >>> default_extractors("rooms", Rooms(1, size=32)), default_extractors("images", [])
+        ((), ('depth-anything', 'superpixels'))
 
     Args:
         name: name of the source.
+        source: the opened source. It may say for itself whether it ``has_depth`` and ``has_objects``.
         objects: whether objects are needed.
 
     Raises:
         SpatialBoostError: the name is unknown.
     """
     kind: SourceKind = look_up(SOURCES, "source", name)
-    return (*kind.depth, *(kind.extract if objects else ()))
+    depth = () if getattr(source, "has_depth", not kind.depth) else kind.depth
+    return (*depth, *(kind.extract if objects and not getattr(source, "has_objects", False) else ()))
 
 
 def open_source(name: str, options: SourceOptions) -> Source:

@@ -331,12 +331,17 @@ def test_intrinsics_of_another_resolution_are_refused(walk, factor):
         RGBDFolder(walk)
 
 
-def test_intrinsics_may_say_for_which_images_they_are(walk):
+def test_intrinsics_may_say_for_which_images_they_are(walk, caplog):
     matrix = "20 0 3.5\n0 21 2.5\n0 0 1\n"
     (walk / "intrinsics.txt").write_text(matrix + "16 12")  # images cut from larger ones
     assert RGBDFolder(walk)[0].intrinsics_33[0, 2] == 3.5
-    (walk / "intrinsics.txt").write_text(matrix + "8 6")
-    with pytest.raises(SpatialBoostError, match=r"is for images of 8x6 pixels, this image has 16x12; .* rescale"):
+    (walk / "intrinsics.txt").write_text("10 0 3.5\n0 10.5 2.5\n0 0 1\n8 6")  # before the images were enlarged
+    np.testing.assert_allclose(RGBDFolder(walk)[0].intrinsics_33, [[20.0, 0, 7.5], [0, 21.0, 5.5], [0, 0, 1]])
+    assert "intrinsics.txt is for images of 8x6 pixels; it is rescaled to the images of 16x12" in caplog.text
+    (walk / "intrinsics.txt").write_text(matrix + "16 16")
+    with pytest.raises(
+        SpatialBoostError, match=r"is for images of 16x16 pixels, this image has 16x12, which is another"
+    ):
         RGBDFolder(walk)
     for wrong in ("8.5 6", "0 12", "16", "nan 12"):
         (walk / "intrinsics.txt").write_text(matrix + wrong)

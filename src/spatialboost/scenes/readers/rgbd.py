@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
-import re
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.photographs import to_rgb
-from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.paths import is_wanted, user_path
-from spatialboost.scenes.readers.plausibility import MILLIMETRES, check_depth, intrinsics_problem
-from spatialboost.scenes.sizes import validate_size
-from spatialboost.scenes.source_registry import SourceOptions
-from spatialboost.scenes.sources import Mapped, Source, Walk, evenly_spaced, resize_cues
+from spatialboost.scenes.paths import user_path
+from spatialboost.scenes.readers.decode import DepthFormat
+from spatialboost.scenes.readers.frames import Frames
+from spatialboost.scenes.readers.intrinsics import read_intrinsics
+from spatialboost.scenes.readers.layout import Layout
+from spatialboost.scenes.readers.matching import DEPTHS, IMAGES, find_path, list_files, read_associations
+from spatialboost.scenes.readers.options import ReaderOptions
+from spatialboost.scenes.readers.poses import PoseOf, open_poses
+from spatialboost.scenes.readers.recording import Frame, Recording
+from spatialboost.scenes.readers.text import read_numbers
 
-# Shape legend: H, W = image height and width in pixels; N = frames.
-
-_IMAGES = (".jpg", ".jpeg", ".png")
-_FIRST_IMAGES = 3
-_NO_READING = 2**16 - 1  # the largest value of 16 bits; many cameras write it where they measure nothing
+_EXPECTED = "rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, if poses are known, poses.txt"
 
 
-class RGBDFolder:
+class RGBDRecording(Recording):
+    """One recording in the layout that `RGBDFolder` describes."""
+
+    file_options = ("images", "depths", "associations")
+
+    def __init__(self, folder: Path, options: ReaderOptions, root: Path) -> None:
+        self.folder = folder
+        if options.associations is not None:
+            pairs, times = read_associations(find_path(options.associations, folder, "associations"), folder)
+            self.images, self.depths = [image for image, _ in pairs], [depth for _, depth in pairs]
+            self.names, self.times = [image.stem for image in self.images], times
+        else:
+            self.images, self.depths = _match(folder, options)
+            self.names = [image.stem for image in self.images]
+        scale = _read_scale(folder / "depth_scale.txt")
+        self.depth_format = DepthFormat(scale=scale)
+        own = options.intrinsics is None
+        self.intrinsics = read_intrinsics(folder / "intrinsics.txt") if own else None
+        self.poses: PoseOf | None = None
+        poses = folder / "poses.txt"
+        if options.poses is None and poses.exists():
+            if poses.is_dir():
+                raise SpatialBoostError(f"{poses} is not a file; expected one line for each image")
+            self.poses = open_poses(poses, self.names, self.times or [None] * len(self.names))
+
+    @classmethod
+    def matches(cls, folder: Path, options: ReaderOptions) -> bool:
+        """Whether the folder has the images' folder, or the association file."""
+        if options.associations is not None:
+            file = user_path(options.associations)
+            return (folder / file).is_file() or file.is_file()
+        return (folder / "rgb").is_dir() if options.images is None else bool(list_files(folder, options.images, IMAGES))
+
+    def frame(self, index: int, source: str) -> Frame:
+        """The image, its depth map and its pose."""
+        return Frame(
+            image=self.images[index],
+            depth=self.depths[index],
+            intrinsics=self.intrinsics,
+            pose_44=None if self.poses is None else self.poses(index),
+        )
+
+
+RGBD = Layout("rgbd", RGBDRecording, _EXPECTED)
+
+
+class RGBDFolder(Frames):
     """A sequence of RGB-D frames: a folder of images and depth maps. A frame is read when it is indexed.
 
     Example::
@@ -37,13 +79,15 @@ class RGBDFolder:
     The folder contains
 
     - ``rgb/NAME.jpg`` (or ``.jpeg``, ``.png``);
-    - ``depth/NAME.png``: 16 bit, z in millimetres, with the same size as the image; 0 and 65535 = no reading;
+    - ``depth/NAME.png``: 16 bit, z in millimetres; 0 and 65535 = no reading. Also ``.tif`` and ``.npy``, where values
+      with a decimal point are metres. A depth map of another size with the same aspect ratio is resized, or the image;
     - ``depth_scale.txt`` (optional): values per metre of the depth maps, if they are not millimetres: 5000 for TUM
       RGB-D, 256 for KITTI;
-    - ``intrinsics.txt``: 3x3 camera matrix in pixels of these images; the centre of the top left pixel is (0, 0). A
-      fourth line ``WIDTH HEIGHT`` says for which image size it is;
+    - ``intrinsics.txt``: 3x3 (or 4x4) camera matrix, or ``fx fy cx cy``, in pixels; the centre of the top left pixel is
+      (0, 0). A further line ``WIDTH HEIGHT`` says for which image size it is;
     - ``poses.txt`` (optional): one line for each image, in the order of ``names``, with the 16 numbers of the 4x4
-      camera-to-world matrix row by row, in metres.
+      camera-to-world matrix row by row, in metres. See ``docs/data-format.md`` for its other forms;
+    - ``masks/NAME.png`` with ``names.json`` or ``names.csv``, or ``annotations.json`` (optional): objects with names.
 
     Names are sorted by the numbers in them: ``frame2`` comes before ``frame10``.
 
@@ -52,6 +96,7 @@ class RGBDFolder:
         size: resize to this shorter edge, or to ``(height, width)``, in pixels: the image with antialiasing, the depth
             by nearest neighbour, and the intrinsics. None keeps the original size.
         depth_noise: standard deviation of a reading divided by the depth.
+        options: what the files do not say: scale, range, patterns, other files.
 
     Raises:
         SpatialBoostError: a file is missing, or the files do not fit together. For this test, a few depth maps are
@@ -60,119 +105,50 @@ class RGBDFolder:
         CuesError: from ``[i]``, the frame cannot be used.
     """
 
-    def __init__(self, path: str | Path, *, size: int | tuple[int, int] | None = None, depth_noise: float = 0.01):
-        if size is not None:
-            validate_size(size)
-        if not 0 <= depth_noise < 1:
-            raise SpatialBoostError(f"depth_noise is {depth_noise}, expected a fraction of the depth such as 0.01")
-        self.path, self.size, self.depth_noise = user_path(path), size, depth_noise
-        self.name = self.path.resolve().name
-        self._images = _list_images(self.path)
-        self.names = [image.stem for image in self._images]
-        if not (self.path / "depth").is_dir():
-            raise SpatialBoostError(f"{self.path} has no folder depth/; expected depth/NAME.png for each rgb/NAME.jpg")
-        self.depth_scale = _read_scale(self.path / "depth_scale.txt")
-        self._intrinsics_33, self._intended_size = _read_intrinsics(self.path / "intrinsics.txt")
-        self._poses_N44 = _read_poses(self.path / "poses.txt", len(self.names))
-        self._check_sizes()
-        check_depth(self.path, self._try_depth, len(self), self.depth_scale, self._intrinsics_33, self._poses_N44)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int, /) -> Cues:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"frame {index} of {len(self)} in {self.path}")
-        index %= len(self)
-        source = f"{self.name}/{self.names[index]}"
-        image_HW3 = _read_image(self._images[index], source)
-        problem = intrinsics_problem(self._intrinsics_33, image_HW3.shape[:2], self._intended_size)
-        if problem:
-            raise CuesError(f"{source}: {problem}")
-        cues = Cues(
-            image_HW3=image_HW3,
-            depth_HW=self._read_depth(index),
-            intrinsics_33=self._intrinsics_33.copy(),
-            source=source,
-            pose_44=None if self._poses_N44 is None else self._poses_N44[index].copy(),
-            depth_noise=self.depth_noise,
-        )
-        return cues if self.size is None else resize_cues(cues, self.size)
-
-    def _read_depth(self, index: int) -> np.ndarray:
-        file = self.path / "depth" / f"{self.names[index]}.png"
-        return _read_depth(file, f"{self.name}/{self.names[index]}", self.depth_scale or MILLIMETRES)
-
-    def _try_depth(self, index: int) -> np.ndarray | None:
-        try:
-            return self._read_depth(index)
-        except CuesError:  # it is named when the frame is read
-            return None
-
-    def _check_sizes(self) -> None:
-        """Raise SpatialBoostError if the intrinsics fit none of the first images."""
-        problems = []
-        for file in self._images[:_FIRST_IMAGES]:
-            try:
-                with Image.open(file) as image:
-                    problems.append(intrinsics_problem(self._intrinsics_33, image.size[::-1], self._intended_size))
-            except Exception:  # it is named when the frame is read
-                continue
-        if problems and all(problems):
-            raise SpatialBoostError(f"{self.path}: {problems[0]}")
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        size: int | tuple[int, int] | None = None,
+        depth_noise: float = 0.01,
+        options: ReaderOptions | None = None,
+    ) -> None:
+        folder, options = user_path(path), options or ReaderOptions()
+        if not RGBDRecording.matches(folder, options):
+            found = "is not a folder" if not folder.is_dir() else f"has no {options.images or 'folder rgb/'}"
+            raise SpatialBoostError(f"{folder} {found}; expected a folder with {_EXPECTED}")
+        super().__init__(RGBDRecording(folder, options, folder), options, size=size, depth_noise=depth_noise)
 
 
-def open_frames(options: SourceOptions) -> Source:
-    """Open the frames that the command line options describe: all frames of a folder, or some, evenly spaced.
-
-    Raises:
-        SpatialBoostError: no folder is given, or it is not a folder of RGB-D frames.
-    """
-    if options.path is None:
-        raise SpatialBoostError("--source rgbd needs --path FOLDER, with rgb/, depth/, intrinsics.txt and poses.txt")
-    size = options.size
-    folder = RGBDFolder(options.path)
-    items: Source = folder
-    name = f"{folder.name} {'full size' if size is None else _format_size(size)}"
-    if (folder.depth_scale or MILLIMETRES) != MILLIMETRES:
-        name += f" {folder.depth_scale:g} per metre"
-    if options.views > 1:
-        items = Walk(items, views=options.views, stride=options.stride)
-        name += f" {options.views} views {options.stride} apart"
-    if options.num is not None:
-        items = evenly_spaced(items, options.num)
-    steps = [] if size is None else [lambda view: resize_cues(view, size)]
-    return Mapped(items, *steps, name=name)
-
-
-def _format_size(size: int | tuple[int, int]) -> str:
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
-
-
-def _list_images(path: Path) -> list[Path]:
-    if not (path / "rgb").is_dir():
-        found = "is not a folder" if not path.is_dir() else "has no folder rgb/"
+def _match(folder: Path, options: ReaderOptions) -> tuple[list[Path], list[Path]]:
+    """The images, and the depth map of each; where one is missing, the path that it should have."""
+    found = list_files(folder, options.images or "rgb/*", IMAGES)
+    if not found:
         raise SpatialBoostError(
-            f"{path} {found}; expected a folder with rgb/*.jpg (or .png), depth/*.png, intrinsics.txt and, if poses "
-            "are known, poses.txt"
+            f"{folder / 'rgb'} has no image; expected files that end in {', '.join(IMAGES)}, or --images PATTERN"
         )
-    images = [file for file in (path / "rgb").iterdir() if file.suffix.lower() in _IMAGES and is_wanted(file)]
-    if not images:
-        raise SpatialBoostError(f"{path / 'rgb'} has no image; expected files that end in {', '.join(_IMAGES)}")
-    images.sort(key=_natural_order)
-    twins = [b.name for a, b in pairwise(images) if a.stem == b.stem]
+    depth_folder = folder / (options.depths or "depth/*").rpartition("/")[0]
+    if not depth_folder.is_dir():
+        raise SpatialBoostError(
+            f"{folder} has no folder {depth_folder.name}/; expected depth/NAME.png for each rgb/NAME.jpg, or --depths "
+            "PATTERN"
+        )
+    twins = [files[-1] for files in found.values() if len(files) > 1]
     if twins:
         raise SpatialBoostError(
-            f"{path / 'rgb'} has {twins[0]} and an image of the same name with another ending; expected one image "
-            "for each depth map: remove one of them"
+            f"{twins[0].parent} has {twins[0].name} and an image of the same name with another ending; expected one "
+            "image for each depth map: remove one of them"
         )
-    return images
-
-
-def _natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sort key that compares numbers by value (2 before 10). Equal keys are ordered by the full file name."""
-    pieces = re.split(r"([0-9]+)", file.stem)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], file.name
+    images = {key: files[0] for key, files in found.items()}
+    depths = {key: files[0] for key, files in list_files(folder, options.depths or "depth/*", DEPTHS).items()}
+    if depths and not images.keys() & depths.keys():
+        raise SpatialBoostError(
+            f"{folder}: no image has a depth map of its name: {next(iter(images.values())).name} is one of the images, "
+            f"{next(iter(depths.values())).name} one of the depth maps; expected the same names, or patterns such as "
+            "--images 'rgb/rgb_*.jpg' --depths 'depth/depth_*.png'"
+        )
+    missing = {key: depth_folder / f"{image.stem}.png" for key, image in images.items()}
+    return list(images.values()), [depths.get(key, missing[key]) for key in images]
 
 
 def _read_scale(file: Path) -> float | None:
@@ -180,90 +156,7 @@ def _read_scale(file: Path) -> float | None:
     if not file.exists():
         return None
     expected = "expected one number, the values per metre of the depth maps, such as 1000 or 5000"
-    rows = _read_numbers(file, expected)
+    rows = read_numbers(file, expected)
     if [len(row) for row in rows] != [1] or not (np.isfinite(rows[0][0]) and rows[0][0] > 0):
-        raise SpatialBoostError(f"{file} contains {file.read_text().strip()[:80]!r}; {expected}")
+        raise SpatialBoostError(f"{file} contains {file.read_text(errors='replace').strip()[:80]!r}; {expected}")
     return rows[0][0]
-
-
-def _read_intrinsics(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """The camera matrix, and the height and width of the images that it is for, if the file says."""
-    expected = "expected the 3x3 camera matrix in pixels, one row in each line: fx 0 cx / 0 fy cy / 0 0 1"
-    if not file.is_file():
-        raise SpatialBoostError(f"{file} is missing; {expected}")
-    rows = _read_numbers(file, expected)
-    sizes = [len(row) for row in rows]
-    if sizes not in ([3, 3, 3], [3, 3, 3, 2]):
-        raise SpatialBoostError(f"{file} has rows of {sizes} numbers; {expected}")
-    intended_size = None
-    if len(rows) == 4:
-        width, height = rows.pop()
-        if not (width.is_integer() and height.is_integer() and min(width, height) >= 1):
-            raise SpatialBoostError(f"{file} has {width:g} {height:g} in line 4; expected width and height in pixels")
-        intended_size = int(height), int(width)
-    intrinsics_33 = np.array(rows)
-    if not np.isfinite(intrinsics_33).all() or min(intrinsics_33[0, 0], intrinsics_33[1, 1]) <= 0:
-        raise SpatialBoostError(f"{file} has focal lengths or other numbers that are not positive; {expected}")
-    if intrinsics_33[2].tolist() != [0.0, 0.0, 1.0] or intrinsics_33[1, 0] != 0:
-        raise SpatialBoostError(f"{file} is not a camera matrix, it contains {intrinsics_33.tolist()}; {expected}")
-    return intrinsics_33, intended_size
-
-
-def _read_poses(file: Path, num: int) -> np.ndarray | None:
-    if not file.exists():
-        return None
-    expected = "expected for each image one line of 16 numbers, the 4x4 camera-to-world matrix row by row"
-    rows = _read_numbers(file, expected)
-    if len(rows) != num:
-        raise SpatialBoostError(f"{file} has {len(rows)} lines but rgb/ has {num} images; {expected}")
-    for number, row in enumerate(rows, 1):
-        if len(row) != 16:
-            raise SpatialBoostError(f"{file}, line {number} has {len(row)} numbers; {expected}")
-    return np.array(rows).reshape(num, 4, 4)
-
-
-def _read_numbers(file: Path, expected: str) -> list[list[float]]:
-    """Read the numbers of each line; empty lines at the end are dropped."""
-    if not file.is_file():
-        raise SpatialBoostError(f"{file} is not a file; {expected}")
-    try:
-        return [[float(word) for word in line.split()] for line in file.read_text().rstrip().splitlines()]
-    except ValueError as error:  # also raised if the file is not text
-        raise SpatialBoostError(f"{file} cannot be read as numbers ({error}); {expected}") from error
-
-
-def _read_image(file: Path, source: str) -> np.ndarray:
-    image = _decode(file, source, "image")
-    if image.mode.startswith(("I", "F", "LAB")):
-        raise CuesError(f"{source}: the image rgb/{file.name} has mode {image.mode}, expected colours of 8 bit")
-    return np.array(to_rgb(image))  # as stored: the EXIF orientation is not that of the depth map
-
-
-def _read_depth(file: Path, source: str, scale: float) -> np.ndarray:
-    """Depth in metres, float32; 0 = no reading."""
-    if not file.is_file():
-        raise CuesError(f"{source}: its depth map depth/{file.name} is missing; add it or remove the image")
-    depth = _decode(file, source, "depth map")
-    if not depth.mode.startswith("I"):
-        raise CuesError(
-            f"{source}: the depth map depth/{file.name} has mode {depth.mode}, expected one channel of 16 bit, "
-            "millimetres"
-        )
-    values_HW = np.asarray(depth)
-    return np.where(values_HW == _NO_READING, 0, values_HW / scale).astype(np.float32)
-
-
-def _decode(file: Path, source: str, what: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return image
-    except Exception as error:  # decoders raise many kinds of exceptions on damaged files
-        raise CuesError(
-            f"{source}: the {what} {file.parent.name}/{file.name} of {_num_bytes(file)} bytes cannot be decoded "
-            f"({type(error).__name__}); replace the file or remove it"
-        ) from error
-
-
-def _num_bytes(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0

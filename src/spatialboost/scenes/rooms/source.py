@@ -85,6 +85,10 @@ def open_rooms(options: SourceOptions) -> Rooms:
     """
     if options.path is not None:
         raise SpatialBoostError("--path is for --source rgbd; rooms are generated and need no folder: leave --path out")
+    if given := options.reader.describe() or options.reader.depth_scale:
+        raise SpatialBoostError(
+            f"{given} is an option of sources that read a folder; rooms are generated: leave it out"
+        )
     return Rooms(
         options.num or _DEFAULT_NUM, first=options.first, size=options.size or _DEFAULT_SIZE, views=options.views
     )
