@@ -157,14 +157,14 @@ DISTRIBUTIONS = {
 }
 # Which extras a folder may count on; the others have the packages that are always installed.
 EXTRAS = {
-    "scenes": {"data"},
+    "scenes": {"data", "reconstruction"},
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},
     "training": {"train"},
     "experiments": {"demo"},
     "demo": {"demo"},
-    "encoders": {"open-clip", "train"},  # the latter to read the YAML file of a run
+    "encoders": {"open-clip", "train", "onnx"},  # the latter to read the YAML file of a run
 }
 NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "gguf": "transformers opens SmolLM2's weights with it",

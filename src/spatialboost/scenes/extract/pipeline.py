@@ -20,8 +20,8 @@ class PartialSource(Protocol):
     def __len__(self) -> int:
         """Number of items."""
 
-    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues:
-        """The item with this index."""
+    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues | Sequence[Cues | PartialCues]:
+        """The item with this index; a sequence holds views of one place."""
 
 
 class Extracted:
@@ -88,7 +88,9 @@ class Extracted:
             return error
         if isinstance(item, PartialCues):
             return [item]
-        return [PartialCues.of(view) for view in (item.views if isinstance(item, Scene) else [item])]
+        # A list holds views of one place whose poses are not known yet
+        views = item.views if isinstance(item, Scene) else [item] if isinstance(item, Cues) else item
+        return [view if isinstance(view, PartialCues) else PartialCues.of(view) for view in views]
 
 
 def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:
