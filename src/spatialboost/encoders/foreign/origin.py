@@ -69,7 +69,7 @@ def explain_model_errors(name: str) -> Iterator[None]:
             except OSError as error:  # transformers raises an OSError; the Hub's own error is its cause
                 raise (error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error) from None
     except SpatialBoostError as error:
-        line = " ".join(str(error).split())
+        line = " ".join(str(error).split()).removesuffix(" Try again; what has been downloaded is kept.")
         raise SpatialBoostError(line if name in line else f"cannot get {name!r}: {line}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300]

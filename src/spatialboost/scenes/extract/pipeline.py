@@ -20,8 +20,8 @@ class PartialSource(Protocol):
     def __len__(self) -> int:
         """Number of items."""
 
-    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues | Sequence[Cues | PartialCues]:
-        """The item with this index; a sequence holds views of one place."""
+    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues | Views:
+        """The item with this index; a list has the views of one place."""
 
 
 class Extracted:
@@ -86,10 +86,7 @@ class Extracted:
             item = self.source[index]
         except BAD_ITEM as error:
             return error
-        if isinstance(item, PartialCues):
-            return [item]
-        # A list holds views of one place whose poses are not known yet
-        views = item.views if isinstance(item, Scene) else [item] if isinstance(item, Cues) else item
+        views = item.views if isinstance(item, Scene) else item if isinstance(item, list) else [item]
         return [view if isinstance(view, PartialCues) else PartialCues.of(view) for view in views]
 
 
