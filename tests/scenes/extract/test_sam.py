@@ -94,7 +94,7 @@ def test_the_extractor_finds_objects_and_says_where_they_are_from(folder, everyt
         masks = [thing.mask_HW for thing in addition["objects"]]
         assert len(masks) <= 3
         assert not masks or np.sum(masks, 0).max() == 1
-    assert extractor.provenance["model"] == str(folder)
+    assert extractor.provenance["model"] == folder.name
     assert extractor.provenance["revision"].startswith("sha256:")
     assert extractor.provenance["licence"] == "not known, see the model's page"
     (again,) = pickle.loads(pickle.dumps(extractor))(views[:1])  # in another process

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.scenes.paths import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,8 @@ class Network:
         licence = self._origin.licence or next(
             (licence for start, licence in LICENCES.items() if model.startswith(start)), UNKNOWN_LICENCE
         )
-        self.provenance = {"model": model, "revision": self._origin.revision, "licence": licence}
+        self.short = short_name(model)
+        self.provenance = {"model": self.short, "revision": self._origin.revision, "licence": licence}
         self._loaded: tuple[Any, Any] | None = None
         log.info("%s: %s, revision %s, licence %s", task, model, self._origin.revision, licence)
 
@@ -67,7 +69,7 @@ class Network:
     @property
     def label(self) -> str:
         """Name, revision and dtype: what decides the results."""
-        return f"{self.name} {self._origin.revision[-8:]} {self.dtype}"
+        return f"{self.short} {self._origin.revision[-8:]} {self.dtype}"
 
     @property
     def model(self) -> Any:
@@ -120,6 +122,17 @@ class Network:
                 )
             self._loaded = model.eval().requires_grad_(False).to(self.device), processor
         return self._loaded
+
+
+def short_name(model: str) -> str:
+    """How a data set names a model: a folder by its own name only, without the path on this machine.
+
+    Example:
+        >>> short_name("user/name")
+        'user/name'
+    """
+    folder = user_path(model)
+    return folder.resolve().name if folder.is_dir() else model
 
 
 def run_by_size(images: Sequence[np.ndarray], run: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:
