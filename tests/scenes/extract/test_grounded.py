@@ -71,7 +71,7 @@ def test_masks_are_the_boxes_or_what_sam_draws_in_them(folder, tmp_path):
     regions = drawn._regions(view, *plain.boxes([view.image_HW3])[0])
     inside = drawn.segmenter.in_boxes(view.image_HW3, boxes)
     assert all(np.array_equal(a.mask_HW, b.mask_HW) for a, b in zip(regions, inside, strict=True))
-    assert drawn.provenance["model"] == f"{folder}; {tmp_path}"
+    assert drawn.provenance["model"] == f"{folder.name}; {tmp_path.name}"
 
 
 def test_nothing_above_the_threshold_is_no_object(folder):

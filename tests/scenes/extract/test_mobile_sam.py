@@ -11,8 +11,12 @@ from PIL import Image, ImageDraw
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.photographs import open_photograph
+from spatialboost.scenes.extract.pipeline import Extracted
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.extract.registry import open_extractor
+from spatialboost.scenes.questions.checker import check_against_cues
+from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.readers.rgbd import RGBDFolder
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -28,7 +32,7 @@ def folder(assets) -> Path:
 
 @pytest.fixture(scope="module")
 def extractor(folder):
-    return open_extractor("mobile-sam", model=str(folder), clicks=6)
+    return open_extractor("mobile-sam", model=str(folder), clicks=8)
 
 
 def polygons(labels: Path, size: tuple[int, int]) -> list[np.ndarray]:
@@ -41,18 +45,24 @@ def polygons(labels: Path, size: tuple[int, int]) -> list[np.ndarray]:
     return found
 
 
-def test_the_large_things_of_a_photograph_are_found(extractor, assets):
-    image = open_photograph(assets / "coco128/images/000000000025.jpg")  # two giraffes
-    regions = extractor.everything(image)
-    for truth in polygons(assets / "coco128/labels/000000000025.txt", image.shape[1::-1]):
-        ious = [(truth & each.mask_HW).sum() / (truth | each.mask_HW).sum() for each in regions]
-        assert max(ious) > 0.6
-    (addition,) = extractor([PartialCues(image, "25.jpg")])
-    things = addition["objects"]
-    assert 1 < len(things) <= 8
-    assert np.sum([thing.mask_HW for thing in things], 0).max() == 1
-    assert len({thing.description for thing in things}) == len(things)
+def test_a_thing_of_a_photograph_is_found_as_people_draw_it(extractor, assets):
+    image = open_photograph(assets / "coco128/images/000000000034.jpg")  # a zebra on grass
+    (addition,) = extractor([PartialCues(image, "34.jpg")])
+    (truth,) = polygons(assets / "coco128/labels/000000000034.txt", image.shape[1::-1])
+    masks = [thing.mask_HW for thing in addition["objects"]]
+    assert max((truth & mask).sum() / (truth | mask).sum() for mask in masks) > 0.8
+    assert np.sum(masks, 0).max() == 1
     assert extractor.provenance["licence"].startswith("Apache-2.0")
+
+
+def test_a_real_frame_becomes_a_conversation(extractor, assets):
+    frame = RGBDFolder(assets / "rgbd_room")[203]
+    view = Extracted([frame], [extractor])[0]
+    assert 1 < len(view.objects) <= 8
+    assert len({thing.description for thing in view.objects}) == len(view.objects)
+    talk = build_conversation(view, seed=0)
+    assert check_against_cues(talk.messages, talk.meta, view) == []
+    assert any(turn["kind"] == "distance" or "objects" in turn for turn in talk.meta["turns"])
 
 
 def write_onnx(path: Path, names: list[str]) -> None:

@@ -57,10 +57,12 @@ def test_what_is_empty_tiny_huge_or_without_a_score_is_dropped():
         Region(np.zeros(SIZE, bool), 0.9),
         Region(rectangle(0, 0, 2, 2), 0.9),
         Region(np.ones(SIZE, bool), 0.9),
-        Region(rectangle(0, 40, 10, 50), float("nan")),
+        Region(rectangle(10, 40, 20, 50), float("nan")),
+        Region(rectangle(0, 0, 15, 60), 0.9),  # along three sides, as the sky
     ]
     assert settle_regions(bad) == []
     assert len(settle_regions([*bad, Region(BODY, 0.5)])) == 1
+    assert len(settle_regions([Region(rectangle(0, 0, 15, 60), 0.9, "curtain")])) == 1
 
 
 def test_two_masks_of_one_thing_are_one_and_the_better_stays():

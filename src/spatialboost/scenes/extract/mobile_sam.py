@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.extract.networks import find_device
+from spatialboost.scenes.extract.networks import find_device, short_name
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
 
@@ -56,8 +56,8 @@ class MobileSam:
         on = find_device(device).type
         self._encoder = load_onnx(model, "encoder.onnx", inputs={"input"}, device=on)
         self._decoder = load_onnx(model, "sam.onnx", inputs=_INPUTS, device=on)
-        self.provenance = {"model": f"MobileSAM in {model}", "revision": "not known", "licence": _LICENCE}
-        self.name = f"mobile-sam ({clicks} clicks along an edge, up to {max_objects} objects)"
+        self.provenance = {"model": f"MobileSAM in {short_name(model)}", "revision": "not known", "licence": _LICENCE}
+        self.name = f"mobile-sam ({short_name(model)}, {clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""

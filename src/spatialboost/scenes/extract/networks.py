@@ -6,12 +6,12 @@ import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.scenes.paths import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +61,9 @@ class Network:
         with explain_model_errors(model):
             self._origin = find_origin(model, revision)
             _check_task(task, self._origin.config, model)
+        self.short = short_name(model)
         licence = self._origin.licence or licence_of(model)
-        self.provenance = {"model": model, "revision": self._origin.revision, "licence": licence}
+        self.provenance = {"model": self.short, "revision": self._origin.revision, "licence": licence}
         self._loaded: tuple[Any, Any] | None = None
         log.info("%s: %s, revision %s, licence %s", task, model, self._origin.revision, licence)
 
@@ -77,8 +78,7 @@ class Network:
     @property
     def label(self) -> str:
         """Name, revision and dtype: what decides the results. It is the same wherever a folder lies."""
-        folder = Path(self.name).expanduser()
-        return f"{folder.resolve().name if folder.is_dir() else self.name} {self._origin.revision[-8:]} {self.dtype}"
+        return f"{self.short} {self._origin.revision[-8:]} {self.dtype}"
 
     @property
     def model(self) -> Any:
@@ -141,6 +141,17 @@ def licence_of(model: str) -> str:
         'mit'
     """
     return next((licence for start, licence in LICENCES.items() if model.startswith(start)), UNKNOWN_LICENCE)
+
+
+def short_name(model: str) -> str:
+    """How a data set names a model: a folder by its own name only, without the path on this machine.
+
+    Example:
+        >>> short_name("user/name")
+        'user/name'
+    """
+    folder = user_path(model)
+    return folder.resolve().name if folder.is_dir() else model
 
 
 def run_by_size(images: Sequence[np.ndarray], run: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:

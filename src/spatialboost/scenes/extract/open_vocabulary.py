@@ -72,8 +72,8 @@ class OpenVocabulary:
             words=True,
         )
         self.provenance = self.network.provenance
-        words = ", ".join(self.prompts)
-        self.name = f"open-vocabulary ({self.network.label}, at least {least} above {threshold:g} of: {words})"
+        asked = f"at least {least} above {threshold:g} of: {', '.join(self.prompts)}"
+        self.name = f"open-vocabulary ({self.network.label}, {asked})"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The probabilities, or why a view is left out."""

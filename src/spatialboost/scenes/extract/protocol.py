@@ -82,7 +82,7 @@ KINDS: dict[str, Kind] = {
     "depth": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "facts")),
     "masks": Kind(("objects",)),
     "text": Kind(("objects", "facts")),
-    "reconstruction": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "pose_44"), together=True),
+    "reconstruction": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "pose_44", "facts"), together=True),
     "filter": Kind(("facts",)),
 }
 

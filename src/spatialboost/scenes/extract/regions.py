@@ -19,6 +19,7 @@ MAX_OBJECTS = 8
 _LEAST = 0.004  # smallest fraction of the image that an object covers
 _MOST, _MOST_NAMED = 0.42, 0.9  # largest fraction; without a name, a larger one is usually a wall, the floor or the sky
 
+_MAX_CUT = 1.7  # pixels on the image's border over the square root of the area; above it, it is a wall, a floor or sky
 _INSIDE = 0.8  # fraction of the smaller mask above which it lies inside the larger one
 _KEPT = 0.5  # fraction of a mask that must be left after its overlaps are given away
 _STEP = 0.03  # relative difference of two depths above which one surface is in front of the other
@@ -65,8 +66,9 @@ def settle_regions(
         [112, 16]
 
     Masks that are empty, below 0.4 % or above 42 % of the image (90 % if they have a name), and those whose score is
-    not a number, are dropped. Of two regions of the same thing (IoU above 0.8) the one with the better score stays. A
-    pixel that two regions claim goes to one of them:
+    not a number, are dropped. So are those without a name that lie along the border of the image, as walls and skies
+    do. Of two regions of the same thing (IoU above 0.8) the one with the better score stays. A pixel that two regions
+    claim goes to one of them:
 
     - if depth is known, to the region whose own depth is closer to that of the overlap. A region without a name of its
       own inside another one at the same depth is a part of it (such as a shirt of a person) and is dropped;
@@ -115,7 +117,15 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
 
 def _fits(region: Region) -> bool:
     most = _MOST_NAMED if region.name else _MOST
-    return _LEAST <= region.mask_HW.mean() <= most and bool(np.isfinite(region.score))
+    if not (_LEAST <= region.mask_HW.mean() <= most and np.isfinite(region.score)):
+        return False
+    return bool(region.name) or _border(region.mask_HW) <= _MAX_CUT * float(np.sqrt(region.mask_HW.sum()))
+
+
+def _border(mask_HW: np.ndarray) -> int:
+    """Number of pixels of a mask on the border of the image."""
+    edges = (mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1])
+    return sum(int(np.count_nonzero(edge)) for edge in edges)
 
 
 def _iou(one_HW: np.ndarray, other_HW: np.ndarray) -> float:

@@ -22,6 +22,7 @@ EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "grounding-dino": "spatialboost.scenes.extract.grounded:Grounded",
     "region-text": "spatialboost.scenes.extract.region_text:RegionText",
     "open-vocabulary": "spatialboost.scenes.extract.open_vocabulary:OpenVocabulary",
+    "matched-poses": "spatialboost.scenes.extract.reconstruction:MatchedPoses",
 }
 
 
