@@ -231,14 +231,14 @@ def test_licences_and_revisions_are_recorded(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "spatialboost")
     folder = save_depth_anything(tmp_path / "mine")
     first = open_extractor("depth-anything", model=str(folder), device="cpu")
-    assert first.provenance["model"] == str(folder)
+    assert first.provenance["model"] == "mine"  # a data set says nothing of the folders of a machine
     assert first.provenance["licence"] == UNKNOWN_LICENCE
     assert first.provenance["revision"].startswith("sha256:")
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: apple-amlr\n---\n# A card\n")
     again = open_extractor("depth-anything", model=str(folder), device="cpu")
     assert again.provenance == {**first.provenance, "licence": "apple-amlr"}
     assert f"{folder}, revision sha256:" in caplog.text
-    assert f"the licence of {folder} (apple-amlr) does not allow commercial use" in caplog.text
+    assert "the licence of mine (apple-amlr) does not allow commercial use" in caplog.text
     (folder / "README.md").write_text("---\nlicense: [broken\n---\n")
     assert open_extractor("depth-anything", model=str(folder), device="cpu").provenance["licence"] == UNKNOWN_LICENCE
     weights = folder / "model.safetensors"
