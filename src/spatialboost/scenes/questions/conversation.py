@@ -140,6 +140,7 @@ def _view_facts(view: AskedView) -> dict[str, Any]:
         "intrinsics": np.asarray(view.cues.intrinsics_33, np.float64).tolist(),
         "depth_noise": view.cues.depth_noise,
         "scene_box": list(view.layout.box_m),
+        "up": None if view.layout.up is None else list(view.layout.up),
         "objects": [fact.to_json() for fact in view.layout.objects],
     }
 

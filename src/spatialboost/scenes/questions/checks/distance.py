@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spatialboost.scenes.questions.checks.boxes import CLAIMS, centre_of, check_reason, measure_claim
+from spatialboost.scenes.questions.checks.boxes import CLAIMS, centre_of, check_reason, measure_claim, measure_heights
 from spatialboost.scenes.questions.checks.lengths import LENGTH, ROUNDING, check_length
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
@@ -37,3 +37,4 @@ class DistanceCheck(Check):
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
         """Measure both objects again."""
         yield from measure_claim(turn["holds"], turn["objects"], views[0].extents)
+        yield from measure_heights(turn["holds"], turn["objects"], views[0].heights)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spatialboost.scenes.questions.checks.boxes import CLAIMS, WORD, check_reason, measure_claim
+from spatialboost.scenes.questions.checks.boxes import CLAIMS, WORD, check_reason, measure_claim, measure_heights
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 
@@ -41,3 +41,4 @@ class RelationCheck(Check):
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
         """Measure both objects again."""
         yield from measure_claim(turn["holds"], turn["objects"], views[0].extents)
+        yield from measure_heights(turn["holds"], turn["objects"], views[0].heights)
