@@ -166,7 +166,9 @@ def _measure_view(facts: dict[str, Any], cues: Cues) -> tuple[MeasuredView, list
         box = _bounds(points_P3, (1, 99)).round(3).tolist()
         problems.append(f"the scene's box is {box}, but meta has {facts['scene_box']}")
     up_3 = cues.up_3 if "up" in facts else None  # older data sets do not use it
-    if "up" in facts and ((facts["up"] is None) != (up_3 is None) or not np.allclose(facts["up"] or 0, _or_0(up_3), atol=1e-5)):
+    if "up" in facts and (
+        (facts["up"] is None) != (up_3 is None) or not np.allclose(facts["up"] or 0, _or_0(up_3), atol=1e-5)
+    ):
         problems.append(f"the direction up is {_or_0(up_3)}, but meta has {facts['up']}")
         up_3 = None
     extents: list[np.ndarray] = []
