@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,8 +54,8 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
 
     The classifier is a logistic regression on the words of the question, all ordered pairs of its words, and its
     numbers with their squares and products. It is trained on four fifths of the conversations and answers the others,
-    five times. A question that refers to an earlier turn is read together with the answer of that turn. An answer that
-    is named in the question ("The red box.") counts as the first or the second of the names. Lengths are classified in
+    five times. A question that refers to an earlier turn is read together with the answer of that turn. An answer
+    that is one of the names in the question counts as the first or the second of them. Lengths are classified in
     bins, and the length with the best chance to be right by the kind's own scoring is the guess.
 
     The more a classifier beats the constant answer, the more of the answers can be learned without looking at the
@@ -67,42 +67,52 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
     Returns:
         kind -> its baseline, in the order of the table of kinds.
     """
-    turns: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    turns: dict[str, list[_Read]] = defaultdict(list)
     groups: dict[str, int] = {}  # conversations about the same view are never split
     for number, (messages, meta) in enumerate(talks):
         group = groups.setdefault(str(meta.get("source", number)), len(groups))
-        for kind, question, answer in _read_turns(messages, meta):
-            turns[kind].append((group, question, answer))
+        for turn in _read_turns(messages, meta, group):
+            turns[turn.kind].append(turn)
     order = [*(kind for kind in KINDS if kind in turns), *(kind for kind in turns if kind not in KINDS)]
     return {kind: _measure(kind, turns[kind]) for kind in order}
 
 
-def _read_turns(messages: Sequence[Mapping[str, str]], meta: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Kind, text and answer of each turn."""
+class _Read(NamedTuple):
+    """A turn: the number of its view, its kind, the text that is read, the answer, and the answer as a choice."""
+
+    group: int
+    kind: str
+    text: str
+    answer: str
+    label: str
+
+
+def _read_turns(messages: Sequence[Mapping[str, str]], meta: Mapping[str, Any], group: int) -> Iterator[_Read]:
     last: dict[str, str] = {}
-    for turn, question, answer in zip(meta["turns"], messages[::2], messages[1::2], strict=True):
-        kind, text = turn["kind"], question["content"].replace("<image>", " ")
-        follows = KINDS[kind].follows if kind in KINDS else None
-        yield kind, f"{last.get(follows, '')} {text}" if follows else text, answer["content"]
-        last[kind] = answer["content"]
+    for turn, question, message in zip(meta["turns"], messages[::2], messages[1::2], strict=True):
+        kind, text, answer = turn["kind"], question["content"].replace("<image>", " "), message["content"]
+        if kind in KINDS and KINDS[kind].follows is not None:
+            text = f"{last.get(str(KINDS[kind].follows), '')} {text}"
+        label = read_verdict(answer)
+        choices = [f"The {name}." for name in turn.get("names", ())]
+        yield _Read(group, kind, text, answer, f"name {choices.index(label)}" if label in choices else label)
+        last[kind] = answer
 
 
-def _measure(kind: str, turns: Sequence[tuple[int, str, str]]) -> TextOnly:
+def _measure(kind: str, turns: Sequence[_Read]) -> TextOnly:
     asked = len(turns)
     if asked > _MAX_TURNS:
         turns = [turns[i] for i in np.linspace(0, asked - 1, _MAX_TURNS).round().astype(int)]
-    fold_T = np.array([number for number, _, _ in turns]) % _FOLDS
-    answers, texts = [answer for _, _, answer in turns], [text for _, text, _ in turns]
-    lengths = [read_length(answer) for answer in answers]
-    is_length = scoring_of(kind).error(answers[0], answers[0]) is not None and None not in lengths
+    fold_T = np.array([turn.group for turn in turns]) % _FOLDS
+    texts, lengths = [turn.text for turn in turns], [read_length(turn.answer) for turn in turns]
+    is_length = scoring_of(kind).error(turns[0].answer, turns[0].answer) is not None and None not in lengths
     if is_length:
         labels_T = np.round(np.log(np.maximum(np.array(lengths, np.float64), 0.01)) / _BIN).astype(int)
     else:
-        named = [_label(text, answer) for text, answer in zip(texts, answers, strict=True)]
-        counts = Counter(named)
+        counts = Counter(turn.label for turn in turns)
         if len(counts) > _MAX_ANSWERS:
-            return TextOnly(asked, counts.most_common(1)[0][1] / len(named), None)
-        labels_T = np.array([list(counts).index(name) for name in named])
+            return TextOnly(asked, counts.most_common(1)[0][1] / len(turns), None)
+        labels_T = np.array([list(counts).index(turn.label) for turn in turns])
     # bins of lengths that count as the same: within a quarter of each other
     tolerance = getattr(scoring_of(kind), "tolerance", 0.0)
     reach = round(np.log1p(tolerance) / _BIN) if is_length else 0
@@ -115,16 +125,6 @@ def _measure(kind: str, turns: Sequence[tuple[int, str, str]]) -> TextOnly:
         guesses = _classify(texts, labels_T, train_T, test_T, reach)
         right_T[test_T] = np.abs(guesses - labels_T[test_T]) <= reach
     return TextOnly(asked, float(constant_T.mean()), float(right_T.mean()))
-
-
-def _label(text: str, answer: str) -> str:
-    """The verdict of an answer; the place of its name among the names if the question offers it as a choice."""
-    verdict = read_verdict(answer)
-    name = re.sub(r"^The |\.$", "", verdict)
-    choice = re.search(r"the ([^,?]+) or the ([^,?]+?)(?=[,?]|$)", text)
-    if choice and name in choice.groups():
-        return "first" if name == choice[1] else "second"
-    return verdict
 
 
 def _constant(train: np.ndarray, test: np.ndarray, reach: int) -> np.ndarray:

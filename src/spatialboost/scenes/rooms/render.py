@@ -175,7 +175,7 @@ def _render_chunk(
         for thing, row in zip(room.things, rows, strict=True):
             mask = indices[b] == row
             if mask.sum() >= max(SMALLEST_SHARE * mask.size, 4):
-                objects.append(SceneObject(thing.description, mask))
+                objects.append(SceneObject(thing.description, mask, thing.aliases))
                 seen.append(thing)
         views.append(
             Cues(

@@ -32,18 +32,44 @@ _AXIS = {"left_right": 0, "above_below": 1, "front_behind": 2}
 _TILT = math.radians(35)  # where gravity is unknown, a camera may be tilted or rolled by this much
 
 
+def check_names(turn: dict[str, Any], pair: Sequence[int], facts: dict[str, Any]) -> Generator[str, None, list[str]]:
+    """Check that the names in a turn are descriptions of its two objects.
+
+    Returns:
+        The names; the descriptions if the turn has no names of its own, as in older data sets.
+    """
+    things = [facts["objects"][i] for i in pair]
+    names = list(turn.get("names", [thing["description"] for thing in things]))
+    for name, thing in zip(names, things, strict=True):
+        if name not in (thing["description"], *thing.get("aliases", ())):
+            yield f"{name!r} is not a description of {thing['description']!r}"
+    return names
+
+
+def split_question(question: str, names: Sequence[str]) -> tuple[str, str, str] | None:
+    """The text before, between and after the names of two objects; None if it does not name both in this order."""
+    first, second = (re.escape(name) for name in names)
+    found = re.fullmatch(rf"(.*?)\bthe {first}\b(.*?)\bthe {second}(?!\w)(.*)", question, re.DOTALL)
+    return found and (found[1], found[2], found[3])  # type: ignore[return-value]
+
+
 def check_reason(
-    answer: str, relation: str, a: dict[str, Any], b: dict[str, Any], facts: dict[str, Any]
+    answer: str,
+    relation: str,
+    names: Sequence[str],
+    a: dict[str, Any],
+    b: dict[str, Any],
+    facts: dict[str, Any],
 ) -> Generator[str, None, bool | None]:
     """Check the start of an answer: both cubes and the comparison.
 
     Returns:
         Whether the relation's first word is true; None if the answer cannot be parsed.
     """
-    names = re.escape(a["description"]), re.escape(b["description"])
+    first, second = (re.escape(name) for name in names)
     found = re.match(
-        r"The {0} is located {2} in the image\. The {1} is located {2} in the image\. "
-        r"Comparing their 3D (?:positions|sizes), the {0} is (.+) the {1}\. Answer: ".format(*names, _CUBE),
+        rf"The {first} is located {_CUBE} in the image\. The {second} is located {_CUBE} in the image\. "
+        rf"Comparing their 3D (?:positions|sizes), the {first} is (.+) the {second}\. Answer: ",
         answer,
     )
     word = found and WORD.search(found[3])
