@@ -53,7 +53,8 @@ def name_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[tuple[str, ...
         row, column = _thirds(mask_HW)
         plain, sized = f"{colour} object", f"{size} {colour} object".strip()
         places = [_COLUMNS[column], *([_ROWS[row]] if _ROWS[row] else [])]
-        forms.append((description, [plain, sized, *(f"{name} {place}" for place in places for name in (plain, sized))]))
+        placed = [f"{name} {place}" for place in places for name in (plain, sized)]
+        forms.append((description, [plain, sized, *placed]))
     # An object without the word "large" may be called "grey object" only if no other object is grey
     counts = Counter(chain.from_iterable(set(names) for _, names in forms))
     return [

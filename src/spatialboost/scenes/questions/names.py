@@ -31,6 +31,7 @@ _NOUNS_DO_NOT_DECIDE = {"left_right"}
 _AFTER_NOUN = re.compile(r" (?:on|in|at|by|near|with|of|under|over|behind|beside|next|from|between|against|to|that) ")
 
 
+@lru_cache(maxsize=1 << 16)
 def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, str, bool] | None:
     """Choose a name for each of two objects for a question about a relation.
 
@@ -42,25 +43,25 @@ def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple
         >>> choose_names("left_right", ("cup on the left",), ("plate",)) is None
         True
 
+    Names with the same noun are preferred, and among these the shortest: every further word could tell something.
+
     Args:
         relation: the kind of question.
-        a: names of the first object; the first that can be used is preferred.
+        a: names of the first object.
         b: names of the second object.
 
     Returns:
-        Both names, and whether they say nothing about the answer: the names have the same noun, or nouns do not matter.
-        None if an object has only names that contain the answer.
+        Both names, and whether they say nothing about the answer: they have the same noun, or nouns do not matter. None
+        if an object has only names that contain the answer.
     """
     usable = usable_names(relation, a), usable_names(relation, b)
     if not all(usable):
         return None
-    if relation in _NOUNS_DO_NOT_DECIDE:
-        return usable[0][0], usable[1][0], True
-    pairs = sorted(product(range(len(usable[0])), range(len(usable[1]))), key=sum)
-    for i, j in pairs:
-        if noun_of(usable[0][i]) == noun_of(usable[1][j]):
-            return usable[0][i], usable[1][j], True
-    return usable[0][0], usable[1][0], False
+    pairs = sorted(product(*usable), key=lambda pair: len(pair[0].split()) + len(pair[1].split()))
+    for first, second in pairs:
+        if relation in _NOUNS_DO_NOT_DECIDE or noun_of(first) == noun_of(second):
+            return first, second, True
+    return *pairs[0], False
 
 
 @lru_cache(maxsize=4096)

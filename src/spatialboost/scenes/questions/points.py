@@ -159,10 +159,10 @@ def _only(point: Point, shape: tuple[int, int]) -> np.ndarray:
 
 def _grow(mask_GG: np.ndarray, reach: int) -> np.ndarray:
     """Bool: whether a square around each place contains a place of the mask."""
-    for axis in (0, 1):
-        padded = np.pad(mask_GG, [(reach, reach) if k == axis else (0, 0) for k in (0, 1)])
-        mask_GG = np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=axis).any(-1))
-    return mask_GG
+    rows, columns = mask_GG.shape
+    padded = np.pad(mask_GG, reach)
+    across = np.logical_or.reduce([padded[:, k : k + columns] for k in range(2 * reach + 1)])
+    return np.asarray(np.logical_or.reduce([across[k : k + rows] for k in range(2 * reach + 1)]))
 
 
 def _grid_index(size: tuple[int, int], shift_y: int, shift_x: int) -> tuple[np.ndarray, ...]:
