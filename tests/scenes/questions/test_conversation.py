@@ -140,7 +140,7 @@ def test_lengths_below_half_a_metre_are_in_centimetres():
 
 
 def test_other_plans():
-    talk = build_conversation(tiny_cues(boxes={}), seed=0, plan=PIXELS_ONLY)
+    talk = build_conversation(tiny_cues(boxes={"red box": BOXES["red box"]}), seed=0, plan=PIXELS_ONLY)
     assert kinds(talk) == ["depth"] * 4 + ["closer"] * 3
     talk = build_conversation(tiny_cues(), seed=0, plan=TurnPlan({"depth": 1, "front_behind": 3, "distance": 2}))
     assert kinds(talk) == ["depth", *["front_behind"] * 3, "distance", "distance"]
@@ -158,6 +158,8 @@ def test_views_that_cannot_support_the_turns_say_why():
     view = tiny_cues()
     flat = Cues(view.image_HW3, np.full(view.size, 2.0, np.float32), view.intrinsics_33, "flat")
     with pytest.raises(CuesError, match="no two points differ in depth"):
+        build_conversation(flat, seed=0, plan=TurnPlan({"closer": 3}, wordings=2))
+    with pytest.raises(CuesError, match="no point has one partner in front of it and one behind it"):
         build_conversation(flat, seed=0, plan=TurnPlan({"closer": 3}))
     rough = tiny_cues((200, 200))
     rough.depth_HW[::2] *= 1.5
@@ -170,10 +172,10 @@ def test_views_that_cannot_support_the_turns_say_why():
 
 def test_size_of_a_cut_object_is_not_asked_where_it_may_be_larger_than_seen():
     plan = TurnPlan({"larger_smaller": 1})
-    whole = {"big box": (0.2, 0.8, 0.4, 0.9, 2.0), "small box": (0.4, 0.6, 0.1, 0.2, 2.0)}
+    whole = {"red box": (0.2, 0.8, 0.4, 0.9, 2.0), "blue box": (0.4, 0.6, 0.1, 0.2, 2.0)}
     assert build_conversation(tiny_cues(boxes=whole), seed=0, plan=plan).meta["turns"][0]["kind"] == "larger_smaller"
     with pytest.raises(CuesError, match="clear enough to ask about larger/smaller"):
-        build_conversation(tiny_cues(boxes={**whole, "small box": (0.4, 0.6, 0.0, 0.1, 2.0)}), seed=0, plan=plan)
+        build_conversation(tiny_cues(boxes={**whole, "blue box": (0.4, 0.6, 0.0, 0.1, 2.0)}), seed=0, plan=plan)
 
 
 def test_descriptions_that_would_break_the_text_are_left_out():
