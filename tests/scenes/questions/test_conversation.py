@@ -14,6 +14,7 @@ from spatialboost.scenes.questions.kinds import KINDS, LEVELS
 from spatialboost.scenes.questions.layout import RELATIONS, clean_description, measure_layout
 from spatialboost.scenes.questions.phrases import format_length, format_list
 from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.questions.view import AskedView
 from tiny_cues import BOXES, tiny_cues
 
 PIXELS_ONLY = TurnPlan({"depth": 4, "closer": 3})
@@ -201,3 +202,28 @@ def test_cubes_are_what_the_boxes_measure():
     box = np.reshape(layout.box_m, (2, 3))
     expected = (np.reshape(ball.extent_m, (2, 3)) - box[0]) / (box[1] - box[0])
     np.testing.assert_allclose(ball.cube, expected.ravel(), atol=1e-5)
+
+
+def test_the_partners_of_a_point_lie_beside_each_other_and_both_answers_occur():
+    """The same two regions of the image give both answers, so that the coordinates do not tell."""
+    view = tiny_cues()
+    picker = AskedView(view, measure_layout(view), TurnPlan()).picker
+    closer = []
+    for seed in range(300):
+        first, second = picker.pick_matched_pair(np.random.default_rng(seed))
+        again = {picker.pick_matched_pair(np.random.default_rng(seed)) for _ in range(2)}
+        assert again == {(first, second)}
+        closer.append(picker.depth_at(second) < picker.depth_at(first))
+    assert abs(np.mean(closer) - 0.5) < 4 * 0.5 / len(closer) ** 0.5
+
+
+def test_a_caption_does_not_answer_the_question_about_it():
+    asked = Counter()
+    for seed in range(120):
+        *_, caption, question = build_conversation(tiny_cues(), seed=seed).meta["turns"]
+        asked[question["asked"]] += 1
+        assert question["kind"] == "caption_question"
+        assert set(question["pair"]) <= set(caption["objects"])
+        if question["asked"] in ("closer", "farther"):
+            assert caption["closest"] not in question["pair"]
+    assert set(asked) >= {"closer", "farther", "higher", "lower"}
