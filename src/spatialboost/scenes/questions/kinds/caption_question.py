@@ -33,11 +33,17 @@ class CaptionQuestion(Kind):
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about a relation that the caption does not state. Each of the two objects is right half of the time."""
         named, closest = context.followed["objects"], context.followed["closest"]
+        stated = [(turn["kind"], set(turn["objects"])) for turn in context.earlier if "holds" in turn]
+        found = []
         for relation in (list(_ASKED)[i] for i in rng.permutation(len(_ASKED))):
             told = {closest} if relation == "front_behind" else set()
             for pair, names in context.named_pairs(relation, rng):
                 if told.isdisjoint(pair) and set(pair) <= set(named):
-                    return self._ask_about(context, relation, pair, names, rng)
+                    found.append(((relation, set(pair)) in stated, relation, pair, names))
+                    break
+        if found:  # the first that no earlier turn answered, if there is one
+            _, relation, pair, names = min(found, key=lambda entry: entry[0])
+            return self._ask_about(context, relation, pair, names, rng)
         raise CannotAskError("no two objects of the caption have a clear relation that the caption does not state")
 
     def _ask_about(
