@@ -45,7 +45,7 @@ def talks_of(kind: Kind):
     return [
         build_conversation(scene, seed=seed, plan=plan_of(kind))
         for scene in (tiny_cues(), tiny_scene())
-        for seed in range(4)
+        for seed in range(6)
     ]
 
 

@@ -13,23 +13,24 @@ from tiny_cues import tiny_cues
 
 PLANS = {
     "paper": TurnPlan(),
-    "points": TurnPlan({"depth": 4, "closer": 3}),
-    "depths": TurnPlan({"depth": 12}),
-    "other numbers": TurnPlan({"depth": 2, "closer": 5}, min_gap=0.2, smoothness=0.1, on_objects=0.9),
+    "points": TurnPlan({"depth": 4, "closer": 3}, wordings=2),
+    "depths": TurnPlan({"depth": 12}, wordings=2),
+    "other numbers": TurnPlan({"depth": 2, "closer": 5}, min_gap=0.2, smoothness=0.1, on_objects=0.9, wordings=2),
 }
 VIEWS = {"plain": tiny_cues(), "holes": tiny_cues((90, 60), holes=True), "noise": tiny_cues(noise=0.02)}
-# Hashes of the messages and the meta of ten seeds, as the first version wrote them. A change of these hashes means that
-# every data set and every figure that is made from a seed changes.
+# Hashes of the messages and the meta of ten seeds. Those of points with two wordings are as the first version wrote
+# them: the demo's language model was trained on them. A change of these hashes means that every data set and every
+# figure that is made from a seed changes.
 DIGESTS = {
-    ("paper", "plain", "forward"): "cc13e22cd17de097",
-    ("paper", "plain", "reverse"): "4ee782e4468ff86e",
-    ("paper", "plain", "random"): "797b73a7cc586d9d",
-    ("paper", "holes", "forward"): "3fb1e275e005e5a2",
-    ("paper", "holes", "reverse"): "1108933c19c84e0a",
-    ("paper", "holes", "random"): "31abb25c8bbdbf19",
-    ("paper", "noise", "forward"): "f7135e0c3fda40ed",
-    ("paper", "noise", "reverse"): "a93c57f89aa2b9a1",
-    ("paper", "noise", "random"): "eb9c2394c5ecc1f3",
+    ("paper", "plain", "forward"): "3a48c917d506b08a",
+    ("paper", "plain", "reverse"): "93bce655388fa2c5",
+    ("paper", "plain", "random"): "6fdd6e8ca2288f10",
+    ("paper", "holes", "forward"): "8b7fe0b4730d9e37",
+    ("paper", "holes", "reverse"): "eabe8700dcf30c6b",
+    ("paper", "holes", "random"): "6e5270ba42d0bcc9",
+    ("paper", "noise", "forward"): "883fe303ff916496",
+    ("paper", "noise", "reverse"): "a46b16d91065c465",
+    ("paper", "noise", "random"): "f852147aac7b0b7a",
     ("points", "plain", "forward"): "7c10216095338f75",
     ("points", "plain", "reverse"): "23efbf429a24d60d",
     ("points", "plain", "random"): "550a2a461b0998a0",
@@ -63,5 +64,10 @@ DIGESTS = {
 @pytest.mark.parametrize(("plan", "view", "order"), DIGESTS)
 def test_a_seed_gives_the_conversation_that_it_always_gave(plan, view, order):
     talks = [build_conversation(VIEWS[view], seed=seed, order=order, plan=PLANS[plan]) for seed in range(10)]
+    if plan != "paper":  # facts that the first version did not have, and that no question about points uses
+        for talk in talks:
+            del talk.meta["up"]
+            for thing in talk.meta["objects"]:
+                del thing["heights_m"]
     text = json.dumps([[talk.messages, talk.meta] for talk in talks])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == DIGESTS[plan, view, order]

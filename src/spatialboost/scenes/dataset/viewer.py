@@ -117,7 +117,7 @@ def write_page(
         cards=cards,
         wrong=wrong,
         left_out=left_out,
-        kinds=sorted({turn["kind"] for card in shown for turn in card["turns"]}),
+        kinds=sorted({str(turn["kind"]) for card in shown for turn in card["turns"]}),
         chosen=[text for text in (kind and f"with a turn of {kind}", search and f"with the text {search!r}") if text],
     )
     html_path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,5 +6,6 @@ Open `conversation` first: it asks the turns of a `plan` and writes the messages
 - ``checks/``: one file for each kind. A check recomputes each answer from `meta` and shares no code with ``kinds/``.
 - `checker` runs the checks on a conversation; `scoring` compares a reply with the true answer.
 - `plan` has the number of turns of each kind; `asking` draws them; `view`, `layout` and `points` measure one view.
+- `wordings` has the wordings of all kinds; `names` chooses names of objects that do not contain the answer.
 - `turn` (one question and answer), `phrases` (the format of numbers) and `meta` (the place of facts) are used by all.
 """

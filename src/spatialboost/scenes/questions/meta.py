@@ -13,6 +13,9 @@ IMAGE_TAG = "<image>"
 def facts_of_views(meta: dict[str, Any]) -> Sequence[dict[str, Any]]:
     """The facts of each view: ``source``, ``size``, ``intrinsics``, ``depth_noise``, ``scene_box`` and ``objects``.
 
+    In data sets of before gravity was used, ``up`` is missing.
+
+
     Example:
         >>> [facts["size"] for facts in facts_of_views({"images": 1, "size": [40, 60], "turns": []})]
         [[40, 60]]

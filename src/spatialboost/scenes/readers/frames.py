@@ -14,6 +14,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.extract.gravity import find_up_of_walk
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.annotations import Annotations, open_annotations
 from spatialboost.scenes.readers.decode import MILLIMETRES, assumed_scale, image_size, read_depth, read_image
@@ -120,14 +121,25 @@ class Frames:
         source = f"{self.name}/{self.names[index]}"
         self._check_late(source)
         view = self._read(index, source)
-        if view.pose_44 is not None and getattr(view, "up_3", None) is None:
-            view = replace(view, **_up(type(view), shared_up(view.pose_44, self._world_up)))
+        if view.pose_44 is not None and view.up_3 is None:
+            view = replace(view, up_3=shared_up(view.pose_44, self._world_up))
         return resize_cues(view, self.size) if self.size is not None and isinstance(view, Cues) else view
 
     @cached_property
     def _world_up(self) -> np.ndarray | None:
-        """The direction "up" along gravity in the world of the poses; None = not known."""
-        return self.recording.up_world_3 if self.options.up is None else np.array(self.options.up, np.float64)
+        """The direction "up" along gravity in the world of the poses, or else from the floor; None = not known."""
+        if self.options.up is not None:
+            return np.array(self.options.up, np.float64)
+        if self.recording.up_world_3 is not None:
+            return self.recording.up_world_3
+        return find_up_of_walk(self._read_posed, len(self))
+
+    def _read_posed(self, index: int) -> Cues:
+        source = f"{self.name}/{self.names[index]}"
+        view = self._read(index, source)
+        if not isinstance(view, Cues) or view.pose_44 is None:
+            raise CuesError(f"{source}: it has no depth or no pose")
+        return view
 
     def _read(self, index: int, source: str) -> Cues | PartialCues:
         """The view of a frame, in its own size if it has depth; "up" only if the frame itself tells it."""
@@ -146,7 +158,7 @@ class Frames:
             objects=self._objects(index, size, source),
             pose_44=frame.pose_44,
             depth_noise=self.depth_noise,
-            **_up(Cues, frame.up_3),
+            up_3=frame.up_3,
         )
 
     def _check_late(self, source: str) -> None:
@@ -336,7 +348,7 @@ class Frames:
             intrinsics_33=None if intrinsics_33 is None else rescale_intrinsics(intrinsics_33, old, size),
             objects=self._objects(index, size, source),
             pose_44=frame.pose_44,
-            **_up(PartialCues, frame.up_3),
+            up_3=frame.up_3,
         )
 
     def _say(self, message: str | None, once: str) -> None:
@@ -344,11 +356,6 @@ class Frames:
         if message and once not in self._said:
             self._said.add(once)
             log.warning("%s: %s", self.path, message)
-
-
-def _up(kind: type, up_3: np.ndarray | None) -> dict[str, Any]:
-    """The direction "up", if views of a kind have a field for it."""
-    return {"up_3": up_3} if "up_3" in kind.__dataclass_fields__ else {}  # type: ignore[attr-defined]
 
 
 def _target_size(size: tuple[int, int], wanted: int | tuple[int, int] | None) -> tuple[int, int]:
