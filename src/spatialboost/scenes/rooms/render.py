@@ -185,6 +185,7 @@ def _render_chunk(
                 source=source,
                 objects=tuple(objects),
                 pose_44=pose.copy(),
+                up_3=-pose[1, :3],  # the world's y axis points down
                 facts=_facts(room, pose, seen),
             )
         )
