@@ -55,7 +55,7 @@ class ChosenViews:
         self.measure: ViewMeasure = MEASURES["overlap"]() if measure is None else measure
         if self.mix.counts[0] < 2 or len(frames) < 2:
             raise SpatialBoostError(
-                f"{self.mix.name} of {len(frames)} frames; expected at least 2 views in each scene and at least 2 frames"
+                f"{self.mix.name} of {len(frames)} frames; expected at least 2 views in each scene, of 2 frames or more"
             )
         self.names: Sequence[str] | None = getattr(frames, "names", None)
         self._reduced: dict[int, Any] = {}

@@ -146,7 +146,8 @@ class PerceptualDistance:
 
     The network is the one of the package ``lpips`` (its layers on top come with that package). The weights of the
     backbone are those of torchvision, in a safetensors file: no pickle is opened. For ``vgg`` they are fetched from the
-    Hub (``timm/vgg16.tv_in1k``, the same weights) if no file is given. Make a file once, where torchvision may download::
+    Hub (``timm/vgg16.tv_in1k``, the same weights) if no file is given. A file is made once, where torchvision may
+    download::
 
         import torchvision
         from safetensors.torch import save_file
