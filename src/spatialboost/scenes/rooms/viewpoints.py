@@ -11,10 +11,10 @@ from spatialboost.scenes.rooms.room import Room, Thing, look
 # Axis of the path in the first camera's frame: its probability, and the shortest and the longest path in metres
 _AXES = ((0.38, 0.35, 1.1), (0.14, 0.25, 0.7), (0.48, 0.35, 1.1))  # sideways, up or down, forwards or backwards
 _ASIDE = 0.4  # largest step along each of the other two axes, as a fraction of the step along the first
-_TURNS = (30.0, 9.0, 2.5)  # degrees, largest turn of the camera: sideways, up or down, about its optical axis
+_TURNS = (40.0, 9.0, 2.5)  # degrees, largest turn of the camera: sideways, up or down, about its optical axis
 _FROM_SIDES = 0.2  # metres, minimum distance between a camera and walls, floor and ceiling
 _FROM_THINGS = 0.3  # metres, minimum distance between a camera and a thing
-_LEAST_SHARED = 0.38  # share of the room's sides in one image that are in the other image, too
+_LEAST_SHARED = 0.3  # share of the room's sides in one image that are in the other image, too
 _TRIES = 60
 _ON_PATH = np.linspace(0, 1, 13)[1:]  # places at which a path is tested
 _RAYS = 10  # rows and columns of rays with which the share is estimated
