@@ -9,15 +9,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from spatialboost.scenes.camera import project
 from spatialboost.scenes.cues import Cues, SceneObject
-from spatialboost.scenes.questions.kinds.protocol import Context
-from spatialboost.scenes.questions.layout import SIGMAS, clean_description
+from spatialboost.scenes.questions.layout import SIGMAS, ObjectFact, clean_description
 from spatialboost.scenes.questions.points import Point
+
+if TYPE_CHECKING:
+    from spatialboost.scenes.questions.kinds.protocol import Context
 
 # Shape legend: H, W = image height and width in pixels; P = points of an object; G = points with two decimals.
 
@@ -98,9 +101,17 @@ class Seen:
     @cached_property
     def thing(self) -> SceneObject:
         """The object with its mask."""
-        name = self.context.views[self.view].objects[self.number].description
         things = self.cues.objects
-        return next(thing for thing in things if clean_description(thing.description) == name)
+        return next(thing for thing in things if clean_description(thing.description) == self.description)
+
+    @property
+    def _fact(self) -> ObjectFact:
+        return self.context.views[self.view].objects[self.number]
+
+    @property
+    def height(self) -> float:
+        """The height of its mask's centre in the image, 0 (top) to 1."""
+        return self._fact.centre_xy[1]
 
     @property
     def cues(self) -> Cues:
@@ -110,25 +121,25 @@ class Seen:
     @property
     def description(self) -> str:
         """Its description in its view."""
-        return self.context.views[self.view].objects[self.number].description
+        return self._fact.description
 
     @property
     def plain_name(self) -> str | None:
         """The first of its descriptions that does not say where it is; None if each of them does."""
-        names = (clean_description(name) for name in (self.description, *self.thing.aliases))
-        return next((name for name in names if name and not _PLACES.search(name)), None)
+        names = (self.description, *getattr(self._fact, "aliases", ()))
+        return next((name for name in names if not _PLACES.search(name)), None)
 
     @cached_property
     def centre_3(self) -> np.ndarray:
         """The centre of its extent, in the frame of the first view."""
-        extent_23 = np.reshape(self.context.views[self.view].objects[self.number].extent_m, (2, 3))
+        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
         pose_44 = self.context.poses[self.view]
         return pose_44[:3, :3] @ extent_23.mean(0) + pose_44[:3, 3]
 
     @property
     def noise_m(self) -> float:
         """Standard deviation of its distance from its own camera, metres."""
-        return self.cues.depth_noise * self.context.views[self.view].objects[self.number].depth_m
+        return self.cues.depth_noise * self._fact.depth_m
 
     @cached_property
     def cloud(self) -> np.ndarray:
@@ -194,7 +205,7 @@ class Seen:
 
     def _corner_shows_in(self, view: int) -> bool:
         """Whether a corner of its box or its centre is in the image of a view and not behind a surface."""
-        extent_23 = np.reshape(self.context.views[self.view].objects[self.number].extent_m, (2, 3))
+        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
         corners_83 = np.array([[extent_23[(i >> axis) & 1, axis] for axis in range(3)] for i in range(8)])
         pose_44 = self.context.poses[self.view]
         points_93 = np.vstack([corners_83, extent_23.mean(0)]) @ pose_44[:3, :3].T + pose_44[:3, 3]
@@ -212,9 +223,17 @@ def objects_in(context: Context, view: int) -> list[Seen]:
     return [Seen(context, view, number) for number in range(len(context.views[view].objects))]
 
 
-def other_views(context: Context, rng: np.random.Generator) -> Iterator[int]:
-    """The numbers of all views but the first, in random order."""
-    yield from (rng.permutation(len(context.views) - 1) + 1).tolist()
+def other_views(context: Context, rng: np.random.Generator, told_by: tuple[str, ...] = ()) -> Iterator[int]:
+    """The numbers of all views but the first, in random order.
+
+    Args:
+        context: the views.
+        rng: the only source of randomness.
+        told_by: kinds of question that tell the answer. Views that an earlier turn of these kinds is about are left out.
+    """
+    earlier = getattr(context, "earlier", ())
+    told = [turn["images"][1] for turn in earlier if turn["kind"] in told_by]
+    yield from (k for k in (rng.permutation(len(context.views) - 1) + 1).tolist() if k not in told)
 
 
 def point_on(mask_HW: np.ndarray, rng: np.random.Generator) -> Point | None:

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.scenes.camera import project, unproject
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.paths import user_path
-from spatialboost.scenes.registry import look_up
 
 # Shape legend: H, W = height and width of a reduced frame; P = points.
 
@@ -177,7 +176,8 @@ class PerceptualDistance:
     ) -> None:
         if not 0 < low < high:
             raise SpatialBoostError(f"the distances are {low} to {high}; expected 0 < low < high")
-        look_up(_BACKBONES, "LPIPS backbone", net)
+        if net not in _BACKBONES:
+            raise unknown("LPIPS backbone", net, _BACKBONES)
         self.nearest, self.farthest, self.same = low, high, min(0.05, low)
         self.name = f"LPIPS {net} {low:g} to {high:g}"
         self.net, self.weights, self.device = net, weights, device

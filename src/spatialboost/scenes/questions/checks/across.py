@@ -50,7 +50,7 @@ def check_named_objects(text: str, turn: dict[str, Any], facts: dict[str, Any], 
             yield f"object {number} of image {image + 1} does not exist"
         if f"the {name}" not in text and f"The {name}" not in text:
             yield f"{text!r} does not name {name!r}"
-        if name != thing["description"] and name not in thing.get("aliases", [name]):
+        if name != thing["description"] and name not in thing.get("aliases", ()):
             yield f"{name!r} is not a name of {thing['description']!r}"
 
 

@@ -34,7 +34,7 @@ class CameraDirection(Kind):
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about the axis of the first camera along which the step is clearly the largest."""
-        for k in other_views(context, rng):
+        for k in other_views(context, rng, told_by=("camera_direction", "camera_translation")):
             step_3 = Motion(context.poses[k]).step_3
             axis = clear_axis(step_3, _LEAST, _RATIO)
             if axis is not None:

@@ -42,7 +42,7 @@ class CameraRotation(Kind):
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about the turn (sideways, up or down, about the optical axis) that is clearly the largest."""
-        for k in other_views(context, rng):
+        for k in other_views(context, rng, told_by=("camera_rotation",)):
             turns_3 = Motion(context.poses[k]).turns_3
             axis = clear_axis(turns_3, _LEAST, _RATIO)
             if axis is not None:

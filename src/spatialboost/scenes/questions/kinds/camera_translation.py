@@ -19,7 +19,7 @@ _STATED = 0.1  # fraction of the whole step; smaller parts are not stated
 class CameraTranslation(Kind):
     """The camera's step along each axis of the first view, and its length.
 
-    The answer contains that of `camera_direction`, so a conversation should not ask both about the same two views.
+    The answer contains that of `camera_direction`, so a conversation does not ask both about the same two views.
     """
 
     name = "camera_translation"
@@ -40,7 +40,7 @@ class CameraTranslation(Kind):
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about a view that was taken somewhere else than the first."""
-        for k in other_views(context, rng):
+        for k in other_views(context, rng, told_by=("camera_direction", "camera_translation")):
             step_3 = Motion(context.poses[k]).step_3
             length = float(np.linalg.norm(step_3))
             if length >= _LEAST:

@@ -69,17 +69,12 @@ def _pair_of(a: Seen, others: list[Seen], wanted: bool, rng: np.random.Generator
     matches = [b for b in others if same[b.number]]
     if len(matches) != 1:
         return None
-    height = _height(matches[0])
     different = [b for b in others if same[b.number] is False and b.description != a.plain_name]
-    different.sort(key=lambda b: abs(_height(b) - height))
+    different.sort(key=lambda b: abs(b.height - matches[0].height))
     points = [point_on(b.thing.mask_HW, rng) for b in (matches[0], *different[:1])]
     if len(points) < 2 or points[0] is None or points[1] is None:
         return None
     return (matches[0], points[0]) if wanted else (different[0], points[1])
-
-
-def _height(seen: Seen) -> float:
-    return seen.context.views[seen.view].objects[seen.number].centre_xy[1]
 
 
 SAME_OBJECT = SameObject()
