@@ -229,7 +229,7 @@ def other_views(context: Context, rng: np.random.Generator, told_by: tuple[str, 
     Args:
         context: the views.
         rng: the only source of randomness.
-        told_by: kinds of question that tell the answer. Views that an earlier turn of these kinds is about are left out.
+        told_by: kinds of question that tell the answer. Views that an earlier turn of them is about are left out.
     """
     earlier = getattr(context, "earlier", ())
     told = [turn["images"][1] for turn in earlier if turn["kind"] in told_by]

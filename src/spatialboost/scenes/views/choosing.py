@@ -26,7 +26,7 @@ class ChosenViews:
 
     Example:
         >>> from spatialboost.scenes.rooms.render import look, render_views, sample_room
-        >>> poses = [look((0.1 * i, -1.4, -1.0), yaw=0.0, pitch=0.2) for i in range(9)]
+        >>> poses = [look((0.1 * i, -1.4, -1.0), yaw=0.1 * i, pitch=0.2) for i in range(9)]
         >>> scenes = ChosenViews(render_views(sample_room(3), poses, size=48), views=2)
         >>> len(scenes), len(scenes[4].views), scenes[4].source
         (9, 2, 'synthetic:3/view4')

@@ -23,7 +23,7 @@ class ViewMix:
         >>> ViewMix.parse("mix").name, ViewMix.parse("4").counts
         ('2:160,4:30,8:10 views', (4,))
         >>> [ViewMix.parse("2:1,4:1").draw(item) for item in range(6)]
-        [4, 2, 4, 4, 4, 2]
+        [4, 2, 4, 4, 2, 4]
 
     Attributes:
         weights: number of views -> its weight in the draw.
