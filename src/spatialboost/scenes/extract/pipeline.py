@@ -20,8 +20,8 @@ class PartialSource(Protocol):
     def __len__(self) -> int:
         """Number of items."""
 
-    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues:
-        """The item with this index."""
+    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues | Views:
+        """The item with this index; a list has the views of one place."""
 
 
 class Extracted:
@@ -86,9 +86,8 @@ class Extracted:
             item = self.source[index]
         except BAD_ITEM as error:
             return error
-        if isinstance(item, PartialCues):
-            return [item]
-        return [PartialCues.of(view) for view in (item.views if isinstance(item, Scene) else [item])]
+        views = item.views if isinstance(item, Scene) else item if isinstance(item, list) else [item]
+        return [view if isinstance(view, PartialCues) else PartialCues.of(view) for view in views]
 
 
 def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:

@@ -19,7 +19,8 @@ from spatialboost.scenes.paths import is_wanted, user_path
 from spatialboost.scenes.readers.plausibility import MILLIMETRES, check_depth, intrinsics_problem
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
-from spatialboost.scenes.sources import Mapped, Source, Walk, evenly_spaced, resize_cues
+from spatialboost.scenes.sources import Mapped, Source, evenly_spaced, resize_cues
+from spatialboost.scenes.views.choosing import name_of_choice, take_views
 
 # Shape legend: H, W = image height and width in pixels; N = frames.
 
@@ -149,9 +150,8 @@ def open_frames(options: SourceOptions) -> Source:
     name = f"{folder.name} {'full size' if size is None else _format_size(size)}"
     if (folder.depth_scale or MILLIMETRES) != MILLIMETRES:
         name += f" {folder.depth_scale:g} per metre"
-    if options.views > 1:
-        items = Walk(items, views=options.views, stride=options.stride)
-        name += f" {options.views} views {options.stride} apart"
+    items = take_views(items, options.views, options.stride, options.measure)
+    name += name_of_choice(options.views, options.stride, options.measure)
     if options.num is not None:
         items = evenly_spaced(items, options.num)
     steps = [] if size is None else [lambda view: resize_cues(view, size)]
