@@ -8,7 +8,7 @@ import numpy as np
 
 from spatialboost.scenes.questions.across import Motion, clear_axis, direction_words, other_views
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 _LEAST = 0.08  # metres
 _RATIO = 2.0  # the step along the axis is at least this many times the step along any other axis
@@ -45,7 +45,7 @@ class CameraDirection(Kind):
         a, b = (word, opposite) if rng.random() < 0.5 else (opposite, word)
         facts: dict[str, Any] = {"images": [0, k], "step": [round(float(part), 6) for part in step_3]}
         facts["verdict"] = word
-        question, facts["template"] = choose_wording(self.wordings, rng, k=str(k + 1), a=a, b=b)
+        question, facts["template"] = context.word(self.wordings, rng, k=str(k + 1), a=a, b=b)
         return Turn(question, f"The camera moved {word}.", facts)
 
 

@@ -15,7 +15,7 @@ from spatialboost.scenes.questions.across import (
     turn_words,
 )
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 _LEAST = 4.0  # degrees
 _RATIO = 1.5  # the turn is at least this many times any other turn
@@ -57,7 +57,7 @@ class CameraRotation(Kind):
         ]
         facts: dict[str, Any] = {"images": [0, k], "turns": [round(float(part), 6) for part in turns_3]}
         facts["verdict"] = word
-        question, facts["template"] = choose_wording(self.wordings, rng, k=str(k + 1), a=a, b=b)
+        question, facts["template"] = context.word(self.wordings, rng, k=str(k + 1), a=a, b=b)
         return Turn(question, f"The camera turned {join_parts(parts)}. Answer: {word}.", facts)
 
 

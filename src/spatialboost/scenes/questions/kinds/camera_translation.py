@@ -10,7 +10,7 @@ from spatialboost.scenes.questions.across import Motion, direction_words, join_p
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.phrases import format_length
 from spatialboost.scenes.questions.scoring import LENGTH
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 _LEAST = 0.05  # metres
 _STATED = 0.1  # fraction of the whole step; smaller parts are not stated
@@ -53,7 +53,7 @@ class CameraTranslation(Kind):
         ]
         facts: dict[str, Any] = {"images": [0, k], "step": [round(float(part), 6) for part in step_3]}
         facts["distance"] = round(length, 6)
-        question, facts["template"] = choose_wording(self.wordings, rng, k=str(k + 1))
+        question, facts["template"] = context.word(self.wordings, rng, k=str(k + 1))
         return Turn(
             question, f"The camera moved {join_parts(parts)}. Answer: {format_length(facts['distance'])}.", facts
         )

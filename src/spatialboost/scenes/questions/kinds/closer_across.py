@@ -11,7 +11,7 @@ from spatialboost.scenes.questions.kinds.distance_across import pairs_of_views
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.layout import SIGMAS
 from spatialboost.scenes.questions.phrases import format_length
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 _MARGIN = 0.1  # the farther object is farther by at least this fraction
 
@@ -50,7 +50,7 @@ class CloserAcross(Kind):
         facts: dict[str, Any] = {"images": [0, b.view], "objects": [a.number, b.number], "names": names}
         facts |= {"distances": [round(_metres(a), 6), round(_metres(b), 6)], "verdict": 0 if first_closer else b.view}
         facts["known_by"] = "source" if a.knows(b) else "overlap"
-        question, facts["template"] = choose_wording(self.wordings, rng, a=names[0], b=names[1], k=k)
+        question, facts["template"] = a.context.word(self.wordings, rng, a=names[0], b=names[1], k=k)
         winner = f"the {names[0]} in image 1" if first_closer else f"the {names[1]} in image {k}"
         first, second = (format_length(metres) for metres in facts["distances"])
         answer = f"The {names[0]} in image 1 is {first} away, and the {names[1]} in image {k} is {second} away."

@@ -11,7 +11,7 @@ from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.layout import SIGMAS
 from spatialboost.scenes.questions.phrases import format_length
 from spatialboost.scenes.questions.scoring import LENGTH
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 
 class DistanceAcross(Kind):
@@ -47,7 +47,7 @@ class DistanceAcross(Kind):
         names, k = [seen.plain_name or seen.description for seen in (a, b)], str(b.view + 1)
         facts: dict[str, Any] = {"images": [0, b.view], "objects": [a.number, b.number], "names": names}
         facts["distance"], facts["known_by"] = round(metres, 6), "source" if a.knows(b) else "overlap"
-        question, facts["template"] = choose_wording(self.wordings, rng, a=names[0], b=names[1], k=k)
+        question, facts["template"] = a.context.word(self.wordings, rng, a=names[0], b=names[1], k=k)
         first, second = (_format_place(seen.centre_3) for seen in (a, b))
         answer = (
             f"In the frame of image 1 (right, down, forward, in meters), the {names[0]} in image 1 is at {first} and "

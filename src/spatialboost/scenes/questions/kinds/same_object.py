@@ -10,7 +10,7 @@ from spatialboost.scenes.questions.across import Seen, objects_in, other_views, 
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.phrases import format_point
 from spatialboost.scenes.questions.points import Point
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 
 class SameObject(Kind):
@@ -53,7 +53,7 @@ class SameObject(Kind):
         facts |= {"at": [point[0] / 100, point[1] / 100], "known_by": "source" if a.knows(b) else "overlap"}
         facts["verdict"] = verdict
         where, k = format_point(point), str(b.view + 1)
-        question, facts["template"] = choose_wording(self.wordings, rng, a=name, point=where, k=k)
+        question, facts["template"] = a.context.word(self.wordings, rng, a=name, point=where, k=k)
         answer = f"The object at {where} in image {k} is the {shown}. Answer: {'Yes' if verdict else 'No'}."
         return Turn(question, answer, facts)
 

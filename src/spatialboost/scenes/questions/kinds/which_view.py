@@ -9,7 +9,7 @@ import numpy as np
 
 from spatialboost.scenes.questions.across import Seen, objects_in
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 Answer = tuple[int, ...]  # the views that show an object
 
@@ -51,7 +51,7 @@ class WhichView(Kind):
         facts |= {"names": [name], "verdict": list(verdict)}
         facts["known_by"] = "overlap" if seen.thing.identity is None else "source"
         x, y = map(_where, offered)
-        question, facts["template"] = choose_wording(self.wordings, rng, a=name, x=x, y=y)
+        question, facts["template"] = context.word(self.wordings, rng, a=name, x=x, y=y)
         return Turn(question, f"The {name} is visible {_where(verdict)}.", facts)
 
 
