@@ -46,7 +46,7 @@ class CameraTranslation(Kind):
             if length >= _LEAST:
                 break
         else:
-            raise CannotAskError("all views were taken at almost the same place")
+            raise CannotAskError("no further view was clearly taken at another place")
         parts = [
             f"{format_length(abs(float(step_3[i])))} {direction_words(i, step_3[i])[0]}"
             for i in stated_axes(step_3, _STATED * length)
