@@ -109,6 +109,11 @@ class Seen:
         return self.context.views[self.view].objects[self.number]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Its description and its aliases."""
+        return self._fact.names
+
+    @property
     def height(self) -> float:
         """The height of its mask's centre in the image, 0 (top) to 1."""
         return self._fact.centre_xy[1]
@@ -126,8 +131,7 @@ class Seen:
     @property
     def plain_name(self) -> str | None:
         """The first of its descriptions that does not say where it is; None if each of them does."""
-        names = (self.description, *self._fact.aliases)
-        return next((name for name in names if not _PLACES.search(name)), None)
+        return next((name for name in self.names if not _PLACES.search(name)), None)
 
     @cached_property
     def centre_3(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from spatialboost.scenes.questions.across import Seen, other_views
 from spatialboost.scenes.questions.kinds.distance_across import pairs_of_views
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.layout import SIGMAS
+from spatialboost.scenes.questions.names import choose_names
 from spatialboost.scenes.questions.phrases import format_length
 from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
@@ -39,14 +40,14 @@ class CloserAcross(Kind):
         """Ask where both answers are possible with some pair of objects; both are right equally often."""
         first_closer = bool(rng.random() < 0.5)
         for k in other_views(context, rng):
-            pairs = [(a, b) for a, b in pairs_of_views(context, k, rng) if _is_clear(a, b)]
+            pairs = [pair for pair in pairs_of_views(context, k, rng) if _is_clear(*pair) and _names(*pair)]
             fitting = [pair for pair in pairs if (_metres(pair[0]) < _metres(pair[1])) == first_closer]
             if fitting and len(fitting) < len(pairs):
                 return self._turn(*fitting[0], first_closer, rng)
         raise CannotAskError("no other image has a closer and a farther object than those of image 1")
 
     def _turn(self, a: Seen, b: Seen, first_closer: bool, rng: np.random.Generator) -> Turn:
-        names, k = [seen.plain_name or seen.description for seen in (a, b)], str(b.view + 1)
+        names, k = _names(a, b), str(b.view + 1)
         facts: dict[str, Any] = {"images": [0, b.view], "objects": [a.number, b.number], "names": names}
         facts |= {"distances": [round(_metres(a), 6), round(_metres(b), 6)], "verdict": 0 if first_closer else b.view}
         facts["known_by"] = "source" if a.knows(b) else "overlap"
@@ -60,6 +61,12 @@ class CloserAcross(Kind):
 def _metres(seen: Seen) -> float:
     """Distance of the centre from the first view's camera."""
     return float(np.linalg.norm(seen.centre_3))
+
+
+def _names(a: Seen, b: Seen) -> list[str]:
+    """Names with the same noun that do not tell which object is closer; empty if there are none."""
+    found = choose_names("front_behind", a.names, b.names)
+    return [] if found is None or found[2] > 1 else list(found[:2])
 
 
 def _is_clear(a: Seen, b: Seen) -> bool:
