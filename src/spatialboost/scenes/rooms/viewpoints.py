@@ -31,9 +31,10 @@ def sample_poses(room: Room, num: int) -> list[np.ndarray]:
         (True, True)
 
     The same room always gives the same path; ``num`` cameras stand on it, evenly spaced. The path is clear of all
-    things, and all cameras on it see much of the same. Its direction says nothing about the camera's turn, and each
-    direction is as frequent as its opposite: a path is taken only if the opposite path, and each of both with the
-    opposite turn, are possible in this room, too. Then one of the four is drawn.
+    things, and the last camera sees much of what the first one sees, and at least two things if the first does. The
+    direction says nothing about the camera's turn, and each direction is as frequent as its opposite: a path is taken
+    only if the opposite path, and each of both with the opposite turn, are possible in this room, too. Then one of the
+    four is drawn.
 
     Args:
         room: from ``sample_room``.
@@ -80,8 +81,19 @@ def _is_possible(room: Room, step_3: np.ndarray, turns_3: np.ndarray) -> bool:
     if not all(_inside(place, room.size) and _clear(place, room.things) for place in places):
         return False
     last_44 = _pose_on_path(room, step_3, turns_3, 1.0)
+    if _count_things(room, last_44) < min(2, _count_things(room, room.pose_44)):
+        return False
     shares = _share_seen(room, room.pose_44, last_44), _share_seen(room, last_44, room.pose_44)
     return min(shares) >= _LEAST_SHARED
+
+
+def _count_things(room: Room, pose_44: np.ndarray) -> int:
+    """The number of things whose centre lies in the camera's square image."""
+    if not room.things:
+        return 0
+    centres_T3 = (np.array([thing.centre for thing in room.things]) - pose_44[:3, 3]) @ pose_44[:3, :3]
+    edge = np.tan(np.radians(room.fov) / 2)
+    return int((np.abs(centres_T3[:, :2]) <= edge * centres_T3[:, 2:]).all(1).sum())
 
 
 def _share_seen(room: Room, one_44: np.ndarray, other_44: np.ndarray) -> float:
