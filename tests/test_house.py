@@ -83,7 +83,8 @@ ARROWS: dict[str, set[str]] = {
     "encoders": ENCODER | {"teachers.registry"},  # a run's file names its teacher, which knows the stage that boosts
     "photographs": {"errors"},
     "yaml_file": {"errors"},
-    "scenes": {"errors", "photographs", "yaml_file", "encoders.foreign"},
+    # The last two load files of other people's models
+    "scenes": {"errors", "photographs", "yaml_file", "encoders.foreign", "weights.hub"},
     "vlm": LEARNING,
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.

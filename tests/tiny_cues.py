@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -50,3 +51,11 @@ def tiny_scene(count: int = 3) -> Scene:
         pose = np.array([[0, 0, 1, 5 + 0.1 * number], [1, 0, 0, 2], [0, 1, 0, 1], [0, 0, 0, 1.0]])
         views.append(replace(view, source=f"hand-made {number + 1}", pose_44=pose))
     return Scene(views)
+
+
+@cache
+def room_paths() -> tuple[Scene, ...]:
+    """Rooms with three cameras on a path, about which every question that needs several views can be asked."""
+    from spatialboost.scenes.rooms import render_scenes
+
+    return tuple(render_scenes([1, 5, 8], views=3, size=64))

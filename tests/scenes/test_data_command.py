@@ -95,6 +95,23 @@ def test_rows_of_several_views(tmp_path, assets):
     assert name == "rgbd_room 80 2 views 6 apart"
 
 
+def test_a_mix_of_views_is_chosen_and_asked_about_with_a_plan_of_its_own(tmp_path, assets):
+    words = ["--num", 6, "--size", 80, "--views", "2:1,4:1"]
+    frames = ["--source", "rgbd", "--path", assets / "rgbd_room", "--choose", "overlap:low=0.25"]
+    for kind, more in (("rooms", []), ("frames", frames)):
+        assert run("build", "--out", tmp_path / kind, *words, *more)[0] == 0
+        rows = open_rows([tmp_path / kind])
+        assert {len(row["images"]) for row in rows} == {2, 4}
+        asked = set()
+        for row in rows:
+            meta = json.loads(row["meta"])
+            asked |= {turn["kind"] for turn in meta["turns"]}
+            assert check_conversation(row["messages"], meta) == []
+        assert {"camera_direction", "distance_across"} <= asked
+    name = dataset_facts(tmp_path / "frames" / "part-00000.parquet")["source"]
+    assert name == "rgbd_room 80 2:1,4:1 views chosen by overlap 0.25 to 0.8 with proposals"
+
+
 def test_a_strangers_extractor_and_source_are_one_line_each(tmp_path, monkeypatch):
     class Renamed:
         kind, name = "masks", "renamed"
@@ -155,6 +172,10 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
         (["--source", "room"], "Did you mean 'rooms'?"),
         (["--extract", "superpixel"], "Did you mean 'superpixels'?"),
         (["--views", "0"], "--views is 0; expected at least 1"),
+        (["--views", "2:0"], "the weight of 2 views is 0.0; expected a positive number"),
+        (["--views", "many"], "--views is 'many'; expected a number such as 2, counts with their weights such as"),
+        (["--views", "2", "--stride", "3"], "cameras in a room are placed so that they see much of the same"),
+        (["--choose", "lpip"], "Did you mean 'lpips'?"),
         (["--stride", "0"], "--stride is 0; expected at least 1"),
         (["--seed", "-1"], "--seed is -1; expected at least 0"),
         (["--seed", "9" * 30], "expected at most"),

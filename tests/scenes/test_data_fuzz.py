@@ -31,7 +31,7 @@ WORDS = ["", "x[/b]", "[/]", "\x1b[31m", "a\nb", "é" * 300, "*", "rooms ", "\ud
 OPTIONS = {
     "--num": NUMBERS,
     "--first-room": [value for value in NUMBERS if value != "0"],
-    "--views": NUMBERS,
+    "--views": [*NUMBERS, "2:1,4", "2:", ":1", "2:0", "2:1,2:1"],
     "--stride": NUMBERS,
     "--seed": [value for value in NUMBERS if value != "0"],
     "--least": NUMBERS,
@@ -54,6 +54,7 @@ OPTIONS = {
     "--associations": WORDS,
     "--images": WORDS,
     "--depths": WORDS,
+    "--choose": [*WORDS, "overlap:", "overlap:low=2", "lpips:weights=/nowhere", "lpips:net=x", "overlap", "lpips"],
 }
 
 

@@ -76,7 +76,7 @@ def test_functions_reach_every_view_of_a_scene():
 
 def test_sources_are_known_by_name(monkeypatch):
     rooms = open_source("rooms", SourceOptions(num=2, first=5, size=16, views=2))
-    assert (rooms.name, len(rooms[0].views)) == ("rooms 5-6 16 px 2 views", 2)
+    assert (rooms.name, len(rooms[0].views)) == ("rooms 5-6 16 px paths of 2 views", 2)
     assert open_source("rooms", SourceOptions()).name == Rooms(1000).name
     with pytest.raises(
         SpatialBoostError, match=r"unknown source 'rgdb'; known are .*rgbd, rooms, .*\. Did you mean 'rgbd'"

@@ -45,11 +45,14 @@ class SceneObject:
         mask_HW: bool ``(H, W)``, the visible pixels.
         aliases: further descriptions, each unique within the view. A question uses one that does not contain its
             answer: "Is the red object above ...?" instead of "Is the red box on the wall above ...?".
+        identity: which thing of the place it is, if the source knows: in all views of a scene, objects with the same
+            identity are one thing, and objects with different ones are different things. None if unknown.
     """
 
     description: str
     mask_HW: np.ndarray
     aliases: tuple[str, ...] = ()
+    identity: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import typer
 from spatialboost.errors import SpatialBoostError, plain
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.sizes import validate_size
+from spatialboost.scenes.views.mix import ViewMix
 
 # Beyond these, a number is mistyped, and the build would not end or would not fit into memory
 MAX_ITEMS = 10**9
 MAX_SEED = 2**63 - 1
-MAX_VIEWS = 1000
 MAX_ROWS = 10**5
 MAX_PROCESSES = 4096
 
@@ -121,8 +121,28 @@ def build(
             help="Image size in pixels: 224 (shorter edge) or 240x320 (height x width). Default for rooms: 224."
         ),
     ] = None,
-    views: Annotated[int, typer.Option(help="Number of views in each item.")] = 1,
-    stride: Annotated[int, typer.Option(help="Number of RGB-D frames from one view of an item to the next.")] = 10,
+    views: Annotated[
+        str,
+        typer.Option(
+            help="Number of views in each item, such as 2. For the paper's mix of 2, 4 and 8 views: mix. For another "
+            "mix, counts with their weights: 2:160,4:30,8:10."
+        ),
+    ] = "1",
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of RGB-D frames from one view of an item to the next. Default: the views are chosen by what "
+            "they have in common."
+        ),
+    ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            help="How the views of an item are chosen from the frames of a walk: overlap (of the points that both see; "
+            "the default where poses and depth are known) or lpips. With options: overlap:low=0.3,high=0.8 or "
+            "lpips:net=vgg,weights=FILE,low=0.35,high=0.65."
+        ),
+    ] = None,
     extract: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,15 +187,15 @@ def build(
 ) -> None:
     """Write conversations about views. Run the same command again to continue an interrupted build."""
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.questions.plan import PAPER, TurnPlan
+    from spatialboost.scenes.questions.plan import PAPER, SEVERAL, TurnPlan
     from spatialboost.scenes.readers.options import ReaderOptions
     from spatialboost.scenes.recipe import ExtractorSpec, Recipe
     from spatialboost.scenes.source_registry import SourceOptions, default_extractors, open_source
+    from spatialboost.scenes.views.choosing import open_measure
 
     for flag, value, (smallest, largest) in (
         ("--num", num, (1, MAX_ITEMS)),
         ("--first-room", first_room, (0, MAX_SEED)),
-        ("--views", views, (1, MAX_VIEWS)),
         ("--stride", stride, (1, MAX_ITEMS)),
         ("--seed", seed, (0, MAX_SEED)),
         ("--rows-per-file", rows_per_file, (1, MAX_ROWS)),
@@ -185,7 +205,8 @@ def build(
             raise SpatialBoostError(f"{flag} is {value}; expected at least {smallest}")
         if value is not None and value > largest:
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
-    plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
+    mix = parse_views(views)
+    plan = TurnPlan(parse_turns(turn) if turn else PAPER if mix.counts == (1,) else SEVERAL, least=least)
     pixels = None if size is None else parse_size(size)
     reader = ReaderOptions(
         depth_scale=depth_scale,
@@ -200,7 +221,8 @@ def build(
         images=images,
         depths=depths,
     )
-    options = SourceOptions(path, num, first_room, pixels, views, stride, column, reader)
+    measure = None if choose is None else open_measure(choose)
+    options = SourceOptions(path, num, first_room, pixels, mix, stride, measure, column, reader)
     if extract is None:
         extract = [*default_extractors(source, open_source(source, options), objects=plan.needs_objects)]
     recipe = Recipe(
@@ -324,6 +346,22 @@ def parse_direction(text: str) -> tuple[float, float, float]:
     except ValueError:
         raise SpatialBoostError(f"--up is {text[:80]!r}; expected three numbers, such as '0 0 1'") from None
     return x, y, z
+
+
+def parse_views(text: str) -> ViewMix:
+    """Read the number of views of an item, or a mix of numbers.
+
+    Example:
+        >>> parse_views("2").counts, parse_views("mix").counts
+        ((2,), (2, 4, 8))
+
+    Raises:
+        SpatialBoostError: the text has another form, or a number is too small or too large.
+    """
+    try:
+        return ViewMix.parse(text)
+    except SpatialBoostError as error:
+        raise SpatialBoostError(f"--{error}") from None
 
 
 def parse_turns(words: Sequence[str]) -> dict[str, int]:

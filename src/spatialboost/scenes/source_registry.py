@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.registry import look_up
 from spatialboost.scenes.sources import Source
+from spatialboost.scenes.views.mix import ViewMix
+
+if TYPE_CHECKING:
+    from spatialboost.scenes.views.measures import ViewMeasure
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,9 @@ class SourceOptions:
         num: number of items.
         first: seed of the first item, for generated items.
         size: shorter edge, or ``(height, width)``, in pixels.
-        views: number of views in each item. With more than one, an item is a `Scene`.
-        stride: number of frames from one view to the next, for a sequence of frames.
+        views: number of views in each item, or a mix of numbers. With more than one, an item is a `Scene`.
+        stride: number of frames from one view to the next, for a sequence of frames. None = the views are chosen.
+        measure: how the views are chosen; None = the default of the source.
         column: the column of a data set that has the images.
         reader: options of the sources that read a folder.
 
@@ -36,16 +42,18 @@ class SourceOptions:
     num: int | None = None
     first: int = 0
     size: int | tuple[int, int] | None = None
-    views: int = 1
-    stride: int = 10
+    views: int | ViewMix = 1
+    stride: int | None = None
+    measure: ViewMeasure | None = None
     column: str | None = None
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
             raise SpatialBoostError(f"num is {self.num}; expected at least one item")
-        if min(self.views, self.stride) < 1:
-            raise SpatialBoostError(f"views is {self.views} and stride {self.stride}; expected at least 1")
+        if self.stride is not None and self.stride < 1:
+            raise SpatialBoostError(f"stride is {self.stride}; expected at least 1")
+        ViewMix.of(self.views)  # an error if it is below one
 
 
 @dataclass(frozen=True)

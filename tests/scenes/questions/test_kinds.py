@@ -17,7 +17,7 @@ from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.kinds import KINDS, LEVELS, Kind, kind_named
 from spatialboost.scenes.questions.plan import PAPER, TurnPlan
 from spatialboost.scenes.questions.scoring import LENGTH, VERDICT
-from tiny_cues import tiny_cues, tiny_scene
+from tiny_cues import room_paths, tiny_cues, tiny_scene
 
 ROOM = Path(questions.__file__).parent
 REGISTERED, CHECKED = set(KINDS), set(CHECKS)  # before a test registers another kind
@@ -32,6 +32,13 @@ WRONG_FACTS = {
     "distance": [{"distance": 9.0}, {"relation": "larger_smaller"}],
     "caption": [{"objects": [0]}, {"closest": 9}],
     "caption_question": [{"verdict": 9}, {"objects": [1]}],
+    "same_object": [{"at": [0.0, 0.0]}, {"images": [0, 0]}, {"objects": [-1, 0]}, {"names": ["door", "door"]}],
+    "which_view": [{"verdict": [0, 1, 2]}, {"images": [0, 9]}, {"names": ["door"]}, {"view_of_object": 7}],
+    "closer_across": [{"verdict": 9}, {"distances": [1.0, 9.0]}, {"images": [0, 0]}, {"names": ["door", "door"]}],
+    "camera_direction": [{"verdict": "left"}, {"step": [0.0, 0.0, 0.0]}, {"images": [0, 0]}],
+    "camera_rotation": [{"verdict": "left"}, {"turns": [0.0, 0.0, 0.0]}, {"images": [0, 0]}],
+    "camera_translation": [{"distance": 9.0}, {"step": [0.0, 0.0, 0.0]}, {"images": [0, 0]}],
+    "distance_across": [{"distance": 9.0}, {"images": [0, 0]}, {"names": ["door", "door"]}],
 }
 
 
@@ -42,11 +49,8 @@ def plan_of(kind: Kind) -> TurnPlan:
 
 def talks_of(kind: Kind):
     """Conversations with one turn of this kind, at the end; about one view and about three."""
-    return [
-        build_conversation(scene, seed=seed, plan=plan_of(kind))
-        for scene in (tiny_cues(), tiny_scene())
-        for seed in range(6)
-    ]
+    scenes = room_paths() if kind.views > 1 else (tiny_cues(), tiny_scene())
+    return [build_conversation(scene, seed=seed, plan=plan_of(kind)) for scene in scenes for seed in range(6)]
 
 
 def test_every_kind_has_a_check_and_a_row_here():
@@ -93,8 +97,9 @@ def test_every_check_catches_another_truth(name, wrong):
 
 
 def test_lengths_are_scored_by_error_and_everything_else_by_verdict():
-    assert {name for name in REGISTERED if KINDS[name].scoring is LENGTH} == {"depth", "distance"}
-    assert all(KINDS[name].scoring is VERDICT for name in REGISTERED - {"depth", "distance"})
+    lengths = {"depth", "distance", "camera_translation", "distance_across"}
+    assert {name for name in REGISTERED if KINDS[name].scoring is LENGTH} == lengths
+    assert all(KINDS[name].scoring is VERDICT for name in REGISTERED - lengths)
 
 
 def test_a_true_answer_is_scored_as_right():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from spatialboost.scenes.extract.wording import name_colour
 # Shape legend: H, W = image height and width in pixels.
 
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-_ALIASES = any(entry.name == "aliases" for entry in fields(SceneObject))
 
 
 def name_objects(image_HW3: np.ndarray, regions: Sequence[tuple[np.ndarray, str]]) -> list[SceneObject]:
@@ -46,8 +44,7 @@ def name_objects(image_HW3: np.ndarray, regions: Sequence[tuple[np.ndarray, str]
     for (mask_HW, _), texts in zip(regions, options, strict=True):
         unique = [text for text in dict.fromkeys(texts) if counts[text] == 1]
         if unique:
-            more = {"aliases": tuple(unique[1:])} if _ALIASES else {}
-            objects.append(SceneObject(unique[0], mask_HW, **more))
+            objects.append(SceneObject(unique[0], mask_HW, tuple(unique[1:])))
     return objects
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from spatialboost.scenes.images.photograph import describe_size, view_photograph
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
+from spatialboost.scenes.sources import Mapped, Source, evenly_spaced
+from spatialboost.scenes.views.choosing import name_of_choice, open_measure, take_views
+from spatialboost.scenes.views.mix import ViewMix
 
 log = logging.getLogger(__name__)
 
@@ -122,21 +126,30 @@ class Photographs:
         return None
 
 
-def open_images(options: SourceOptions) -> Photographs:
+def open_images(options: SourceOptions) -> Source:
     """Open a folder of photographs with the options of the command line.
 
+    Several views of an item are images that follow each other in the folder, such as the frames of a video. They have no
+    poses, so they are chosen by LPIPS, and an extractor such as ``matched-poses`` has to find the poses.
+
     Raises:
-        SpatialBoostError: see `Photographs`; or there is no path, or several views are wanted.
+        SpatialBoostError: see `Photographs`; or there is no path.
     """
     if options.path is None:
         raise SpatialBoostError(
             "source images needs a path: a folder of photographs, or of .tar files with photographs"
         )
-    if options.views > 1:
-        raise SpatialBoostError(
-            f"views is {options.views}, but photographs have no poses; expected 1, or frames with poses (source rgbd)"
-        )
-    return Photographs(options.path, num=options.num, size=options.size)
+    if ViewMix.of(options.views).counts == (1,):
+        return Photographs(options.path, num=options.num, size=options.size)
+    return choose_views(Photographs(options.path, size=options.size), options)
+
+
+def choose_views(images: Any, options: SourceOptions) -> Source:
+    """Scenes of images that follow each other; evenly spaced ones if a number of items is given."""
+    measure = options.measure or (open_measure("lpips") if options.stride is None else None)
+    scenes = take_views(images, options.views, options.stride, measure)
+    scenes = scenes if options.num is None else evenly_spaced(scenes, options.num)
+    return Mapped(scenes, name=images.name + name_of_choice(options.views, options.stride, measure))
 
 
 def _one_line(name: str) -> str:

@@ -15,13 +15,14 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError, plain, unknown
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
-from spatialboost.scenes.images.folder import Photographs, open_images
+from spatialboost.scenes.images.folder import choose_views, open_images
 from spatialboost.scenes.images.listing import TAR, natural_order
 from spatialboost.scenes.images.photograph import describe_size, view_photograph
 from spatialboost.scenes.paths import is_hidden_name, user_path
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
 from spatialboost.scenes.sources import Source, evenly_spaced
+from spatialboost.scenes.views.mix import ViewMix
 
 if TYPE_CHECKING:
     import datasets
@@ -88,22 +89,22 @@ class TableImages:
         return value
 
 
-def open_table(options: SourceOptions) -> Source | Photographs:
+def open_table(options: SourceOptions) -> Source:
     """Open the images of a data set with the options of the command line. A folder of tar files is read as one, too.
 
     Raises:
-        SpatialBoostError: see `TableImages`; or there is no path, or several views are wanted.
+        SpatialBoostError: see `TableImages`; or there is no path.
     """
     if options.path is None:
         raise SpatialBoostError(
             f"source dataset needs a path: a folder of `save_to_disk`, parquet files, tar files, or {HUB}USER/NAME"
         )
-    if options.views > 1:
-        raise SpatialBoostError(f"views is {options.views}, but plain photographs have no poses; expected 1")
     path = user_path(options.path)
     if path.suffix == TAR or (path.is_dir() and not _parquet_files(path) and any(path.rglob(f"*{TAR}"))):
         return open_images(options)
     images = TableImages(options.path, column=options.column, size=options.size)
+    if ViewMix.of(options.views).counts != (1,):
+        return choose_views(images, options)
     return images if options.num is None else evenly_spaced(images, options.num)
 
 

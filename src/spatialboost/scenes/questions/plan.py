@@ -26,6 +26,23 @@ PAPER: Mapping[str, int] = MappingProxyType(
     }
 )
 
+# For items of several views: the paper's order (pixel, object, scene, caption); half of the turns need several views.
+# The paper does not say which questions it asks there.
+SEVERAL: Mapping[str, int] = MappingProxyType(
+    {
+        "depth": 2,
+        "closer": 1,
+        "left_right": 1,
+        "same_object": 1,
+        "which_view": 1,
+        "closer_across": 1,
+        "camera_direction": 1,
+        "camera_rotation": 1,
+        "distance_across": 1,
+        "caption": 1,
+        "caption_question": 1,
+    }
+)
 
 _TWO_WORDINGS = {"wordings": 2}  # of data sets before `TurnPlan.wordings`
 MAX_TURNS = 10_000  # of one kind; stops a build with a mistyped number

@@ -18,7 +18,8 @@ from spatialboost.scenes.readers.matching import natural_order
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Recording
 from spatialboost.scenes.source_registry import SourceOptions
-from spatialboost.scenes.sources import Source, Walk, evenly_spaced
+from spatialboost.scenes.sources import Source, evenly_spaced
+from spatialboost.scenes.views.choosing import name_of_choice, take_views
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Layout:
                 check_late=not check,
                 said=said,
             )
-            return _take_views(frames, options)
+            return take_views(frames, options.views, options.stride, options.measure)
         except SpatialBoostError as error:
             if check:
                 raise
@@ -118,7 +119,7 @@ class Layout:
             words.append(f"{scale:g} per metre")
         if given := options.reader.describe():
             words.append(given)
-        return " ".join(words) + _name_of_views(options)
+        return " ".join(words) + name_of_choice(options.views, options.stride, options.measure)
 
 
 class Joined:
@@ -193,15 +194,6 @@ class Named:
 
     def __getitem__(self, index: int, /) -> Any:
         return self.source[index]
-
-
-def _take_views(frames: Frames, options: SourceOptions) -> Any:
-    """Single views of a recording, or scenes of several."""
-    return Walk(frames, views=options.views, stride=options.stride) if options.views > 1 else frames
-
-
-def _name_of_views(options: SourceOptions) -> str:
-    return f" {options.views} views {options.stride} apart" if options.views > 1 else ""
 
 
 def _find(folder: Path, recording: type[Recording], options: ReaderOptions, levels: int) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from spatialboost.scenes.rooms.sampling import sample_room
 from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
 from spatialboost.scenes.rooms.viewpoints import sample_poses
 from spatialboost.scenes.scene import Scene
+from spatialboost.scenes.views.mix import ViewMix
 
 __all__ = ["look", "render_rooms", "render_scenes", "render_views", "sample_room"]
 
@@ -54,7 +56,11 @@ def render_rooms(
 
 
 def render_scenes(
-    seeds: Sequence[int], *, views: int, size: int | tuple[int, int] = 128, device: str | torch.device = "cpu"
+    seeds: Sequence[int],
+    *,
+    views: int | ViewMix,
+    size: int | tuple[int, int] = 128,
+    device: str | torch.device = "cpu",
 ) -> list[Scene]:
     """Render several views of the room of each seed. The first view is the same as from ``render_rooms``.
 
@@ -68,18 +74,20 @@ def render_scenes(
 
     Args:
         seeds: non-negative integers.
-        views: number of cameras in each room.
+        views: number of cameras in each room, or a mix of numbers, from which one is drawn for each seed.
         size: side of a square image, or ``(height, width)``, in pixels.
         device: device of the ray casting.
     """
-    shots = []
+    shots: list[Shot] = []
+    starts, mix = [0], ViewMix.of(views)
     for seed in seeds:
         room = sample_room(int(seed))
-        _, *further = sample_poses(room, views)
+        _, *further = sample_poses(room, mix.draw(room.seed))
         shots.append(_first_shot(room))
         shots += [Shot(room, pose, f"synthetic:{room.seed}/view{i}", i) for i, pose in enumerate(further, start=1)]
+        starts.append(len(shots))
     rendered = _render(shots, size, device)
-    return [Scene(rendered[start : start + views]) for start in range(0, len(rendered), views)]
+    return [Scene(rendered[start:end]) for start, end in pairwise(starts)]
 
 
 def render_views(
@@ -175,7 +183,7 @@ def _render_chunk(
         for thing, row in zip(room.things, rows, strict=True):
             mask = indices[b] == row
             if mask.sum() >= max(SMALLEST_SHARE * mask.size, 4):
-                objects.append(SceneObject(thing.description, mask, thing.aliases))
+                objects.append(SceneObject(thing.description, mask, thing.aliases, identity=thing.description))
                 seen.append(thing)
         views.append(
             Cues(

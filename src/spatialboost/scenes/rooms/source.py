@@ -8,6 +8,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.rooms.render import render_rooms, render_scenes
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
+from spatialboost.scenes.views.mix import ViewMix
 
 _ROOMS_AT_ONCE, _PIXELS_AT_ONCE = 32, 2**22
 _DEFAULT_NUM, _DEFAULT_SIZE = 1000, 224
@@ -30,7 +31,7 @@ class Rooms:
         num: number of rooms.
         first: seed of the first room. Use different seeds for train rooms and test rooms.
         size: side of a square image, or ``(height, width)``, in pixels.
-        views: number of cameras in each room.
+        views: number of cameras in each room, or a mix of numbers. The cameras stand on a path through the room.
         device: device of the rendering.
 
     Raises:
@@ -43,20 +44,20 @@ class Rooms:
         *,
         first: int = 0,
         size: int | tuple[int, int] = _DEFAULT_SIZE,
-        views: int = 1,
+        views: int | ViewMix = 1,
         device: str = "cpu",
     ) -> None:
         if num < 1 or first < 0:
             raise SpatialBoostError(
                 f"num is {num} and first {first}; expected at least one room, and a first seed of 0 or more"
             )
-        if views < 1:
-            raise SpatialBoostError(f"views is {views}; expected at least one camera in each room")
-        validate_size(size, views)
+        self.mix = ViewMix.of(views)
+        most = self.mix.counts[-1]
+        validate_size(size, most)
         height, width = (size, size) if isinstance(size, int) else size
-        self._at_once = max(1, min(_ROOMS_AT_ONCE, _PIXELS_AT_ONCE // (height * width * views)))
-        self.num, self.first, self.size, self.views, self.device = num, first, size, views, device
-        self.name = f"rooms {first}-{first + num - 1} {size} px" + (f" {views} views" if views > 1 else "")
+        self._at_once = max(1, min(_ROOMS_AT_ONCE, _PIXELS_AT_ONCE // (height * width * most)))
+        self.num, self.first, self.size, self.device = num, first, size, device
+        self.name = f"rooms {first}-{first + num - 1} {size} px" + (f" paths of {self.mix.name}" if most > 1 else "")
         self._rendered: tuple[int, list[Any]] = (-1, [])  # number of the batch, and its items
 
     def __len__(self) -> int:
@@ -69,10 +70,10 @@ class Rooms:
         if self._rendered[0] != batch:
             start = self.first + batch * self._at_once
             seeds = range(start, min(start + self._at_once, self.first + self.num))
-            if self.views == 1:
+            if self.mix.counts == (1,):
                 self._rendered = batch, render_rooms(seeds, size=self.size, device=self.device)
             else:
-                scenes = render_scenes(seeds, views=self.views, size=self.size, device=self.device)
+                scenes = render_scenes(seeds, views=self.mix, size=self.size, device=self.device)
                 self._rendered = batch, scenes
         return self._rendered[1][place]
 
@@ -81,13 +82,18 @@ def open_rooms(options: SourceOptions) -> Rooms:
     """Open the rooms that the command line options describe.
 
     Raises:
-        SpatialBoostError: the options have a folder.
+        SpatialBoostError: the options have a folder, or say how frames are chosen.
     """
     if options.path is not None:
         raise SpatialBoostError("--path is for --source rgbd; rooms are generated and need no folder: leave --path out")
     if given := options.reader.describe() or options.reader.depth_scale:
         raise SpatialBoostError(
             f"{given} is an option of sources that read a folder; rooms are generated: leave it out"
+        )
+    if options.stride is not None or options.measure is not None:
+        raise SpatialBoostError(
+            "--stride and --choose are for the frames of a walk; cameras in a room are placed so that they see much of "
+            "the same: leave the option out"
         )
     return Rooms(
         options.num or _DEFAULT_NUM, first=options.first, size=options.size or _DEFAULT_SIZE, views=options.views

@@ -1,19 +1,27 @@
 """The checks of the kinds of question: one file for each kind, and a table of all checks.
 
 Open `protocol` first. A check recomputes each answer from ``meta`` with separate code: nothing here imports the kinds,
-the layout, the points or the phrases. The checks share `lengths`, `points` and `boxes`.
+the layout, the points or the phrases. The checks share `lengths`, `points`, `boxes` and `across` (several
+views).
 """
 
 from __future__ import annotations
 
 from spatialboost import errors
+from spatialboost.scenes.questions.checks.camera_direction import CameraDirectionCheck
+from spatialboost.scenes.questions.checks.camera_rotation import CameraRotationCheck
+from spatialboost.scenes.questions.checks.camera_translation import CameraTranslationCheck
 from spatialboost.scenes.questions.checks.caption import CaptionCheck
 from spatialboost.scenes.questions.checks.caption_question import CaptionQuestionCheck
 from spatialboost.scenes.questions.checks.closer import CloserCheck
+from spatialboost.scenes.questions.checks.closer_across import CloserAcrossCheck
 from spatialboost.scenes.questions.checks.depth import DepthCheck
 from spatialboost.scenes.questions.checks.distance import DistanceCheck
+from spatialboost.scenes.questions.checks.distance_across import DistanceAcrossCheck
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 from spatialboost.scenes.questions.checks.relations import RelationCheck
+from spatialboost.scenes.questions.checks.same_object import SameObjectCheck
+from spatialboost.scenes.questions.checks.which_view import WhichViewCheck
 
 __all__ = ["CHECKS", "Check", "MeasuredView", "check_named"]
 
@@ -27,6 +35,13 @@ CHECKS: dict[str, Check] = {
     "distance": DistanceCheck(),
     "caption": CaptionCheck(),
     "caption_question": CaptionQuestionCheck(),
+    "same_object": SameObjectCheck(),
+    "which_view": WhichViewCheck(),
+    "closer_across": CloserAcrossCheck(),
+    "camera_direction": CameraDirectionCheck(),
+    "camera_rotation": CameraRotationCheck(),
+    "camera_translation": CameraTranslationCheck(),
+    "distance_across": DistanceAcrossCheck(),
 }
 
 

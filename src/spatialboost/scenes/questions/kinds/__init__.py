@@ -8,13 +8,20 @@ within a level, in the order of the table. So add a new kind at the end: then a 
 from __future__ import annotations
 
 from spatialboost import errors
+from spatialboost.scenes.questions.kinds.camera_direction import CAMERA_DIRECTION
+from spatialboost.scenes.questions.kinds.camera_rotation import CAMERA_ROTATION
+from spatialboost.scenes.questions.kinds.camera_translation import CAMERA_TRANSLATION
 from spatialboost.scenes.questions.kinds.caption import CAPTION
 from spatialboost.scenes.questions.kinds.caption_question import CAPTION_QUESTION
 from spatialboost.scenes.questions.kinds.closer import CLOSER
+from spatialboost.scenes.questions.kinds.closer_across import CLOSER_ACROSS
 from spatialboost.scenes.questions.kinds.depth import DEPTH
 from spatialboost.scenes.questions.kinds.distance import DISTANCE
+from spatialboost.scenes.questions.kinds.distance_across import DISTANCE_ACROSS
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
 from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
+from spatialboost.scenes.questions.kinds.same_object import SAME_OBJECT
+from spatialboost.scenes.questions.kinds.which_view import WHICH_VIEW
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 
 __all__ = ["KINDS", "LEVELS", "Context", "Kind", "kind_named", "scoring_of"]
@@ -29,6 +36,13 @@ KINDS: dict[str, Kind] = {
     "distance": DISTANCE,
     "caption": CAPTION,
     "caption_question": CAPTION_QUESTION,
+    "same_object": SAME_OBJECT,
+    "which_view": WHICH_VIEW,
+    "closer_across": CLOSER_ACROSS,
+    "camera_direction": CAMERA_DIRECTION,
+    "camera_rotation": CAMERA_ROTATION,
+    "camera_translation": CAMERA_TRANSLATION,
+    "distance_across": DISTANCE_ACROSS,
 }
 
 

@@ -1,0 +1,262 @@
+"""What several views tell together: how the camera moved, which objects are the same, and what is visible where.
+
+The frame of all answers is that of the first view's camera (x right, y down, z forward, metres).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from spatialboost.scenes.camera import project
+from spatialboost.scenes.cues import Cues, SceneObject
+from spatialboost.scenes.questions.layout import SIGMAS, ObjectFact, clean_description
+from spatialboost.scenes.questions.points import Point
+
+if TYPE_CHECKING:
+    from spatialboost.scenes.questions.kinds.protocol import Context
+
+# Shape legend: H, W = image height and width in pixels; P = points of an object; G = points with two decimals.
+
+_DIRECTIONS = (("to the left", "to the right"), ("up", "down"), ("backwards", "forwards"))
+_TURNS = (("to the left", "to the right"), ("down", "up"), ("counterclockwise", "clockwise"))
+_AGREE = 0.05  # two depths of one point differ by at most this fraction of the depth, plus the noise
+_MAX_POINTS = 2000  # of one object; with more, an evenly spaced sample is taken
+_SAME, _OTHER = 0.6, 0.02  # share of an object's points on a mask of another view: the same object, another object
+_LEAST_SEEN = 0.3  # of an object's points in another view, if it is to be recognised there
+_HIDDEN = 0.01  # largest share of its points that another view may see of an object that it does not show
+_AROUND = 0.03  # a point this close to an image, as a fraction of its size, may be visible in it
+_PLACES = re.compile(
+    r"\b(left|right|top|bottom|upper|lower|middle|center|centre|corner|edge|above|below|near|nearest|far|farther|"
+    r"farthest|front|behind|back|close|closest|distant|wall|floor|ceiling|background|foreground)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the camera got from the first view to another one.
+
+    Attributes:
+        pose_44: from the other camera's frame to the first one.
+    """
+
+    pose_44: np.ndarray
+
+    @property
+    def step_3(self) -> np.ndarray:
+        """Right, down, forwards, in metres."""
+        return self.pose_44[:3, 3]
+
+    @property
+    def turns_3(self) -> np.ndarray:
+        """Degrees: to the right, up, and clockwise as the camera sees it; the last two after the first."""
+        turn_33 = self.pose_44[:3, :3]
+        right = np.arctan2(turn_33[0, 2], turn_33[2, 2])
+        up = np.arcsin(np.clip(-turn_33[1, 2], -1, 1))
+        return np.degrees([right, up, np.arctan2(turn_33[1, 0], turn_33[1, 1])])
+
+
+def direction_words(axis: int, value: float) -> tuple[str, str]:
+    """The word for a step along an axis of the first camera, and its opposite."""
+    return _pair(_DIRECTIONS[axis], value)
+
+
+def turn_words(axis: int, value: float) -> tuple[str, str]:
+    """The word for a turn (sideways, up or down, about the optical axis), and its opposite."""
+    return _pair(_TURNS[axis], value)
+
+
+def _pair(words: tuple[str, str], value: float) -> tuple[str, str]:
+    return (words[1], words[0]) if value > 0 else words
+
+
+def clear_axis(values_3: np.ndarray, least: float, ratio: float) -> int | None:
+    """The axis along which a step or a turn is clearly the largest; None if there is no such axis."""
+    _, middle, large = np.argsort(np.abs(values_3)).tolist()
+    size = abs(values_3[large])
+    return large if size >= least and size >= ratio * abs(values_3[middle]) else None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object in one of the views.
+
+    Attributes:
+        context: the views.
+        view: number of the view.
+        number: number of the object in the view.
+    """
+
+    context: Context
+    view: int
+    number: int
+
+    @cached_property
+    def thing(self) -> SceneObject:
+        """The object with its mask."""
+        things = self.cues.objects
+        return next(thing for thing in things if clean_description(thing.description) == self.description)
+
+    @property
+    def _fact(self) -> ObjectFact:
+        return self.context.views[self.view].objects[self.number]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its description and its aliases."""
+        return self._fact.names
+
+    @property
+    def height(self) -> float:
+        """The height of its mask's centre in the image, 0 (top) to 1."""
+        return self._fact.centre_xy[1]
+
+    @property
+    def cues(self) -> Cues:
+        """Its view."""
+        return self.context.views[self.view].cues
+
+    @property
+    def description(self) -> str:
+        """Its description in its view."""
+        return self._fact.description
+
+    @property
+    def plain_name(self) -> str | None:
+        """The first of its descriptions that does not say where it is; None if each of them does."""
+        return next((name for name in self.names if not _PLACES.search(name)), None)
+
+    @cached_property
+    def centre_3(self) -> np.ndarray:
+        """The centre of its extent, in the frame of the first view."""
+        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
+        pose_44 = self.context.poses[self.view]
+        return pose_44[:3, :3] @ extent_23.mean(0) + pose_44[:3, 3]
+
+    @property
+    def noise_m(self) -> float:
+        """Standard deviation of its distance from its own camera, metres."""
+        return self.cues.depth_noise * self._fact.depth_m
+
+    @cached_property
+    def cloud(self) -> np.ndarray:
+        """Its points in the first view's frame, float64 ``(P, 3)``."""
+        index = np.flatnonzero(self.thing.mask_HW & self.cues.valid_HW)
+        index = index[:: -(-index.size // _MAX_POINTS)]
+        row, column = np.divmod(index, self.cues.size[1])
+        rays_3P = np.linalg.inv(np.asarray(self.cues.intrinsics_33, np.float64)) @ np.stack(
+            [column, row, np.ones_like(row)]
+        )
+        pose_44 = self.context.poses[self.view]
+        return (rays_3P / rays_3P[2] * self.cues.depth_HW.ravel()[index]).T @ pose_44[:3, :3].T + pose_44[:3, 3]
+
+    def seen_in(self, view: int) -> np.ndarray:
+        """The pixels (row, column) of those of its points that another view sees, int ``(P, 2)``."""
+        pixels_P2, z_P = self._project(self.cloud, view)
+        other = self.context.views[view].cues
+        inside = ((pixels_P2 >= 0) & (pixels_P2 < other.size)).all(-1)
+        row, column = pixels_P2[inside].astype(int).T
+        margin = (_AGREE + SIGMAS * (self.cues.depth_noise + other.depth_noise)) * z_P[inside]
+        agrees = other.valid_HW[row, column] & (np.abs(other.depth_HW[row, column] - z_P[inside]) <= margin)
+        return np.stack([row, column], -1)[agrees]
+
+    def _project(self, points_P3: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row, column) of points of the first view's frame in another view (NaN behind it), and their depths."""
+        pose_44 = self.context.poses[view]
+        local_P3 = (points_P3 - pose_44[:3, 3]) @ pose_44[:3, :3]
+        with np.errstate(invalid="ignore"):
+            columns_rows_P2 = project(local_P3, self.context.views[view].cues.intrinsics_33)
+        return np.floor(columns_rows_P2[:, ::-1] + 0.5), local_P3[:, 2]
+
+    def same_as(self, other: Seen) -> bool | None:
+        """Whether two objects of different views are one thing; None if it is not clear.
+
+        The source knows it, or the points of each are compared with the mask of the other one.
+        """
+        if self.knows(other):
+            return self.thing.identity == other.thing.identity
+        shares = []
+        for one, two in ((self, other), (other, self)):
+            pixels_P2 = one.seen_in(two.view)
+            on_mask = int(two.thing.mask_HW[tuple(pixels_P2.T)].sum())
+            shares.append((on_mask / max(len(pixels_P2), 1), len(pixels_P2) / len(one.cloud)))
+        if all(on_mask >= _SAME and seen >= _LEAST_SEEN for on_mask, seen in shares):
+            return True
+        return False if all(on_mask * seen <= _OTHER for on_mask, seen in shares) else None
+
+    def knows(self, other: Seen) -> bool:
+        """Whether the source says which things these two are."""
+        return None not in (self.thing.identity, other.thing.identity)
+
+    def is_hidden_in(self, view: int) -> bool:
+        """Whether another view clearly does not show it: no part of it, and nothing with its name."""
+        cues = self.context.views[view].cues
+        for thing in cues.objects:
+            if clean_description(thing.description) in (self.description, self.plain_name):
+                return False
+            if thing.identity is not None and thing.identity == self.thing.identity:
+                return False
+        if len(self.seen_in(view)) > _HIDDEN * len(self.cloud):
+            return False
+        return not self._corner_shows_in(view)
+
+    def _corner_shows_in(self, view: int) -> bool:
+        """Whether a corner of its box or its centre is in the image of a view and not behind a surface."""
+        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
+        corners_83 = np.array([[extent_23[(i >> axis) & 1, axis] for axis in range(3)] for i in range(8)])
+        pose_44 = self.context.poses[self.view]
+        points_93 = np.vstack([corners_83, extent_23.mean(0)]) @ pose_44[:3, :3].T + pose_44[:3, 3]
+        pixels_92, z_9 = self._project(points_93, view)
+        cues = self.context.views[view].cues
+        size = np.array(cues.size)
+        near_9 = ((pixels_92 >= -_AROUND * size) & (pixels_92 < (1 + _AROUND) * size)).all(-1)
+        row, column = np.clip(pixels_92[near_9], 0, size - 1).astype(int).T
+        depth = np.where(cues.valid_HW[row, column], cues.depth_HW[row, column], np.inf)
+        return bool((z_9[near_9] <= (1 + _AGREE) * depth).any())
+
+
+def objects_in(context: Context, view: int) -> list[Seen]:
+    """The usable objects of a view."""
+    return [Seen(context, view, number) for number in range(len(context.views[view].objects))]
+
+
+def other_views(context: Context, rng: np.random.Generator, told_by: tuple[str, ...] = ()) -> Iterator[int]:
+    """The numbers of all views but the first, in random order.
+
+    Args:
+        context: the views.
+        rng: the only source of randomness.
+        told_by: kinds of question that tell the answer. Views that an earlier turn of them is about are left out.
+    """
+    told = [turn["images"][1] for turn in context.earlier if turn["kind"] in told_by]
+    yield from (k for k in (rng.permutation(len(context.views) - 1) + 1).tolist() if k not in told)
+
+
+def point_on(mask_HW: np.ndarray, rng: np.random.Generator) -> Point | None:
+    """A point with two decimals inside a mask, so that the mask goes on around it; None if it is too small."""
+    height, width = mask_HW.shape
+    hundredths = np.arange(100)  # 1.00 would lie outside of the image
+    on_GG = mask_HW[np.ix_(hundredths * height // 100, hundredths * width // 100)]
+    inside_GG = ndimage.binary_erosion(on_GG, np.ones((3, 3)))  # the points around it are on the mask, too
+    found = np.argwhere(inside_GG)
+    if not len(found):
+        return None
+    y, x = found[rng.integers(len(found))].tolist()
+    return x, y
+
+
+def stated_axes(values_3: np.ndarray, least: float) -> list[int]:
+    """The axes of a step or a turn that are stated: those of at least this size, the largest first."""
+    return [int(axis) for axis in np.argsort(-np.abs(values_3)) if abs(values_3[axis]) >= least]
+
+
+def join_parts(parts: Sequence[str]) -> str:
+    """A list in words: "one", "one and two", "one, two and three"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
