@@ -206,9 +206,23 @@ def test_several_views_are_named_or_must_agree():
 
 
 def test_gravity_has_to_agree():
-    tilted = {**FACTS[0], "up": [0.0, 1.0, 0.0]}
-    assert not list(check_text("The red box is above the blue ball.", FACTS))
-    assert list(check_text("The red box is above the blue ball.", [tilted])) == [FALSE]
+    text = "The red box is above the blue ball."
+    assert not list(check_text(text, FACTS))
+    # The two are 1.02 m apart, and 0.44 m of it along the camera's vertical: less than the sine of 35 degrees
+    assert list(check_text(text, [{**FACTS[0], "up": None}])) == [FALSE]
+    for heights, problems in (([1.0, 0.5], []), ([0.5, 1.0], [FALSE])):
+        objects = [
+            {**thing, "heights_m": [height, height]}
+            for thing, height in zip(FACTS[0]["objects"], heights, strict=False)
+        ]
+        assert list(check_text(text, [{**FACTS[0], "up": [0.0, -1.0, 0.0], "objects": objects}])) == problems
+
+
+def test_aliases_are_names_too():
+    objects = [{**FACTS[0]["objects"][0], "aliases": ["wooden crate"]}, *FACTS[0]["objects"][1:]]
+    facts = [{**FACTS[0], "objects": objects}]
+    assert not list(check_text("The crate is left of the blue ball.", facts))
+    assert list(check_text("The wooden crate is right of the blue ball.", facts)) == [FALSE]
 
 
 SENTENCES = {

@@ -55,16 +55,17 @@ class Asker:
     def _contexts(self, kind: Kind) -> Iterator[tuple[int | None, Context]]:
         """The possible contexts of a turn, and the number of the view if the question must name it."""
         followed = self._followed(kind)
+        asked = frozenset(turn.question for turn in self.turns)
         if kind.views > 1:
             if len(self.views) < kind.views:
                 raise CannotAskError(f"the scene has {len(self.views)} views, but this question needs {kind.views}")
-            yield None, Context(self.views, self.poses, followed)
+            yield None, Context(self.views, self.poses, followed, asked)
         elif len(self.views) == 1:
-            yield None, Context(self.views, self.poses, followed)
+            yield None, Context(self.views, self.poses, followed, asked)
         else:
             order = [followed["view"]] if "view" in followed else self.rng.permutation(len(self.views)).tolist()
             for i in order:
-                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed)
+                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed, asked)
 
     def _followed(self, kind: Kind) -> dict[str, Any]:
         """Facts of the last turn of the kind that this kind refers to; empty if it refers to no other kind."""
@@ -87,6 +88,8 @@ def name_view(view: int, question: str) -> str:
 
 
 def _require_objects(kind: Kind, context: Context) -> None:
+    if kind.texts is not None and any(view.cues.facts.get(kind.texts) for view in context.views):
+        return
     for view in context.views:
         if len(view.objects) < kind.objects:
             raise CannotAskError(f"{len(view.objects)} usable objects, but the question needs {kind.objects}")

@@ -37,6 +37,11 @@ class AskedView:
         return self.layout.objects
 
     @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the check of a text needs to know of the view, as in ``meta``."""
+        return layout_facts(self.layout, self.cues.depth_noise)
+
+    @cached_property
     def picker(self) -> PointPicker:
         """Picks points of this view.
 
@@ -74,3 +79,14 @@ class AskedView:
             if len(among) > 1 and all(self.compare("front_behind", i, j) == sign for j in among if j != i):
                 return i
         return None
+
+
+def layout_facts(layout: Layout, depth_noise: float) -> dict[str, Any]:
+    """The facts of a view that say where its objects are, as in ``meta``."""
+    facts = {
+        "objects": [fact.to_json() for fact in layout.objects],
+        "scene_box": list(layout.box_m),
+        "depth_noise": depth_noise,
+    }
+    up = getattr(layout, "up", None)
+    return {**facts, "up": up and list(up)} if hasattr(layout, "up") else facts

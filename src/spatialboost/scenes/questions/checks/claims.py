@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spatialboost.scenes.questions.checks.boxes import Box, centre_of
+from spatialboost.scenes.questions.checks.boxes import centre_of
 
 Facts = Mapping[str, Any]  # the facts of one view, as in meta
 
@@ -61,6 +61,7 @@ _NOT_PLACES = {  # where the centre is if the object is certainly not there; bet
 _GAP = 0.03  # of the scene's box: centres that are closer along an axis are not compared
 _RATIO = 1.15  # of two sizes that are compared
 _SIGMAS = 2.0
+_TILT = math.radians(35.0)  # of a camera whose gravity is unknown, at most
 _HEDGED = 0.1  # relative error that "about 2 meters" allows
 
 
@@ -168,10 +169,11 @@ def is_called(description: str, noun: str) -> bool:
     """Whether a description is that of a thing of this name: "small red box on the floor" is a "box" and a "red box".
 
     Example:
-        >>> is_called("red box on the floor", "box"), is_called("red box", "floor"), is_called("red box", "")
+        >>> is_called("small red box on the floor", "red box"), is_called("red box", "floor"), is_called("red box", "")
         (True, False, True)
     """
-    return noun == "" or f" {core_of(description)}".endswith(f" {noun}")
+    words, core = noun.lower().split(), core_of(description).split()
+    return not words or (core[-1:] == words[-1:] and set(words) <= set(core))
 
 
 def core_of(description: str) -> str:
@@ -207,16 +209,21 @@ def _holds(relation: str, a: Mapping[str, Any], b: Mapping[str, Any], facts: Fac
     seen = b["depth_m"] - a["depth_m"] if axis == 2 else b["centre_xy"][axis] - a["centre_xy"][axis]
     if abs(gap) <= needed or gap * seen <= 0:
         return None
-    up = facts.get("up")
-    if axis == 1 and up is not None:  # above and below are along gravity, where it is known, and in the image
-        along = _along(up, first) - _along(up, second)
-        if along * gap <= 0 or abs(along) <= needed:
-            return None
+    if axis == 1 and "up" in facts and not _gravity_agrees(a, b, gap, needed, facts):
+        return None
     return (gap > 0) == first_is_less
 
 
-def _along(up: Sequence[float], point: Box) -> float:
-    return sum(float(side) * float(place) for side, place in zip(up, point, strict=True))
+def _gravity_agrees(a: Mapping[str, Any], b: Mapping[str, Any], gap: float, needed: float, facts: Facts) -> bool:
+    """Whether the object that is higher for the camera is the higher one along gravity.
+
+    Where gravity is unknown, every direction up within 35 degrees of the camera's own must agree. Older data sets have
+    no entry ``up``; there, "above" is along the camera's own vertical.
+    """
+    if facts["up"] is not None:
+        rise = sum(a["heights_m"]) / 2 - sum(b["heights_m"]) / 2
+        return abs(rise) > needed and (rise > 0) == (gap > 0)
+    return abs(gap) > math.sin(_TILT) * math.dist(centre_of(a["extent_m"]), centre_of(b["extent_m"]))
 
 
 def _is_at(place: str, centre_xy: Sequence[float]) -> bool | None:

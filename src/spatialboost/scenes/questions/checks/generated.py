@@ -23,6 +23,10 @@ _FORBIDDEN = re.compile(
     r"[<>|{}\[\]`*#@\\]|https?:|\b(?:USER|ASSISTANT|SYSTEM|INST|Human|Assistant|User|System):|\bAI\b"
 )
 _OPTIONS = re.compile(r"^(.+?\?.*?) A[.)] (.+?) B[.)] (.+?) C[.)] (.+?) D[.)] (.+)$")
+# "C", "C. a box" or "A box. Answer: C."
+_ANSWER = re.compile(
+    r"\(?(?P<letter>[A-D])\)?(?:[.:)] ?(?P<option>.*?))?\.?|(?:(?P<before>.+?)\. )?Answer: (?P<last>[A-D])\.?"
+)
 FALSE, UNREADABLE, FORM, MARKUP = (
     "it states something about geometry that the layout does not show",
     "it has words of geometry in a form that cannot be checked",
@@ -41,7 +45,17 @@ def check_form(text: object) -> Iterator[str]:
 
 def words_of(views: Sequence[Facts]) -> Words:
     """What a text can call the objects of these views."""
-    return Words.of([[thing["description"] for thing in facts["objects"]] for facts in views])
+    return Words.of(
+        [[[thing["description"], *thing.get("aliases", ())] for thing in facts["objects"]] for facts in views]
+    )
+
+
+def named_in(text: str, facts: Facts) -> list[int]:
+    """Numbers of the objects that a text names, in the order of the objects."""
+    words = words_of([facts])
+    marks = re.findall(r"@(\d+)", words.marked(text)) if not list(check_form(text)) else []
+    named = {words.names[int(mark)] for mark in marks}
+    return [number for number, thing in enumerate(facts["objects"]) if thing["description"] in named]
 
 
 def check_text(text: str, views: Sequence[Facts]) -> Iterator[str]:
@@ -110,13 +124,14 @@ def check_pair(question: str, answer: str, style: str, views: Sequence[Facts]) -
             yield from _judge(_claims_of_pair(words, question, answer, style), views)
             return
         parsed = _OPTIONS.match(question)
-        chosen = re.fullmatch(r"(?:The answer is )?\(?([A-D])(?:[.):] ?(.*?))?\.?", answer)
         options = [option.strip(" .") for option in parsed.groups()[1:]] if parsed else []
+        chosen = _ANSWER.fullmatch(answer)
         if not parsed or not chosen or len({option.lower() for option in options}) < len(LETTERS):
             yield FORM
             return
-        right = LETTERS.index(chosen[1])
-        if chosen[2] and chosen[2].strip(" .").lower() != options[right].lower():
+        right = LETTERS.index(chosen["letter"] or chosen["last"])
+        stated = (chosen["option"] or chosen["before"] or options[right]).strip(" .").lower()
+        if stated != options[right].lower():
             yield FORM
             return
         yield from _check_options(words, parsed[1], options, right, views)
@@ -129,6 +144,16 @@ def _check_options(
 ) -> Iterator[str]:
     """Check that the right option is true, and that every other one is false, if they are about geometry."""
     stem = re.sub(r"(?<=\?).*$", "", stem)
+    marks = [words.marked(option) for option in options]
+    if all(re.fullmatch(r"@\d+:\d+", mark) for mark in marks):  # things in several images, compared with each other
+        end = re.search(r"(?:is|are) (?:the )?(closest|nearest|farthest) (?:to|from) (?:its|their) camera", stem)
+        if end is None:
+            raise UnreadableError(stem)
+        names = [words.name(mark) for mark in marks]
+        relation = "behind" if end[1] == "farthest" else "front"
+        others = [Claim(relation, (names[right], name)) for i, name in enumerate(names) if i != right]
+        yield from _judge(others, views)
+        return
     if not any(states_geometry(words.marked(text)) for text in (stem, *options)):
         return
     for number, option in enumerate(options):
@@ -182,11 +207,14 @@ def _asked(words: Words, asked: str, reply: str) -> list[Claim] | None:
     yes = re.match(r"(yes|no)\b,? ?", reply) or re.search(r"answer: (yes|no)\b", reply)
     tag = re.fullmatch(
         r"(.+?),? (?:isn't it|is not it|is it not|right|correct|is that right|is that correct|true)", asked
-    )
+    ) or re.fullmatch(r"is it (?:true|right|correct) that (.+)", asked)
     if yes and tag:
         asked = tag[1]
     if yes and (claims := _yes_no(words, asked)):
-        rest = reply[yes.end() :] if reply.startswith(yes[0]) else reply[: yes.start()]
+        last = re.search(r"answer: (yes|no)\b", reply)
+        if last and last[1] != yes[1]:
+            raise UnreadableError(reply)
+        rest = re.sub(r"^(?:yes|no)\b,? ?|answer: (?:yes|no)\b", "", reply)
         if yes[1] == "no" and len(claims) > 1:
             raise UnreadableError(asked)
         own = claims if yes[1] == "yes" else [claims[0].denied()]
@@ -206,8 +234,8 @@ def _asked(words: Words, asked: str, reply: str) -> list[Claim] | None:
     ):
         return words.read(reply, subject=found[1]) or None
     if found := re.fullmatch(
-        r"where is (@\d+(?::\d+)?)(?: located| placed)? (?:relative to|compared (?:to|with)|seen from|in relation to|"
-        r"with respect to|from) (@\d+(?::\d+)?)",
+        r"where is (@\d+(?::\d+)?)(?: located| placed)?,? (?:as )?(?:relative to|compared (?:to|with)|seen from|from|"
+        r"in relation to|with respect to) (@\d+(?::\d+)?)",
         asked,
     ):
         return _fragments(words, found[1], found[2], reply)

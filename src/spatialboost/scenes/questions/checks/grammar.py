@@ -48,7 +48,7 @@ TWISTS = re.compile(
 
 THING = r"@(?:\d+(?::\d+)?|\?)"
 LIST = rf"{THING}(?:(?: ?, and | ?, | and ){THING})*"
-CAMERA = r"(?: (?:to|from|of) (?:the )?(?:camera|viewer|observer|us|viewpoint|you|me))?"
+CAMERA = r"(?: (?:to|from|of) (?:the |its |their )?(?:camera|viewer|observer|us|viewpoint|you|me))?"
 IMAGE = r"(?: (?:in|of|within) (?:the|this) (?:image|scene|picture|photo|photograph|view|frame|room|shot))?"
 PLACED = r"(?:(?:also|located|positioned|placed|situated|seen|found|visible|shown|standing|sitting|lying|resting) )*"
 VERB = (

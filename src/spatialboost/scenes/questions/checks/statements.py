@@ -54,7 +54,7 @@ class Words:
     """The names that a text can use for the objects of some views.
 
     Example:
-        >>> words = Words.of([["red box on the floor", "blue ball"]])
+        >>> words = Words.of([[["red box on the floor"], ["blue ball"]]])
         >>> words.marked("Is the red box left of the Blue ball?")
         'is @0 left of @1?'
         >>> [claim.relation for claim in words.read("The box is red. It is left of the blue ball and 2.1 m away.")]
@@ -67,34 +67,34 @@ class Words:
     Attributes:
         names: all different descriptions.
         phrases: what each is called in a text, longest first, and the number of its description.
-        views: number of images.
     """
 
     names: tuple[str, ...]
     phrases: tuple[tuple[str, int], ...]
-    views: int = 1
 
     @classmethod
-    def of(cls, descriptions: Sequence[Sequence[str]]) -> Words:
-        """The words for the descriptions of the objects of each view."""
-        names = tuple(dict.fromkeys(name for view in descriptions for name in view))
+    def of(cls, views: Sequence[Sequence[Sequence[str]]]) -> Words:
+        """The words for the objects of each view. Each object has one or more names; the first is its description."""
+        names = tuple(dict.fromkeys(thing[0] for view in views for thing in view))
         phrases: dict[str, int | None] = {}
+        full: dict[str, int | None] = {}
         for number, name in enumerate(names):
-            shorter = {name.lower(), core_of(name)}
-            parts = core_of(name).split()
-            shorter |= {" ".join(parts[i:]) for i in range(1, len(parts))}  # "box" for "large red box"
-            shorter |= {f"{parts[i]} {parts[-1]}" for i in range(len(parts) - 1)}
+            called = {text.lower() for view in views for thing in view if thing[0] == name for text in thing}
+            for text in called:
+                full[text] = None if text in full else number
+            cores = [core_of(text).split() for text in called]
+            shorter = {" ".join(parts[i:]) for parts in cores for i in range(len(parts))}  # "box" for "large red box"
+            shorter |= {f"{part} {parts[-1]}" for parts in cores for part in parts[:-1]}
             for phrase in shorter:
                 phrases[phrase] = None if phrase in phrases else number
-        phrases |= {name.lower(): number for number, name in enumerate(names)}
+        phrases |= full
         vague = ("", "object", "thing", "item", "one", "image", "scene", "picture", "room", "view", "camera")
-        full = {name.lower() for name in names}
         found = [
             (phrase, number)
             for phrase, number in phrases.items()
             if number is not None and (phrase in full or (phrase not in vague and not GEOMETRY.fullmatch(phrase)))
         ]
-        return cls(names, tuple(sorted(found, key=lambda each: -len(each[0]))), len(descriptions))
+        return cls(names, tuple(sorted(found, key=lambda each: -len(each[0]))))
 
     def marked(self, text: str) -> str:
         """The text in lower case, with a mark in place of each name of an object."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.turn import Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
 
 
 class CaptionQuestion(Kind):
@@ -32,6 +32,8 @@ class CaptionQuestion(Kind):
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask one of the questions that the view supports."""
         view, named = context.view, context.followed["objects"]
+        if context.followed.get("generated"):  # it may name other things, whose number and depth nobody knows
+            raise CannotAskError("the caption is a text of a language model, which may name things without a mask")
         ends = {"caption_closest": view.extreme(named, closest=True)}
         ends["caption_farthest"] = view.extreme(named, closest=False)
         asks = ["caption_count", *(name for name, winner in ends.items() if winner is not None)]

@@ -28,11 +28,13 @@ class Context:
         poses: for each of these views the transform from its camera to the camera of the scene's first view, float64
             ``(4, 4)``.
         followed: facts of the turn that the question refers to, for a kind with ``follows``.
+        asked: the questions of the conversation so far.
     """
 
     views: tuple[AskedView, ...]
     poses: tuple[np.ndarray, ...]
     followed: Mapping[str, Any]
+    asked: frozenset[str] = frozenset()
 
     @property
     def view(self) -> AskedView:
@@ -64,6 +66,8 @@ class Kind(ABC):
             names it. 2 or more = the question is about all views of a scene, which must have at least this many.
         follows: for the level "caption": the kind of the earlier turn that the question refers to. The question is
             about the last turn of this kind and comes after it. It is left out if there is no such turn.
+        texts: key of the facts of a view under which an extractor stores texts for this kind. A view with such texts
+            needs no objects.
         scoring: compares replies with the true answer.
     """
 
@@ -74,6 +78,7 @@ class Kind(ABC):
     objects: int = 0
     views: int = 1
     follows: str | None = None
+    texts: str | None = None
     scoring: Scoring = VERDICT
 
     @abstractmethod
