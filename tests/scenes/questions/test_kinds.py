@@ -32,6 +32,8 @@ WRONG_FACTS = {
     "distance": [{"distance": 9.0}, {"relation": "larger_smaller"}],
     "caption": [{"objects": [0]}, {"closest": 9}],
     "caption_question": [{"verdict": 9}, {"objects": [1]}],
+    "vqa": [{"verdict": "Z"}, {"style": "trick"}, {"objects": [0, 99]}],
+    "scene_vqa": [{"verdict": "Z"}, {"style": "trick"}, {"objects": [[0, 99]]}],
 }
 
 
@@ -42,11 +44,8 @@ def plan_of(kind: Kind) -> TurnPlan:
 
 def talks_of(kind: Kind):
     """Conversations with one turn of this kind, at the end; about one view and about three."""
-    return [
-        build_conversation(scene, seed=seed, plan=plan_of(kind))
-        for scene in (tiny_cues(), tiny_scene())
-        for seed in range(4)
-    ]
+    scenes = (tiny_cues(), tiny_scene()) if kind.views == 1 else (tiny_scene(2), tiny_scene())
+    return [build_conversation(scene, seed=seed, plan=plan_of(kind)) for scene in scenes for seed in range(4)]
 
 
 def test_every_kind_has_a_check_and_a_row_here():

@@ -1,7 +1,8 @@
 """The checks of the kinds of question: one file for each kind, and a table of all checks.
 
 Open `protocol` first. A check recomputes each answer from ``meta`` with separate code: nothing here imports the kinds,
-the layout, the points or the phrases. The checks share `lengths`, `points` and `boxes`.
+the layout, the points or the phrases. The checks share `lengths`, `points` and `boxes`. `generated` checks a text of a
+language model: `statements` reads its claims by the forms in `grammar`, and `claims` compares them with the layout.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from spatialboost.scenes.questions.checks.depth import DepthCheck
 from spatialboost.scenes.questions.checks.distance import DistanceCheck
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 from spatialboost.scenes.questions.checks.relations import RelationCheck
+from spatialboost.scenes.questions.checks.vqa import VqaCheck
 
 __all__ = ["CHECKS", "Check", "MeasuredView", "check_named"]
 
@@ -27,6 +29,8 @@ CHECKS: dict[str, Check] = {
     "distance": DistanceCheck(),
     "caption": CaptionCheck(),
     "caption_question": CaptionQuestionCheck(),
+    "vqa": VqaCheck(),
+    "scene_vqa": VqaCheck(),
 }
 
 

@@ -59,7 +59,7 @@ _NOT_PLACES = {  # where the centre is if the object is certainly not there; bet
 }
 
 _GAP = 0.03  # of the scene's box: centres that are closer along an axis are not compared
-_RATIO = 1.15  # of two sizes that are compared
+_RATIO = 1.2  # of two sizes that are compared
 _SIGMAS = 2.0
 _TILT = math.radians(35.0)  # of a camera whose gravity is unknown, at most
 _HEDGED = 0.1  # relative error that "about 2 meters" allows
@@ -197,7 +197,7 @@ def _holds(relation: str, a: Mapping[str, Any], b: Mapping[str, Any], facts: Fac
         if min(sizes) <= 0:
             return None
         ratio = math.log(sizes[0] / sizes[1])
-        if abs(ratio) <= len(axes) * (math.log(_RATIO) + _SIGMAS * math.sqrt(2) * noise):
+        if abs(ratio) <= math.log(_RATIO) + len(axes) * _SIGMAS * math.sqrt(2) * noise:
             return None
         cut = (b if ratio > 0 else a).get("cut", False)  # the smaller one may be larger than what the image shows
         return None if cut else (ratio > 0) == larger

@@ -222,7 +222,7 @@ def _asked(words: Words, asked: str, reply: str) -> list[Claim] | None:
         return own + words.read(rest, subject=it and it[0])
     things = re.findall(r"@\d+(?::\d+)?", reply)
     if found := re.fullmatch(
-        r"(?:which|what)(?: of these| of them| object| thing| item| one| of the objects)*"
+        r"(?:which|what)(?: of these objects| of the objects| of these| of them| object| thing| item| one)*"
         r"(?: is| are| lies| stands| sits| appears| looks)? (?P<what>.+)",
         asked,
     ):

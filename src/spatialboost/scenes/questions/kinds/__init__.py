@@ -15,6 +15,7 @@ from spatialboost.scenes.questions.kinds.depth import DEPTH
 from spatialboost.scenes.questions.kinds.distance import DISTANCE
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
 from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
+from spatialboost.scenes.questions.kinds.vqa import SCENE_VQA, VQA
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 
 __all__ = ["KINDS", "LEVELS", "Context", "Kind", "kind_named", "scoring_of"]
@@ -29,6 +30,8 @@ KINDS: dict[str, Kind] = {
     "distance": DISTANCE,
     "caption": CAPTION,
     "caption_question": CAPTION_QUESTION,
+    "vqa": VQA,
+    "scene_vqa": SCENE_VQA,
 }
 
 
