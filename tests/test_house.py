@@ -82,7 +82,7 @@ ARROWS: dict[str, set[str]] = {
     "weights": ENCODER,
     "encoders": ENCODER | {"teachers.registry"},  # a run's file names its teacher, which knows the stage that boosts
     "photographs": {"errors"},
-    "scenes": {"errors", "photographs"},
+    "scenes": {"errors", "photographs", "encoders.foreign"},  # extractors open foreign networks there
     "vlm": LEARNING,
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.

@@ -2,16 +2,30 @@
 
 Nothing here runs code of a repository or opens a pickle, and no config decides what else is fetched. `source.py` gets
 single files of a folder or a repository, and passes only those to a library; `checks.py` says what a config and a
-user's arguments may contain; `load.py` calls timm, transformers and open_clip. `tests/test_house.py` checks that no
-other file calls their loaders.
+user's arguments may contain; `load.py` calls timm, transformers and open_clip; `origin.py` gives revision and licence
+of a model. `tests/test_house.py` checks that no other file calls their loaders.
 """
 
 from spatialboost.encoders.foreign.load import (
+    load_onnx,
     load_open_clip,
     load_processor,
     load_text_model,
     load_timm,
     load_transformers,
+    load_whole_processor,
 )
+from spatialboost.encoders.foreign.origin import Origin, explain_model_errors, find_origin
 
-__all__ = ["load_open_clip", "load_processor", "load_text_model", "load_timm", "load_transformers"]
+__all__ = [
+    "Origin",
+    "explain_model_errors",
+    "find_origin",
+    "load_onnx",
+    "load_open_clip",
+    "load_processor",
+    "load_text_model",
+    "load_timm",
+    "load_transformers",
+    "load_whole_processor",
+]

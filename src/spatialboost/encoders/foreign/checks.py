@@ -14,7 +14,7 @@ SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")  # how a name leads timm and open
 # Left out of a config: references to code, to kernels and to files. Without them, a library uses its own.
 CODE = frozenset(["auto_map", "custom_pipelines", "custom_generate", "code_revision", "trust_remote_code"])
 KERNELS = frozenset(["use_kernels", "kernel_config", "allow_all_kernels", "experts_implementation"])
-FILES = frozenset(["transformers_weights", "_name_or_path", "name_or_path"])
+FILES = frozenset(["transformers_weights", "_name_or_path", "name_or_path", "class_info_file", "repo_path"])
 ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 OWN_ATTENTION = ("eager", "sdpa", "flex_attention")  # implementations that neither the Hub nor another package brings
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from spatialboost.encoders.foreign.checks import SOURCES, checked_options
@@ -38,7 +39,8 @@ def load_transformers(
     Args:
         name: The folder or the repository.
         options: Revision, token and so on.
-        cls: Its class; None takes `AutoModel`, or the class that the config names if `AutoModel` does not know it.
+        cls: Its class, or one of transformers' classes by task, such as `AutoModelForDepthEstimation`. None takes
+            `AutoModel`, or the class that the config names if `AutoModel` does not know it.
         pretrained: False gives random weights from torch's generator.
         dtype: Dtype of the weights, or "auto".
         kwargs: More arguments for `from_pretrained`, or for the model's class if the weights are random.
@@ -49,17 +51,17 @@ def load_transformers(
     kwargs = checked_options(kwargs)
     source = Source(name, options)
     with _model_folder(source, weights=pretrained) as folder:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder, **SAFELY)
-        if cls is not None and cls.config_class not in (type(config), *config.sub_configs.values()):
+        if cls is not None and not _builds(cls, config):
             raise SpatialBoostError(f"{name!r} is a {config.model_type}, from which no {cls.__name__} can be built")
         cls = cls or _model_class(config, name)
         if pretrained:
             model = cls.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)
         else:
             own = {} if dtype == "auto" else {"dtype": dtype}
-            if cls is AutoModel:
+            if hasattr(cls, "_model_mapping"):
                 model = cls.from_config(config, trust_remote_code=False, **own, **kwargs)
             else:
                 model = cls._from_config(config, **own, **kwargs)
@@ -83,6 +85,27 @@ def load_processor(name: str, options: HubOptions) -> Any:
             return None
 
 
+def load_whole_processor(name: str, options: HubOptions) -> Any:
+    """The processor of a model that takes more than images, with its tokenizer, of a folder or a repository.
+
+    Raises:
+        SpatialBoostError: There is none that transformers can build.
+    """
+    from transformers import AutoProcessor
+
+    source = Source(name, options)
+    found = {each: content for each in (*PROCESSORS, CONFIG) if (content := source.json(each)) is not None}
+    with staged({**_tokenizer_files(source), **found}, name) as folder:
+        try:
+            processor = AutoProcessor.from_pretrained(folder, **SAFELY)
+        except Exception as error:  # transformers raises many kinds for a file that is missing or wrong
+            reason = " ".join(str(error).split())[:300]
+            raise SpatialBoostError(f"transformers cannot build the processor of {name!r}: {reason}") from error
+    if hasattr(processor, "tokenizer"):
+        processor.tokenizer.name_or_path = name  # in place of the folder above
+    return processor
+
+
 def load_text_model(name: str, options: HubOptions, *, gguf: str | None, dtype: Any, kwargs: Mapping[str, Any]) -> Any:
     """A causal language model and its tokenizer, from the safetensors or the GGUF file of a folder or a repository."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -96,15 +119,20 @@ def load_text_model(name: str, options: HubOptions, *, gguf: str | None, dtype: 
     with _model_folder(source, weights=True) as folder:
         llm = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)
         _rename(llm, folder, source)
+    with staged({**_tokenizer_files(source), CONFIG: source.json(CONFIG, required=True) or {}}, name) as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
+        tokenizer.name_or_path = name
+    return llm, tokenizer
+
+
+def _tokenizer_files(source: Source) -> Files:
+    """The files of a tokenizer, as far as there are any."""
     files: Files = {each: found for each in TOKENIZER_FILES if (found := source.get(each)) is not None}
     for each in TOKENIZER_JSON:
         if (content := source.json(each)) is not None:
             # a path in it would be opened in place of the tokenizer's own file
             files[each] = {key: value for key, value in content.items() if not key.endswith(("_file", "_path"))}
-    with staged({**files, CONFIG: source.json(CONFIG, required=True) or {}}, name) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
-        tokenizer.name_or_path = name
-    return llm, tokenizer
+    return files
 
 
 @contextmanager
@@ -144,6 +172,14 @@ def _model_class(config: Any, name: str) -> Any:
     )
 
 
+def _builds(cls: Any, config: Any) -> bool:
+    """Whether a class of models, or a class by task (`AutoModelFor...`), can be built from a configuration."""
+    by_task = getattr(cls, "_model_mapping", None)
+    if by_task is not None:
+        return type(config) in by_task
+    return cls.config_class in (type(config), *config.sub_configs.values())
+
+
 def _rename(model: nn.Module, folder: str, source: Source) -> None:
     """The model and its configs store the name that the user gave, and the commit, in place of the staged folder."""
     commit = source.options.revision if source.folder is None else None
@@ -153,6 +189,44 @@ def _rename(model: nn.Module, folder: str, source: Source) -> None:
             config._name_or_path, config._commit_hash = source.name, commit
         if getattr(module, "name_or_path", None) == folder:
             module.name_or_path = source.name  # type: ignore[assignment]
+
+
+# --- ONNX
+
+
+def load_onnx(name: str, file: str, *, inputs: Collection[str], device: str) -> Any:
+    """A session of onnxruntime for one ONNX file of a folder or a repository. It has no access to any other file.
+
+    Args:
+        name: The folder or the repository.
+        file: Name of the file.
+        inputs: Names of the inputs that the network must have.
+        device: "cpu" or "cuda".
+
+    Raises:
+        SpatialBoostError: onnxruntime or the file is missing, or the network has other inputs.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise SpatialBoostError(f"{file} of {name!r} needs onnxruntime: pip install onnxruntime ({error})") from None
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise SpatialBoostError(f"this onnxruntime has no {provider}: install onnxruntime-gpu, or take the device cpu")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    with staged({file: Source(name).require(file)}, name) as folder:
+        try:
+            session = onnxruntime.InferenceSession(str(Path(folder, file)), settings, providers=[provider])
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SpatialBoostError(f"onnxruntime cannot open {file} of {name!r}: {reason}") from None
+    found = {each.name for each in session.get_inputs()}
+    if found != set(inputs):
+        raise SpatialBoostError(
+            f"{file} of {name!r} has the inputs {', '.join(sorted(found))}; expected {', '.join(sorted(inputs))}"
+        )
+    return session
 
 
 # --- timm

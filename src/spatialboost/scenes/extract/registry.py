@@ -12,6 +12,10 @@ from spatialboost.scenes.registry import look_up
 
 EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "superpixels": "spatialboost.scenes.extract.segments:Superpixels",
+    "sam2": "spatialboost.scenes.extract.sam:Sam",
+    "mobile-sam": "spatialboost.scenes.extract.mobile_sam:MobileSam",
+    "mask2former": "spatialboost.scenes.extract.panoptic:ClassMasks",
+    "oneformer": "spatialboost.scenes.extract.panoptic:OneFormer",
 }
 
 
