@@ -14,6 +14,18 @@ from spatialboost.scenes.scene import Scene
 Views = list[PartialCues]  # the views of one item
 
 
+class Batch(list[PartialCues]):
+    """The views that an extractor gets in one call.
+
+    Attributes:
+        items: for each view, the number of its item. Views with the same number are of one scene.
+    """
+
+    def __init__(self, views: Sequence[PartialCues], items: Sequence[int]) -> None:
+        super().__init__(views)
+        self.items = items
+
+
 class PartialSource(Protocol):
     """A `Source` whose items may lack cues."""
 
@@ -98,7 +110,8 @@ def _apply(extractor: Extractor, items: list[Views | Exception]) -> None:
     scenes = [[(number, place) for place in range(len(views))] for number, views in good.items()]
     batches = scenes if together else [list(chain.from_iterable(scenes))]
     for batch in filter(None, batches):
-        additions = _call(extractor, [good[number][place] for number, place in batch], split=not together)
+        views = Batch([good[number][place] for number, place in batch], [number for number, _ in batch])
+        additions = _call(extractor, views, split=not together)
         for (number, place), addition in zip(batch, additions, strict=True):
             if isinstance(addition, Exception):
                 items[number] = addition

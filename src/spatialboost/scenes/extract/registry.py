@@ -16,6 +16,8 @@ EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "mobile-sam": "spatialboost.scenes.extract.mobile_sam:MobileSam",
     "mask2former": "spatialboost.scenes.extract.panoptic:ClassMasks",
     "oneformer": "spatialboost.scenes.extract.panoptic:OneFormer",
+    "endpoint": "spatialboost.scenes.extract.language.endpoint:Endpoint",
+    "local-vlm": "spatialboost.scenes.extract.language.local:LocalVlm",
 }
 
 
