@@ -1,4 +1,4 @@
-"""A server on loopback that speaks OpenAI's chat protocol, with faults on demand. It answers what a test tells it to."""
+"""A server on loopback that speaks OpenAI's chat protocol, with the faults of real servers on demand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class LanguageServer:
     """What it answers, and what it was asked.
 
     `answer` makes the text of a reply from the body of a request. `faults` are used up before it, one for each request:
-    a status, "hang", "break", "html", "no json", "no choices", "empty" or "cut"; a status may have a pause for the client in
-    seconds: (429, 0.1).
+    None, a status, a status with the seconds of its header retry-after, "hang", "break", "html", "no json",
+    "no choices", "empty" or "cut".
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -92,6 +93,8 @@ def build_conversation(
     }
     if asker.left_out:
         meta["left_out"] = asker.left_out
+    if dropped := _dropped(scene):
+        meta["dropped"] = dropped
     return Conversation(_messages(turns, len(views)), meta)
 
 
@@ -142,6 +145,14 @@ def _view_facts(view: AskedView) -> dict[str, Any]:
         "scene_box": list(view.layout.box_m),
         "objects": [fact.to_json() for fact in view.layout.objects],
     }
+
+
+def _dropped(scene: Scene) -> dict[str, int]:
+    """Texts that extractors dropped: reason -> number."""
+    dropped: Counter[str] = Counter()
+    for view in scene.views:
+        dropped.update(view.facts.get("dropped", {}))
+    return dict(dropped)
 
 
 def _too_few(asked: int, plan: TurnPlan, left_out: dict[str, str]) -> str:

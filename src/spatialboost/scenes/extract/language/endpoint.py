@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import re
-import socket
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -154,7 +153,8 @@ class Endpoint:
                         stops.append(error)
                         return Reply("")
 
-            tasks = {key: asyncio.ensure_future(ask(key, each)) for key, each in zip(keys, requests, strict=True)}
+            different = dict(zip(keys, requests, strict=True))
+            tasks = {key: asyncio.ensure_future(ask(key, request)) for key, request in different.items()}
             await asyncio.gather(*tasks.values())
         if stops:
             raise stops[0]
@@ -216,13 +216,12 @@ class Endpoint:
         except openai.APITimeoutError:
             return Reply("", problem="no answer: timed out"), Usage()
         except openai.APIConnectionError as error:
-            cause = _cause(error)
-            if isinstance(cause, ConnectionRefusedError | socket.gaierror) or "ConnectError" in type(cause).__name__:
+            unreachable, self._complaint = _cause(error)
+            if unreachable:
                 raise StoppedError(
-                    f"{self._where} cannot be reached ({_words(cause)}). What is done is kept: start the server, and "
+                    f"{self._where} cannot be reached ({self._complaint}). What is done is kept: start the server, and "
                     "run the same command again"
                 ) from None
-            self._complaint = _words(cause)
             return Reply("", problem="no answer: the connection broke"), Usage()
         except openai.APIStatusError as error:
             self._complaint = self._said(error)
@@ -310,26 +309,33 @@ def _client_library() -> Any:
     return openai
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The first cause of a connection error, such as a refused connection."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
-
-
-def _words(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split()).lower()[:120]
+def _cause(error: BaseException) -> tuple[bool, str]:
+    """Whether a server could not be reached at all, and the system's words for it, such as "connection refused"."""
+    causes: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in causes:
+        causes.append(each)
+        each = each.__cause__ or each.__context__
+    unreachable = any("ConnectError" in type(each).__name__ for each in causes)  # of the HTTP library below the client
+    known = [each for each in causes if isinstance(each, OSError) and each.strerror]
+    text = str(known[-1].strerror) if known else str(error) or type(error).__name__  # type: ignore[attr-defined]
+    return unreachable, " ".join(text.split()).lower()[:120]
 
 
 def _run(work: Coroutine[Any, Any, list[Reply]]) -> list[Reply]:
     """Run an asynchronous function; in a thread of its own if this one already has an event loop, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _has_loop():
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_json(text: str) -> bool:
