@@ -104,7 +104,8 @@ class LocalVlm:
             inputs["images"] = [[Image.fromarray(image) for image in request.images_HW3] for request in requests]
         limit = MAX_TOKENS[requests[0].key]
         with self.network.running():
-            tensors = self.network.place(processor(**inputs))
+            tensors = processor(**inputs)
+            tensors = self.network.place(tensors) if self.images else tensors.to(self.network.device)
             ids = self.network.model.generate(
                 **tensors, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )[:, tensors["input_ids"].shape[1] :]
