@@ -70,7 +70,7 @@ def server(monkeypatch):
 
 
 def endpoint(server, tmp_path, **options):
-    given = {"model": "m", "base_url": server.url, "cache": str(tmp_path / "answers"), "retries": 1, "timeout": 20}
+    given = {"model": "m", "base_url": server.url, "answers": str(tmp_path / "answers"), "retries": 1, "timeout": 20}
     return open_extractor("endpoint", **{**given, **options})
 
 
@@ -349,14 +349,15 @@ def test_models_that_refuse_parameters_get_others(server, tmp_path, monkeypatch)
     ("options", "message"),
     [
         ({"model": ""}, "needs the name of a model and a folder for its answers"),
-        ({"cache": ""}, "needs the name of a model and a folder for its answers"),
+        ({"answers": ""}, "needs the name of a model and a folder for its answers"),
         ({"base_url": "localhost:8000"}, "base_url is 'localhost:8000'; expected http://HOST:PORT/v1"),
         ({"what": "captions"}, "what is 'captions'; expected caption, vqa or both"),
+        ({"images": "no"}, "images is 'no'; expected true or false"),
         ({"pairs": 0}, "pairs is 0; expected the number of pairs of each style, 1 to 20"),
         ({"concurrency": 0}, "concurrency is 0 and timeout 20; expected more than 0"),
         ({"retries": "many"}, "retries is 'many'; expected a whole number from 0 on"),
         ({"budget": 3}, "a budget of 3 needs input_price and output_price"),
-        ({"cache": __file__}, "file exists|not a directory"),
+        ({"answers": __file__}, "file exists|not a directory"),
         ({"key": "x"}, "'endpoint' has no option 'key'"),
     ],
 )
@@ -369,10 +370,10 @@ def test_without_a_key_openai_is_not_asked(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(SpatialBoostError, match="set the environment variable OPENAI_API_KEY, or give base_url"):
-        open_extractor("endpoint", model="m", cache=str(tmp_path))
+        open_extractor("endpoint", model="m", answers=str(tmp_path))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-two words")
     with pytest.raises(SpatialBoostError, match="OPENAI_API_KEY has spaces") as error:
-        open_extractor("endpoint", model="m", cache=str(tmp_path))
+        open_extractor("endpoint", model="m", answers=str(tmp_path))
     assert "two words" not in str(error.value)
 
 
@@ -383,7 +384,7 @@ def test_a_killed_build_does_not_pay_twice(server, tmp_path):
         sys.path[:0] = {sys.path!r}
         from test_endpoint_views import views
         from spatialboost.scenes.extract.registry import open_extractor
-        open_extractor("endpoint", model="m", base_url={server.url!r}, cache={str(tmp_path / "answers")!r},
+        open_extractor("endpoint", model="m", base_url={server.url!r}, answers={str(tmp_path / "answers")!r},
                        what="caption", concurrency=1)(views(6))
     """
     (tmp_path / "test_endpoint_views.py").write_text(

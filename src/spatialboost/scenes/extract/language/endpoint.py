@@ -46,7 +46,7 @@ class Endpoint:
 
     Example::
 
-        extractor = open_extractor("endpoint", model="gpt-5-mini", cache="answers", what="caption")
+        extractor = open_extractor("endpoint", model="gpt-5-mini", answers="answers", what="caption")
         views = Extracted(source, [extractor])
 
     The key is read from the environment variable OPENAI_API_KEY, and from nowhere else. It is not stored, logged or
@@ -58,7 +58,7 @@ class Endpoint:
 
     Args:
         model: name of the model, as the server knows it.
-        cache: folder for the answers and the ledger of what they cost. An answer that is there is not asked for again.
+        answers: folder for the answers and the ledger of what they cost. An answer that is there is not asked for again.
         base_url: address of the server, such as ``http://127.0.0.1:8000/v1``; default: the environment variable
             OPENAI_BASE_URL, otherwise OpenAI.
         what: "caption", "vqa" (question-answer pairs) or "both".
@@ -81,7 +81,7 @@ class Endpoint:
         self,
         *,
         model: str = "",
-        cache: str = "",
+        answers: str = "",
         base_url: str = "",
         what: str = "both",
         images: bool = True,
@@ -93,11 +93,11 @@ class Endpoint:
         output_price: float = 0.0,
         budget: float = 0.0,
     ) -> None:
-        check_options(what, pairs)
-        if not model or not cache:
+        check_options(what, pairs, images)
+        if not model or not answers:
             raise SpatialBoostError(
                 "the extractor endpoint needs the name of a model and a folder for its answers: "
-                "endpoint:model=NAME,cache=FOLDER"
+                "endpoint:model=NAME,answers=FOLDER"
             )
         numbers = {"timeout": timeout, "input_price": input_price, "output_price": output_price, "budget": budget}
         for name, value in {**numbers, "retries": retries, "concurrency": concurrency}.items():
@@ -110,7 +110,7 @@ class Endpoint:
             raise SpatialBoostError(
                 f"a budget of {budget} needs input_price and output_price: the prices of a million tokens"
             )
-        self.model, self.what, self.images, self.pairs = model, what, bool(images), pairs
+        self.model, self.what, self.images, self.pairs = model, what, images, pairs
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL", "")
         if self.base_url and not re.match(r"https?://[^/]", self.base_url):
             raise SpatialBoostError(f"base_url is {self.base_url!r}; expected http://HOST:PORT/v1 or https://...")
@@ -120,7 +120,7 @@ class Endpoint:
         self._complaint = ""  # what the server said last about a request that failed
         _key(self.base_url)  # a missing key is reported before anything is built
         _client_library()
-        self.answers = Answers(cache)
+        self.answers = Answers(answers)
         sees = "" if images else " from text"
         self.name = f"{what} of {model}{sees}" + ("" if what == "caption" else f" with {pairs} pairs of a style")
         self.provenance = {"model": model, "prompts": prompts.VERSION, "licence": "see the terms of the model's server"}

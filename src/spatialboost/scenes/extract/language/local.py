@@ -57,12 +57,12 @@ class LocalVlm:
         device: str = "auto",
         dtype: str = "float32",
     ) -> None:
-        check_options(what, pairs)
+        check_options(what, pairs, images)
         if not model:
             raise SpatialBoostError("the extractor local-vlm needs a model: local-vlm:model=FOLDER_OR_HUB_ID")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise SpatialBoostError(f"batch_size is {batch_size!r}; expected at least 1")
-        self.what, self.images, self.pairs, self.batch_size = what, bool(images), pairs, batch_size
+        self.what, self.images, self.pairs, self.batch_size = what, images, pairs, batch_size
         task = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
         self.network = Network(task, model, revision=revision, device=device, dtype=dtype, words=True)
         self.provenance = {**self.network.provenance, "prompts": prompts.VERSION}

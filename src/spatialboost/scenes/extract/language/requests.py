@@ -76,8 +76,10 @@ class Texts:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def check_options(what: str, pairs: int) -> None:
-    """Raise SpatialBoostError if the kind of text is unknown or the number of pairs is wrong."""
+def check_options(what: str, pairs: int, images: bool) -> None:
+    """Raise SpatialBoostError if the kind of text is unknown or another option cannot be used."""
+    if not isinstance(images, bool):
+        raise SpatialBoostError(f"images is {images!r}; expected true or false")
     if what not in WHAT:
         raise SpatialBoostError(f"what is {what!r}; expected {', '.join(WHAT[:-1])} or {WHAT[-1]}")
     if isinstance(pairs, bool) or not isinstance(pairs, int) or not 1 <= pairs <= MAX_PAIRS:
