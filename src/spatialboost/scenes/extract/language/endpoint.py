@@ -58,7 +58,7 @@ class Endpoint:
 
     Args:
         model: name of the model, as the server knows it.
-        answers: folder for the answers and the ledger of what they cost. An answer that is there is not asked for again.
+        answers: folder for the answers and the ledger of what they cost. What is there is not asked for again.
         base_url: address of the server, such as ``http://127.0.0.1:8000/v1``; default: the environment variable
             OPENAI_BASE_URL, otherwise OpenAI.
         what: "caption", "vqa" (question-answer pairs) or "both".

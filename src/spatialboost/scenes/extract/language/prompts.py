@@ -2,53 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, permutations
 from typing import Any
 
-VERSION = 1  # change it when a prompt changes: stored answers are then asked for again
+from spatialboost.scenes.questions.checks.boxes import centre_of
+from spatialboost.scenes.questions.checks.claims import Claim, Name
 
-_FORMS = """\
-The A is to the left of the B.
-The A is to the right of the B.
-The A is above the B.
-The A is below the B.
-The A is in front of the B.
-The A is behind the B.
-The A is larger than the B.
-The A is closer to the camera than the B.
-The A is the closest object to the camera.
-The A is 2.3 meters away from the camera.
-The distance between the A and the B is 1.5 meters."""
+VERSION = 2  # change it when a prompt changes: stored answers are then asked for again
 
-_RULES = f"""\
+_RULES = """\
 Use plain English and short sentences, without lists, brackets, quotation marks or special characters.
-Use the names of the objects exactly as they stand in the list.
-Write about places, sizes, distances and numbers of things only in these forms:
-{_FORMS}
-Do not write "near", "next to", "between", "in the background", "large", "two" and the like.
+Call the objects exactly as they are called above.
+Write about places, sizes, distances and numbers of things only as the sentences above do it.
+Do not write words such as near, next to, between, large, small, background, two.
 Write only what is certainly true."""
 
 SYSTEM = "You describe images for people who cannot see them. You are exact, and you never guess."
 
 _CAPTION = f"""\
-Describe {{what}} in two to four sentences.
 {_RULES}
-Reply with the description only."""
+
+Describe {{what}} in two to four sentences. Reply with the description only."""
 
 _PAIRS = f"""\
-Write {{count}} questions about {{what}}, with their answers: {{count}} of each of these three styles.
+{_RULES}
+
+Write questions about {{what}} with their answers, {{count}} of each of these three styles:
 common: an ordinary question whose answer can be seen.
 adversarial: a question that contains a mistake. It asks about a thing that is not there, or takes something for \
 granted that is not true. The answer corrects the mistake.
 multi-choice: a question with four options, of which exactly one is right.
-{_RULES}
-Reply with JSON only, of this form:
+Reply with JSON only, of this form, with your own questions:
 {{{{"pairs": [
-  {{{{"style": "common", "question": "What color is the A?", "answer": "The A is red."}}}},
-  {{{{"style": "adversarial", "question": "Is the A behind the B?", "answer": "No, the A is in front of the B."}}}},
-  {{{{"style": "multi-choice", "question": "Which object is the closest to the camera?", "options": ["the A", "the B", \
-"the C", "the D"], "answer": "the B"}}}}
+  {{{{"style": "common", "question": "What color is the ball?", "answer": "It is red."}}}},
+  {{{{"style": "adversarial", "question": "Is the ball behind the box?", "answer": "No, the ball is in front of the \
+box."}}}},
+  {{{{"style": "multi-choice", "question": "Which object is the closest to the camera?", "options": ["the ball", \
+"the box", "the lamp", "the chair"], "answer": "the box"}}}}
 ]}}}}"""
+
+_RELATIONS = {
+    "left": "to the left of",
+    "right": "to the right of",
+    "above": "above",
+    "front": "in front of",
+    "behind": "behind",
+    "larger": "larger than",
+}
+_EXTREMES = {
+    "closest": "the closest object to the camera",
+    "farthest": "the farthest object from the camera",
+    "largest": "the largest object",
+}
+MOST = 3  # true sentences of each kind
 
 _AGAIN = "This is not the asked JSON. Reply with the JSON object only, and with nothing before or after it."
 
@@ -95,7 +103,22 @@ def _intro(facts: Sequence[Mapping[str, Any]], *, images: bool) -> str:
             "camera."
         )
         lines += [_object(thing) for thing in view["objects"]]
+        if true := list(_true_sentences(view)):
+            lines += [f"These sentences about {where} are true:", *true]
     return "\n".join(lines)
+
+
+def _true_sentences(view: Mapping[str, Any]) -> Iterator[str]:
+    """Some sentences that the layout shows to be true, of every kind that can be checked."""
+    names = [thing["description"] for thing in view["objects"]]
+    for relation, words in _RELATIONS.items():
+        pairs = ((a, b) for a, b in permutations(names, 2) if Claim(relation, (Name(a), Name(b))).truth([view]))
+        yield from (f"The {a} is {words} the {b}." for a, b in islice(pairs, MOST))
+    for relation, words in _EXTREMES.items():
+        yield from (f"The {name} is {words}." for name in names if Claim(relation, (Name(name),)).truth([view]))
+    for a, b in islice(zip(view["objects"], view["objects"][1:], strict=False), MOST):
+        metres = math.dist(centre_of(a["extent_m"]), centre_of(b["extent_m"]))
+        yield f"The distance between the {a['description']} and the {b['description']} is {metres:.1f} meters."
 
 
 def _object(thing: Mapping[str, Any]) -> str:

@@ -324,6 +324,8 @@ def _depth(context: Context, place: tuple[int, int]) -> tuple[float, float]:
 
 def _is_closer(context: Context, a: tuple[int, int], b: tuple[int, int]) -> bool | None:
     """Whether ``a`` is closer to its camera than ``b``; None if it is not clear."""
+    if a[0] == b[0]:
+        return {1: True, -1: False, 0: None}[context.views[a[0]].compare("front_behind", a[1], b[1])]
     (first, noise_a), (second, noise_b) = _depth(context, a), _depth(context, b)
     if abs(first - second) <= 0.05 * min(first, second) + 2 * float(np.hypot(noise_a, noise_b)):
         return None
