@@ -47,7 +47,7 @@ def test_templates_are_balanced(asked):
     assert abs(yes["Yes"] / yes.total() - 0.5) < 0.02
     letters = Counter(turn["verdict"] for turn, _, _ in asked if turn["style"] == "multi-choice")
     assert sorted(letters) == list("ABCD")
-    assert all(abs(count / letters.total() - 0.25) < 0.02 for count in letters.values())
+    assert all(abs(count / letters.total() - 0.25) < 0.04 for count in letters.values())
     assert set(Counter(turn["form"] for turn, _, _ in asked)) == {
         form for forms in KINDS["vqa"].forms.values() for form in forms
     }
