@@ -36,7 +36,7 @@ from spatialboost.teachers.language import ChatDataset, answer_accuracy
 from spatialboost.training import RowImages
 
 POINTS = TurnPlan({"depth": 4, "closer": 3})
-DEPTHS = TurnPlan({"depth": 12})  # the only questions that the demo's language model can answer
+DEPTHS = TurnPlan({"depth": 12}, wordings=2)  # the only questions that the demo's language model can answer
 UNSEEN = "unseen rooms"
 TRAIN, TEST = 0.70, 0.22  # of the frames
 

@@ -39,7 +39,7 @@ from spatialboost.vlm.model import SpatialVLM
 # Shape legend: N patches, C bins of log depth.
 
 FIRST_SEED = 2_000_000  # the demo, its encoder and the tests use other seeds
-PLAN = TurnPlan({"depth": 12})
+PLAN = TurnPlan({"depth": 12}, wordings=2)
 BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
 HELD_OUT = 100
 GRID = (8, 8)  # of the demo's encoder: patches of 16 in images of 128 pixels

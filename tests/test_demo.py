@@ -22,7 +22,7 @@ def test_the_shipped_encoder_is_a_plain_vit_that_sees_more_than_a_new_one():
 
 def test_the_shipped_language_model_knows_the_words_and_shape_of_answers():
     llm, tokenizer = load_language_model()
-    plan = TurnPlan({"depth": 12})
+    plan = TurnPlan({"depth": 12}, wordings=2)
     messages = build_conversation(render_rooms([7], size=SIZE)[0], seed=0, plan=plan).messages
     encoded = encode_chat(messages, tokenizer)
     assert tokenizer.unk_token_id not in encoded["input_ids"]

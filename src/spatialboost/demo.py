@@ -203,7 +203,8 @@ def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
     from spatialboost.scenes.rooms import Rooms
 
     counts = {"depth": settings.depth_turns, "closer": settings.closer_turns}
-    plan = TurnPlan({kind: count for kind, count in counts.items() if count})
+    # The small language model knows the first two wordings only
+    plan = TurnPlan({kind: count for kind, count in counts.items() if count}, wordings=2)
     rooms = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
     build_dataset(rooms, out / "data", seed=seed, plan=plan, overwrite=True)
     # These rows show the paper's twelve turns. The stages use only questions that a small model learns: depth of points

@@ -38,15 +38,18 @@ BAD_ITEM = (
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object in a view: its description and its mask.
+    """One object in a view: its descriptions and its mask.
 
     Attributes:
         description: noun phrase without article, such as ``"red box"``; unique within a view.
         mask_HW: bool ``(H, W)``, the visible pixels.
+        aliases: further descriptions, each unique within the view. A question uses one that does not contain its
+            answer: "Is the red object above ...?" instead of "Is the red box on the wall above ...?".
     """
 
     description: str
     mask_HW: np.ndarray
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Cues:
         depth_noise: standard deviation of a depth reading divided by the depth (0.0 = exact, 0.02 = 2 %). No question
             is asked about a difference that is within this noise.
         facts: other facts from the source (room size, lights), as JSON-compatible values.
+        up_3: float ``(3,)``, the direction up, against gravity, in the camera's frame; scaled to length 1. None if
+            unknown.
 
     Raises:
         CuesError: shapes differ, intrinsics are missing or not valid, or no pixel has a valid depth.
@@ -93,6 +98,7 @@ class Cues:
     valid_HW: np.ndarray = field(default=None)  # type: ignore[arg-type]  # filled in below
     depth_noise: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    up_3: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         image, depth = self.image_HW3, self.depth_HW
@@ -128,6 +134,11 @@ class Cues:
                     f"{self.source}: pose {np.round(self.pose_44, 3).tolist()} is not a rotation and a translation; "
                     "expected a 4x4 camera-to-world matrix (x right, y down, z forward, metres)"
                 )
+        if self.up_3 is not None:
+            up_3 = np.asarray(self.up_3, np.float64)
+            if up_3.shape != (3,) or not np.isfinite(up_3).all() or abs(np.linalg.norm(up_3) - 1) > _RIGID:
+                raise CuesError(f"{self.source}: up_3 is {up_3.tolist()}, expected three numbers of length 1 together")
+            object.__setattr__(self, "up_3", up_3 / np.linalg.norm(up_3))
         if not 0 <= self.depth_noise < 1:
             raise CuesError(f"{self.source}: depth_noise is {self.depth_noise}, expected a fraction of the depth")
         readings = np.isfinite(depth) & (depth > 0) & (depth < np.finfo(depth.dtype).max)

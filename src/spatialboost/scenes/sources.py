@@ -11,7 +11,7 @@ from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
-from spatialboost.scenes.cues import Cues, CuesError, SceneObject
+from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.scene import Scene
 from spatialboost.scenes.sizes import validate_size
 
@@ -169,5 +169,5 @@ def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
         depth_HW=cues.depth_HW[nearest],
         valid_HW=cues.valid_HW[nearest],
         intrinsics_33=rescale_intrinsics(cues.intrinsics_33, cues.size, size),
-        objects=[SceneObject(thing.description, thing.mask_HW[nearest]) for thing in cues.objects],
+        objects=[replace(thing, mask_HW=thing.mask_HW[nearest]) for thing in cues.objects],
     )

@@ -38,6 +38,7 @@ class PartialCues:
     valid_HW: np.ndarray | None = None
     depth_noise: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    up_3: np.ndarray | None = None
 
     @classmethod
     def of(cls, view: Cues) -> PartialCues:
@@ -78,7 +79,7 @@ KINDS: dict[str, Kind] = {
     "depth": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise")),
     "masks": Kind(("objects",)),
     "text": Kind(("objects", "facts")),
-    "reconstruction": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "pose_44"), together=True),
+    "reconstruction": Kind(("depth_HW", "valid_HW", "intrinsics_33", "depth_noise", "pose_44", "up_3"), together=True),
     "filter": Kind(("facts",)),
 }
 

@@ -11,6 +11,7 @@ from spatialboost.scenes.extract.protocol import KINDS, Extractor
 from spatialboost.scenes.registry import look_up
 
 EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
+    "gravity": "spatialboost.scenes.extract.gravity:Gravity",
     "superpixels": "spatialboost.scenes.extract.segments:Superpixels",
     "sam2": "spatialboost.scenes.extract.sam:Sam",
     "mobile-sam": "spatialboost.scenes.extract.mobile_sam:MobileSam",

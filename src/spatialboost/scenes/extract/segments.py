@@ -15,7 +15,7 @@ from spatialboost.scenes.cues import BAD_ITEM, Cues, CuesError, SceneObject
 from spatialboost.scenes.extract.merging import Tree, make_superpixels, merge_superpixels
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.surfaces import find_bounds, measure_creases, measure_surface
-from spatialboost.scenes.extract.wording import describe_objects
+from spatialboost.scenes.extract.wording import name_objects
 from spatialboost.scenes.sources import resize_cues
 
 # Shape legend: H, W = image height and width in pixels; S = superpixels; M = nodes of the merge tree.
@@ -101,14 +101,14 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     _validate_max_objects(max_objects)
     small = resize_cues(cues, _WORKING_EDGE) if min(cues.size) > _WORKING_EDGE else cues
     chosen = _choose(_find_candidates(small), max_objects)
-    names = describe_objects(small, [candidate.mask_HW for candidate in chosen])
+    names = name_objects(small, [candidate.mask_HW for candidate in chosen])
     rows, columns = (np.arange(was) * now // was for was, now in zip(cues.size, small.size, strict=True))
     return replace(
         cues,
         objects=tuple(
-            SceneObject(name, candidate.mask_HW[np.ix_(rows, columns)])
-            for name, candidate in zip(names, chosen, strict=True)
-            if name
+            SceneObject(known[0], candidate.mask_HW[np.ix_(rows, columns)], known[1:])
+            for known, candidate in zip(names, chosen, strict=True)
+            if known
         ),
     )
 

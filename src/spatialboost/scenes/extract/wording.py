@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from skimage.color import rgb2lab
@@ -27,11 +29,40 @@ _HUES = (
 _DULL = {"red": 28.0, "orange": 40.0, "yellow": 33.0}  # chroma below which these are brown or beige
 _LARGE, _SMALL = 0.9, 0.35  # metres: limits for the diagonal of the visible extent
 _COLUMNS = ("on the left", "in the middle", "on the right")
+_ROWS = ("at the top", "", "at the bottom")
 _GRID = (
     ("at the top left", "at the top", "at the top right"),
     _COLUMNS,
     ("at the bottom left", "at the bottom", "at the bottom right"),
 )
+
+
+def name_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[tuple[str, ...]]:
+    """Names of each object: its description, such as ``"large grey object on the left"``, and shorter unique ones.
+
+    The shorter names leave out size, place or both, so that a question can use one that does not contain its answer.
+    An object is without names if an earlier one has the same description.
+
+    Args:
+        cues: the view.
+        masks: bool ``(H, W)`` each, with at least one valid depth; the most important first.
+    """
+    forms = []
+    for description, mask_HW in zip(describe_objects(cues, masks), masks, strict=True):
+        size, colour = _size_word(cues, mask_HW), name_colour(cues.image_HW3[mask_HW])
+        row, column = _thirds(mask_HW)
+        plain, sized = f"{colour} object", f"{size} {colour} object".strip()
+        places = [_COLUMNS[column], *([_ROWS[row]] if _ROWS[row] else [])]
+        placed = [f"{name} {place}" for place in places for name in (plain, sized)]
+        forms.append((description, [plain, sized, *placed]))
+    # An object without the word "large" may be called "grey object" only if no other object is grey
+    counts = Counter(chain.from_iterable(set(names) for _, names in forms))
+    return [
+        (description, *(name for name in dict.fromkeys(names) if counts[name] == 1 and name != description))
+        if description
+        else ()
+        for description, names in forms
+    ]
 
 
 def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[str]:

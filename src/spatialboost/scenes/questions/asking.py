@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from spatialboost.scenes.questions.kinds import KINDS, Context, Kind
+from spatialboost.scenes.questions.kinds import KINDS, LEVELS, Context, Kind
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.questions.turn import CannotAskError, Turn
 from spatialboost.scenes.questions.view import AskedView
@@ -20,21 +21,47 @@ class Asker:
     Attributes:
         turns: the turns so far. Their facts include ``kind`` and, if there are several views, ``view``.
         left_out: kind -> the reason why at least one of its turns could not be asked.
+        replaced: kind -> kinds of the turns of the same level that were asked instead of its turns.
     """
 
     def __init__(self, views: tuple[AskedView, ...], poses: tuple[np.ndarray, ...], rng: np.random.Generator) -> None:
         self.views, self.poses, self.rng = views, poses, rng
         self.turns: list[Turn] = []
         self.left_out: dict[str, str] = {}
+        self.replaced: dict[str, list[str]] = {}
 
     def ask_all(self, plan: TurnPlan) -> None:
-        """Ask every turn of a plan, in the order of the plan."""
+        """Ask every turn of a plan, in the order of the plan. Then replace turns that could not be asked."""
+        missing: list[tuple[str, CannotAskError]] = []
         for name, count in plan.turns.items():
             for _ in range(count):
                 try:
                     self.turns.append(self._ask(KINDS[name]))
                 except CannotAskError as reason:
-                    self.left_out.setdefault(name, str(reason))
+                    missing.append((name, reason))
+        for name, why in missing:
+            turn = self._replacement(plan, KINDS[name])
+            if turn is None:
+                self.left_out.setdefault(name, str(why))
+            else:
+                self.turns.append(turn)
+                self.replaced.setdefault(name, []).append(turn.facts["kind"])
+        self.turns.sort(key=lambda turn: LEVELS.index(KINDS[turn.facts["kind"]].level))
+
+    def _replacement(self, plan: TurnPlan, kind: Kind) -> Turn | None:
+        """A turn of another kind of the plan and of the same level that repeats no turn; the rarest kind first."""
+        if kind.level == "caption":
+            return None
+        others = [name for name in plan.turns if KINDS[name].level == kind.level and name != kind.name]
+        counts = Counter(turn.facts["kind"] for turn in self.turns)
+        for name in sorted(others, key=lambda name: counts[name]):
+            try:
+                turn = self._ask(KINDS[name])
+            except CannotAskError:
+                continue
+            if all(_subject(turn) != _subject(earlier) for earlier in self.turns):
+                return turn
+        return None
 
     def _ask(self, kind: Kind) -> Turn:
         """Ask about the first view that supports the question, or about the scene."""
@@ -59,13 +86,17 @@ class Asker:
         if kind.views > 1:
             if len(self.views) < kind.views:
                 raise CannotAskError(f"the scene has {len(self.views)} views, but this question needs {kind.views}")
-            yield None, Context(self.views, self.poses, followed, asked)
+            yield None, Context(self.views, self.poses, followed, self._earlier(None), asked)
         elif len(self.views) == 1:
-            yield None, Context(self.views, self.poses, followed, asked)
+            yield None, Context(self.views, self.poses, followed, self._earlier(None), asked)
         else:
             order = [followed["view"]] if "view" in followed else self.rng.permutation(len(self.views)).tolist()
             for i in order:
-                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed, asked)
+                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed, self._earlier(i), asked)
+
+    def _earlier(self, view: int | None) -> tuple[dict[str, Any], ...]:
+        """Facts of the turns so far about a view; None = about the only view, or about the scene."""
+        return tuple(turn.facts for turn in self.turns if turn.facts.get("view") == view)
 
     def _followed(self, kind: Kind) -> dict[str, Any]:
         """Facts of the last turn of the kind that this kind refers to; empty if it refers to no other kind."""
@@ -75,6 +106,13 @@ class Asker:
             if turn.facts["kind"] == kind.follows:
                 return turn.facts
         raise CannotAskError(f"it refers to a turn of {kind.follows}, which could not be asked")
+
+
+def _subject(turn: Turn) -> Any:
+    """What a turn is about; equal for two turns with the same answer."""
+    facts = turn.facts
+    about = sorted(facts["objects"]) if "objects" in facts else facts.get("points", turn.question)
+    return facts["kind"], facts.get("view"), about
 
 
 def name_view(view: int, question: str) -> str:

@@ -88,9 +88,9 @@ def check_against_cues(messages: Sequence[dict[str, str]], meta: dict[str, Any],
             return [f"{where}the image size in meta is {tuple(facts['size'])}, but the view is {view.size}"]
         if "pose" in facts and not np.allclose(facts["pose"], scene.poses[number], atol=1e-6):
             problems.append(f"{where}the pose in meta is not the pose of the view")
-        extents, found = _measure_view(facts, view)
+        found_view, found = _measure_view(facts, view)
         problems += [f"{where}{problem}" for problem in found]
-        measured.append(MeasuredView(view, extents))
+        measured.append(found_view)
     if any(len(view.extents) != len(facts["objects"]) for view, facts in zip(measured, all_facts, strict=True)):
         return problems
     for number, turn in enumerate(meta["turns"]):
@@ -155,8 +155,8 @@ def _facts_of_turn(turn: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]
     return meta["views"][turn["view"]]
 
 
-def _measure_view(facts: dict[str, Any], cues: Cues) -> tuple[list[np.ndarray], list[str]]:
-    """Measure the extents of the objects in ``meta`` that have a mask, and list what is wrong with the facts."""
+def _measure_view(facts: dict[str, Any], cues: Cues) -> tuple[MeasuredView, list[str]]:
+    """Measure the objects in ``meta`` that have a mask, and list what is wrong with the facts."""
     problems = []
     if facts["depth_noise"] != cues.depth_noise or facts["source"] != cues.source:
         problems.append("the source or the depth noise in meta is not that of the view")
@@ -165,15 +165,36 @@ def _measure_view(facts: dict[str, Any], cues: Cues) -> tuple[list[np.ndarray], 
     if not _are_bounds(facts["scene_box"], points_P3, (1, 99)):
         box = _bounds(points_P3, (1, 99)).round(3).tolist()
         problems.append(f"the scene's box is {box}, but meta has {facts['scene_box']}")
+    up_3 = cues.up_3 if "up" in facts else None  # older data sets do not use it
+    if "up" in facts and (
+        (facts["up"] is None) != (up_3 is None) or not np.allclose(facts["up"] or 0, _or_0(up_3), atol=1e-5)
+    ):
+        problems.append(f"the direction up is {_or_0(up_3)}, but meta has {facts['up']}")
+        up_3 = None
     extents: list[np.ndarray] = []
+    heights: list[np.ndarray] = []
     for fact in facts["objects"]:
-        masks = [thing.mask_HW for thing in cues.objects if _bare_name(thing.description) == fact["description"]]
-        if len(masks) != 1:
-            return extents, [*problems, f"{len(masks)} masks are called {fact['description']!r}, expected one"]
-        points_P3 = points_HW3[masks[0] & cues.valid_HW]
+        things = [thing for thing in cues.objects if _bare_name(thing.description) == fact["description"]]
+        if len(things) != 1:
+            problems.append(f"{len(things)} masks are called {fact['description']!r}, expected one")
+            break
+        foreign = set(fact.get("aliases", ())) - {_bare_name(alias) for alias in things[0].aliases}
+        if foreign:
+            problems.append(f"{fact['description']!r} is not called {sorted(foreign)} in the view")
+        points_P3 = points_HW3[things[0].mask_HW & cues.valid_HW]
         extents.append(_bounds(points_P3, (2, 98)))
-        problems += _measure_object(fact, masks[0], points_P3, cues)
-    return extents, problems
+        problems += _measure_object(fact, things[0].mask_HW, points_P3, cues)
+        if up_3 is not None:
+            heights_P1 = points_P3 @ up_3[:, None]
+            heights.append(_bounds(heights_P1, (2, 98)))
+            if not _are_bounds(fact["heights_m"], heights_P1, (2, 98)):
+                found = heights[-1].round(3).tolist()
+                problems.append(f"{fact['description']!r} spans the heights {found}, but meta has {fact['heights_m']}")
+    return MeasuredView(cues, extents, heights), problems
+
+
+def _or_0(up_3: np.ndarray | None) -> Any:
+    return 0 if up_3 is None else up_3
 
 
 def _measure_object(fact: dict[str, Any], mask_HW: np.ndarray, points_P3: np.ndarray, cues: Cues) -> Iterator[str]:
@@ -199,7 +220,7 @@ def _bounds(points_P3: np.ndarray, percentiles: tuple[float, float]) -> np.ndarr
 
 def _are_bounds(box: Sequence[float], points_P3: np.ndarray, percentiles: tuple[float, float]) -> bool:
     """Whether the bounds of a box are these percentiles of the points, within one percentile."""
-    bounds_23, slack = np.reshape(box, (2, 3)), 0.01 + 1 / len(points_P3)
+    bounds_23, slack = np.reshape(box, (2, -1)), 0.01 + 1 / len(points_P3)
     for bound_3, percent in zip(bounds_23, percentiles, strict=True):
         below_3, up_to_3 = (points_P3 < bound_3 - 1e-5).mean(0), (points_P3 <= bound_3 + 1e-5).mean(0)
         if (below_3 > percent / 100 + slack).any() or (up_to_3 < percent / 100 - slack).any():

@@ -59,7 +59,8 @@ def build_conversation(
     axis. Boxes, relations and their margins are defined in `spatialboost.scenes.questions.layout`. The same seed gives
     the same questions in every order, so that orders can be compared (the paper's Table 7).
 
-    A turn that the view does not support is left out, and the reason is in ``meta["left_out"]``. If there are several
+    A turn that the view does not support is replaced by a turn of another kind of the same level
+    (``meta["replaced"]``), or left out; then the reason is in ``meta["left_out"]``. If there are several
     views, a question about one view names it ("In image 2, ..."). If this view does not support the question, another
     view is tried.
 
@@ -93,6 +94,8 @@ def build_conversation(
     }
     if asker.left_out:
         meta["left_out"] = asker.left_out
+    if asker.replaced:
+        meta["replaced"] = asker.replaced
     if dropped := _dropped(scene):
         meta["dropped"] = dropped
     return Conversation(_messages(turns, len(views)), meta)
@@ -141,9 +144,7 @@ def _view_facts(view: AskedView) -> dict[str, Any]:
     return {
         "size": list(view.cues.size),
         "intrinsics": np.asarray(view.cues.intrinsics_33, np.float64).tolist(),
-        "depth_noise": view.cues.depth_noise,
-        "scene_box": list(view.layout.box_m),
-        "objects": [fact.to_json() for fact in view.layout.objects],
+        **view.facts,
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.cues import Cues, SceneObject
 
 # Shape legend: H, W = image height and width in pixels; P = points of one object or of the scene.
 
@@ -21,6 +23,8 @@ MIN_SIZE_RATIO = 1.25
 SIGMAS = 2.0  # no question is asked about a difference within this many standard deviations of the noise
 _MAX_POINTS = 10_000  # with more points, percentiles are computed from an evenly spaced sample
 _MIN_SIDE = 1e-3  # metres; minimum side of the scene's box, for flat scenes
+# How far a camera is tilted or rolled against gravity, at most, where gravity is unknown.
+MAX_TILT = math.radians(35.0)
 
 AXES = {"left_right": 0, "above_below": 1, "front_behind": 2}
 RELATIONS = (*AXES, "larger_smaller")
@@ -38,6 +42,8 @@ class ObjectFact:
         centre_xy: mean of its visible pixels, normalised by the image's width and height.
         depth_m: median depth in metres.
         cut: whether it touches the image border, so that it may be larger than its visible part.
+        aliases: further descriptions; unique in the view.
+        heights_m: lowest and highest height along gravity, metres above the camera; None if gravity is unknown.
     """
 
     description: str
@@ -47,18 +53,33 @@ class ObjectFact:
     centre_xy: tuple[float, float]
     depth_m: float
     cut: bool
+    aliases: tuple[str, ...] = ()
+    heights_m: tuple[float, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The description and the aliases."""
+        return (self.description, *self.aliases)
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain numbers and lists."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        """A dict of plain numbers and lists, without aliases and heights if there are none."""
+        facts = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {name: value for name, value in facts.items() if name not in ("aliases", "heights_m") or value}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The scene's box in metres and the objects that are large enough to be asked about."""
+    """The scene's box in metres and the objects that are large enough to be asked about.
+
+    Attributes:
+        box_m: the box.
+        objects: the usable objects.
+        up: the direction against gravity in the camera's frame, of length 1; None if unknown.
+    """
 
     box_m: tuple[float, ...]
     objects: tuple[ObjectFact, ...]
+    up: tuple[float, ...] | None = None
 
 
 def measure_layout(cues: Cues) -> Layout:
@@ -88,17 +109,21 @@ def measure_layout(cues: Cues) -> Layout:
     brackets or bars as in special tokens).
     """
     valid = np.flatnonzero(cues.valid_HW)
-    box = _extent(cues, valid, SCENE_PERCENTILES)
+    box = np.percentile(_points(cues, valid), SCENE_PERCENTILES, axis=1).ravel()
     size = np.maximum(box[3:] - box[:3], _MIN_SIDE)
     height, width = cues.size
     fewest = max(MIN_OBJECT_POINTS, MIN_OBJECT_SHARE * height * width)
     names = [clean_description(thing.description) for thing in cues.objects]
+    aliases = [_clean_aliases(thing) for thing in cues.objects]
+    taken = Counter(chain(names, *aliases))
+    up = None if cues.up_3 is None else _plain(cues.up_3)
     facts = []
-    for name, thing in zip(names, cues.objects, strict=True):
+    for name, further, thing in zip(names, aliases, cues.objects, strict=True):
         index = np.flatnonzero(thing.mask_HW & cues.valid_HW)
         if not name or names.count(name) > 1 or index.size < fewest:
             continue
-        extent = _extent(cues, index, OBJECT_PERCENTILES)
+        points_3P = _points(cues, index)
+        extent = np.percentile(points_3P, OBJECT_PERCENTILES, axis=1).ravel()
         cube = np.clip((extent.reshape(2, 3) - box[:3]) / size, 0.0, 1.0).ravel()
         rows, columns = np.divmod(np.flatnonzero(thing.mask_HW), width)
         cut = rows[0] == 0 or rows[-1] == height - 1 or columns.min() == 0 or columns.max() == width - 1
@@ -111,15 +136,20 @@ def measure_layout(cues: Cues) -> Layout:
                 centre_xy=_plain(np.array([(columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height])),  # type: ignore[arg-type]
                 depth_m=round(float(np.median(cues.depth_HW.ravel()[index])), 6),
                 cut=bool(cut),
+                aliases=tuple(alias for alias in further if taken[alias] == 1),
+                heights_m=None if up is None else _plain(np.percentile(np.array(up) @ points_3P, OBJECT_PERCENTILES)),
             )
         )
-    return Layout(_plain(box), tuple(facts))
+    return Layout(_plain(box), tuple(facts), up)
 
 
 def compare_objects(kind: str, a: ObjectFact, b: ObjectFact, box_m: tuple[float, ...], noise: float) -> int:
     """Compare two objects: 1, -1, or 0 if the relation is not clear enough for a question.
 
     1 means that ``a`` is left of, above, in front of, or larger than ``b``; -1 means the opposite.
+
+    "Above" is along gravity: the middles of the heights decide, and the cubes and the image must agree with them. If
+    gravity is unknown, every direction up within 35 degrees of the camera's own must give the same answer.
 
     Positions are compared by the centres of the extents, along x, y or z. They must differ by more than two standard
     deviations of the source's noise plus 5 % of the scene's box. The cubes with two decimals must show the difference,
@@ -138,7 +168,19 @@ def compare_objects(kind: str, a: ObjectFact, b: ObjectFact, box_m: tuple[float,
     shown = _centre(_shown(b.cube))[axis] - _centre(_shown(a.cube))[axis]
     if abs(gap) <= needed or gap * seen <= 0 or shown * gap <= 0 or abs(shown) < 0.0199:
         return 0
+    if kind == "above_below" and not _gravity_agrees(a, b, gap, noise, MIN_AXIS_GAP * (box_m[4] - box_m[1])):
+        return 0
     return 1 if gap > 0 else -1
+
+
+def _gravity_agrees(a: ObjectFact, b: ObjectFact, gap: float, noise: float, margin: float) -> bool:
+    """Whether the object that is higher in the camera's frame (``a`` if the gap is positive) is clearly the higher."""
+    if a.heights_m is not None and b.heights_m is not None:
+        high_a, high_b = sum(a.heights_m) / 2, sum(b.heights_m) / 2
+        rise = (high_a - high_b) * (1 if gap > 0 else -1)
+        return rise > SIGMAS * noise * math.hypot(high_a, high_b) + margin
+    apart = math.dist(_centre(a.extent_m), _centre(b.extent_m))
+    return abs(gap) > apart * math.cos(math.pi / 2 - MAX_TILT)
 
 
 def _compare_sizes(a: ObjectFact, b: ObjectFact, noise: float) -> int:
@@ -177,13 +219,18 @@ def clean_description(text: str) -> str:
     return "" if any(mark in cleaned for mark in "<>|[]{}?") else cleaned
 
 
-def _extent(cues: Cues, index: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """(6,) percentile bounds in metres of the pixels with these flat indices."""
+def _clean_aliases(thing: SceneObject) -> tuple[str, ...]:
+    cleaned = dict.fromkeys(clean_description(alias) for alias in thing.aliases)
+    return tuple(alias for alias in cleaned if alias and alias != clean_description(thing.description))
+
+
+def _points(cues: Cues, index: np.ndarray) -> np.ndarray:
+    """(3, P) points in metres of the pixels with these flat indices, or of an evenly spaced sample of them."""
     index = index[:: -(-index.size // _MAX_POINTS)]
     row, column = np.divmod(index, cues.size[1])
     inverse_33 = np.linalg.inv(np.asarray(cues.intrinsics_33, np.float64))
     ray_3P = inverse_33[:, :2] @ np.stack([column, row]) + inverse_33[:, 2:]
-    return np.percentile(ray_3P * cues.depth_HW.ravel()[index] / ray_3P[2], percentiles, axis=1).ravel()
+    return ray_3P * cues.depth_HW.ravel()[index] / ray_3P[2]
 
 
 def _centre(box: tuple[float, ...]) -> tuple[float, float, float]:

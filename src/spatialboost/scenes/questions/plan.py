@@ -27,6 +27,7 @@ PAPER: Mapping[str, int] = MappingProxyType(
 )
 
 
+_TWO_WORDINGS = {"wordings": 2}  # of data sets before `TurnPlan.wordings`
 MAX_TURNS = 10_000  # of one kind; stops a build with a mistyped number
 
 
@@ -46,6 +47,9 @@ class TurnPlan:
         on_objects: fraction of the points that are picked on objects; the others are picked in the whole image.
         least: minimum number of turns; an item that supports fewer is not used. With the number of all turns, every
             turn is required.
+        wordings: None = all wordings of a question. A number = only the first ones of each kind, for a small language
+            model that knows no others. Pairs of points are then drawn as in data sets of before there were more than
+            two wordings, and the coordinates tell more about the answer.
 
     Raises:
         SpatialBoostError: a kind is unknown, a number is wrong, there is no turn, or a question about a caption has no
@@ -57,6 +61,7 @@ class TurnPlan:
     smoothness: float = 0.03
     on_objects: float = 0.5
     least: int = 1
+    wordings: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.turns, Mapping):
@@ -86,6 +91,11 @@ class TurnPlan:
                 raise SpatialBoostError(f"{name} is {value!r}; it must be a number, must not be negative{limit}")
         if isinstance(self.least, bool) or not isinstance(self.least, int) or not 1 <= self.least <= self.total:
             raise SpatialBoostError(f"least is {self.least}; expected 1 to {self.total}, the number of all turns")
+        number = self.wordings
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise SpatialBoostError(
+                f"wordings is {number!r}; expected None for all, or the first 1, 2, ... of each kind"
+            )
 
     @property
     def total(self) -> int:
@@ -117,12 +127,13 @@ def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
         >>> renewed["turns"], renewed["least"]
         ({'depth': 2, 'closer': 1, 'left_right': 1, 'caption': 1, 'caption_question': 1}, 6)
 
-    Data sets of version 1 store each count under its own name. In that version a view had to support every turn.
+    Older data sets have two wordings of each question. Data sets of version 1 store each count under its own name. In
+    that version a view had to support every turn.
     """
     if "turns" in found:
-        return {**plan_settings(TurnPlan()), **found}
+        return {**plan_settings(TurnPlan()), **_TWO_WORDINGS, **found}
     counts = {"depth": found["depth"], "closer": found["closer"], **Counter(found["relations"])}
     counts |= {"distance": found["distance"], **dict.fromkeys(("caption", "caption_question"), int(found["caption"]))}
     turns = {kind: count for kind, count in counts.items() if count}
     numbers = {name: found[name] for name in ("min_gap", "smoothness", "on_objects")}
-    return {"turns": turns, **numbers, "least": sum(turns.values())}
+    return {"turns": turns, **numbers, "least": sum(turns.values()), **_TWO_WORDINGS}

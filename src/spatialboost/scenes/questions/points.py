@@ -16,6 +16,7 @@ Point = tuple[int, int]  # (x, y) in hundredths of the image's width and height
 
 _HUNDREDTHS_G = np.arange(1, 100)  # 0.00 and 1.00 would lie on the image's border
 _NEIGHBOURS = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]  # in half hundredths
+_BESIDE = 4  # hundredths: the two possible partners of a point are at most this far from each other
 _MIN_APART = 5  # hundredths, in x or y, between the two points of a pair
 _ATTEMPTS = 16  # this many attempts with the drawn value of ``lower_is_closer``, then as many without it
 
@@ -97,6 +98,36 @@ class PointPicker:
                 return first, self._pick_from(areas, rng)
         raise CannotAskError("no two points differ in depth by more than the margin")
 
+    def pick_matched_pair(self, rng: np.random.Generator) -> tuple[Point, Point]:
+        """Pick two points of clearly different depth so that their coordinates do not tell which one is closer.
+
+        The first point has two possible partners that lie beside each other, one in front of it and one behind it, as
+        on both sides of an object's edge. One of the two is drawn, so the answer for almost the same coordinates is a
+        fair coin.
+
+        Raises:
+            CannotAskError: the view has no such points.
+        """
+        for _ in range(2 * _ATTEMPTS):
+            first = self.pick(rng)
+            apart_GG = self._apart_from(first)
+            closer_GG = self.depth_GG < self.depth_GG[first[1] - 1, first[0] - 1]
+            sides = apart_GG & closer_GG, apart_GG & ~closer_GG
+            if not all(side.any() for side in sides):
+                continue
+            beside = (sides[0] & _grow(sides[1], _BESIDE)).ravel()
+            areas = [area[beside[area]] for area in self.areas]
+            areas = [area for area in areas if area.size]
+            if not areas:
+                continue
+            partner = self._pick_from(areas, rng)
+            around = _grow(_only(partner, sides[1].shape), _BESIDE) & sides[1]
+            behind = self.areas[0][around.ravel()[self.areas[0]]]
+            if behind.size:
+                other = self._pick_from([behind], rng)
+                return first, partner if rng.random() < 0.5 else other
+        raise CannotAskError("no point has one partner in front of it and one behind it that lie beside each other")
+
     def depth_at(self, point: Point) -> float:
         """Depth at a point in metres, with six decimals."""
         return round(float(self.depth_GG[point[1] - 1, point[0] - 1]), 6)
@@ -118,6 +149,20 @@ class PointPicker:
         apart_GG &= (self.highest_GG < self.lowest_GG[y, x]) | (self.lowest_GG > self.highest_GG[y, x])
         apart_GG[max(y - _MIN_APART + 1, 0) : y + _MIN_APART, max(x - _MIN_APART + 1, 0) : x + _MIN_APART] = False
         return apart_GG
+
+
+def _only(point: Point, shape: tuple[int, int]) -> np.ndarray:
+    alone_GG = np.zeros(shape, bool)
+    alone_GG[point[1] - 1, point[0] - 1] = True
+    return alone_GG
+
+
+def _grow(mask_GG: np.ndarray, reach: int) -> np.ndarray:
+    """Bool: whether a square around each place contains a place of the mask."""
+    rows, columns = mask_GG.shape
+    padded = np.pad(mask_GG, reach)
+    across = np.logical_or.reduce([padded[:, k : k + columns] for k in range(2 * reach + 1)])
+    return np.asarray(np.logical_or.reduce([across[k : k + rows] for k in range(2 * reach + 1)]))
 
 
 def _grid_index(size: tuple[int, int], shift_y: int, shift_x: int) -> tuple[np.ndarray, ...]:

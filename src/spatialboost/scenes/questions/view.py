@@ -83,10 +83,9 @@ class AskedView:
 
 def layout_facts(layout: Layout, depth_noise: float) -> dict[str, Any]:
     """The facts of a view that say where its objects are, as in ``meta``."""
-    facts = {
-        "objects": [fact.to_json() for fact in layout.objects],
-        "scene_box": list(layout.box_m),
+    return {
         "depth_noise": depth_noise,
+        "scene_box": list(layout.box_m),
+        "up": None if layout.up is None else list(layout.up),
+        "objects": [fact.to_json() for fact in layout.objects],
     }
-    up = getattr(layout, "up", None)
-    return {**facts, "up": up and list(up)} if hasattr(layout, "up") else facts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError
 from spatialboost.photographs import to_rgb
 from spatialboost.scenes.cues import Cues, CuesError
+from spatialboost.scenes.extract.gravity import find_up_of_walk, up_in_camera
 from spatialboost.scenes.paths import is_wanted, user_path
 from spatialboost.scenes.readers.plausibility import MILLIMETRES, check_depth, intrinsics_problem
 from spatialboost.scenes.sizes import validate_size
@@ -84,12 +87,23 @@ class RGBDFolder:
         if not -len(self) <= index < len(self):
             raise IndexError(f"frame {index} of {len(self)} in {self.path}")
         index %= len(self)
+        cues = self._read(index)
+        if cues.pose_44 is not None:
+            cues = replace(cues, up_3=up_in_camera(self._up_3, cues.pose_44))
+        return cues if self.size is None else resize_cues(cues, self.size)
+
+    @cached_property
+    def _up_3(self) -> np.ndarray | None:
+        """The direction up in the frame of the poses, from the floor that the frames show; None if it is not clear."""
+        return find_up_of_walk(self._read, len(self))
+
+    def _read(self, index: int) -> Cues:
         source = f"{self.name}/{self.names[index]}"
         image_HW3 = _read_image(self._images[index], source)
         problem = intrinsics_problem(self._intrinsics_33, image_HW3.shape[:2], self._intended_size)
         if problem:
             raise CuesError(f"{source}: {problem}")
-        cues = Cues(
+        return Cues(
             image_HW3=image_HW3,
             depth_HW=self._read_depth(index),
             intrinsics_33=self._intrinsics_33.copy(),
@@ -97,7 +111,6 @@ class RGBDFolder:
             pose_44=None if self._poses_N44 is None else self._poses_N44[index].copy(),
             depth_noise=self.depth_noise,
         )
-        return cues if self.size is None else resize_cues(cues, self.size)
 
     def _read_depth(self, index: int) -> np.ndarray:
         file = self.path / "depth" / f"{self.names[index]}.png"

@@ -199,11 +199,22 @@ def _describe(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing,
                 break
             if extra not in extras and (traits[extra] or extra != "size"):
                 extras.append(extra)
-        described.append(replace(thing, description=_phrase(traits, extras)))
+        described.append(replace(thing, description=_phrase(traits, extras), aliases=_aliases(thing, things)))
     # Two things may differ only in size, and one size may have no word. Then their descriptions are the same, and the
     # later thing is removed.
     names = [thing.description for thing in described]
     return tuple(thing for i, thing in enumerate(described) if thing.description not in names[:i])
+
+
+def _aliases(thing: Thing, things: Sequence[Thing]) -> tuple[str, ...]:
+    """Unique descriptions by colour, texture and shape, and by colour and texture alone ("red striped object")."""
+    traits = _traits(thing)
+    aliases = []
+    for used in (("colour", "shape"), ("colour", "texture", "shape"), ("colour",), ("colour", "texture")):
+        if not any(o is not thing and all(_traits(o)[key] == traits[key] for key in used) for o in things):
+            named = traits if "shape" in used else {**traits, "shape": "object"}
+            aliases.append(_phrase(named, ["texture"] if "texture" in used else []))
+    return tuple(aliases)
 
 
 def _phrase(traits: dict[str, str], extras: Sequence[str]) -> str:

@@ -176,7 +176,7 @@ def _render_chunk(
         for thing, row in zip(room.things, rows, strict=True):
             mask = indices[b] == row
             if mask.sum() >= max(SMALLEST_SHARE * mask.size, 4):
-                objects.append(SceneObject(thing.description, mask))
+                objects.append(SceneObject(thing.description, mask, thing.aliases))
                 seen.append(thing)
         views.append(
             Cues(
@@ -186,6 +186,7 @@ def _render_chunk(
                 source=source,
                 objects=tuple(objects),
                 pose_44=pose.copy(),
+                up_3=-pose[1, :3],  # the world's y axis points down
                 facts=_facts(room, pose, seen),
             )
         )

@@ -51,6 +51,7 @@ class Thing:
         place: "floor", "wall", "box" or "cylinder": what it stands or hangs on.
         size: "tall", "flat", "small", "large" or "".
         description: noun phrase for it; unique in its room.
+        aliases: further descriptions that say nothing about its size and place; unique in its room.
     """
 
     shape: str
@@ -61,6 +62,7 @@ class Thing:
     place: str
     size: str = ""
     description: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -29,20 +29,47 @@ CLAIMS = {
 }
 WORD = re.compile(rf"\b({'|'.join(CLAIMS)})\b")
 _AXIS = {"left_right": 0, "above_below": 1, "front_behind": 2}
+_TILT = math.radians(35)  # where gravity is unknown, a camera may be tilted or rolled by this much
+
+
+def check_names(turn: dict[str, Any], pair: Sequence[int], facts: dict[str, Any]) -> Generator[str, None, list[str]]:
+    """Check that the names in a turn are descriptions of its two objects.
+
+    Returns:
+        The names; the descriptions if the turn has no names of its own, as in older data sets.
+    """
+    things = [facts["objects"][i] for i in pair]
+    names = list(turn.get("names", [thing["description"] for thing in things]))
+    for name, thing in zip(names, things, strict=True):
+        if name not in (thing["description"], *thing.get("aliases", ())):
+            yield f"{name!r} is not a description of {thing['description']!r}"
+    return names
+
+
+def split_question(question: str, names: Sequence[str]) -> tuple[str, str, str] | None:
+    """The text before, between and after the names of two objects; None if it does not name both in this order."""
+    first, second = (re.escape(name) for name in names)
+    found = re.fullmatch(rf"(.*?)\bthe {first}\b(.*?)\bthe {second}(?!\w)(.*)", question, re.DOTALL)
+    return found and (found[1], found[2], found[3])  # type: ignore[return-value]
 
 
 def check_reason(
-    answer: str, relation: str, a: dict[str, Any], b: dict[str, Any], facts: dict[str, Any]
+    answer: str,
+    relation: str,
+    names: Sequence[str],
+    a: dict[str, Any],
+    b: dict[str, Any],
+    facts: dict[str, Any],
 ) -> Generator[str, None, bool | None]:
     """Check the start of an answer: both cubes and the comparison.
 
     Returns:
         Whether the relation's first word is true; None if the answer cannot be parsed.
     """
-    names = re.escape(a["description"]), re.escape(b["description"])
+    first, second = (re.escape(name) for name in names)
     found = re.match(
-        r"The {0} is located {2} in the image\. The {1} is located {2} in the image\. "
-        r"Comparing their 3D (?:positions|sizes), the {0} is (.+) the {1}\. Answer: ".format(*names, _CUBE),
+        rf"The {first} is located {_CUBE} in the image\. The {second} is located {_CUBE} in the image\. "
+        rf"Comparing their 3D (?:positions|sizes), the {first} is (.+) the {second}\. Answer: ",
         answer,
     )
     word = found and WORD.search(found[3])
@@ -59,14 +86,48 @@ def check_reason(
             yield f"the recorded cube of {thing['description']!r} is {thing['cube']}, recomputed {recomputed}"
         if np.abs(np.subtract(cube, thing["cube"])).max() > 0.005 + ROUNDING:
             yield f"the answer gives {thing['description']!r} the cube {cube}, the ground truth is {thing['cube']}"
-    holds = first_holds(relation, a["extent_m"], b["extent_m"])
+    holds = yield from check_relation(relation, a, b, facts)
     if first_holds(relation, *cubes) != holds:
         yield "the cubes in the answer do not show the true relation"
-    if not _is_beyond_noise(relation, a["extent_m"], b["extent_m"], facts["depth_noise"]):
-        yield "the difference between the two objects is within the noise of their source"
     if CLAIMS[word[1]] != (relation, holds):
         yield f"the comparison says {word[1]!r}, which is not true"
     return holds
+
+
+def check_relation(
+    relation: str, a: dict[str, Any], b: dict[str, Any], facts: dict[str, Any]
+) -> Generator[str, None, bool]:
+    """Check that a relation of two objects is clear.
+
+    A view with ``up`` in its facts has a known gravity, or None where it is unknown. Older data sets have no such fact;
+    there, "above" is along the camera's own vertical.
+
+    Returns:
+        Whether the relation's first word is true of them.
+    """
+    holds = first_holds(relation, a["extent_m"], b["extent_m"])
+    clear = _is_beyond_noise(relation, a["extent_m"], b["extent_m"], facts["depth_noise"])
+    if relation == "above_below" and facts.get("up") is not None:
+        high_a, high_b = (sum(thing["heights_m"]) / 2 for thing in (a, b))
+        clear &= abs(high_a - high_b) > 2 * facts["depth_noise"] * math.hypot(high_a, high_b)
+        if (high_a > high_b) != holds:
+            yield "along gravity, the other object is the higher one"
+    elif relation == "above_below" and "up" in facts:
+        first, second = centre_of(a["extent_m"]), centre_of(b["extent_m"])
+        if abs(first[1] - second[1]) < math.sin(_TILT) * math.dist(first, second):
+            yield "gravity is unknown, and a tilt of the camera could change which object is the higher one"
+    if not clear:
+        yield "the difference between the two objects is within the noise of their source"
+    return holds
+
+
+def measure_heights(word: str, objects: Sequence[int], heights: Sequence[np.ndarray]) -> Generator[str, None, None]:
+    """Check "above" and "below" against newly measured heights along gravity, if it is known."""
+    relation, holds = CLAIMS[word]
+    if relation == "above_below" and heights:
+        high_a, high_b = (float(np.mean(heights[i])) for i in objects)
+        if (high_a > high_b) != holds:
+            yield f"{word!r} is not true along gravity for the newly measured objects"
 
 
 def measure_claim(word: str, objects: Sequence[int], extents: Sequence[np.ndarray]) -> Generator[str, None, None]:

@@ -19,7 +19,9 @@ class CloserCheck(Check):
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
         """Compare both depths."""
         yield from check_named_points(question, turn, facts["size"], 2)
-        if not re.fullmatch(rf"Which point is close.* Point 1 : {POINT.pattern} Point 2 : {POINT.pattern}", question):
+        asked = re.fullmatch(rf"(.*)\bPoint 1 : {POINT.pattern}(.*)\bPoint 2 : {POINT.pattern}(.*)", question)
+        words = " | ".join(asked[i] for i in (1, 4, 7)) if asked else ""
+        if not re.search(r"\b(?:closer?|nearer)\b", words) or re.search(r"\b(?:far|farther|farthest|not)\b", words):
             yield f"the question {question!r} does not ask which point is closer"
         first, second = turn["depths"]
         if abs(first - second) <= 2 * facts["depth_noise"] * math.hypot(first, second):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from spatialboost.scenes.questions.checks.lengths import LENGTH, check_length
-from spatialboost.scenes.questions.checks.points import POINT, check_named_points, measure_points
+from spatialboost.scenes.questions.checks.points import check_named_points, measure_points
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 
@@ -19,7 +19,7 @@ class DepthCheck(Check):
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
         """Compare text, point and depth."""
         yield from check_named_points(question, turn, facts["size"], 1)
-        if not re.fullmatch(rf"What is the depth .*{POINT.pattern}\?", question):
+        if not re.search(r"\b(?:depth|deep)\b", question) or re.search(r"\b(?:Point \d|closer|nearer)\b", question):
             yield f"the question {question!r} does not ask for a depth"
         stated = re.fullmatch(rf"The depth is ({LENGTH.pattern})\.", answer)
         yield from check_length(stated and stated[1], turn["depths"][0])

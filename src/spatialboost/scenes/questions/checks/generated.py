@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from spatialboost.scenes.questions.checks.claims import Claim, Facts
+from spatialboost.scenes.questions.checks.claims import EXTREMES, Claim, Facts
 from spatialboost.scenes.questions.checks.grammar import (
     NUMBERS,
     compared,
@@ -56,6 +56,17 @@ def named_in(text: str, facts: Facts) -> list[int]:
     marks = re.findall(r"@(\d+)", words.marked(text)) if not list(check_form(text)) else []
     named = {words.names[int(mark)] for mark in marks}
     return [number for number, thing in enumerate(facts["objects"]) if thing["description"] in named]
+
+
+def pairs_told(text: str, facts: Facts) -> list[list[int]]:
+    """Pairs of objects between which a text states a relation: sorted numbers of objects."""
+    numbers = {thing["description"]: number for number, thing in enumerate(facts["objects"])}
+    pairs: set[tuple[int, ...]] = set()
+    for claim in words_of([facts]).read(text):
+        named = sorted({numbers[name.description] for name in claim.names})
+        others = [[number] for number in numbers.values()] if claim.relation in EXTREMES else [[]]
+        pairs |= {tuple(sorted({*named, *other})) for other in others}
+    return [list(pair) for pair in sorted(pairs) if len(pair) == 2]
 
 
 def check_text(text: str, views: Sequence[Facts]) -> Iterator[str]:

@@ -19,10 +19,12 @@ class MeasuredView:
     Attributes:
         cues: the view.
         extents: extent of each object in ``meta``, float ``(6,)``: xmin, ymin, zmin, xmax, ymax, zmax in metres.
+        heights: lowest and highest height of each object along gravity, float ``(2,)``; empty if gravity is unknown.
     """
 
     cues: Cues
     extents: Sequence[np.ndarray]
+    heights: Sequence[np.ndarray] = ()
 
 
 class Check(ABC):

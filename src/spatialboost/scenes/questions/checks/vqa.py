@@ -58,6 +58,7 @@ def _check_names(question: str, turn: dict[str, Any], facts: dict[str, Any]) -> 
         things = (facts if view is None else facts["views"][view])["objects"]
         if number < 0:
             raise IndexError(number)
-        name = things[number]["description"] + ("" if view is None else f" in image {view + 1}")
-        if name not in question:
-            yield f"the question does not name the recorded object {name!r}"
+        names = [things[number]["description"], *things[number].get("aliases", ())]
+        where = "" if view is None else f" in image {view + 1}"
+        if not any(f"{name}{where}" in question for name in names):
+            yield f"the question does not name the recorded object {names[0]!r}{where}"

@@ -1,4 +1,4 @@
-"""A question about the caption: how many objects does it name, or which of them is closest or farthest?"""
+"""A question about two objects of a caption that the caption does not answer: which one is closer, higher or larger?"""
 
 from __future__ import annotations
 
@@ -7,44 +7,50 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spatialboost.scenes.questions import wordings
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
+
+# relation -> what is asked if its first word is true of the answer, and the opposite
+_ASKED = {
+    "front_behind": ("closer", "farther"),
+    "above_below": ("higher", "lower"),
+    "larger_smaller": ("larger", "smaller"),
+}
 
 
 class CaptionQuestion(Kind):
-    """How many objects the caption names, or which of them is clearly the closest or farthest."""
+    """Which of two objects that the caption names is closer, farther, higher, lower, larger or smaller."""
 
     name = "caption_question"
     title = "question on the caption"
     level = "caption"
-    wordings_of: ClassVar[dict[str, tuple[str, ...]]] = {
-        "caption_count": ("How many objects does this description name?", "How many objects are named?"),
-        "caption_closest": ("Which of them is the closest to the viewer?", "Which of these objects is nearest?"),
-        "caption_farthest": (
-            "Which of them is the farthest from the viewer?",
-            "Which of these objects is farthest away?",
-        ),
-    }
+    wordings_of: ClassVar[dict[str, tuple[str, ...]]] = wordings.CAPTION_QUESTION
     wordings = tuple(chain.from_iterable(wordings_of.values()))
-    objects = 1
+    objects = 2
     follows = "caption"
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask one of the questions that the view supports."""
-        view, named = context.view, context.followed["objects"]
-        if context.followed.get("generated"):  # it may name other things, whose number and depth nobody knows
-            raise CannotAskError("the caption is a text of a language model, which may name things without a mask")
-        ends = {"caption_closest": view.extreme(named, closest=True)}
-        ends["caption_farthest"] = view.extreme(named, closest=False)
-        asks = ["caption_count", *(name for name, winner in ends.items() if winner is not None)]
-        asked = asks[rng.integers(len(asks))]
-        facts: dict[str, Any] = {"asked": asked, "objects": named}
-        question, facts["template"] = choose_wording(self.wordings_of[asked], rng)
-        if asked == "caption_count":
-            facts["verdict"] = len(named)
-            return Turn(question, f"{len(named)} object{'s' if len(named) > 1 else ''}.", facts)
-        facts["verdict"] = ends[asked]
-        return Turn(question, f"The {view.objects[facts['verdict']].description}.", facts)
+        """Ask about a relation that the caption does not state. Each of the two objects is right half of the time."""
+        named, closest = context.followed["objects"], context.followed["closest"]
+        stated = context.followed.get("told", [])  # by the caption of a language model
+        for relation in (list(_ASKED)[i] for i in rng.permutation(len(_ASKED))):
+            told = {closest} if relation == "front_behind" else set()
+            for pair, names in context.named_pairs(relation, rng):
+                if told.isdisjoint(pair) and set(pair) <= set(named) and sorted(pair) not in stated:
+                    return self._ask_about(context, relation, pair, names, rng)
+        raise CannotAskError("no two objects of the caption have a clear relation that the caption does not state")
+
+    def _ask_about(
+        self, context: Context, relation: str, pair: tuple[int, int], names: tuple[str, str], rng: np.random.Generator
+    ) -> Turn:
+        opposite = int(rng.random() < 0.5)
+        asked = _ASKED[relation][opposite]
+        right = (context.view.compare(relation, *pair) == 1) == (opposite == 0)
+        facts: dict[str, Any] = {"asked": asked, "objects": context.followed["objects"], "pair": list(pair)}
+        facts |= {"names": list(names), "verdict": pair[0 if right else 1]}
+        question, facts["template"] = context.word(self.wordings_of[asked], rng, a=names[0], b=names[1])
+        return Turn(question, f"The {names[0 if right else 1]}.", facts)
 
 
 CAPTION_QUESTION = CaptionQuestion()

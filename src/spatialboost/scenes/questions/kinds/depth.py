@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from spatialboost.scenes.questions import wordings
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.phrases import format_length, format_point
 from spatialboost.scenes.questions.scoring import LENGTH
-from spatialboost.scenes.questions.turn import Turn, choose_wording
+from spatialboost.scenes.questions.turn import Turn
 
 
 class Depth(Kind):
@@ -16,17 +17,14 @@ class Depth(Kind):
     name = "depth"
     title = "depth at a point"
     level = "pixel"
-    wordings = (
-        "What is the depth value at coordinate {point}?",  # the paper's own wording
-        "What is the depth at point {point}?",
-    )
+    wordings = wordings.DEPTH
     scoring = LENGTH
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about a point that is not on an edge."""
         point = context.view.picker.pick(rng)
         facts = context.view.point_facts([point])
-        question, facts["template"] = choose_wording(self.wordings, rng, point=format_point(point))
+        question, facts["template"] = context.word(self.wordings, rng, point=format_point(point))
         return Turn(question, f"The depth is {format_length(facts['depths'][0])}.", facts)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from spatialboost.scenes.questions.names import choose_names
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
-from spatialboost.scenes.questions.turn import Turn
+from spatialboost.scenes.questions.turn import Turn, choose_wording
 
 if TYPE_CHECKING:
     from spatialboost.scenes.questions.view import AskedView
@@ -28,18 +29,41 @@ class Context:
         poses: for each of these views the transform from its camera to the camera of the scene's first view, float64
             ``(4, 4)``.
         followed: facts of the turn that the question refers to, for a kind with ``follows``.
+        earlier: facts of the turns so far that are about the same view or views.
         asked: the questions of the conversation so far.
     """
 
     views: tuple[AskedView, ...]
     poses: tuple[np.ndarray, ...]
     followed: Mapping[str, Any]
+    earlier: tuple[Mapping[str, Any], ...] = ()
     asked: frozenset[str] = frozenset()
 
     @property
     def view(self) -> AskedView:
         """The only view of a question about one view."""
         return self.views[0]
+
+    def word(self, wordings: Sequence[str], rng: np.random.Generator, **words: str) -> tuple[str, int]:
+        """`choose_wording`, limited to the wordings that the plan allows."""
+        return choose_wording(wordings[: self.view.plan.wordings], rng, **words)
+
+    def named_pairs(self, relation: str, rng: np.random.Generator) -> Iterator[tuple[tuple[int, int], tuple[str, str]]]:
+        """Ordered pairs of objects with a clear relation, with names that do not contain the answer, the best first.
+
+        Pairs come in random order; those last whose names have different nouns, so that general knowledge would help;
+        before these, pairs that an earlier turn of the same kind asked about, or whose boxes an earlier answer stated.
+        """
+        stated = [(turn["kind"], frozenset(turn["objects"])) for turn in self.earlier if "holds" in turn]
+        places = {pair for _, pair in stated}
+        ranked = []
+        for pair in self.view.pairs(rng):
+            names = choose_names(relation, *(self.view.objects[i].names for i in pair))
+            if names is not None:
+                both = frozenset(pair)
+                ranked.append(((not names[2], (relation, both) in stated, both in places), pair, names[:2]))
+        ranked.sort(key=lambda entry: entry[0])
+        return ((pair, names) for _, pair, names in ranked if self.view.compare(relation, *pair))
 
 
 class Kind(ABC):

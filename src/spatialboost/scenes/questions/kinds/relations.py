@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from spatialboost.scenes.questions import wordings
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
+from spatialboost.scenes.questions.layout import ObjectFact
 from spatialboost.scenes.questions.phrases import format_locations
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
-from spatialboost.scenes.questions.view import AskedView
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 
 @dataclass(frozen=True)
@@ -35,52 +37,58 @@ class Relation(Kind):
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about a pair of objects with a clear relation. The right answer is "yes" half of the time."""
         view = context.view
-        pair = next((pair for pair in view.pairs(rng) if view.compare(self.name, *pair)), None)
-        if pair is None:
+        found = next(context.named_pairs(self.name, rng), None)
+        if found is None:
             raise CannotAskError(f"no pair of objects is clear enough to ask about {'/'.join(self.words)}")
-        i, j = pair
+        (i, j), (a, b) = found
         true_word, false_word = self.words if view.compare(self.name, i, j) == 1 else self.words[::-1]
         verdict = bool(rng.random() < 0.5)
         asked = true_word if verdict else false_word
-        facts = {"objects": [i, j], "asked": asked, "holds": true_word, "verdict": verdict}
-        names = {"a": view.objects[i].description, "b": view.objects[j].description}
-        question, facts["template"] = choose_wording(self.wordings, rng, word=asked, **names)
-        return Turn(question, f"{self.reason(view, i, j, true_word)} Answer: {'Yes' if verdict else 'No'}.", facts)
+        facts: dict[str, Any] = {"objects": [i, j], "names": [a, b], "asked": asked, "holds": true_word}
+        facts["verdict"] = verdict
+        question, facts["template"] = context.word(self.wordings, rng, word=asked, a=a, b=b)
+        reason = self.reason((a, view.objects[i]), (b, view.objects[j]), true_word)
+        return Turn(question, f"{reason} Answer: {'Yes' if verdict else 'No'}.", facts)
 
-    def reason(self, view: AskedView, i: int, j: int, word: str) -> str:
-        """The text with which every answer about two objects begins: their locations and their comparison."""
-        a, b = view.objects[i], view.objects[j]
-        compared = self.comparison.format(a=a.description, b=b.description, word=word)
-        located = format_locations(a.description, a.cube, b.description, b.cube)
-        return f"{located} Comparing their 3D {self.compared}, {compared}."
+    def reason(self, first: tuple[str, ObjectFact], second: tuple[str, ObjectFact], word: str) -> str:
+        """The text with which every answer about two objects begins: their locations and their comparison.
+
+        Args:
+            first: name and measurements of the first object.
+            second: of the second object.
+            word: the word that is true.
+        """
+        (a, fact_a), (b, fact_b) = first, second
+        compared = self.comparison.format(a=a, b=b, word=word)
+        return f"{format_locations(a, fact_a.cube, b, fact_b.cube)} Comparing their 3D {self.compared}, {compared}."
 
 
 LEFT_RIGHT = Relation(
     "left_right",
     "left or right",
     ("left", "right"),
-    ("Is the {a} on the {word} side of the {b}?", "Is the {a} to the {word} of the {b}?"),
+    wordings.LEFT_RIGHT,
     "the {a} is on the {word} side of the {b}",
 )
 ABOVE_BELOW = Relation(
     "above_below",
     "above or below",
     ("above", "below"),
-    ("Is the {a} located {word} the {b}?", "Is the {a} {word} the {b}?"),
+    wordings.ABOVE_BELOW,
     "the {a} is {word} the {b}",
 )
 FRONT_BEHIND = Relation(
     "front_behind",
     "in front or behind",
     ("in front of", "behind"),
-    ("Is the {a} located {word} the {b}?", "Is the {a} {word} the {b}?"),
+    wordings.FRONT_BEHIND,
     "the {a} is {word} the {b}",
 )
 LARGER_SMALLER = Relation(
     "larger_smaller",
     "larger or smaller",
     ("larger", "smaller"),
-    ("Is the {a} {word} than the {b}?", "Does the {a} look {word} than the {b}?"),
+    wordings.LARGER_SMALLER,
     "the {a} is {word} than the {b}",
     compared="sizes",
 )

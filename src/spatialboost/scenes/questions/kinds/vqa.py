@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spatialboost.scenes.questions import wordings
 from spatialboost.scenes.questions.checks.generated import LETTERS, STYLES, check_form, check_pair
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.layout import measure_distance
+from spatialboost.scenes.questions.names import usable_names
 from spatialboost.scenes.questions.phrases import format_length
-from spatialboost.scenes.questions.turn import CannotAskError, Turn, choose_wording
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 from spatialboost.scenes.questions.view import AskedView
 
 # For each relation: the words if the first object is the left, upper, nearer or larger one, and their opposites
@@ -32,13 +34,6 @@ _WHICH = {  # the same, in "which is closer, A or B?"
     "larger_smaller": ("larger", "smaller"),
 }
 _ACROSS, _DEEP = ("to the left", "to the right"), ("in front of it", "behind it")
-# Words in a description that may tell the answer to a question about a relation
-_TELLING = {
-    "left_right": ("left", "right", "middle"),
-    "above_below": ("top", "bottom", "floor", "wall", "ceiling", "on", "hanging", "standing"),
-    "front_behind": ("front", "back", "foreground", "background", "wall"),
-    "larger_smaller": ("large", "small", "tall", "flat", "big", "tiny"),
-}
 _RATIO = 1.6  # between the lengths that can be chosen
 _CLEAR = 0.05  # metres: smallest difference between two of them
 
@@ -62,48 +57,7 @@ class Vqa(Kind):
     level = "caption"
     objects = 2
     texts = "vqa"
-    forms: ClassVar[dict[str, dict[str, tuple[str, ...]]]] = {
-        "common": {
-            "which": (
-                "Which is {word}, the {a} or the {b}?",
-                "Which object is {word}, the {a} or the {b}?",
-                "Which one is {word}: the {a} or the {b}?",
-            ),
-            "where": (
-                "Where is the {a} relative to the {b}?",
-                "Where is the {a}, seen from the {b}?",
-                "Where is the {a} located compared with the {b}?",
-            ),
-        },
-        "adversarial": {
-            "premise": (
-                "The {a} is {word} the {b}. Is that right?",
-                "The {a} is {word} the {b}, isn't it?",
-                "Is it true that the {a} is {word} the {b}?",
-                "The {a} is {word} the {b}. Is this correct?",
-            ),
-            "there": (
-                "Is there a {thing} in the image?",
-                "Is there a {thing}?",
-                "Is there a {thing} visible in this picture?",
-            ),
-        },
-        "multi-choice": {
-            "extreme": (
-                "Which of these is {word}? {options}",
-                "Which object is {word}? {options}",
-                "Which of these objects is {word}? Choose A, B, C or D. {options}",
-            ),
-            "corner": (
-                "Where is the {a} relative to the {b}? {options}",
-                "Where is the {a}, seen from the {b}? Choose one. {options}",
-            ),
-            "length": (
-                "How far is the {a} from the {b}? {options}",
-                "What is the distance between the {a} and the {b}? Choose one. {options}",
-            ),
-        },
-    }
+    forms: ClassVar[dict[str, dict[str, tuple[str, ...]]]] = wordings.VQA
     wordings = tuple(chain.from_iterable(texts for forms in forms.values() for texts in forms.values()))
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
@@ -121,7 +75,7 @@ class Vqa(Kind):
                 found = makers[form](context, rng)
                 if found is None:
                     continue
-                question, template = choose_wording(self.forms[style][form], rng, **found.words)
+                question, template = context.word(self.forms[style][form], rng, **found.words)
                 template += self.wordings.index(self.forms[style][form][0])
                 if _is_new(question, context):
                     about = {"style": style, "form": form, "objects": found.objects, "verdict": found.verdict}
@@ -148,27 +102,7 @@ class SceneVqa(Vqa):
     views = 2
     objects = 1
     texts = "scene_vqa"
-    forms: ClassVar[dict[str, dict[str, tuple[str, ...]]]] = {
-        "common": {
-            "which": (
-                "Which is {word} its camera, the {a} or the {b}?",
-                "Which object is {word} its camera, the {a} or the {b}?",
-            ),
-        },
-        "adversarial": {
-            "premise": (
-                "The {a} is {word} its camera than the {b}. Is that right?",
-                "Is it true that the {a} is {word} its camera than the {b}?",
-                "The {a} is {word} its camera than the {b}, isn't it?",
-            ),
-        },
-        "multi-choice": {
-            "extreme": (
-                "Which of these is the {word} its camera? {options}",
-                "Which of these objects is the {word} its camera? Choose A, B, C or D. {options}",
-            ),
-        },
-    }
+    forms: ClassVar[dict[str, dict[str, tuple[str, ...]]]] = wordings.SCENE_VQA
     wordings = tuple(chain.from_iterable(texts for forms in forms.values() for texts in forms.values()))
 
     def _makers(self) -> dict[str, Callable[..., _Asked | None]]:
@@ -184,54 +118,47 @@ def _usable(view: AskedView) -> list[int]:
     return [i for i, thing in enumerate(view.objects) if not list(check_form(thing.description))]
 
 
-def _names(view: AskedView, i: int, j: int) -> dict[str, str]:
-    return {"a": view.objects[i].description, "b": view.objects[j].description}
+def _clear_pairs(
+    context: Context, relations: Sequence[str], rng: np.random.Generator
+) -> Iterator[tuple[str, tuple[int, int], dict[str, str]]]:
+    """Relations of pairs of usable objects that are clear, with names that do not tell them."""
+    usable = set(_usable(context.view))
+    for relation in rng.permutation(relations).tolist():
+        for pair, names in context.named_pairs(relation, rng):
+            if usable.issuperset(pair) and not any(list(check_form(name)) for name in names):
+                yield relation, pair, dict(zip("ab", names, strict=True))
 
 
-def _tells(view: AskedView, relation: str, *objects: int) -> bool:
-    """Whether the descriptions may tell the answer."""
-    words = " ".join(view.objects[i].description.lower() for i in objects).split()
-    return any(word in words for word in _TELLING[relation])
-
-
-def _clear_pairs(view: AskedView, relations: Sequence[str], rng: np.random.Generator) -> Iterator[tuple[str, int, int]]:
-    """Pairs of usable objects with a relation that is clear and that their names do not tell, in random order."""
-    usable = set(_usable(view))
-    for i, j in view.pairs(rng):
-        for relation in rng.permutation(relations).tolist() if {i, j} <= usable else []:
-            if view.compare(relation, i, j) and not _tells(view, relation, i, j):
-                yield relation, i, j
+def _name_for(view: AskedView, i: int, relation: str) -> str | None:
+    """A name of an object that does not tell a relation."""
+    names = usable_names(relation, view.objects[i].names)
+    return next((name for name in names if not list(check_form(name))), None)
 
 
 def _ask_which(context: Context, rng: np.random.Generator) -> _Asked | None:
-    view = context.view
-    for relation, i, j in _clear_pairs(view, list(_WHICH), rng):
+    for relation, pair, names in _clear_pairs(context, list(_WHICH), rng):
         side = int(rng.integers(2))
-        winner = i if (view.compare(relation, i, j) == 1) == (side == 0) else j
-        answer = f"The {view.objects[winner].description}."
-        return _Asked("which", {**_names(view, i, j), "word": _WHICH[relation][side]}, answer, [i, j], answer)
+        first = (context.view.compare(relation, *pair) == 1) == (side == 0)
+        answer = f"The {names['a' if first else 'b']}."
+        return _Asked("which", {**names, "word": _WHICH[relation][side]}, answer, [*pair], answer)
     return None
 
 
 def _ask_where(context: Context, rng: np.random.Generator) -> _Asked | None:
-    view = context.view
-    for _, i, j in _clear_pairs(view, ["left_right"], rng):
-        across = _ACROSS[0 if view.compare("left_right", i, j) == 1 else 1].capitalize()
-        deep = view.compare("front_behind", i, j)
+    for _, pair, names in _clear_pairs(context, ["left_right"], rng):
+        across = _ACROSS[0 if context.view.compare("left_right", *pair) == 1 else 1].capitalize()
+        deep = context.view.compare("front_behind", *pair)
         answer = f"{across} and {_DEEP[0 if deep == 1 else 1]}." if deep else f"{across} of it."
-        return _Asked("where", _names(view, i, j), answer, [i, j], answer)
+        return _Asked("where", names, answer, [*pair], answer)
     return None
 
 
 def _ask_premise(context: Context, rng: np.random.Generator) -> _Asked | None:
-    view = context.view
-    for relation, i, j in _clear_pairs(view, list(_RELATIONS), rng):
-        true, false = _RELATIONS[relation][:: view.compare(relation, i, j)]
+    for relation, pair, names in _clear_pairs(context, list(_RELATIONS), rng):
+        true, false = _RELATIONS[relation][:: context.view.compare(relation, *pair)]
         verdict = "Yes" if rng.random() < 0.5 else "No"
-        names = _names(view, i, j)
         answer = f"{verdict}, the {names['a']} is {true} the {names['b']}. Answer: {verdict}."
-        words = {**names, "word": true if verdict == "Yes" else false}
-        return _Asked("premise", words, answer, [i, j], verdict)
+        return _Asked("premise", {**names, "word": true if verdict == "Yes" else false}, answer, [*pair], verdict)
     return None
 
 
@@ -254,47 +181,45 @@ def _ask_there(context: Context, rng: np.random.Generator) -> _Asked | None:
 
 
 def _ask_extreme(context: Context, rng: np.random.Generator) -> _Asked | None:
-    view, usable = context.view, _usable(context.view)
-    if len(usable) < len(LETTERS):
-        return None
+    view = context.view
+    names = {i: name for i in _usable(view) if (name := _name_for(view, i, "front_behind")) is not None}
     closest = bool(rng.integers(2))
     winner = view.extreme(list(range(len(view.objects))), closest=closest)
-    if winner is None or winner not in usable or _tells(view, "front_behind", *usable):
+    if len(names) < len(LETTERS) or winner not in names:
         return None
-    others = [i for i in rng.permutation(usable).tolist() if i != winner][: len(LETTERS) - 1]
-    words, answer, letter = _options(rng, [f"the {view.objects[i].description}" for i in (winner, *others)])
+    others = [i for i in rng.permutation(list(names)).tolist() if i != winner][: len(LETTERS) - 1]
+    words, answer, letter = _options(rng, [f"the {names[i]}" for i in (winner, *others)])
     word = "the closest to the camera" if closest else "the farthest from the camera"
     return _Asked("extreme", {"word": word, **words}, answer, [winner, *others], letter)
 
 
 def _ask_corner(context: Context, rng: np.random.Generator) -> _Asked | None:
     view = context.view
-    for _, i, j in _clear_pairs(view, ["left_right"], rng):
-        across, deep = view.compare("left_right", i, j), view.compare("front_behind", i, j)
-        if not deep or _tells(view, "front_behind", i, j):
+    for _, pair, names in _clear_pairs(context, ["left_right"], rng):
+        across, deep = view.compare("left_right", *pair), view.compare("front_behind", *pair)
+        if not deep or not all(usable_names("front_behind", (name,)) for name in names.values()):
             continue
         sides, depths = _ACROSS[::across], _DEEP[::deep]
-        texts = [f"{side} and {depth}" for side in sides for depth in depths]
-        words, answer, letter = _options(rng, texts)
-        return _Asked("corner", {**_names(view, i, j), **words}, answer, [i, j], letter)
+        words, answer, letter = _options(rng, [f"{side} and {depth}" for side in sides for depth in depths])
+        return _Asked("corner", {**names, **words}, answer, [*pair], letter)
     return None
 
 
 def _ask_length(context: Context, rng: np.random.Generator) -> _Asked | None:
     """The true length is the shortest, the longest or between the others with the same chance."""
-    view, usable = context.view, _usable(context.view)
+    view, usable = context.view, set(_usable(context.view))
     for i, j in view.pairs(rng):
         metres = measure_distance(view.objects[i], view.objects[j], view.cues.depth_noise)
-        if metres is None or i not in usable or j not in usable:
+        if metres is None or not usable.issuperset((i, j)):
             continue
-        rank = int(rng.integers(len(LETTERS)))
-        lengths = [metres * _RATIO ** (step - rank) for step in range(len(LETTERS))]
         sigma = view.cues.depth_noise * float(np.hypot(view.objects[i].depth_m, view.objects[j].depth_m))
         if metres * (1 - 1 / _RATIO) < _CLEAR + 6 * sigma:  # the same limit for every rank
             continue
-        texts = [format_length(length) for length in lengths]
+        rank = int(rng.integers(len(LETTERS)))
+        texts = [format_length(metres * _RATIO ** (step - rank)) for step in range(len(LETTERS))]
         words, answer, letter = _options(rng, [texts[rank], *texts[:rank], *texts[rank + 1 :]])
-        return _Asked("length", {**_names(view, i, j), **words}, answer, [i, j], letter)
+        names = {"a": view.objects[i].description, "b": view.objects[j].description}
+        return _Asked("length", {**names, **words}, answer, [i, j], letter)
     return None
 
 
@@ -310,9 +235,8 @@ def _options(rng: np.random.Generator, texts: Sequence[str]) -> tuple[dict[str, 
 
 
 def _candidates(context: Context, rng: np.random.Generator) -> list[tuple[int, int]]:
-    found = [
-        (k, i) for k, view in enumerate(context.views) for i in _usable(view) if not _tells(view, "front_behind", i)
-    ]
+    places = [(k, i) for k, view in enumerate(context.views) for i in _usable(view)]
+    found = [(k, i) for k, i in places if _name_for(context.views[k], i, "front_behind") is not None]
     return [found[k] for k in rng.permutation(len(found))]
 
 
@@ -333,7 +257,7 @@ def _is_closer(context: Context, a: tuple[int, int], b: tuple[int, int]) -> bool
 
 
 def _placed(context: Context, place: tuple[int, int]) -> str:
-    return f"{context.views[place[0]].objects[place[1]].description} in image {place[0] + 1}"
+    return f"{_name_for(context.views[place[0]], place[1], 'front_behind')} in image {place[0] + 1}"
 
 
 def _pair_across(context: Context, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]] | None:
