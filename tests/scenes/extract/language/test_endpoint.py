@@ -221,6 +221,7 @@ def test_a_reply_that_is_no_json_is_asked_again_once(server, tmp_path):
         ("Room", None),
         ("A tidy room with white walls. A lamp stands on the", "A tidy room with white walls."),
         ("A tidy room.\n\nIt is bright.", "A tidy room. It is bright."),
+        ("A tidy room with walls. " * 9, "A tidy room with walls."),
         ("<think>The box\nis red.</think>A tidy room with walls.", "A tidy room with walls."),
     ],
 )

@@ -23,6 +23,7 @@ from spatialboost.scenes.questions.view import layout_facts
 What = Literal["caption", "vqa", "both"]
 WHAT = ("caption", "vqa", "both")
 MAX_PAIRS = 20  # of each style
+MAX_SENTENCES = 5  # of a caption; small models do not stop
 NOT_JSON, WRONG_FIELDS, CUT = "it is not JSON", "it is JSON with other fields", "it is cut off"
 
 
@@ -168,7 +169,10 @@ def _use_caption(request: Request, reply: Reply, texts: Texts) -> None:
         text = re.match(r"(?:.*[.!?](?=\s))?", text)[0]  # type: ignore[index]
     kept, problems = true_sentences(text, request.facts)
     texts.dropped.update(f"caption: {problem}" for problem in problems)
-    caption = " ".join(kept)
+    once = list(dict.fromkeys(kept))[:MAX_SENTENCES]
+    if len(once) < len(kept):
+        texts.dropped["caption: it repeats itself or is too long"] += len(kept) - len(once)
+    caption = " ".join(once)
     if list(check_form(caption)) or len(caption.split()) < 3:
         if not problems:
             texts.dropped[f"caption: {FORM}"] += 1
