@@ -70,7 +70,7 @@ def room(module: str) -> str:
 # --- arrows
 
 CORE = {"hosts", "boosting", "errors"}
-ENCODER = CORE | {"encoders", "weights", "photographs"}
+ENCODER = CORE | {"encoders", "weights", "photographs", "yaml_file"}
 LEARNING = ENCODER | {"scenes.dataset.reader"}
 EVERYTHING = {room(name) for name in MODULES}
 
@@ -82,7 +82,8 @@ ARROWS: dict[str, set[str]] = {
     "weights": ENCODER,
     "encoders": ENCODER | {"teachers.registry"},  # a run's file names its teacher, which knows the stage that boosts
     "photographs": {"errors"},
-    "scenes": {"errors", "photographs", "encoders.foreign"},  # extractors open foreign networks there
+    "yaml_file": {"errors"},
+    "scenes": {"errors", "photographs", "yaml_file", "encoders.foreign"},
     "vlm": LEARNING,
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.
@@ -157,7 +158,8 @@ DISTRIBUTIONS = {
 }
 # Which extras a folder may count on; the others have the packages that are always installed.
 EXTRAS = {
-    "scenes": {"data", "language"},
+    "scenes": {"data", "ray", "language"},
+    "yaml_file": {"data"},
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},

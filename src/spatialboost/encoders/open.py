@@ -15,9 +15,10 @@ from spatialboost.encoders.build import build_encoder, fit_image_size
 from spatialboost.encoders.grid import check_grid
 from spatialboost.encoders.libraries import ALIASES, LIBRARIES
 from spatialboost.encoders.preprocessing import set_preprocessing
-from spatialboost.encoders.run_file import read_yaml, user_path
+from spatialboost.encoders.run_file import user_path
 from spatialboost.encoders.spec import RGB, EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.yaml_file import read_yaml
 
 Spec = str | os.PathLike[str] | Mapping[str, Any] | EncoderConfig | nn.Module
 YAML = (".yaml", ".yml")

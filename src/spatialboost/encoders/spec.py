@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from spatialboost.encoders.run_file import check_size, resolve_path, user_path
+from spatialboost.encoders.run_file import resolve_path, user_path
 from spatialboost.errors import SpatialBoostError, unknown
+from spatialboost.yaml_file import check_size
 
 RGB = tuple[float, float, float]
 # fields of `EncoderConfig` whose type is checked: name, types, and how an error message says them

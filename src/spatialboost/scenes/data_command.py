@@ -1,4 +1,4 @@
-"""`spatialboost data build | show`: write conversations about views, and show them on a page."""
+"""`spatialboost data build | show | stats`: write conversations about views, show them, and count them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, plain
+from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.sizes import validate_size
 
 # Beyond these, a number is mistyped, and the build would not end or would not fit into memory
@@ -17,13 +18,32 @@ MAX_ITEMS = 10**9
 MAX_SEED = 2**63 - 1
 MAX_VIEWS = 1000
 MAX_ROWS = 10**5
+MAX_PROCESSES = 4096
 
 app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
+
+
+def _use_file(context: typer.Context, file: Path | None) -> Path | None:
+    """Make the values of a YAML file the defaults of the command's options."""
+    if file is not None:
+        from spatialboost.scenes.recipe import read_build_file
+
+        known = [option.name for option in context.command.params if option.name and option.name != "config"]
+        context.default_map = read_build_file(user_path(file), known)
+    return file
 
 
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=_use_file,
+            help="YAML file with these options, one key for each; options on the command line count more.",
+        ),
+    ] = None,
     source: Annotated[str, typer.Option(help="rooms (procedural) or rgbd (a folder of RGB-D frames).")] = "rooms",
     path: Annotated[
         Path | None, typer.Option(help="The RGB-D folder: rgb/, depth/, intrinsics.txt, poses.txt, depth_scale.txt.")
@@ -46,9 +66,13 @@ def build(
     extract: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name of an extractor that adds cues to the views. Repeat the option for several; they run in this "
-            "order. For objects of RGB-D frames: superpixels."
+            help="Extractor that adds cues to the views: NAME, or NAME:key=value,key=value with its options. Repeat "
+            "the option for several; they run in this order. For objects of RGB-D frames: superpixels."
         ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results of extractors, so that another build does not run them again."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random choice of points, pairs and wordings.")] = 0,
     order: Annotated[
@@ -66,15 +90,19 @@ def build(
         str, typer.Option(help="i/n: write only the files i, i + n, i + 2n, ... (counted from 0).")
     ] = "0/1",
     rows_per_file: Annotated[int, typer.Option(help="Number of items in each parquet file.")] = 256,
+    processes: Annotated[int, typer.Option(help="Number of processes that write files at the same time.")] = 1,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where files are written: on this machine, or on a Ray cluster (RAY_ADDRESS)."),
+    ] = "local",
     depth: Annotated[bool, typer.Option("--depth/--no-depth", help="Also write depth maps and object labels.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in the folder.")] = False,
 ) -> None:
-    """Write conversations about rooms or RGB-D frames. Run the same command again to continue an interrupted build."""
+    """Write conversations about views. Run the same command again to continue an interrupted build."""
     from spatialboost.scenes.dataset.writer import build_dataset
-    from spatialboost.scenes.extract.pipeline import Extracted
-    from spatialboost.scenes.extract.registry import open_extractor
     from spatialboost.scenes.questions.plan import PAPER, TurnPlan
-    from spatialboost.scenes.source_registry import SOURCES, SourceOptions, open_source
+    from spatialboost.scenes.recipe import ExtractorSpec, Recipe
+    from spatialboost.scenes.source_registry import SourceOptions, default_extractors
 
     for flag, value, (smallest, largest) in (
         ("--num", num, (1, MAX_ITEMS)),
@@ -83,6 +111,7 @@ def build(
         ("--stride", stride, (1, MAX_ITEMS)),
         ("--seed", seed, (0, MAX_SEED)),
         ("--rows-per-file", rows_per_file, (1, MAX_ROWS)),
+        ("--processes", processes, (1, MAX_PROCESSES)),
     ):
         if value is not None and value < smallest:
             raise SpatialBoostError(f"{flag} is {value}; expected at least {smallest}")
@@ -90,14 +119,17 @@ def build(
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     plan = TurnPlan(parse_turns(turn) if turn else PAPER, least=least)
     pixels = None if size is None else parse_size(size)
-    items = open_source(source, SourceOptions(path, num, first_room, pixels, views, stride))
-    if extract is None and plan.needs_objects:
-        extract = [*SOURCES[source].extract]
-    if extract:
-        items = Extracted(items, [open_extractor(name) for name in extract])
+    if extract is None:
+        extract = [*default_extractors(source)] if plan.needs_objects else []
+    recipe = Recipe(
+        source,
+        SourceOptions(path, num, first_room, pixels, views, stride),
+        tuple(ExtractorSpec.parse(text) for text in extract),
+        None if cache is None else user_path(cache),
+    )
     try:
         report = build_dataset(
-            items,
+            recipe,
             out,
             seed=seed,
             order=order,
@@ -106,6 +138,8 @@ def build(
             rows_per_shard=rows_per_file,
             with_depth=depth,
             overwrite=overwrite,
+            processes=processes,
+            engine=engine,
         )
     except OSError as error:
         raise SpatialBoostError(f"cannot write to {error.filename or out}: {error.strerror or error}") from error
@@ -121,6 +155,14 @@ def build(
     typer.echo(
         f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} items skipped{missing}"
     )
+    if report.dropped:
+        reason, times = report.dropped.most_common(1)[0]
+        typer.echo(f"{report.dropped.total()} generated texts dropped; most often ({times} times): {reason}")
+    for spec in recipe.extract:
+        if "answers" in spec.options:  # a language model that may cost something
+            from spatialboost.scenes.extract.language.answers import Answers
+
+            typer.echo(f"{spec.name}: {Answers(spec.options['answers']).usage}")
 
 
 @app.command()
@@ -128,12 +170,14 @@ def show(
     folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
     out: Annotated[Path | None, typer.Option(help="HTML file to write. Default: FOLDER/index.html.")] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of conversations to show.")] = 24,
+    kind: Annotated[str | None, typer.Option(help="Show only conversations with a turn of this kind.")] = None,
+    search: Annotated[str | None, typer.Option(help="Show only conversations that contain this text.")] = None,
 ) -> None:
     """Write one HTML page: images, depth, objects, conversations, and the errors that the checker finds."""
     from spatialboost.scenes.dataset.viewer import write_page
 
     try:
-        page = write_page(folder, out or folder / "index.html", limit=limit)
+        page = write_page(folder, out or folder / "index.html", limit=limit, kind=kind, search=search)
     except OSError as error:
         raise SpatialBoostError(f"{error.filename or out or folder}: {error.strerror or error}") from error
     if page.left_out:
@@ -143,6 +187,33 @@ def show(
     if not page.shown:
         verdict = "nothing to check"
     typer.echo(f"{page.path}: {page.shown} of {page.rows} conversations, {verdict}")
+
+
+@app.command()
+def stats(
+    folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write, with a JSON file beside it. Default: FOLDER/stats.html."),
+    ] = None,
+) -> None:
+    """Write one page with statistics: balance of the answers, lengths, turns left out, skipped items."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from spatialboost.scenes.dataset.stats import common_answers, quantiles, write_stats
+
+    page = out or folder / "stats.html"
+    found = write_stats(folder, page)
+    table = Table("kind", "turns", "left out", "most frequent answers, or metres at 5, 50 and 95 %")
+    for name, kind in found.kinds.items():
+        metres = quantiles(kind.lengths)
+        answers = ", ".join(f"{answer[:24]} {100 * share:.1f} %" for answer, share in common_answers(kind)[:3])
+        spread = ", ".join(f"{metres[point]:.2f}" for point in ("5 %", "50 %", "95 %") if metres)
+        table.add_row(name, str(kind.turns), str(found.left_out[name]), escape(plain(answers or spread)))
+    Console().print(table)
+    typer.echo(f"{page}: {found.rows} conversations, {len(found.skipped)} items skipped")
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

@@ -62,6 +62,20 @@ SOURCES: dict[str, SourceKind] = {
 }
 
 
+def default_extractors(name: str) -> tuple[str, ...]:
+    """The extractors that find objects in the views of a source if the user names none.
+
+    Example:
+        >>> default_extractors("rgbd")
+        ('superpixels',)
+
+    Raises:
+        SpatialBoostError: the name is unknown.
+    """
+    kind: SourceKind = look_up(SOURCES, "source", name)
+    return kind.extract
+
+
 def open_source(name: str, options: SourceOptions) -> Source:
     """Open a source by its name. No item is read or generated yet.
 

@@ -143,6 +143,28 @@ class Score:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a teacher has learnt enough to teach the encoder, see `Teacher.readiness`.
+
+    Attributes:
+        kinds: Kind of question or quantity -> numbers by name: how much better it is done with the image than without
+            it (``gain``), the probability of such a difference by chance (``p``), and others.
+        ready: Whether the stage may begin.
+        reason: One sentence for the user.
+        required: Whether a stage that is not ready is refused; otherwise the reason is a warning.
+    """
+
+    kinds: Mapping[str, Mapping[str, float]]
+    ready: bool
+    reason: str
+    required: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a dictionary."""
+        return asdict(self)
+
+
 def row_images(row: Row) -> list[Any]:
     """The images of a row, not decoded.
 
@@ -231,6 +253,16 @@ class Teacher(ABC):
             numbers: Numbers of the rows in this data set, for examples that are made of several rows.
         """
         return lambda number, row: {}
+
+    def readiness(self, stage: str, config: Any, rows: RowDataset) -> Readiness | None:
+        """Measure on held-out rows whether a stage that boosts may begin; None if the teacher has no such condition.
+
+        Args:
+            stage: Name of the stage.
+            config: Settings of the stage.
+            rows: Held-out rows.
+        """
+        return None
 
     def score(self, rows: RowDataset) -> list[Score]:
         """Score held-out rows.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -19,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from spatialboost.encoders.run_file import check_size, read_yaml, resolve_path, user_path
+from spatialboost.encoders.run_file import resolve_path, user_path
 from spatialboost.encoders.spec import EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
+from spatialboost.yaml_file import check_size, read_value, read_yaml
 
 
 class _Strict(BaseModel):
@@ -170,10 +171,21 @@ MOVED = {
 }
 
 
-def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a run's configuration from a YAML file or a dictionary.
 
-    Relative paths in a file start at the file's folder; at the working directory only if they exist only there.
+    Example:
+        >>> config = load_config({"encoder": "timm:vit_tiny_patch16_224", "data": {"folders": ["rooms"]}, "out": "run"},
+        ...                      ["stage3.lr=3e-4", "stage1=null"])
+        >>> config.stages["stage3"].lr, list(config.stages)
+        (0.0003, ['stage2', 'stage3'])
+
+    Relative paths in a file and in overrides start at the file's folder.
+
+    Args:
+        source: The YAML file, or its content.
+        overrides: ``KEY=VALUE`` each, which replace values of the file; dots lead into sections, and the value is read
+            as YAML.
 
     Raises:
         SpatialBoostError: A key is unknown or wrong; the message is one line and names the first such key.
@@ -187,6 +199,9 @@ def load_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
             raise SpatialBoostError(f"{where} contains {type(source).__name__}; expected keys such as {keys}")
     try:
         check_size(source, "the configuration")
+        for override in overrides:
+            source = _replaced(source, override)
+        _refuse_empty(source)
         _refuse_moved(source)
         teacher = _teacher_section(source)
         model = config_model(teacher["kind"])
@@ -232,6 +247,34 @@ def config_model(kind: str) -> type[TrainConfig]:
             f"teacher {kind!r} has a stage {taken[0]!r}, but this is another key of a run's file: rename it"
         )
     return create_model("TrainConfig", __base__=TrainConfig, teacher=(teacher.Options, ...), **stages)
+
+
+def _replaced(source: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """The content of a file with one value replaced by ``KEY=VALUE``."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise SpatialBoostError(f"override {override!r}: expected KEY=VALUE, such as stage3.lr=1e-4")
+    changed = here = dict(source)
+    for number, part in enumerate(path[:-1], 1):
+        section = here.get(part)
+        if isinstance(section, str) and path[0] == "encoder":
+            section = asdict(EncoderConfig.of(section))
+        if section is not None and not isinstance(section, Mapping):
+            where = ".".join(path[:number])
+            raise SpatialBoostError(f"override {override!r}: {where} is {section!r}, which has no keys")
+        here[part] = here = dict(section or {})
+    here[path[-1]] = read_value(text)
+    return changed
+
+
+def _refuse_empty(source: Mapping[str, Any]) -> None:
+    """Raise an error for a section without keys, of which only the name was written."""
+    for section in ("encoder", "data", "teacher"):
+        if section in source and source[section] is None:
+            raise SpatialBoostError(
+                f'the section "{section}" is empty: give its keys, or leave it out for the defaults'
+            )
 
 
 def _teacher_section(source: Mapping[str, Any]) -> dict[str, Any]:

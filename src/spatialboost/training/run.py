@@ -19,7 +19,7 @@ from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.encoders.libraries import find_library
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
-from spatialboost.teachers.protocol import Row, Score, Teacher, TeacherInputs
+from spatialboost.teachers.protocol import Readiness, Row, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
 from spatialboost.training.claim import ENCODER, check_claim, locked, read_json, write_claim, write_json
 from spatialboost.training.config import StageConfig, TrainConfig
@@ -135,6 +135,7 @@ class _Run:
                 load_pretrained(self.encoder, folder / DELTA)
             return read_json(folder / RESULT)
         check_new_weights(self.teacher, self.config.stages, name, self.new)
+        readiness = self._check_ready(name, stage) if boosts else None
         dataset = self._dataset(stage, self.training)
         fitted = train_stage(
             self.teacher,
@@ -148,6 +149,8 @@ class _Run:
         )
         skipped = dataset.skipped
         record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}
+        if readiness is not None:
+            record["readiness"] = readiness.to_json()
         if self.teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
             record["scores"] = [_finite(score.to_json()) for score in self._scores()]
         if _is_main():
@@ -156,6 +159,22 @@ class _Run:
             remove_checkpoints(folder)
         _wait()
         return record
+
+    def _check_ready(self, name: str, stage: StageConfig) -> Readiness | None:
+        """Refuse a stage that boosts while the teacher has nothing to teach."""
+        if not (self.held_out and self.config.teacher.evaluate):
+            logger.warning("no held-out rows are scored, so it is not known whether %s has something to teach", name)
+            return None
+        found = self.teacher.readiness(name, stage, self._dataset(None, self.held_out))
+        if found is None:
+            return None
+        if found.ready or not found.required:
+            logger.log(logging.INFO if found.ready else logging.WARNING, "%s: %s", name, found.reason)
+            return found
+        raise SpatialBoostError(
+            f"{name} is not begun: {found.reason}. What it would learn could only make the encoder worse. Train the "
+            f"stages before it longer or on more data, or set {name}.require_answers: false to begin in any case"
+        )
 
     def finish(self) -> Path | None:
         """Check the saved delta and delete the stored features; returns the folder of the delta."""

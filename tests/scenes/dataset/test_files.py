@@ -253,6 +253,6 @@ def test_turns_that_are_left_out_are_counted(tmp_path):
     views = [tiny_cues((96, 128)), tiny_cues((96, 128), boxes={}), tiny_cues((96, 128))]
     report = build(tmp_path, views, plan=plan)
     assert (report.written, report.left_out) == (3, {"caption": 1, "distance": 2})
-    assert json.loads((tmp_path / "report.json").read_text())["left_out"] == {"caption": 1, "distance": 2}
+    assert json.loads((tmp_path / "manifest.json").read_text())["left_out"] == {"caption": 1, "distance": 2}
     assert build(tmp_path, views, plan=plan).left_out == report.left_out  # of files that exist
     assert sum(pq.read_metadata(path).num_rows for path in dataset_files(tmp_path)) == 3

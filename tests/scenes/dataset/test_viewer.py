@@ -31,7 +31,7 @@ def folder(tmp_path) -> Path:
 
 
 class Tags(HTMLParser):
-    void = ("meta", "img", "rect", "circle", "br", "link")
+    void = ("meta", "img", "rect", "circle", "br", "link", "input")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -148,3 +148,50 @@ def test_mistakes_say_what_to_do(folder, tmp_path):
     (folder / "part-00000.parquet").write_text(json.dumps({}))
     with pytest.raises(SpatialBoostError, match="is not a file that a build wrote"):
         write_page(folder, tmp_path / "page.html")
+
+
+def test_boxes_lie_around_the_masks_of_their_objects(tmp_path):
+    view = tiny_cues()
+    build_dataset([view], tmp_path / "data", with_depth=True, progress=False)
+    text = write_page(tmp_path / "data", tmp_path / "page.html").path.read_text()
+    (meta,) = (json.loads(meta) for meta in pq.read_table(dataset_files(tmp_path / "data")[0])["meta"].to_pylist())
+    paths = re.findall(r'<path d="([^"]+)"', text)
+    assert len(paths) == len(meta["objects"]) > 1
+    masks = {thing.description: thing.mask_HW & view.valid_HW for thing in view.objects}
+    for path, fact in zip(paths, meta["objects"], strict=True):
+        assert path.count("M") == 12
+        u, v = np.array([pair.split(",") for pair in re.findall(r"[\d.-]+,[\d.-]+", path)], float).T
+        rows, columns = np.nonzero(masks[fact["description"]])
+        inside = (u.min() <= columns + 1) & (columns <= u.max()) & (v.min() <= rows + 1) & (rows <= v.max())
+        assert inside.mean() > 0.9  # the extent leaves out 2 % at either end of each axis
+
+
+def test_conversations_are_found_by_kind_and_text(tmp_path):
+    views = [replace(tiny_cues(), source=f"place {i}", **({} if i % 2 else {"objects": ()})) for i in range(40)]
+    build_dataset(views, tmp_path / "data", progress=False)
+    page = tmp_path / "page.html"
+    found = write_page(tmp_path / "data", page, kind="left_right", limit=3)
+    assert found.shown == 3
+    assert re.findall(r"<h2>Item (\d+)", page.read_text()) == ["1", "3", "5"]
+    assert write_page(tmp_path / "data", page, search="PLACE 37").shown == 1
+    assert re.findall(r"<h2>Item (\d+)", page.read_text()) == ["37"]
+    with pytest.raises(SpatialBoostError, match="none of its 40 conversations has a turn of left_right and the text"):
+        write_page(tmp_path / "data", page, kind="left_right", search="place 2\n")
+    with pytest.raises(SpatialBoostError, match="Did you mean 'left_right'"):
+        write_page(tmp_path / "data", page, kind="left_rigth")
+
+
+def test_skipped_items_are_listed(tmp_path):
+    views = [tiny_cues(), "no view", tiny_cues()]
+
+    class Source(list):
+        names = ("one", "<b>two", "three")
+
+        def __getitem__(self, index):
+            if index == 1:
+                raise ValueError("the file of 3 bytes cannot be decoded")
+            return super().__getitem__(index)
+
+    build_dataset(Source(views), tmp_path / "data", progress=False)
+    text = write_page(tmp_path / "data", tmp_path / "page.html").path.read_text()
+    assert "<b>&lt;b&gt;two</b>: the file of 3 bytes cannot be decoded" in text

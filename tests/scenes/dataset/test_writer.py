@@ -114,7 +114,7 @@ def test_bad_items_are_skipped_counted_and_named(tmp_path):
     assert sum(report.skipped.values()) == 4
     assert report.skipped["no pixel has a valid depth; expected at least one finite value above zero"] == 1
     assert any("usable objects" in reason for reason in report.skipped)
-    saved = json.loads((tmp_path / "data" / "report.json").read_text())
+    saved = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert (saved["written"], saved["names"]) == (10, report.names)
     items = [json.loads(meta)["item"] for meta in load(tmp_path / "data")["meta"]]
     assert items == [0, 1, 2, 4, 5, 6, 9, 10, 11, 13]
@@ -128,7 +128,7 @@ def test_shards_are_disjoint_and_complete(tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "many")
     assert sorted(name for report in reports for name in report.files) == sorted(content(tmp_path / "one"))
     assert sum(report.written for report in reports) == 10
-    assert len(list((tmp_path / "many").glob("report-*-of-3.json"))) == 3
+    assert len(list((tmp_path / "many").glob("manifest-*-of-3.json"))) == 3
 
 
 def test_a_killed_build_resumes_to_the_same_bytes(tmp_path):

@@ -11,7 +11,7 @@ from spatialboost.scenes.cues import Cues, CuesError, SceneObject
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.extract.pipeline import Extracted
-from spatialboost.scenes.extract.protocol import KINDS, PartialCues
+from spatialboost.scenes.extract.protocol import KINDS, PartialCues, TryAgainError
 from spatialboost.scenes.extract.registry import EXTRACTORS, open_extractor
 from spatialboost.scenes.extract.segments import propose_objects
 from spatialboost.scenes.questions.plan import TurnPlan
@@ -208,3 +208,89 @@ def test_an_extractor_that_breaks_the_protocol_is_not_taken_for_bad_views(monkey
     for wrong in ({"extractors": []}, {"extractors": [Halves()], "batch_size": 0}):
         with pytest.raises(SpatialBoostError, match="expected at least 1 of each"):
             Extracted([tiny_cues()], **wrong)
+
+
+# --- the cache
+
+
+class Costly(Flat):
+    """As `Flat`, and counts the views that it was called with."""
+
+    name = "costly"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, views):
+        self.seen += [view.source for view in views]
+        return super().__call__(views)
+
+
+def load_all(source) -> list[object]:
+    found = []
+    for index in range(len(source)):
+        try:
+            found.append(source[index])
+        except (CuesError, OSError) as error:
+            found.append(str(error))
+    return found
+
+
+def test_cached_results_are_those_of_the_extractors(tmp_path):
+    plain = load_all(Extracted(photographs(), [Flat(), Halves(), Dark()]))
+    costly = Costly()
+    for _ in range(2):
+        again = load_all(Extracted(photographs(), [costly, Halves(), Dark()], cache=tmp_path))
+        for expected, found in zip(plain, again, strict=True):
+            if isinstance(expected, str):
+                assert found == expected
+                continue
+            for field in ("image_HW3", "depth_HW", "valid_HW", "intrinsics_33"):
+                assert np.array_equal(getattr(found, field), getattr(expected, field))
+            assert (found.facts, found.depth_noise) == (expected.facts, expected.depth_noise)
+            for thing, right in zip(found.objects, expected.objects, strict=True):
+                assert thing.description == right.description
+                assert np.array_equal(thing.mask_HW, right.mask_HW)
+
+
+def test_a_step_runs_again_only_if_its_inputs_or_its_name_changed(tmp_path):
+    views = [view for view in photographs() if "broken" not in view.source]
+    costly = Costly()
+    load_all(Extracted(views, [costly], cache=tmp_path, batch_size=5))
+    assert len(costly.seen) == 5
+    load_all(Extracted(views, [costly, Dark()], cache=tmp_path, batch_size=5))  # one more step
+    load_all(Extracted(views[::-1], [costly], cache=tmp_path, batch_size=2))  # other batches
+    assert len(costly.seen) == 5
+    brighter = [replace(views[0], image_HW3=views[0].image_HW3 + 1), *views[1:]]
+    load_all(Extracted(brighter, [costly], cache=tmp_path, batch_size=1))
+    assert costly.seen[5:] == [views[0].source]
+    costly.name = "costly, model 2"
+    load_all(Extracted(views, [costly], cache=tmp_path, batch_size=5))
+    assert len(costly.seen) == 11
+
+
+def test_damaged_and_transient_results_are_made_again(tmp_path):
+    class Server(Dark):
+        name, up = "server", False
+
+        def __call__(self, views):
+            return super().__call__(views) if self.up else [TryAgainError(f"{v.source}: no answer") for v in views]
+
+    server, views = Server(), photographs()[3:5]
+    assert load_all(Extracted(views, [Flat(), server], cache=tmp_path)) == [
+        f"photograph {number}: no answer" for number in (3, 4)
+    ]
+    server.up = True
+    assert all(isinstance(view, Cues) for view in load_all(Extracted(views, [Flat(), server], cache=tmp_path)))
+    files = sorted(tmp_path.rglob("*.npz"))
+    for file, content in zip(files, (b"", b"PK\3\4 no", b"\x93NUMPY"), strict=False):
+        file.write_bytes(content)
+    assert all(isinstance(view, Cues) for view in load_all(Extracted(views, [Flat(), server], cache=tmp_path)))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_views_of_a_scene_are_cached_together(tmp_path):
+    scene = Scene([replace(tiny_cues(), pose_44=np.eye(4), source=str(number)) for number in range(3)])
+    for _ in range(2):
+        (found,) = load_all(Extracted([scene], [Together()], cache=tmp_path))
+        assert [view.depth_noise for view in found.views] == [0.03] * 3

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from spatialboost.scenes.camera import project
 
 # Shape legend: H, W = image height and width in pixels.
 
@@ -23,6 +27,7 @@ COLOURS = (
     "#8a5a44",
     "#6b7cff",
 )
+_CORNERS = [(i, j, k) for k, j, i in product((0, 1), repeat=3)]
 
 
 def decode_pixels(image: dict[str, Any]) -> np.ndarray:
@@ -74,6 +79,28 @@ def draw_outlines(labels_HW: np.ndarray, count: int) -> str:
     colours = [bytes.fromhex(COLOURS[i % len(COLOURS)][1:]) for i in range(count)]
     image.putpalette([0, 0, 0, *b"".join(colours)])
     return as_uri(_png(image, transparency=0))
+
+
+def draw_box(extent_m: Sequence[float], intrinsics_33: np.ndarray) -> str:
+    """The twelve edges of an object's box in the image, as the path of an SVG. Empty if it reaches behind the camera.
+
+    Example:
+        >>> draw_box([-1, -1, 2, 1, 1, 4], np.array([[10.0, 0, 9.5], [0, 10.0, 9.5], [0, 0, 1]]))[:29]
+        'M5.0,5.0L15.0,5.0M5.0,5.0L5.0'
+
+    Args:
+        extent_m: ``[xmin, ymin, zmin, xmax, ymax, zmax]`` in metres in the camera's frame.
+        intrinsics_33: camera matrix in pixels.
+    """
+    corners = [np.array([extent_m[0 + 3 * i], extent_m[1 + 3 * j], extent_m[2 + 3 * k]]) for i, j, k in _CORNERS]
+    pixels = project(np.array(corners), intrinsics_33) + 0.5  # SVG counts from the corner of the first pixel
+    if not np.isfinite(pixels).all():
+        return ""
+    return "".join(
+        f"M{pixels[a][0]:.1f},{pixels[a][1]:.1f}L{pixels[b][0]:.1f},{pixels[b][1]:.1f}"
+        for a, b in combinations(range(8), 2)
+        if sum(first != second for first, second in zip(_CORNERS[a], _CORNERS[b], strict=True)) == 1
+    )
 
 
 def _png(image: Image.Image, **options: Any) -> bytes:

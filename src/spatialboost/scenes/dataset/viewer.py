@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.drawing import COLOURS, as_uri, colour_depth, decode_pixels, draw_outlines
+from spatialboost.scenes.dataset.drawing import COLOURS, as_uri, colour_depth, decode_pixels, draw_box, draw_outlines
 from spatialboost.scenes.dataset.files import replace_file
 from spatialboost.scenes.dataset.reader import open_image
 from spatialboost.scenes.dataset.schema import NEEDED, dataset_facts, dataset_files, open_parquet, validate_file
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.checker import check_conversation
-from spatialboost.scenes.questions.kinds import KINDS
+from spatialboost.scenes.questions.kinds import KINDS, kind_named
 from spatialboost.scenes.questions.meta import facts_of_views
 
 
@@ -42,7 +42,14 @@ class Page:
     left_out: Mapping[str, str]
 
 
-def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int = 24) -> Page:
+def write_page(
+    dataset_folder: Path | str,
+    html_path: Path | str,
+    *,
+    limit: int = 24,
+    kind: str | None = None,
+    search: str | None = None,
+) -> Page:
     """Show the first conversations of a data set on one self-contained page.
 
     Example:
@@ -56,34 +63,42 @@ def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int 
         dataset_folder: output folder of ``build_dataset``.
         html_path: HTML file to write; its folder is created.
         limit: maximum number of conversations to show.
+        kind: show only conversations with a turn of this kind.
+        search: show only conversations that contain this text, in upper or lower case, in a message or in the name of
+            the view.
 
     A row that cannot be shown, because it is damaged or not as a build writes it, is left out and named. The page is
     written whole or not at all.
 
     Raises:
-        SpatialBoostError: the folder has no data set, a column is missing, no row can be shown, or the limit is below
-            one.
+        SpatialBoostError: the folder has no data set, a column is missing, no row can be shown or none is found, the
+            kind is unknown, or the limit is below one.
     """
     from jinja2 import Environment, PackageLoader
 
     if limit < 1:
         raise SpatialBoostError(f"limit is {limit}; expected at least one conversation")
+    if kind is not None:
+        kind_named(kind)
     folder, html_path = user_path(dataset_folder), user_path(html_path)
     if html_path.is_dir() or html_path.suffix == ".parquet":
         raise SpatialBoostError(f"the page cannot be written to {html_path}; expected the name of an HTML file")
     files = dataset_files(folder)
     facts = [dataset_facts(path) for path in files]
-    rows, skipped = sum(fact["rows"] for fact in facts), sum(len(fact["skipped"]) for fact in facts)
+    rows = sum(fact["rows"] for fact in facts)
+    skipped = {name: reason for fact in facts for name, reason in fact["skipped"].items()}
     loader = PackageLoader("spatialboost.scenes.dataset")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.get_template("card.html.j2")
-    cards, wrong, left_out = [], 0, {}
-    for name, row in islice(_named_rows(files), limit):
+    cards, shown, wrong, left_out = [], [], 0, {}
+    wanted = None if kind is None and search is None else lambda row: _is_wanted(row, kind, search)
+    for name, row in islice(_named_rows(files, wanted), limit):
         try:
             if isinstance(row, SpatialBoostError):
                 raise row
             card = _card(row)
             cards.append(template.render(card=card))
+            shown.append({"turns": card["turns"]})
             wrong += bool(card["problems"])
         except Exception as error:  # a row may hold anything
             reason = " ".join(str(error).split())[:200]
@@ -91,6 +106,9 @@ def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int 
     if left_out and not cards:
         name, reason = next(iter(left_out.items()))
         raise SpatialBoostError(f"{folder}: none of its first {len(left_out)} rows can be shown; {name}: {reason}")
+    if not cards and wanted is not None:
+        asked = " and ".join(filter(None, (kind and f"a turn of {kind}", search and f"the text {search!r}")))
+        raise SpatialBoostError(f"{folder}: none of its {rows} conversations has {asked}")
     page = environment.get_template("page.html.j2").render(
         title=folder.resolve().name,
         facts=facts[0],
@@ -99,29 +117,47 @@ def write_page(dataset_folder: Path | str, html_path: Path | str, *, limit: int 
         cards=cards,
         wrong=wrong,
         left_out=left_out,
+        kinds=sorted({turn["kind"] for card in shown for turn in card["turns"]}),
+        chosen=[text for text in (kind and f"with a turn of {kind}", search and f"with the text {search!r}") if text],
     )
     html_path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(html_path, page.encode("utf-8", "replace"))
     return Page(html_path, len(cards), rows, wrong, left_out)
 
 
-def _named_rows(files: list[Path]) -> Iterator[tuple[str, dict[str, Any] | SpatialBoostError]]:
-    """Each row with its name, or why it cannot be read."""
+def _named_rows(
+    files: list[Path], wanted: Callable[[dict[str, Any]], bool] | None
+) -> Iterator[tuple[str, dict[str, Any] | SpatialBoostError]]:
+    """Each wanted row with its name, or why it cannot be read. Images are read only of row groups with a wanted row."""
     for path in files:
         with open_parquet(path) as file:
             validate_file(path, file, NEEDED)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        number = 0
+        first = 0
         for group, size in enumerate(sizes):
             rows: list[Any]
             try:
                 with open_parquet(path, f"row group {group}") as file:
-                    rows = file.read_row_group(group).to_pylist()
+                    texts = [] if wanted is None else file.read_row_group(group, ["messages", "meta"]).to_pylist()
+                    chosen = [number for number, row in enumerate(texts) if wanted is None or wanted(row)]
+                    chosen = list(range(size)) if wanted is None else chosen
+                    rows = file.read_row_group(group).to_pylist() if chosen else []
             except SpatialBoostError as error:
-                rows = [error] * size
-            for row in rows:
-                yield f"{path.name}, row {number}", row
-                number += 1
+                chosen, rows = list(range(size)), [error] * size
+            for number in chosen:
+                yield f"{path.name}, row {first + number}", rows[number]
+            first += size
+
+
+def _is_wanted(row: dict[str, Any], kind: str | None, search: str | None) -> bool:
+    """Whether a row has a turn of a kind, and a text. A row that is not as a build writes it has neither."""
+    try:
+        meta = json.loads(row["meta"])
+        has_kind = kind is None or any(turn["kind"] == kind for turn in meta["turns"])
+        texts = [str(meta["source"]), *(message["content"] for message in row["messages"])]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return False
+    return has_kind and (search is None or search.casefold() in "\n".join(texts).casefold())
 
 
 def _card(row: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +216,7 @@ def _objects(facts: dict[str, Any], labels_HW: np.ndarray | None) -> Iterator[di
             "x": x,
             "y": y,
             "depth": fact["depth_m"],
+            "box": draw_box(fact["extent_m"], np.asarray(facts["intrinsics"], np.float64)),
         }
 
 

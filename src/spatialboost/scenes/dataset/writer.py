@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
+import platform
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.cues import BAD_ITEM
+from spatialboost.scenes.dataset.engines import Engine, write_parts
 from spatialboost.scenes.dataset.files import build_lock, remove_leftovers, replace_file
-from spatialboost.scenes.dataset.row import make_row
+from spatialboost.scenes.dataset.part import Parts, opened
 from spatialboost.scenes.dataset.schema import (
-    ROWS_PER_GROUP,
     VERSION,
-    arrow_schema,
     column_names,
     dataset_facts,
     differing_settings,
@@ -30,9 +28,8 @@ from spatialboost.scenes.dataset.schema import (
     validate_file,
 )
 from spatialboost.scenes.paths import user_path
-from spatialboost.scenes.questions.conversation import Order, build_conversation, validate_choices
+from spatialboost.scenes.questions.conversation import Order, validate_choices
 from spatialboost.scenes.questions.plan import TurnPlan, plan_settings
-from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.sources import Source
 
 log = logging.getLogger(__name__)
@@ -40,11 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BuildReport:
-    """Report of a build: what was written and what was skipped. Saved beside the data files as ``report*.json``.
+    """Report of a build: what was written and what was skipped.
+
+    It is saved beside the data files as ``manifest*.json``, with the settings, the versions of the software, and the
+    models and data sets that the cues come from (``provenance``: name, revision, licence).
 
     Attributes:
         written: number of rows in the files of this shard, including those of an earlier, interrupted run.
-        skipped: reason -> number of skipped items (numbers in the reason are replaced by ``#``).
+        skipped: reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
         names: skipped item (its name or index in the source) -> full reason.
         left_out: kind of question -> number of turns that the written conversations lack. The reasons are in the column
             ``meta``.
@@ -63,7 +63,7 @@ class BuildReport:
 
 
 def build_dataset(
-    source: Source,
+    source: Source | Callable[[], Source],
     out: Path | str,
     *,
     seed: int = 0,
@@ -75,6 +75,8 @@ def build_dataset(
     quality: int = 95,
     overwrite: bool = False,
     progress: bool = True,
+    processes: int = 1,
+    engine: Engine = "local",
 ) -> BuildReport:
     """Make a conversation about every item of a source, and write the conversations to parquet files.
 
@@ -90,7 +92,8 @@ def build_dataset(
     kept. The columns are described in ``docs/data-format.md``.
 
     Args:
-        source: object with ``len`` and ``[i]``; ``source[i]`` is a ``Cues`` or a ``Scene``.
+        source: object with ``len`` and ``[i]``; ``source[i]`` is a ``Cues`` or a ``Scene``. Or a function without
+            arguments that opens one, for several processes: it is copied to each of them and called there.
         out: output folder; created if missing. Characters such as ``[`` and ``*`` in its name are literal.
         seed: the seed of each item is computed from this seed and the index of the item.
         order: order of the turns, see ``build_conversation``.
@@ -101,7 +104,10 @@ def build_dataset(
             i + 1 = ``meta["objects"][i]``, 0 = no object).
         quality: quality of the JPEG images (without chroma subsampling); 100 writes lossless PNG.
         overwrite: replace the files of this shard instead of keeping them.
-        progress: show a progress bar.
+        progress: show a progress bar, with the rate and the estimated time to the end.
+        processes: number of processes that write files at the same time. They do not change the files.
+        engine: "local", or "ray" to write the files on the machines of a Ray cluster (``RAY_ADDRESS`` says which; else
+            on this machine). All machines must see the folder.
 
     Returns:
         A report of what was written and skipped. A bad item (unreadable, or without support for enough turns) is
@@ -117,8 +123,10 @@ def build_dataset(
     if not 1 <= quality <= 100:
         raise SpatialBoostError(f"quality is {quality}; expected 1 to 100")
     validate_choices(order, seed)
-    out, plan = user_path(out), plan or TurnPlan()
-    settings = build_settings(source, seed, order, plan, rows_per_shard, with_depth, quality)
+    if processes < 1:
+        raise SpatialBoostError(f"processes is {processes}; expected at least 1")
+    out, plan, items = user_path(out), plan or TurnPlan(), opened(source)
+    settings = build_settings(items, seed, order, plan, rows_per_shard, with_depth, quality)
     if not overwrite and out.is_dir():
         _find_version(out, settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,58 +139,75 @@ def build_dataset(
         else:
             settings["version"] = _find_version(out, settings)
             _remove_empty(out, settings)
-        return _write_shard(source, out, (number, count), settings, order, plan, progress)
+        parts = Parts(source, out, settings, order, plan)
+        return _write_shard(parts, (number, count), items, processes, engine, progress)
 
 
 def _write_shard(
-    source: Source,
-    out: Path,
-    shard: tuple[int, int],
-    settings: dict[str, Any],
-    order: Order,
-    plan: TurnPlan,
-    progress: bool,
+    parts: Parts, shard: tuple[int, int], source: Source, processes: int, engine: Engine, progress: bool
 ) -> BuildReport:
     """Write the files of a shard that do not exist yet. A file without rows is written again."""
     number, count = shard
-    size = settings["rows_per_shard"]
-    numbers = range(number, -(-len(source) // size), count)
-    report = BuildReport()
-    num_items = size * len(numbers)
-    if numbers and numbers[-1] == (len(source) - 1) // size:  # the last file may have fewer items
-        num_items -= size * (numbers[-1] + 1) - len(source)
-    with tqdm(total=num_items, desc="items", unit="item", disable=not progress) as bar:
+    numbers = range(number, -(-len(source) // parts.settings["rows_per_shard"]), count)
+    report = BuildReport(files=[parts.path(k).name for k in numbers])
+    facts: dict[int, dict[str, Any]] = {
+        k: dataset_facts(parts.path(k)) if parts.path(k).exists() else {"rows": 0} for k in numbers
+    }
+    missing = [k for k in numbers if not facts[k]["rows"]]
+    report.resumed = len(numbers) - len(missing)
+    columns = column_names(parts.settings["version"], with_depth=parts.settings["with_depth"])
+    num_items = sum(len(parts.items(k)) for k in numbers)
+    with tqdm(
+        total=num_items,
+        initial=num_items - sum(len(parts.items(k)) for k in missing),
+        desc="items",
+        unit="item",
+        disable=not progress,
+    ) as bar:
         for k in numbers:
-            path, items = out / f"part-{k:05d}.parquet", _items(source, size, k)
-            report.files.append(path.name)
-            facts = dataset_facts(path) if path.exists() else None
-            if facts is not None and facts["rows"]:
-                with open_parquet(path) as file:
-                    validate_file(path, file, column_names(settings["version"], with_depth=settings["with_depth"]))
-                written, skipped = facts["rows"], facts["skipped"]
-                report.resumed += 1
-                bar.update(len(items))
-            else:
-                remove_leftovers(path)
-                written, skipped = _write_file(path, source, items, settings, order, plan, bar)
-            report.written += written
-            left_out, dropped = _count_missing(path, plan)
-            report.left_out += left_out
-            report.dropped += dropped
-            for item, reason in skipped.items():
-                report.names[item] = reason
-                report.skipped[_group(reason)] += 1
+            if facts[k]["rows"]:
+                with open_parquet(parts.path(k)) as file:
+                    validate_file(parts.path(k), file, columns)
+        write_parts(parts, missing, source=source, processes=processes, engine=engine, advance=bar.update)
+    facts |= {k: dataset_facts(parts.path(k)) for k in missing}
+    for k in numbers:
+        report.written += facts[k]["rows"]
+        left_out, dropped = _count_missing(parts.path(k), parts.plan)
+        report.left_out += left_out
+        report.dropped += dropped
+        report.names |= facts[k]["skipped"]
+    report.skipped = _by_reason(report.names.values())
     for reason, times in report.skipped.most_common():
         log.warning("skipped %d of %d items: %s", times, num_items, reason)
-    path = out / ("report.json" if count == 1 else f"report-{number}-of-{count}.json")
+    path = parts.out / ("manifest.json" if count == 1 else f"manifest-{number}-of-{count}.json")
     remove_leftovers(path)
-    replace_file(path, _to_json(vars(report)))
+    replace_file(path, json.dumps({**vars(report), **_made_by(source), "settings": parts.settings}, indent=1).encode())
     return report
 
 
-def _items(source: Source, size: int, number: int) -> range:
-    """The items of a file."""
-    return range(number * size, min((number + 1) * size, len(source)))
+def _by_reason(reasons: Iterable[str]) -> Counter[str]:
+    """Count reasons. Those that differ only in numbers or in the view's name count as one: the first of them."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        bare = reason.split(": ", 1)[-1]
+        alike.setdefault(re.sub(r"\d+(\.\d+)?", "#", bare), []).append(bare)
+    return Counter(
+        {found[0] + (" (or with other numbers)" if len(set(found)) > 1 else ""): len(found) for found in alike.values()}
+    )
+
+
+def _made_by(source: Source) -> dict[str, Any]:
+    """What made the data: versions of the software, and the models and sets with their revisions and licences."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("spatialboost", "numpy", "pillow", "scikit-image", "torch", "transformers"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found = getattr(source, "provenance", None)
+    return {"versions": versions, "provenance": [found] if isinstance(found, Mapping) else list(found or [])}
 
 
 def _count_missing(path: Path, plan: TurnPlan) -> tuple[Counter[str], Counter[str]]:
@@ -240,41 +265,6 @@ def parse_shard(shard: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _write_file(
-    path: Path, source: Source, items: range, settings: dict[str, Any], order: Order, plan: TurnPlan, bar: tqdm
-) -> tuple[int, dict[str, str]]:
-    """Write one file; return its number of rows and the skipped items with the reasons."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows, skipped = [], {}
-    for item in items:
-        try:
-            found = source[item]
-            seed = int(np.random.SeedSequence([settings["seed"], item]).generate_state(1)[0])
-            talk = build_conversation(found, seed=seed, order=order, plan=plan)
-            rows.append(make_row(as_scene(found), talk, item, settings))
-        except BAD_ITEM as error:
-            reason = re.sub(r" at 0x[0-9a-f]+", "", str(error))  # an address would differ from run to run
-            skipped[_item_name(source, item)] = reason or type(error).__name__
-        bar.update()
-    table = pa.Table.from_pylist(rows, schema=arrow_schema(settings, skipped))
-    stream = io.BytesIO()
-    # Images are already compressed and almost never equal, so a dictionary and statistics do not help. Both would also
-    # make the footer longer, which is read when the data set is opened.
-    pq.write_table(
-        table,
-        stream,
-        row_group_size=ROWS_PER_GROUP,
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-    )
-    replace_file(path, stream.getvalue())
-    return len(rows), skipped
-
-
 def _find_version(out: Path, settings: dict[str, Any]) -> int:
     """The version of the files that a build must write: that of the existing files, or the newest version.
 
@@ -302,17 +292,3 @@ def _remove_empty(out: Path, settings: dict[str, Any]) -> None:
         found = dataset_facts(path)
         if not found["rows"] and differing_settings(found, settings):
             path.unlink()
-
-
-def _item_name(source: Source, item: int) -> str:
-    names = getattr(source, "names", None)
-    return str(names[item]) if names is not None else str(item)
-
-
-def _group(reason: str) -> str:
-    """Group reasons that differ only in a number or in the view's name."""
-    return re.sub(r"\d+(\.\d+)?", "#", reason.split(": ", 1)[-1])
-
-
-def _to_json(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode()

@@ -62,6 +62,10 @@ class PartialCues:
         return replace(self, **({"valid_HW": None, **additions} if stale else additions))
 
 
+class TryAgainError(CuesError):
+    """The view cannot be used now, but a later try may succeed: a server does not answer. It is never cached."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """The rules for the extractors of one kind.
@@ -105,6 +109,10 @@ class Extractor(Protocol):
     Attributes:
         kind: a name in ``KINDS``. It determines the fields that the extractor may set, and the views that it gets.
         name: its name in the settings of a data set. Include the options that change the results.
+        provenance: optional, for a network: ``{"model": ..., "revision": ..., "licence": ...}``. The manifest of a data
+            set repeats it.
+        stores_answers: optional: True if it stores its results itself. Then no other cache is used, so that what failed
+            is tried again.
     """
 
     kind: str
@@ -114,6 +122,7 @@ class Extractor(Protocol):
         """Return what is added to each view, in the order of the views.
 
         The same views must give the same result. For a view that cannot be used, return a ``CuesError`` with the
-        reason. If the call raises it instead, each view is tried alone, and the views that raise again cannot be used;
-        with a kind that is ``together``, no view of the scene can be used.
+        reason, or a `TryAgainError` if a later try may succeed. If the call raises it instead, each view is tried
+        alone, and the views that raise again cannot be used; with a kind that is ``together``, no view of the scene can
+        be used.
         """

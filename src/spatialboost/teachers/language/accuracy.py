@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,13 +24,26 @@ from spatialboost.vlm.model import SpatialVLM
 
 # Shape legend: I images of one conversation, N patches, D width of the encoder.
 
-AnswerLosses = dict[
-    str, list[tuple[float, float]]
-]  # kind of turn -> (loss, share of correctly predicted tokens) of each answer
+
+@dataclass(frozen=True)
+class AnswerLoss:
+    """One true answer, as the model predicts it from the text before it.
+
+    Attributes:
+        conversation: Number of its conversation among those that are scored.
+        kind: Kind of turn.
+        loss: Mean loss of its tokens.
+        right: Share of its tokens that are predicted correctly.
+    """
+
+    conversation: int
+    kind: str
+    loss: float
+    right: float
 
 
 @dataclass(frozen=True)
-class _Conversation:
+class Conversation:
     """A conversation that is scored.
 
     Attributes:
@@ -91,9 +105,46 @@ def answer_accuracy(
             conversation, and accuracy is the share of correctly predicted answer tokens.
         progress: Show a progress bar.
     """
+    seen, answer_losses = read_answers(vlm, tokenizer, dataset, rows=rows, batch_size=batch_size)
+    if generate:
+        with evaluating(vlm):
+            scores = _generated(
+                vlm, tokenizer, seen, kinds, batch_size, max_new_tokens=max_new_tokens, progress=progress
+            )
+    else:
+        scores = [
+            Score(kind, name, len(right), float(np.mean(right)))
+            for name, losses in answer_losses.items()
+            for kind in dict.fromkeys(each.kind for each in losses)
+            if (right := [each.right for each in losses if each.kind == kind])
+        ]
+    return [_with_loss(score, answer_losses) for score in scores]
+
+
+@contextmanager
+def evaluating(vlm: SpatialVLM) -> Iterator[None]:
+    """Evaluation mode, without gradients."""
     was_training = vlm.training
     vlm.eval()
-    with torch.no_grad():
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        vlm.train(was_training)
+
+
+def read_answers(
+    vlm: SpatialVLM, tokenizer: Any, dataset: RowDataset, *, rows: int, batch_size: int = 16
+) -> tuple[dict[str, list[Conversation]], dict[str, list[AnswerLoss]]]:
+    """Read held-out conversations with their own images (``image``) and with the mean features (``text``).
+
+    Returns:
+        The conversations, and the losses of their true answers. Both lists of losses are in the same order.
+
+    Raises:
+        SpatialBoostError: No held-out row can be used.
+    """
+    with evaluating(vlm):
         with_image = [_read(vlm, dataset, number, example) for number, example in dataset.usable(rows)]
         if not with_image:
             raise SpatialBoostError(
@@ -102,39 +153,29 @@ def answer_accuracy(
         mean_1ND = torch.cat([each.patches_IND for each in with_image]).mean(0, keepdim=True)
         without = [replace(each, patches_IND=mean_1ND.expand_as(each.patches_IND)) for each in with_image]
         seen = {"image": with_image, "text": without}
-        answer_losses = {name: _teacher_forced(vlm, tokenizer, chats, batch_size) for name, chats in seen.items()}
-        if generate:
-            scores = _generated(
-                vlm, tokenizer, seen, kinds, batch_size, max_new_tokens=max_new_tokens, progress=progress
-            )
-        else:
-            scores = [
-                Score(kind, name, len(values), float(np.mean([right for _, right in values])))
-                for name, by_kind in answer_losses.items()
-                for kind, values in by_kind.items()
-            ]
-    vlm.train(was_training)
-    return [_with_loss(score, answer_losses) for score in scores]
+        return seen, {name: answer_losses_of(vlm, tokenizer, chats, batch_size) for name, chats in seen.items()}
 
 
-def _with_loss(score: Score, answer_losses: Mapping[str, AnswerLosses]) -> Score:
-    values = answer_losses.get(score.answerer, {}).get(score.kind)
-    return replace(score, loss=float(np.mean([loss for loss, _ in values]))) if values else score
+def _with_loss(score: Score, answer_losses: Mapping[str, Sequence[AnswerLoss]]) -> Score:
+    values = [each.loss for each in answer_losses.get(score.answerer, ()) if each.kind == score.kind]
+    return replace(score, loss=float(np.mean(values))) if values else score
 
 
-def _read(vlm: SpatialVLM, dataset: RowDataset, number: int, example: dict[str, Tensor]) -> _Conversation:
+def _read(vlm: SpatialVLM, dataset: RowDataset, number: int, example: dict[str, Tensor]) -> Conversation:
     make: Any = dataset.make_example
     row = dataset.rows[number]
     messages, kinds = make.chat(number, row)
     pixels = example["pixel_values"].to(next(vlm.parameters()).device)
     encoded = {name: value for name, value in example.items() if name not in ("pixel_values", "row")}
     patches_IND = read_tokens(vlm.encoder, pixels, layer=vlm.layer).patches
-    return _Conversation(messages, kinds, encoded, patches_IND)
+    return Conversation(messages, kinds, encoded, patches_IND)
 
 
-def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversation], batch_size: int) -> AnswerLosses:
+def answer_losses_of(
+    vlm: SpatialVLM, tokenizer: Any, chats: Sequence[Conversation], batch_size: int
+) -> list[AnswerLoss]:
     """Loss and share of correctly predicted tokens of each true answer, given the text before it."""
-    found: AnswerLosses = defaultdict(list)
+    found: list[AnswerLoss] = []
     collate = Collator(tokenizer.pad_token_id)
     for start in range(0, len(chats), batch_size):
         part = chats[start : start + batch_size]
@@ -149,11 +190,11 @@ def _teacher_forced(vlm: SpatialVLM, tokenizer: Any, chats: Sequence[_Conversati
             for t in turn[row == r].unique().tolist():
                 chosen = (row == r) & (turn == t)
                 kind = chat.kinds[t] if t < len(chat.kinds) else ""
-                found[kind].append((float(losses[chosen].mean()), float(right[chosen].mean())))
+                found.append(AnswerLoss(start + r, kind, float(losses[chosen].mean()), float(right[chosen].mean())))
     return found
 
 
-def _questions(chats: Sequence[_Conversation], kinds: Sequence[str]) -> dict[str, list[tuple[int, int, str]]]:
+def _questions(chats: Sequence[Conversation], kinds: Sequence[str]) -> dict[str, list[tuple[int, int, str]]]:
     """Kind -> (conversation, turn, true answer) of each question, sorted by turn, so similar lengths are together."""
     asked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for i, chat in enumerate(chats):
@@ -167,7 +208,7 @@ def _questions(chats: Sequence[_Conversation], kinds: Sequence[str]) -> dict[str
 def _generated(
     vlm: SpatialVLM,
     tokenizer: Any,
-    seen: dict[str, list[_Conversation]],
+    seen: dict[str, list[Conversation]],
     kinds: Sequence[str],
     batch_size: int,
     *,

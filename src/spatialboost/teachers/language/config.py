@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -63,7 +63,7 @@ class ChatKeys(BaseModel):
             that answers do not belong to the image. See `spatialboost.teachers.language.chats.ShuffledAnswers`.
     """
 
-    turns: list[str] | None = None
+    turns: Annotated[list[str], Field(min_length=1)] | None = None
     shuffle_answers: bool = False
 
 
@@ -91,6 +91,9 @@ class BoostConfig(BoostStageConfig, ChatKeys):
 
     Attributes:
         train_projector: Train the projector too. The paper is not consistent on this.
+        require_answers: Begin only if the language model answers better from the image than without it, on held-out
+            rows; False begins in any case, with a warning. Not measured if no row is held out or `evaluate` is 0.
     """
 
     train_projector: bool = False
+    require_answers: bool = True

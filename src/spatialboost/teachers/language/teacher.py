@@ -17,7 +17,17 @@ from spatialboost.teachers.language.config import (
     LanguageOptions,
     LLMConfig,
 )
-from spatialboost.teachers.protocol import BAD_DATA, Groups, MakeExample, Row, Score, Stage, Teacher, TeacherInputs
+from spatialboost.teachers.protocol import (
+    BAD_DATA,
+    Groups,
+    MakeExample,
+    Readiness,
+    Row,
+    Score,
+    Stage,
+    Teacher,
+    TeacherInputs,
+)
 
 if TYPE_CHECKING:
     from spatialboost.training.data import RowDataset
@@ -115,6 +125,19 @@ class LanguageTeacher(Teacher):
         shuffled = ShuffledAnswers(numbers, self.seed) if config is not None and config.shuffle_answers else None
         return ChatExamples(
             rows, self.tokenizer, self.num_tokens, max_length=self.max_length, turns=turns, shuffled=shuffled
+        )
+
+    def readiness(self, stage: str, config: Any, rows: RowDataset) -> Readiness | None:
+        """Before stage 3: whether the language model answers from the image, on held-out rows."""
+        from spatialboost.teachers.language.readiness import measure_readiness
+
+        return measure_readiness(
+            self.vlm,
+            self.tokenizer,
+            rows,
+            limit=self.options.evaluate,
+            kinds=config.turns,
+            required=config.require_answers,
         )
 
     def score(self, rows: RowDataset) -> list[Score]:

@@ -18,8 +18,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from language_server import Handler, serve, text_of
+from spatialboost.cli import app
 from spatialboost.errors import SpatialBoostError, StoppedError
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
@@ -177,7 +179,7 @@ def test_an_item_without_an_answer_keeps_its_templates_and_no_other_is_lost(serv
     assert [turn.get("generated", False) for turn in captions] == [False, True, True]
     assert metas[0]["dropped"] == {f"caption: {reason}": 1}
     assert report.dropped[f"caption: {reason}"] == 1
-    assert SECRET not in (tmp_path / "rows" / "report.json").read_text()
+    assert SECRET not in (tmp_path / "rows" / "manifest.json").read_text()
 
 
 @pytest.mark.parametrize(
@@ -376,6 +378,22 @@ def test_without_a_key_openai_is_not_asked(monkeypatch, tmp_path):
     with pytest.raises(SpatialBoostError, match="OPENAI_API_KEY has spaces") as error:
         open_extractor("endpoint", model="m", answers=str(tmp_path))
     assert "two words" not in str(error.value)
+
+
+def test_the_command_says_what_was_dropped_and_what_it_cost(server, tmp_path):
+    options = f"model=m,base_url={server.url},what=caption,answers={tmp_path / 'answers'},output_price=1"
+    words = f"data build --num 4 --size 48 --rows-per-file 2 --processes 2 --out {tmp_path / 'rows'} --turn caption=1"
+    server.answer = lambda body: "A room with white walls. A cat sits near a window."
+    result = CliRunner().invoke(app, [*words.split(), "--extract", f"endpoint:{options}"])
+    assert result.exit_code == 0, result.output
+    last = result.output.splitlines()[-2:]
+    assert last[0].startswith("4 generated texts dropped; most often (4 times): caption: it has words of geometry in a")
+    assert last[1] == "endpoint: 4 requests, 4,000 tokens read and 400 written, cost 0.0004"
+    manifest = json.loads((tmp_path / "rows" / "manifest.json").read_text())
+    assert sum(manifest["dropped"].values()) == 4
+    assert SECRET not in json.dumps(manifest)
+    texts = [row["messages"][1]["content"] for row in open_rows([tmp_path / "rows"])]
+    assert texts == ["A room with white walls."] * 4
 
 
 def test_a_killed_build_does_not_pay_twice(server, tmp_path):

@@ -76,6 +76,7 @@ class Endpoint:
     """
 
     kind = "text"
+    stores_answers = True
 
     def __init__(
         self,

@@ -1,0 +1,142 @@
+"""How fast data sets are built, and what a killed build leaves behind.
+
+    python benchmarks/data.py speed --frames PATH_TO_RGBD_FOLDER  # against decoding; two processes against one
+    python benchmarks/data.py kills --times 20                    # SIGKILL at random moments, then resume
+
+`speed` prints processor seconds for decoding an item and for turning ready cues into a row, and the ratio of both; then
+the wall times of one and two processes, which take turns. `kills` ends a build with SIGKILL again and again until it is
+complete, and compares the files with those of a build that was never interrupted: the same bytes, so no row is lost and
+none is there twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from spatialboost.scenes.dataset.row import make_row
+from spatialboost.scenes.dataset.writer import build_dataset, build_settings
+from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.readers.rgbd import RGBDFolder
+from spatialboost.scenes.recipe import ExtractorSpec, Recipe
+from spatialboost.scenes.scene import as_scene
+from spatialboost.scenes.source_registry import SourceOptions
+
+BUILD = "import sys; from spatialboost.cli import main; main()"
+
+
+def per_item(frames: RGBDFolder, objects: Recipe) -> None:
+    """Processor time of decoding, of questions, and of encoding, for each frame."""
+    items, views = range(0, len(frames), max(1, len(frames) // 60)), objects()
+    settings = build_settings(frames, 0, "forward", TurnPlan(), 256, True, 95)
+    times: dict[str, list[float]] = {"decode": [], "questions": [], "encode": []}
+    for item in items:
+        start = time.process_time()
+        frames[item]
+        decoded = time.process_time()
+        view = views[item]
+        ready = time.process_time()
+        talk = build_conversation(view, seed=item)
+        asked = time.process_time()
+        make_row(as_scene(view), talk, item, settings)
+        for name, seconds in zip(times, (decoded - start, asked - ready, time.process_time() - asked), strict=True):
+            times[name].append(seconds)
+    mean = {name: 1000 * float(np.mean(values)) for name, values in times.items()}
+    print(", ".join(f"{name} {value:.1f} ms" for name, value in mean.items()), f"for each of {len(items)} frames")
+    print(f"questions / decoding: {mean['questions'] / mean['decode']:.2f}")
+
+
+def processes(num: int, size: int, repeats: int) -> None:
+    """Wall time of a build in one process and in two."""
+    for kind, recipe in (
+        ("rooms", Recipe("rooms", SourceOptions(num=num, size=size))),
+        (
+            "rooms with superpixels",
+            Recipe("rooms", SourceOptions(num=num, size=size), (ExtractorSpec("superpixels", {}),)),
+        ),
+    ):
+        best = {1: float("inf"), 2: float("inf")}
+        for _ in range(repeats):
+            for count in best:
+                with tempfile.TemporaryDirectory() as out:
+                    start = time.perf_counter()
+                    build_dataset(recipe, out, rows_per_shard=64, with_depth=True, progress=False, processes=count)
+                    best[count] = min(best[count], time.perf_counter() - start)
+        ratio = best[1] / best[2]
+        print(f"{kind}: {num / best[1]:.1f} items/s in one process, {num / best[2]:.1f} in two: {ratio:.2f} times")
+
+
+def kills(times: int, num: int, size: int, seed: int) -> None:
+    """End a build with SIGKILL at random moments."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, broken, cache = (Path(folder) / name for name in ("whole", "broken", "cache"))
+        options = ["--num", num, "--size", size, "--rows-per-file", 8, "--extract", "superpixels"]
+        start = time.monotonic()
+        run(["--out", whole, *options]).wait()
+        took = time.monotonic() - start
+        killed = 0
+        while killed < times:
+            process = run(["--out", broken, *options, "--processes", 1 + killed % 2, "--cache", cache])
+            delay = rng.uniform(0.2, 1.0) * took / 3
+            try:
+                if process.wait(timeout=delay) == 0:
+                    content = files(broken)
+                    for name in rng.sample(sorted(content), len(content) // 2):  # go on with half of the files
+                        (broken / name).unlink()
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed += 1
+        assert run(["--out", broken, *options]).wait() == 0
+        found, expected = files(broken), files(whole)
+        assert len(found) == len(expected)
+        same = sum(found.get(name) == content for name, content in expected.items())
+        left = [path.name for path in broken.iterdir() if path.suffix in (".tmp", ".lock")]
+        print(f"{killed} kills: {same} of {len(expected)} files have the same bytes; left over: {left}")
+
+
+def run(words: list[object]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", BUILD, "--quiet", "data", "build", *map(str, words)]
+    return subprocess.Popen(command, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    speed = commands.add_parser("speed")
+    speed.add_argument("--frames", type=Path)
+    speed.add_argument("--rooms", type=int, default=512)
+    speed.add_argument("--size", type=int, default=224)
+    speed.add_argument("--repeats", type=int, default=3)
+    kill = commands.add_parser("kills")
+    kill.add_argument("--times", type=int, default=20)
+    kill.add_argument("--rooms", type=int, default=160)
+    kill.add_argument("--size", type=int, default=96)
+    kill.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.command == "kills":
+        kills(args.times, args.rooms, args.size, args.seed)
+        return
+    if args.frames:
+        objects = Recipe("rgbd", SourceOptions(path=args.frames), (ExtractorSpec("superpixels", {}),))
+        per_item(RGBDFolder(args.frames), objects)
+    processes(args.rooms, args.size, args.repeats)
+
+
+if __name__ == "__main__":
+    main()

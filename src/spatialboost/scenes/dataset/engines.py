@@ -1,0 +1,170 @@
+"""Where the files of a data set are written: in this process, in several, or on a cluster by Ray."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Literal
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.part import Parts, opened
+from spatialboost.scenes.sources import Source
+
+Engine = Literal["local", "ray"]
+_LOOK_EVERY = 0.5  # seconds between two looks at how many items the processes have done
+
+
+def write_parts(
+    parts: Parts,
+    numbers: Sequence[int],
+    *,
+    source: Source,
+    processes: int,
+    engine: Engine,
+    advance: Callable[[int], Any],
+) -> None:
+    """Write some files of a data set. The files are the same bytes for every engine and number of processes.
+
+    Args:
+        parts: the files.
+        numbers: numbers of the files to write.
+        source: the opened source, for this process.
+        processes: number of processes. With Ray, the number of workers that need no GPU.
+        engine: "local" or "ray".
+        advance: called with the number of items that were done since the last call.
+
+    Raises:
+        SpatialBoostError: a process was ended from outside.
+        ModuleNotFoundError: Ray is not installed.
+    """
+    if not numbers:
+        return
+    if engine == "ray":
+        _write_with_ray(parts, numbers, source, processes, advance)
+    elif min(processes, len(numbers)) > 1:
+        _write_in_processes(parts, numbers, min(processes, len(numbers)), advance)
+    else:
+        for number in numbers:
+            parts.write(number, source, lambda: advance(1))
+
+
+# --- several processes
+
+_parts: Parts
+_source: Source
+_done: Any  # a counter of items that all processes share
+
+
+def _write_in_processes(parts: Parts, numbers: Sequence[int], processes: int, advance: Callable[[int], Any]) -> None:
+    # A forked process would inherit the locks of this process's threads in the state in which they are
+    spawn = multiprocessing.get_context("spawn")
+    done = spawn.Value("q", 0)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin, initargs=(parts, done, threads))
+    told = 0
+    try:
+        pending = {pool.submit(_write, number) for number in numbers}
+        while pending:
+            finished, pending = wait(pending, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            now = done.value
+            advance(now - told)
+            told = now
+    except BrokenProcessPool:
+        raise SpatialBoostError(
+            "a process of the build was ended from outside, perhaps for lack of memory; run the same command again, "
+            "with fewer processes: the files that are complete are kept"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(parts: Parts, done: Any, threads: int) -> None:
+    """Prepare a process: it opens the source, and ends with the process that started it."""
+    global _parts, _source, _done
+    import torch
+
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _parts, _source, _done = parts, opened(parts.source), done
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write(number: int) -> None:
+    _parts.write(number, _source, _count)
+
+
+def _count() -> None:
+    with _done.get_lock():
+        _done.value += 1
+
+
+# --- Ray
+
+
+class _ExtractPart:
+    """Runs the extractors on the items of a file, so that their results are in the cache. Ray calls it on a GPU."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.source = parts, opened(parts.source)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        for item in self.parts.items(int(row["number"])):
+            try:
+                self.source[item]
+            except Exception:  # the same is met again, and named, when the file is written
+                continue
+        return row
+
+
+class _WritePart:
+    """Writes a file. Ray calls it on a processor."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.source = parts, opened(parts.source)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        number = int(row["number"])
+        self.parts.write(number, self.source, lambda: None)
+        return {"number": number}
+
+
+def _write_with_ray(
+    parts: Parts, numbers: Sequence[int], source: Source, processes: int, advance: Callable[[int], Any]
+) -> None:
+    # Ray reports its use to a server otherwise, and writes its own progress over ours
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows: Any = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+    workers, arguments = min(processes, len(numbers)), (parts,)
+    gpus = min(int(ray.cluster_resources().get("GPU", 0)), len(numbers)) if _uses_gpu(source) else 0
+    if gpus and getattr(source, "cached", False):  # else the same actors extract and write
+        rows = rows.map(_ExtractPart, fn_constructor_args=arguments, num_gpus=1, concurrency=gpus)
+        gpus = 0
+    if gpus:
+        rows = rows.map(_WritePart, fn_constructor_args=arguments, num_gpus=1, concurrency=gpus)
+    else:
+        rows = rows.map(_WritePart, fn_constructor_args=arguments, num_cpus=1, concurrency=workers)
+    for row in rows.iter_rows():
+        advance(len(parts.items(int(row["number"]))))
+
+
+def _uses_gpu(source: Source) -> bool:
+    return any(str(getattr(each, "device", "")).startswith("cuda") for each in getattr(source, "extractors", ()))
