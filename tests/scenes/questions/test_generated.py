@@ -34,7 +34,7 @@ FACTS = [facts_of(tiny_cues())]
 TRUE = """
 The red box is to the left of the blue ball.
 The red box is left of the blue ball and in front of the green cone.
-The red box is left of the blue ball, and the green cone is to the right of it.
+The red box is on the left, and the green cone is to the right of it.
 The orange book isn't behind the green cone.
 The ball lies below the box, while the cone is behind the ball.
 Behind the red box is the blue ball.
@@ -99,6 +99,8 @@ The red box is between the ball and the cone.
 The red box is as large as the ball.
 The red box is left of the ball's shadow.
 It is on the left.
+The red box is left of the blue ball, and the green cone is to the right of it.
+The red box is left of the ball, unlike the cone.
 Several chairs stand around a table.
 The red box's top is above the ball.
 In the foreground, there is a book.

@@ -382,11 +382,11 @@ def test_without_a_key_openai_is_not_asked(monkeypatch, tmp_path):
 
 def test_the_command_says_what_was_dropped_and_what_it_cost(server, tmp_path):
     options = f"model=m,base_url={server.url},what=caption,answers={tmp_path / 'answers'},output_price=1"
-    words = f"data build --num 4 --size 48 --rows-per-file 2 --processes 2 --out {tmp_path / 'rows'} --turn caption=1"
+    words = f"data build --num 4 --size 48 --rows-per-file 2 --out {tmp_path / 'rows'} --turn caption=1"
     server.answer = lambda body: "A room with white walls. A cat sits near a window."
     result = CliRunner().invoke(app, [*words.split(), "--extract", f"endpoint:{options}"])
     assert result.exit_code == 0, result.output
-    last = result.output.splitlines()[-2:]
+    last = result.stdout.splitlines()[-2:]
     assert last[0].startswith("4 generated texts dropped; most often (4 times): caption: it has words of geometry in a")
     assert last[1] == "endpoint: 4 requests, 4,000 tokens read and 400 written, cost 0.0004"
     manifest = json.loads((tmp_path / "rows" / "manifest.json").read_text())

@@ -229,8 +229,8 @@ def _asked(words: Words, asked: str, reply: str) -> list[Claim] | None:
         if yes[1] == "no" and len(claims) > 1:
             raise UnreadableError(asked)
         own = claims if yes[1] == "yes" else [claims[0].denied()]
-        it = re.search(r"@\d+(?::\d+)?", asked)
-        return own + words.read(rest, subject=it and it[0])
+        it = re.findall(r"@\d+(?::\d+)?", asked)
+        return own + words.read(rest, subject=it[0] if it else None, clear=len(set(it)) < 2)
     things = re.findall(r"@\d+(?::\d+)?", reply)
     if found := re.fullmatch(
         r"(?:which|what)(?: of these objects| of the objects| of these| of them| object| thing| item| one)*"

@@ -41,7 +41,8 @@ GEOMETRY = re.compile(
 # Words that change what the clause around them says
 TWISTS = re.compile(
     r"\b(?:not|no|n't|never|neither|nor|none|without|false|wrong|incorrect|untrue|if|unless|whether|would|could|might|"
-    r"may|perhaps|maybe|possibly|probably|or|either|except|than|almost|nearly|seldom|rarely|hardly|barely)\b|n't\b"
+    r"may|perhaps|maybe|possibly|probably|or|either|except|than|almost|nearly|seldom|rarely|hardly|barely|unlike|contrary|"
+    r"instead|rather)\b|n't\b"
 )
 
 # --- grammar. `@3` stands for the third description, `@3:1` for it in the image with number 1, `@?` for "it".

@@ -118,19 +118,20 @@ class Words:
         number, _, view = mark[1:].partition(":")
         return Name(self.names[int(number)], int(view) if view else None)
 
-    def read(self, text: str, *, subject: str | None = None) -> list[Claim]:
+    def read(self, text: str, *, subject: str | None = None, clear: bool = True) -> list[Claim]:
         """The claims of a text.
 
         Args:
             text: one or more sentences; not a question.
             subject: the mark of the object that a sentence without subject is about.
+            clear: whether "it" can also mean this object where "it" is not the subject, as in "behind it".
 
         Raises:
             UnreadableError: a clause has words of geometry, and none of the forms of this file.
         """
         claims: list[Claim] = []
         for sentence in sentences_of(self.marked(text)):
-            found, subject = self._read_sentence(sentence, subject)
+            found, subject, clear = self._read_sentence(sentence, subject, clear)
             claims += found
         return claims
 
@@ -144,8 +145,8 @@ class Words:
         pattern = rf"{THING},? (?:that is |which is |located |placed )?(?:{RELATION} {THING}|{PLACE})"
         return [found[0].strip() for found in re.finditer(pattern, marked)]
 
-    def _read_sentence(self, sentence: str, subject: str | None) -> Reading:
-        """The claims of one marked sentence, and what "it" is after it."""
+    def _read_sentence(self, sentence: str, subject: str | None, clear: bool) -> tuple[list[Claim], str | None, bool]:
+        """The claims of one marked sentence, what "it" is after it, and whether only one thing was mentioned."""
         view = re.match(r"in (?:image|view|picture|photo) (\d+),? ", sentence)
         if view and not re.search(r"@\d+:", sentence):
             number = int(view[1]) - 1
@@ -162,10 +163,11 @@ class Words:
                     for joint, part in zip(joints[start : end - 1], parts[start + 1 : end], strict=True)
                 )
                 clause = re.sub(r"\s+", " ", clause).strip(" ,;")
-                found = self._read_clause(clause, subject)
+                found = self._read_clause(clause, subject, clear)
                 if found is not None:
                     claims += found[0]
                     subject = found[1] or subject
+                    clear = len({*re.findall(THING, clause)} - {"@?"}) < 2 if "@" in clause else clear
                     break
             else:
                 clause = parts[start]
@@ -178,13 +180,13 @@ class Words:
             start = end
         if claims and any(map(TWISTS.search, others)):
             raise UnreadableError(sentence)
-        return claims, subject
+        return claims, subject, clear
 
-    def _read_clause(self, clause: str, subject: str | None) -> Reading | None:
+    def _read_clause(self, clause: str, subject: str | None, clear: bool) -> Reading | None:
         """The claims of a clause that has one of the forms, and its subject; None if it has none of them."""
         if clause in ("yes", "no", ""):
             return [], None
-        clause = re.sub(r"\bit\b", "@?", clause)
+        clause = re.sub(r"\bit\b" if clear else r"^(?:(?:and|but|yes|no),? )*it\b", "@?", clause)
         readers = (self._read_relation, self._read_length, self._read_extreme, self._read_place, self._read_others)
         return next((found for read in readers if (found := read(clause, subject)) is not None), None)
 
