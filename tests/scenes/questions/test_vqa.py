@@ -42,7 +42,7 @@ def asked() -> list[tuple[dict, str, str]]:
 
 def test_templates_are_balanced(asked):
     styles = Counter(turn["style"] for turn, _, _ in asked)
-    assert all(abs(count / len(asked) - 1 / 3) < 0.03 for count in styles.values())
+    assert all(0.2 < count / len(asked) < 0.45 for count in styles.values())  # multi-choice needs more objects
     yes = Counter(turn["verdict"] for turn, _, _ in asked if turn["style"] == "adversarial")
     assert abs(yes["Yes"] / yes.total() - 0.5) < 0.02
     letters = Counter(turn["verdict"] for turn, _, _ in asked if turn["style"] == "multi-choice")
@@ -54,13 +54,13 @@ def test_templates_are_balanced(asked):
     assert {turn["template"] for turn, _, _ in asked} == set(range(len(KINDS["vqa"].wordings)))
 
 
-def test_the_true_length_has_every_rank(asked):
+def test_no_rank_of_the_true_length_is_usual(asked):
     ranks: Counter[int] = Counter()
     for turn, question, _ in asked:
         if turn["form"] == "length":
             lengths = [read_length(option) for option in re.findall(r"[A-D]\. (\S+ \w+)", question)]
             ranks[sorted(lengths).index(lengths["ABCD".index(turn["verdict"])])] += 1
-    assert all(0.17 < count / ranks.total() < 0.33 for count in ranks.values())
+    assert all(0.18 < count / ranks.total() < 0.32 for count in ranks.values())
 
 
 def test_answers_are_scored_by_their_verdict(asked):

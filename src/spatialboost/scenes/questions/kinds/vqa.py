@@ -5,7 +5,7 @@ The three styles are those of the paper's set for visual instruction tuning (sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from spatialboost.scenes.questions import wordings
 from spatialboost.scenes.questions.checks.generated import LETTERS, STYLES, check_form, check_pair
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.layout import measure_distance
-from spatialboost.scenes.questions.names import usable_names
+from spatialboost.scenes.questions.names import choose_names, noun_of, usable_names
 from spatialboost.scenes.questions.phrases import format_length
 from spatialboost.scenes.questions.turn import CannotAskError, Turn
 from spatialboost.scenes.questions.view import AskedView
@@ -34,8 +34,7 @@ _WHICH = {  # the same, in "which is closer, A or B?"
     "larger_smaller": ("larger", "smaller"),
 }
 _ACROSS, _DEEP = ("to the left", "to the right"), ("in front of it", "behind it")
-_RATIO = 1.6  # between the lengths that can be chosen
-_CLEAR = 0.05  # metres: smallest difference between two of them
+_CLEAR = 0.1  # metres: smallest difference between two lengths that can be chosen, besides the noise
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,12 @@ def _clear_pairs(
                 yield relation, pair, dict(zip("ab", names, strict=True))
 
 
+def _tells_nothing(names: Mapping[str, str]) -> bool:
+    """Whether two names say nothing about which of the things is closer."""
+    chosen = choose_names("front_behind", (names["a"],), (names["b"],))
+    return chosen is not None and chosen[2]
+
+
 def _name_for(view: AskedView, i: int, relation: str) -> str | None:
     """A name of an object that does not tell a relation."""
     names = usable_names(relation, view.objects[i].names)
@@ -147,7 +152,7 @@ def _ask_which(context: Context, rng: np.random.Generator) -> _Asked | None:
 def _ask_where(context: Context, rng: np.random.Generator) -> _Asked | None:
     for _, pair, names in _clear_pairs(context, ["left_right"], rng):
         across = _ACROSS[0 if context.view.compare("left_right", *pair) == 1 else 1].capitalize()
-        deep = context.view.compare("front_behind", *pair)
+        deep = _tells_nothing(names) and context.view.compare("front_behind", *pair)
         answer = f"{across} and {_DEEP[0 if deep == 1 else 1]}." if deep else f"{across} of it."
         return _Asked("where", names, answer, [*pair], answer)
     return None
@@ -187,7 +192,12 @@ def _ask_extreme(context: Context, rng: np.random.Generator) -> _Asked | None:
     winner = view.extreme(list(range(len(view.objects))), closest=closest)
     if len(names) < len(LETTERS) or winner not in names:
         return None
-    others = [i for i in rng.permutation(list(names)).tolist() if i != winner][: len(LETTERS) - 1]
+    others = [i for i in rng.permutation(list(names)).tolist() if i != winner]
+    # Pictures are far away and cups are near: another thing of the winner's noun is always among the options
+    others.sort(key=lambda i: noun_of(names[i]) != noun_of(names[winner]))
+    if noun_of(names[others[0]]) != noun_of(names[winner]):
+        return None
+    others = others[: len(LETTERS) - 1]
     words, answer, letter = _options(rng, [f"the {names[i]}" for i in (winner, *others)])
     word = "the closest to the camera" if closest else "the farthest from the camera"
     return _Asked("extreme", {"word": word, **words}, answer, [winner, *others], letter)
@@ -197,7 +207,7 @@ def _ask_corner(context: Context, rng: np.random.Generator) -> _Asked | None:
     view = context.view
     for _, pair, names in _clear_pairs(context, ["left_right"], rng):
         across, deep = view.compare("left_right", *pair), view.compare("front_behind", *pair)
-        if not deep or not all(usable_names("front_behind", (name,)) for name in names.values()):
+        if not deep or not _tells_nothing(names):
             continue
         sides, depths = _ACROSS[::across], _DEEP[::deep]
         words, answer, letter = _options(rng, [f"{side} and {depth}" for side in sides for depth in depths])
@@ -206,20 +216,23 @@ def _ask_corner(context: Context, rng: np.random.Generator) -> _Asked | None:
 
 
 def _ask_length(context: Context, rng: np.random.Generator) -> _Asked | None:
-    """The true length is the shortest, the longest or between the others with the same chance."""
+    """The wrong lengths are those of other pairs, so that no option is a more usual length than another."""
     view, usable = context.view, set(_usable(context.view))
+    found: list[tuple[float, tuple[int, int]]] = []
     for i, j in view.pairs(rng):
-        metres = measure_distance(view.objects[i], view.objects[j], view.cues.depth_noise)
+        a, b = view.objects[i], view.objects[j]
+        metres = measure_distance(a, b, view.cues.depth_noise)
         if metres is None or not usable.issuperset((i, j)):
             continue
-        sigma = view.cues.depth_noise * float(np.hypot(view.objects[i].depth_m, view.objects[j].depth_m))
-        if metres * (1 - 1 / _RATIO) < _CLEAR + 6 * sigma:  # the same limit for every rank
-            continue
-        rank = int(rng.integers(len(LETTERS)))
-        texts = [format_length(metres * _RATIO ** (step - rank)) for step in range(len(LETTERS))]
-        words, answer, letter = _options(rng, [texts[rank], *texts[:rank], *texts[rank + 1 :]])
-        names = {"a": view.objects[i].description, "b": view.objects[j].description}
-        return _Asked("length", {**names, **words}, answer, [i, j], letter)
+        sigma = view.cues.depth_noise * float(np.hypot(a.depth_m, b.depth_m))
+        apart = [abs(metres - other) - _CLEAR - 6 * sigma for other, _ in found]
+        if all(gap > 0 for gap in apart):
+            found.append((metres, (i, j)))
+        if len(found) == len(LETTERS):
+            words, answer, letter = _options(rng, [format_length(metres) for metres, _ in found])
+            pair = found[0][1]
+            names = {"a": view.objects[pair[0]].description, "b": view.objects[pair[1]].description}
+            return _Asked("length", {**names, **words}, answer, [*pair], letter)
     return None
 
 
