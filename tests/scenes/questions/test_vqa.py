@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.kinds import KINDS, scoring_of
@@ -90,6 +92,31 @@ def test_names_do_not_tell_the_answer():
         talk = build_conversation(replace(cues, objects=objects), seed=seed, plan=TurnPlan({"vqa": 2}))
         assert check_conversation(talk.messages, talk.meta) == []
         assert all(" left of" not in question and "Where" not in question for _, question, _ in pairs_of(talk))
+
+
+ODD_NAMES = """tv, television|person's hand|chair (2)|left shoe|table top|No. 5 box|A. box|chair 2|chair 3|RED BOX|box
+second chair from the left|box on a box|a|it|the object|thing|is|door and window|not a box|cup: blue|what?|"quoted"
+image 2|dog in image 1|meter|yes|no|camera|cup.|grey object on the right|which|lamp, standing|end table|chair A. B.""".replace(
+    "\n", "|"
+).split("|")
+
+
+def test_questions_with_odd_names_are_right_or_not_asked():
+    asked = 0
+    for seed in range(60):
+        names = np.random.default_rng(seed).choice(ODD_NAMES, 4, replace=False)
+        views = []
+        for view in tiny_scene(2).views:
+            named = zip(view.objects, names.tolist(), strict=False)
+            views.append(replace(view, objects=[replace(thing, description=name) for thing, name in named]))
+        for item, plan in ((views[0], SIX), (Scene(views), TurnPlan({"scene_vqa": 3}))):
+            try:
+                talk = build_conversation(item, seed=seed, plan=plan)
+            except CuesError:
+                continue
+            asked += len(talk.meta["turns"])
+            assert check_conversation(talk.messages, talk.meta) == []
+    assert asked > 100
 
 
 def test_generated_pairs_come_first_once_and_only_if_they_are_true():

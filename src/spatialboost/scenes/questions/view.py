@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.questions.checks.generated import readable_names
 from spatialboost.scenes.questions.layout import Layout, ObjectFact, clean_description, compare_objects
 from spatialboost.scenes.questions.points import Point, PointPicker, pixel_of
 
@@ -40,6 +41,11 @@ class AskedView:
     def facts(self) -> dict[str, Any]:
         """What the check of a text needs to know of the view, as in ``meta``."""
         return layout_facts(self.layout, self.cues.depth_noise)
+
+    @cached_property
+    def readable(self) -> frozenset[str]:
+        """The names of objects that the check of a text can tell from other words."""
+        return readable_names([self.facts])
 
     @cached_property
     def picker(self) -> PointPicker:

@@ -27,6 +27,12 @@ _OPTIONS = re.compile(r"^(.+?\?.*?) A[.)] (.+?) B[.)] (.+?) C[.)] (.+?) D[.)] (.
 _ANSWER = re.compile(
     r"\(?(?P<letter>[A-D])\)?(?:[.:)] ?(?P<option>.*?))?\.?|(?:(?P<before>.+?)\. )?Answer: (?P<last>[A-D])\.?"
 )
+_PLAIN_NAME = re.compile(
+    r"(?!.*\b(?:image|view|picture|photo|frame) \d)(?!.*\b(?:or|not|no|yes|it|which|what|where)\b)"
+    r"(?!(?:camera|viewer|observer|image|scene|picture|photo|room|view|objects?|things?|items?|one|meters?|feet|foot)$)"
+    r"[^\W\d_](?:[\w', -]*\w)",
+    re.IGNORECASE,
+)
 FALSE, UNREADABLE, FORM, MARKUP = (
     "it states something about geometry that the layout does not show",
     "it has words of geometry in a form that cannot be checked",
@@ -47,6 +53,25 @@ def words_of(views: Sequence[Facts]) -> Words:
     """What a text can call the objects of these views."""
     return Words.of(
         [[[thing["description"], *thing.get("aliases", ())] for thing in facts["objects"]] for facts in views]
+    )
+
+
+def readable_names(views: Sequence[Facts]) -> frozenset[str]:
+    """The names of objects that mean the same object in a text, and cannot be mistaken for another word.
+
+    Example:
+        >>> views = [{"objects": [{"description": "red box"}, {"description": "image 2"}, {"description": "no"}]}]
+        >>> readable_names(views)
+        frozenset({'red box'})
+    """
+    words = words_of(views)
+    return frozenset(
+        name
+        for facts in views
+        for thing in facts["objects"]
+        for name in (thing["description"], *thing.get("aliases", ()))
+        if _PLAIN_NAME.fullmatch(name)
+        and words.marked(f"is the {name} here") == f"is @{words.names.index(thing['description'])} here"
     )
 
 

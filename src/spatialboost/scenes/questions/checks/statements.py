@@ -42,6 +42,11 @@ from spatialboost.scenes.questions.checks.grammar import (
     states_geometry,
 )
 
+_VAGUE = """object thing item one it image scene picture photo room view camera viewer observer yes no is are a an the
+    and or of in not that which what where there"""
+VAGUE = frozenset(["", *_VAGUE.split()])  # words that are never taken for the name of an object
+OTHER_IMAGE = re.compile(r"\b(?:image|view|picture|photo|frame) \d")
+
 Reading = tuple[list[Claim], str | None]  # the claims of a clause, and the mark of what it is about
 
 
@@ -88,11 +93,12 @@ class Words:
             for phrase in shorter:
                 phrases[phrase] = None if phrase in phrases else number
         phrases |= full
-        vague = ("", "object", "thing", "item", "one", "image", "scene", "picture", "room", "view", "camera")
         found = [
             (phrase, number)
             for phrase, number in phrases.items()
-            if number is not None and (phrase in full or (phrase not in vague and not GEOMETRY.fullmatch(phrase)))
+            if number is not None
+            and phrase not in VAGUE
+            and not (GEOMETRY.fullmatch(phrase) or OTHER_IMAGE.search(phrase))
         ]
         return cls(names, tuple(sorted(found, key=lambda each: -len(each[0]))))
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spatialboost.scenes.questions import wordings
-from spatialboost.scenes.questions.checks.generated import LETTERS, STYLES, check_form, check_pair
+from spatialboost.scenes.questions.checks.generated import LETTERS, STYLES, check_pair, readable_names
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.layout import measure_distance
 from spatialboost.scenes.questions.names import choose_names, noun_of, usable_names
@@ -114,17 +114,16 @@ def _is_new(question: str, context: Context) -> bool:
 
 def _usable(view: AskedView) -> list[int]:
     """Objects whose descriptions can stand in a text."""
-    return [i for i, thing in enumerate(view.objects) if not list(check_form(thing.description))]
+    return [i for i, thing in enumerate(view.objects) if thing.description in view.readable]
 
 
 def _clear_pairs(
     context: Context, relations: Sequence[str], rng: np.random.Generator
 ) -> Iterator[tuple[str, tuple[int, int], dict[str, str]]]:
-    """Relations of pairs of usable objects that are clear, with names that do not tell them."""
-    usable = set(_usable(context.view))
+    """Relations of pairs of objects that are clear, with names that do not tell them."""
     for relation in rng.permutation(relations).tolist():
         for pair, names in context.named_pairs(relation, rng):
-            if usable.issuperset(pair) and not any(list(check_form(name)) for name in names):
+            if context.view.readable.issuperset(names):
                 yield relation, pair, dict(zip("ab", names, strict=True))
 
 
@@ -137,7 +136,7 @@ def _tells_nothing(names: Mapping[str, str]) -> bool:
 def _name_for(view: AskedView, i: int, relation: str) -> str | None:
     """A name of an object that does not tell a relation."""
     names = usable_names(relation, view.objects[i].names)
-    return next((name for name in names if not list(check_form(name))), None)
+    return next((name for name in names if name in view.readable), None)
 
 
 def _ask_which(context: Context, rng: np.random.Generator) -> _Asked | None:
@@ -248,8 +247,9 @@ def _options(rng: np.random.Generator, texts: Sequence[str]) -> tuple[dict[str, 
 
 
 def _candidates(context: Context, rng: np.random.Generator) -> list[tuple[int, int]]:
-    places = [(k, i) for k, view in enumerate(context.views) for i in _usable(view)]
-    found = [(k, i) for k, i in places if _name_for(context.views[k], i, "front_behind") is not None]
+    readable = readable_names([view.facts for view in context.views])  # an object may have other names in other views
+    places = [(k, i) for k, view in enumerate(context.views) for i in range(len(view.objects))]
+    found = [(k, i) for k, i in places if _name_for(context.views[k], i, "front_behind") in readable]
     return [found[k] for k in rng.permutation(len(found))]
 
 
