@@ -46,6 +46,7 @@ class _Asked:
     answer: str
     objects: list[Any]
     verdict: str
+    relation: str = ""  # of two objects, so that no later question is about the same
 
 
 class Vqa(Kind):
@@ -78,6 +79,7 @@ class Vqa(Kind):
                 template += self.wordings.index(self.forms[style][form][0])
                 if _is_new(question, context):
                     about = {"style": style, "form": form, "objects": found.objects, "verdict": found.verdict}
+                    about |= {"relation": found.relation} if found.relation else {}
                     return Turn(question, found.answer, {**about, "template": template})
         raise CannotAskError("no question of a template has a clear answer, and there is none of a language model")
 
@@ -120,10 +122,12 @@ def _usable(view: AskedView) -> list[int]:
 def _clear_pairs(
     context: Context, relations: Sequence[str], rng: np.random.Generator
 ) -> Iterator[tuple[str, tuple[int, int], dict[str, str]]]:
-    """Relations of pairs of objects that are clear, with names that do not tell them."""
+    """Relations of pairs of objects that are clear and not asked yet, with names that do not tell them."""
+    earlier = [turn for turn in context.earlier if "form" in turn and "relation" in turn]
+    asked = {(turn["relation"], frozenset(turn["objects"])) for turn in earlier}
     for relation in rng.permutation(relations).tolist():
         for pair, names in context.named_pairs(relation, rng):
-            if context.view.readable.issuperset(names):
+            if context.view.readable.issuperset(names) and (relation, frozenset(pair)) not in asked:
                 yield relation, pair, dict(zip("ab", names, strict=True))
 
 
@@ -144,7 +148,7 @@ def _ask_which(context: Context, rng: np.random.Generator) -> _Asked | None:
         side = int(rng.integers(2))
         first = (context.view.compare(relation, *pair) == 1) == (side == 0)
         answer = f"The {names['a' if first else 'b']}."
-        return _Asked("which", {**names, "word": _WHICH[relation][side]}, answer, [*pair], answer)
+        return _Asked("which", {**names, "word": _WHICH[relation][side]}, answer, [*pair], answer, relation)
     return None
 
 
@@ -153,7 +157,7 @@ def _ask_where(context: Context, rng: np.random.Generator) -> _Asked | None:
         across = _ACROSS[0 if context.view.compare("left_right", *pair) == 1 else 1].capitalize()
         deep = _tells_nothing(names) and context.view.compare("front_behind", *pair)
         answer = f"{across} and {_DEEP[0 if deep == 1 else 1]}." if deep else f"{across} of it."
-        return _Asked("where", names, answer, [*pair], answer)
+        return _Asked("where", names, answer, [*pair], answer, "left_right")
     return None
 
 
@@ -162,7 +166,9 @@ def _ask_premise(context: Context, rng: np.random.Generator) -> _Asked | None:
         true, false = _RELATIONS[relation][:: context.view.compare(relation, *pair)]
         verdict = "Yes" if rng.random() < 0.5 else "No"
         answer = f"{verdict}, the {names['a']} is {true} the {names['b']}. Answer: {verdict}."
-        return _Asked("premise", {**names, "word": true if verdict == "Yes" else false}, answer, [*pair], verdict)
+        return _Asked(
+            "premise", {**names, "word": true if verdict == "Yes" else false}, answer, [*pair], verdict, relation
+        )
     return None
 
 
@@ -210,7 +216,7 @@ def _ask_corner(context: Context, rng: np.random.Generator) -> _Asked | None:
             continue
         sides, depths = _ACROSS[::across], _DEEP[::deep]
         words, answer, letter = _options(rng, [f"{side} and {depth}" for side in sides for depth in depths])
-        return _Asked("corner", {**names, **words}, answer, [*pair], letter)
+        return _Asked("corner", {**names, **words}, answer, [*pair], letter, "left_right")
     return None
 
 
