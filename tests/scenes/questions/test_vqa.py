@@ -94,49 +94,45 @@ def test_names_do_not_tell_the_answer():
         assert all(" left of" not in question and "Where" not in question for _, question, _ in pairs_of(talk))
 
 
-ODD_NAMES = [
-    "tv, television",
-    "person's hand",
-    "chair (2)",
-    "left shoe",
-    "table top",
-    "No. 5 box",
-    "A. box",
-    "chair 2",
-    "chair 3",
-    "RED BOX",
-    "box",
-    "chair A. B.",
-    "second chair from the left",
-    "box on a box",
-    "a",
-    "it",
-    "the object",
-    "thing",
-    "is",
-    "door and window",
-    "not a box",
-    "cup: blue",
-    "what?",
-    "which",
-    '"quoted"',
-    "image 2",
-    "dog in image 1",
-    "meter",
-    "yes",
-    "no",
-    "camera",
-    "cup.",
-    "grey object on the right",
-    "lamp, standing",
-    "end table",
-]
+ODD_NAMES = """tv, television
+person's hand
+chair (2)
+left shoe
+table top
+No. 5 box
+A. box
+chair A. B.
+chair 2
+chair 3
+RED BOX
+box
+box on a box
+second chair from the left
+grey object on the right
+a
+it
+is
+no
+yes
+which
+thing
+meter
+camera
+image 2
+dog in image 1
+door and window
+not a box
+cup.
+cup: blue
+lamp, standing
+"quoted"
+what?"""
 
 
 def test_questions_with_odd_names_are_right_or_not_asked():
-    asked = 0
+    asked, odd = 0, ODD_NAMES.split("\n")
     for seed in range(60):
-        names = np.random.default_rng(seed).choice(ODD_NAMES, 4, replace=False)
+        names = np.random.default_rng(seed).choice(odd, 4, replace=False)
         views = []
         for view in tiny_scene(2).views:
             named = zip(view.objects, names.tolist(), strict=False)
