@@ -38,7 +38,7 @@ def tiny_cues(
         depth[: height // 6] = np.nan
     focal = float(width)
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-    return Cues(image, depth, intrinsics, "hand-made", objects, depth_noise=noise)
+    return Cues(image, depth, intrinsics, "hand-made", objects, depth_noise=noise, up_3=np.array([0.0, -1.0, 0.0]))
 
 
 def tiny_scene(count: int = 3) -> Scene:

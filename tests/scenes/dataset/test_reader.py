@@ -132,7 +132,13 @@ def test_data_sets_of_version_1_are_read_shown_and_gone_on_with(tmp_path):
     half.mkdir()
     (half / "part-00000.parquet").write_bytes((OLD / "part-00000.parquet").read_bytes())
     views = [tiny_cues((24, 32))] * 4
-    options = {"rows_per_shard": 2, "with_depth": True, "quality": 50, "plan": TurnPlan(least=12), "progress": False}
+    options = {
+        "rows_per_shard": 2,
+        "with_depth": True,
+        "quality": 50,
+        "plan": TurnPlan(least=12, wordings=2),
+        "progress": False,
+    }
     report = build_dataset(views, half, seed=3, **options)
     assert (report.resumed, report.written) == (1, 4)
     rows = open_rows([half])

@@ -183,10 +183,13 @@ def test_a_dataset_of_the_first_version_goes_on_only_with_every_turn_needed(tmp_
     earlier = table.replace_schema_metadata({**table.schema.metadata, b"spatialboost": json.dumps(settings).encode()})
     pq.write_table(earlier, path)
     before = content(tmp_path)
-    with pytest.raises(SpatialBoostError, match=r"was built with plan.least 12 instead of 1; choose another"):
+    with pytest.raises(
+        SpatialBoostError,
+        match=r"was built with plan.least 12 instead of 1, plan.wordings 2 instead of None; choose another",
+    ):
         build(tmp_path, Views(8), plan=TurnPlan())
     assert content(tmp_path) == before
-    report = build(tmp_path, Views(8), plan=TurnPlan(least=12))
+    report = build(tmp_path, Views(8), plan=TurnPlan(least=12, wordings=2))
     assert (report.written, report.resumed, len(report.files)) == (8, 1, 2)
     for row in load(tmp_path):
         assert check_conversation(row["messages"], json.loads(row["meta"])) == []

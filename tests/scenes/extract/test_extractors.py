@@ -101,7 +101,7 @@ def test_a_strangers_extractor_is_one_line_and_then_builds(tmp_path, monkeypatch
     monkeypatch.setitem(EXTRACTORS, "halves", Halves)
     source = Extracted(Rooms(3, size=64), [open_extractor("halves", word="part")])
     assert source.name == "rooms 0-2 64 px with halves"
-    plan = TurnPlan({"left_right": 1})
+    plan = TurnPlan({"distance": 1})
     assert build_dataset(source, tmp_path, plan=plan, progress=False).written == 3
     assert all("left part" in row["messages"][0]["content"] for row in open_rows([tmp_path]))
 

@@ -14,6 +14,7 @@ from spatialboost.scenes.questions.kinds import KINDS, LEVELS
 from spatialboost.scenes.questions.layout import RELATIONS, clean_description, measure_layout
 from spatialboost.scenes.questions.phrases import format_length, format_list
 from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.questions.view import AskedView
 from tiny_cues import BOXES, tiny_cues
 
 PIXELS_ONLY = TurnPlan({"depth": 4, "closer": 3})
@@ -140,7 +141,7 @@ def test_lengths_below_half_a_metre_are_in_centimetres():
 
 
 def test_other_plans():
-    talk = build_conversation(tiny_cues(boxes={}), seed=0, plan=PIXELS_ONLY)
+    talk = build_conversation(tiny_cues(boxes={"red box": BOXES["red box"]}), seed=0, plan=PIXELS_ONLY)
     assert kinds(talk) == ["depth"] * 4 + ["closer"] * 3
     talk = build_conversation(tiny_cues(), seed=0, plan=TurnPlan({"depth": 1, "front_behind": 3, "distance": 2}))
     assert kinds(talk) == ["depth", *["front_behind"] * 3, "distance", "distance"]
@@ -158,6 +159,8 @@ def test_views_that_cannot_support_the_turns_say_why():
     view = tiny_cues()
     flat = Cues(view.image_HW3, np.full(view.size, 2.0, np.float32), view.intrinsics_33, "flat")
     with pytest.raises(CuesError, match="no two points differ in depth"):
+        build_conversation(flat, seed=0, plan=TurnPlan({"closer": 3}, wordings=2))
+    with pytest.raises(CuesError, match="no point has one partner in front of it and one behind it"):
         build_conversation(flat, seed=0, plan=TurnPlan({"closer": 3}))
     rough = tiny_cues((200, 200))
     rough.depth_HW[::2] *= 1.5
@@ -170,10 +173,10 @@ def test_views_that_cannot_support_the_turns_say_why():
 
 def test_size_of_a_cut_object_is_not_asked_where_it_may_be_larger_than_seen():
     plan = TurnPlan({"larger_smaller": 1})
-    whole = {"big box": (0.2, 0.8, 0.4, 0.9, 2.0), "small box": (0.4, 0.6, 0.1, 0.2, 2.0)}
+    whole = {"red box": (0.2, 0.8, 0.4, 0.9, 2.0), "blue box": (0.4, 0.6, 0.1, 0.2, 2.0)}
     assert build_conversation(tiny_cues(boxes=whole), seed=0, plan=plan).meta["turns"][0]["kind"] == "larger_smaller"
     with pytest.raises(CuesError, match="clear enough to ask about larger/smaller"):
-        build_conversation(tiny_cues(boxes={**whole, "small box": (0.4, 0.6, 0.0, 0.1, 2.0)}), seed=0, plan=plan)
+        build_conversation(tiny_cues(boxes={**whole, "blue box": (0.4, 0.6, 0.0, 0.1, 2.0)}), seed=0, plan=plan)
 
 
 def test_descriptions_that_would_break_the_text_are_left_out():
@@ -199,3 +202,28 @@ def test_cubes_are_what_the_boxes_measure():
     box = np.reshape(layout.box_m, (2, 3))
     expected = (np.reshape(ball.extent_m, (2, 3)) - box[0]) / (box[1] - box[0])
     np.testing.assert_allclose(ball.cube, expected.ravel(), atol=1e-5)
+
+
+def test_the_partners_of_a_point_lie_beside_each_other_and_both_answers_occur():
+    """The same two regions of the image give both answers, so that the coordinates do not tell."""
+    view = tiny_cues()
+    picker = AskedView(view, measure_layout(view), TurnPlan()).picker
+    closer = []
+    for seed in range(300):
+        first, second = picker.pick_matched_pair(np.random.default_rng(seed))
+        again = {picker.pick_matched_pair(np.random.default_rng(seed)) for _ in range(2)}
+        assert again == {(first, second)}
+        closer.append(picker.depth_at(second) < picker.depth_at(first))
+    assert abs(np.mean(closer) - 0.5) < 4 * 0.5 / len(closer) ** 0.5
+
+
+def test_a_caption_does_not_answer_the_question_about_it():
+    asked = Counter()
+    for seed in range(120):
+        *_, caption, question = build_conversation(tiny_cues(), seed=seed).meta["turns"]
+        asked[question["asked"]] += 1
+        assert question["kind"] == "caption_question"
+        assert set(question["pair"]) <= set(caption["objects"])
+        if question["asked"] in ("closer", "farther"):
+            assert caption["closest"] not in question["pair"]
+    assert set(asked) >= {"closer", "farther", "higher", "lower"}

@@ -45,7 +45,7 @@ def plan_of(kind: Kind) -> TurnPlan:
 def talks_of(kind: Kind):
     """Conversations with one turn of this kind, at the end; about one view and about three."""
     scenes = (tiny_cues(), tiny_scene()) if kind.views == 1 else (tiny_scene(2), tiny_scene())
-    return [build_conversation(scene, seed=seed, plan=plan_of(kind)) for scene in scenes for seed in range(4)]
+    return [build_conversation(scene, seed=seed, plan=plan_of(kind)) for scene in scenes for seed in range(6)]
 
 
 def test_every_kind_has_a_check_and_a_row_here():

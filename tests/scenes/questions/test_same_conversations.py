@@ -13,23 +13,24 @@ from tiny_cues import tiny_cues
 
 PLANS = {
     "paper": TurnPlan(),
-    "points": TurnPlan({"depth": 4, "closer": 3}),
-    "depths": TurnPlan({"depth": 12}),
-    "other numbers": TurnPlan({"depth": 2, "closer": 5}, min_gap=0.2, smoothness=0.1, on_objects=0.9),
+    "points": TurnPlan({"depth": 4, "closer": 3}, wordings=2),
+    "depths": TurnPlan({"depth": 12}, wordings=2),
+    "other numbers": TurnPlan({"depth": 2, "closer": 5}, min_gap=0.2, smoothness=0.1, on_objects=0.9, wordings=2),
 }
 VIEWS = {"plain": tiny_cues(), "holes": tiny_cues((90, 60), holes=True), "noise": tiny_cues(noise=0.02)}
-# Hashes of the messages and the meta of ten seeds, as the first version wrote them. A change of these hashes means that
-# every data set and every figure that is made from a seed changes.
+# Hashes of the messages and the meta of ten seeds. Those of points with two wordings are as the first version wrote
+# them: the demo's language model was trained on them. A change of these hashes means that every data set and every
+# figure that is made from a seed changes.
 DIGESTS = {
-    ("paper", "plain", "forward"): "cc13e22cd17de097",
-    ("paper", "plain", "reverse"): "4ee782e4468ff86e",
-    ("paper", "plain", "random"): "797b73a7cc586d9d",
-    ("paper", "holes", "forward"): "3fb1e275e005e5a2",
-    ("paper", "holes", "reverse"): "1108933c19c84e0a",
-    ("paper", "holes", "random"): "31abb25c8bbdbf19",
-    ("paper", "noise", "forward"): "f7135e0c3fda40ed",
-    ("paper", "noise", "reverse"): "a93c57f89aa2b9a1",
-    ("paper", "noise", "random"): "eb9c2394c5ecc1f3",
+    ("paper", "plain", "forward"): "ae31b98492a1dcde",
+    ("paper", "plain", "reverse"): "7eafdf1dfe4358a6",
+    ("paper", "plain", "random"): "0a3130f72b4935d2",
+    ("paper", "holes", "forward"): "d2369daba49bca3f",
+    ("paper", "holes", "reverse"): "2454a746e0dedf4a",
+    ("paper", "holes", "random"): "456b61c708e9f62d",
+    ("paper", "noise", "forward"): "526832a4212a9627",
+    ("paper", "noise", "reverse"): "3c5f77df92750453",
+    ("paper", "noise", "random"): "91f8502f68d4f171",
     ("points", "plain", "forward"): "7c10216095338f75",
     ("points", "plain", "reverse"): "23efbf429a24d60d",
     ("points", "plain", "random"): "550a2a461b0998a0",
@@ -63,5 +64,10 @@ DIGESTS = {
 @pytest.mark.parametrize(("plan", "view", "order"), DIGESTS)
 def test_a_seed_gives_the_conversation_that_it_always_gave(plan, view, order):
     talks = [build_conversation(VIEWS[view], seed=seed, order=order, plan=PLANS[plan]) for seed in range(10)]
+    if plan != "paper":  # facts that the first version did not have, and that no question about points uses
+        for talk in talks:
+            del talk.meta["up"]
+            for thing in talk.meta["objects"]:
+                del thing["heights_m"]
     text = json.dumps([[talk.messages, talk.meta] for talk in talks])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == DIGESTS[plan, view, order]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spatialboost.scenes.questions.names import choose_names
+from spatialboost.scenes.questions.names import choose_names, usable_names
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 from spatialboost.scenes.questions.turn import Turn, choose_wording
 
@@ -47,6 +47,10 @@ class Context:
     def word(self, wordings: Sequence[str], rng: np.random.Generator, **words: str) -> tuple[str, int]:
         """`choose_wording`, limited to the wordings that the plan allows."""
         return choose_wording(wordings[: self.view.plan.wordings], rng, **words)
+
+    def can_name(self, relation: str) -> bool:
+        """Whether at least two objects have a name that does not contain the answer to questions about the relation."""
+        return sum(bool(usable_names(relation, thing.names)) for thing in self.view.objects) > 1
 
     def named_pairs(self, relation: str, rng: np.random.Generator) -> Iterator[tuple[tuple[int, int], tuple[str, str]]]:
         """Ordered pairs of objects with a clear relation, with names that do not contain the answer, the best first.

@@ -39,6 +39,10 @@ class Relation(Kind):
         view = context.view
         found = next(context.named_pairs(self.name, rng), None)
         if found is None:
+            if len(view.objects) > 1 and not context.can_name(self.name):
+                raise CannotAskError(
+                    f"every description of an object tells what is {'/'.join(self.words)}; add aliases"
+                )
             raise CannotAskError(f"no pair of objects is clear enough to ask about {'/'.join(self.words)}")
         (i, j), (a, b) = found
         true_word, false_word = self.words if view.compare(self.name, i, j) == 1 else self.words[::-1]
