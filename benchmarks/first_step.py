@@ -26,6 +26,7 @@ from spatialboost.scenes.rooms import Rooms
 from spatialboost.teachers.language import BoostConfig, ChatDataset, InstructConfig, boost_encoder, instruct
 from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM
+from spatialboost.vlm.model import build_projector
 
 
 class Repeated(Sequence[Any]):
@@ -47,7 +48,7 @@ def first_step(rows: Sequence[Any], stage: str, workers: int, folder: Path) -> d
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     dataset = ChatDataset(rows, RowImages(encoder, SIZE), tokenizer)
-    vlm = SpatialVLM(encoder, llm)
+    vlm = SpatialVLM(encoder, llm, projector=build_projector(encoder, llm))  # stage 3 leaves it as it is
     options: dict[str, Any] = {"folder": folder, "workers": workers, "device": "auto"}
     keys: dict[str, Any] = {"steps": 1, "batch_size": 16, "save_every": 0}
     if stage == "stage2":

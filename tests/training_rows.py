@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from spatialboost.teachers.language import ChatDataset
 from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM, load_llm
+from spatialboost.vlm.model import build_projector
 
 SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
 
@@ -66,7 +67,8 @@ def build(rows: list[dict[str, Any]], **options: Any) -> tuple[SpatialVLM, Any, 
     encoder = VisionTransformer(**SHAPE).eval()
     shape = {"width": 32, "layers": 1, "heads": 2, "max_length": 128}
     llm, tokenizer = load_llm("small", conversations=[row["messages"] for row in rows], **shape)
-    return SpatialVLM(encoder, llm), tokenizer, ChatDataset(rows, RowImages(encoder, 32), tokenizer, **options)
+    vlm = SpatialVLM(encoder, llm, projector=build_projector(encoder, llm))  # one that counts as trained
+    return vlm, tokenizer, ChatDataset(rows, RowImages(encoder, 32), tokenizer, **options)
 
 
 # Fixtures. The conftest.py of each test folder that trains imports them.

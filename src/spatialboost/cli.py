@@ -22,7 +22,7 @@ COMMANDS = {
         "spatialboost.scenes.data_command:app",
         "Turn views and their 3D cues into conversations on disk.",
     ),
-    "train": ("spatialboost.training.train_command:train", "Boost an encoder, stage by stage."),
+    "train": ("spatialboost.training.train_command:app", "Boost an encoder, stage by stage."),
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),
 }
 

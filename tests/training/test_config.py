@@ -21,7 +21,7 @@ BAD = {
     ),
     "typo in the teacher": (
         {"teacher": {"lm": {}}},
-        'unknown key "teacher.lm"; known here: kind, evaluate, llm, places, projector_start, max_length',
+        'unknown key "teacher.lm"; known here: kind, evaluate, llm, places, projector_start, max_length, earlier_run',
     ),
     "typo in the teacher's language model": (
         {"teacher": {"llm": {"nam": "x"}}},

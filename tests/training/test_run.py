@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
+from typer.testing import CliRunner
 
 import spatialboost as sb
 from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.errors import SpatialBoostError
+from spatialboost.training import train_command
 from spatialboost.training.config import load_config
-from spatialboost.training.run import train
+from spatialboost.training.run import evaluate, train
 from training_rows import SHAPE, make_rows, write_parquet
 
 
@@ -192,3 +195,75 @@ def test_a_run_that_is_killed_ends_the_same(finished, world, tmp_path, call, sta
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [[e["loss"] for e in each.stages[stage]["fit"]["history"]] for each in (resumed, result)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_asked_to_end_saves_and_ends_the_same(finished, world, tmp_path, monkeypatch):
+    _, result = finished
+    given, step, calls = settings(*world, tmp_path / "out"), Trainer.training_step, iter(range(1, 100))
+
+    def asked(self, *args, **kwargs):
+        if next(calls) == 7:  # step 5 of stage 2, two steps after a checkpoint
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Trainer, "training_step", asked)
+    with pytest.raises(SpatialBoostError, match=r"stage2 was asked to end \(SIGTERM\) .* after step 5: give the same"):
+        train(load_config(given))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "out" / "stage2" / "checkpoint-5").exists()
+    monkeypatch.undo()
+    resumed = train(load_config(given))
+    assert resumed.stages["stage2"]["fit"]["resumed_from"] == 5
+    ours, theirs = (load_file(each.delta / "model.safetensors") for each in (resumed, result))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(world, tmp_path, monkeypatch, error):
+    def full(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Trainer, "training_step", full)
+    with pytest.raises(
+        SpatialBoostError, match="Set batch_size: 2 with accumulate: 2 in stage1, checkpointing: true, bf16"
+    ):
+        train(load_config(settings(*world, tmp_path / "out")))
+
+
+def test_a_run_is_scored_again(finished, world, tmp_path):
+    """`train eval`: on its held-out rows, and on others; the trained parts answer."""
+    config, result = finished
+    scores = evaluate(config.out, rows=4)
+    assert {(s.kind, s.answerer) for s in scores} == {
+        (kind, by) for kind in ("depth", "closer") for by in ("image", "text", "guess")
+    }
+    assert all(score.answers == 4 for score in scores)
+    expected = {(s["kind"], s["answerer"]): s["loss"] for s in result.stages["stage3"]["scores"]}
+    two = {(s.kind, s.answerer): s.loss for s in evaluate(config.out, rows=2)}
+    assert two.keys() == expected.keys()
+    assert all(expected[key] is None if loss is None else abs(loss - expected[key]) < 1e-3 for key, loss in two.items())
+    other = write_parquet(make_rows(5, seed=9), tmp_path / "other")
+    done = CliRunner().invoke(
+        train_command.app, ["eval", str(config.out), "--data", str(other), "--out", str(tmp_path / "scores.json")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "answered from" in done.output
+    assert {score["answers"] for score in json.loads((tmp_path / "scores.json").read_text())} == {5}
+
+
+def test_what_cannot_be_scored_is_said(finished, tmp_path):
+    config, _ = finished
+    with pytest.raises(SpatialBoostError, match="expected the folder of a run"):
+        evaluate(tmp_path)
+    (tmp_path / "config.json").write_text((config.out / "config.json").read_text())
+    with pytest.raises(SpatialBoostError, match="no stage is finished"):
+        evaluate(tmp_path)
+    with pytest.raises(SpatialBoostError, match="no parquet files"):
+        evaluate(config.out, folders=[tmp_path])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from spatialboost.teachers.registry import TEACHERS
 from spatialboost.training.claim import locked
 from spatialboost.training.config import load_config
 from spatialboost.training.run import train
+from spatialboost.vlm.llms import build_small_llm
 from training_rows import SHAPE, make_rows, write_parquet
 
 
@@ -120,6 +122,33 @@ def test_another_teacher_with_a_new_part_that_is_frozen(world, tmp_path, monkeyp
     assert train(load_config(made_up(world, tmp_path / "b"))).delta is not None  # the stage before has trained it
     monkeypatch.setattr(Frozen, "weights_from_elsewhere", True)
     assert train(load_config(made_up(world, tmp_path / "c", head=None))).delta is not None
+
+
+# --- a language model that cannot read the data
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("other words", r"\d+% of the answers' tokens are unknown"),
+        ("a token without an embedding", r"has embeddings for \d+"),
+        ("few positions", "an image has 4 visual tokens, .* at most 4 tokens"),
+    ],
+)
+def test_a_language_model_that_cannot_read_the_data(world, tmp_path, case, message):
+    chats = [row["messages"] for row in make_rows(8)]
+    if case == "other words":
+        chats = [[{"role": "user", "content": "Wie tief?"}, {"role": "assistant", "content": "Etwa zwei Meter."}]]
+    positions = 4 if case == "few positions" else 128
+    llm, tokenizer = build_small_llm(chats, width=32, layers=1, heads=2, max_length=positions)
+    if case == "a token without an embedding":
+        llm.resize_token_embeddings(len(tokenizer) - 1)
+    llm.save_pretrained(tmp_path / "llm"), tokenizer.save_pretrained(tmp_path / "llm")
+    given = settings(world, tmp_path / "out")
+    given["teacher"]["llm"] = {"name": str(tmp_path / "llm")}
+    with pytest.raises(SpatialBoostError, match=message):
+        train(load_config(given))
+    assert not list((tmp_path / "out").glob("*/result.json"))
 
 
 # --- numbers that are not finite
@@ -322,3 +351,30 @@ def test_only_the_stage_of_its_own_teacher_may_be_left_out(tmp_path, text):
     (tmp_path / "run.yaml").write_text(f"out: out\nencoder: timm:vit_tiny_patch16_224\n{text}")
     with pytest.raises(SpatialBoostError, match="has no delta yet"):
         open_encoder(tmp_path / "run.yaml", pretrained=False)
+
+
+# --- an earlier run
+
+
+def test_stage_3_takes_up_what_an_earlier_run_has_learnt(world, tmp_path):
+    first = train(load_config(settings(world, tmp_path / "first", stage3=None)))
+    given = settings(world, tmp_path / "second", stage1=None, stage2=None)
+    given["teacher"] = {"earlier_run": str(tmp_path / "first"), "evaluate": 0}
+    second = train(load_config(given))
+    for name in ("projector", "llm"):
+        ours, theirs = (getattr(run.teacher.vlm, name).state_dict() for run in (second, first))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert second.delta is not None
+    given["out"], given["teacher"]["earlier_run"] = str(tmp_path / "third"), str(tmp_path / "second")
+    with pytest.raises(SpatialBoostError, match="second has no finished stage 1 or 2; expected the folder of a run"):
+        train(load_config(given))
+
+
+def test_an_earlier_projector_of_another_width_is_refused(world, tmp_path):
+    train(load_config(settings(world, tmp_path / "first", stage3=None)))
+    shutil.rmtree(tmp_path / "first" / "stage2" / "llm")
+    given = settings(world, tmp_path / "second", stage1=None)
+    given["teacher"]["llm"]["kwargs"]["width"] = 48
+    given["teacher"]["earlier_run"] = str(tmp_path / "first")
+    with pytest.raises(SpatialBoostError, match=r"shapes .*\[32, 48\].* need .*\[48, 48\]"):
+        train(load_config(given))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from spatialboost.errors import SpatialBoostError
@@ -12,9 +11,7 @@ GOOD = "encoder: {name: vit_tiny_patch16_224}\ndata: {folders: [rooms]}\nout: ru
 
 @pytest.fixture
 def app():
-    app = typer.Typer()
-    app.command()(train_command.train)
-    return app
+    return train_command.app
 
 
 def test_check_shows_the_whole_configuration(app, tmp_path):

@@ -264,11 +264,12 @@ class Teacher(ABC):
         """
         return None
 
-    def score(self, rows: RowDataset) -> list[Score]:
+    def score(self, rows: RowDataset, *, every_kind: bool = False) -> list[Score]:
         """Score held-out rows.
 
         Args:
             rows: Held-out rows; score at most `TeacherOptions.evaluate` of them.
+            every_kind: Score also what is too slow to score after each stage.
         """
         return []
 

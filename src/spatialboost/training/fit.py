@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState, TrainingArguments
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, not_finite, stopped_by_signal
 from spatialboost.training.claim import read_json
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
-from spatialboost.training.movement import MovementCheck, trainable_report
+from spatialboost.training.movement import trainable_report
 from spatialboost.training.optimizers import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def fit(
     logger.info(
         "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
     )
-    progress = _Progress(name)
+    progress = Progress(name)
     trainer = _Engine(
         groups, stage, objective, arguments, rows=rows, label=name, data_collator=collate, train_dataset=dataset
     )
@@ -120,8 +120,8 @@ def fit(
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if checkpoint is None and not sharded:
         # The check needs whole gradients, which sharded parameters do not have
-        trainer.add_callback(_Movement(objective))
-    trainer.add_callback(_Finite(name, groups, stage))
+        trainer.add_callback(Movement(objective))
+    trainer.add_callback(Finite(name, groups, stage))
     if sharded and rows is not None and rows.use_features:
         rows.fill_features()  # the encoder cannot be called alone after it is sharded
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
@@ -132,7 +132,8 @@ def fit(
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with stopped_by_signal(trainer, name), memory_explained(name, stage):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if rows is not None:
         rows.gather_skipped()
     return Fit(
@@ -291,77 +292,3 @@ def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int],
         return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
     return shape
-
-
-class _Movement(TrainerCallback):
-    """Runs the movement check around the first optimiser steps."""
-
-    def __init__(self, objective: nn.Module) -> None:
-        self.objective = objective
-        self.check: MovementCheck | None = None
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.check = MovementCheck(self.objective)
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        if self.check is not None:
-            self.check.before_step()
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        if self.check is not None:
-            self.check.after_step()
-            if self.check.done:
-                self.check = None
-
-
-class _Finite(TrainerCallback):
-    """Stops the training at the first gradient or weight that is not finite. The loss is checked by `_Engine`."""
-
-    def __init__(self, name: str, groups: Sequence[dict[str, Any]], stage: StageConfig) -> None:
-        self.name, self.stage = name, stage
-        self.parameters = [p for group in groups for p in group["params"]]
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._check("a gradient", [p.grad for p in self.parameters if p.grad is not None], state.global_step + 1)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._check("a weight", self.parameters, state.global_step + 1)
-
-    @torch.no_grad()
-    def _check(self, what: str, tensors: Sequence[Tensor], step: int) -> None:
-        local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
-        largest = torch._foreach_norm([each for each in local if each.numel()], float("inf"))
-        if largest and not bool(torch.stack([each.float() for each in largest]).isfinite().all()):
-            raise not_finite(what, self.name, step, self.stage)
-
-
-def not_finite(what: str, name: str, step: int, stage: StageConfig) -> SpatialBoostError:
-    """The error for a training that has diverged."""
-    clip = "set `clip: 1.0`" if not stage.clip else "choose a smaller `clip`"
-    return SpatialBoostError(
-        f"{name}: {what} is not finite in step {step}; training is stopped, and nothing of this step is saved. "
-        f"Choose a smaller `lr` (it is {stage.lr:g}), {clip}, or a longer `warmup`"
-    )
-
-
-class _Progress(TrainerCallback):
-    """A progress bar with the loss, shown by the main process."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        hidden = not state.is_world_process_zero
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=hidden)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
-            logger.debug("%s step %d: %s", self.name, state.global_step, logs)
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self.bar.close()

@@ -21,8 +21,8 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.teachers.protocol import Readiness, Row, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.training.claim import ENCODER, check_claim, locked, read_json, write_claim, write_json
-from spatialboost.training.config import StageConfig, TrainConfig
+from spatialboost.training.claim import CONFIG, ENCODER, check_claim, locked, read_json, write_claim, write_json
+from spatialboost.training.config import StageConfig, TrainConfig, load_config
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
@@ -93,14 +93,56 @@ def _train(config: TrainConfig) -> TrainResult:
     return TrainResult(run.teacher, run.encoder, config.out, records, delta)
 
 
-class _Run:
-    """The parts of a run, built from its configuration."""
+def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device: str = "auto") -> list[Score]:
+    """Score a finished run, or the stages of it that are finished, on held-out rows or on other data.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Example:
+        >>> for score in evaluate(Path("runs/one"), folders=[Path("data/other-rooms")]):  # doctest: +SKIP
+        ...     print(score.kind, score.answerer, score.accuracy)
+
+    Args:
+        out: Folder of the run.
+        folders: Folders with other rows, all of which may be scored; without any, the run's held-out rows are.
+        rows: Largest number of rows.
+        device: ``auto`` uses a GPU if there is one.
+
+    Raises:
+        SpatialBoostError: There is no finished stage, or no row to score.
+    """
+    if not (out / CONFIG).is_file():
+        raise SpatialBoostError(
+            f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
+        )
+    given = {key: value for key, value in read_json(out / CONFIG).items() if key != ENCODER}
+    config = load_config({**given, "out": out, "device": device})
+    if folders:
+        config.data.folders, config.data.held_out = list(folders), 0
+    elif not config.data.held_out:
+        raise SpatialBoostError("the run holds no rows out (data.held_out is 0); give the folder of other data")
+    config.teacher.evaluate = rows
+    if not any((out / name / RESULT).exists() for name in config.stages):
+        raise SpatialBoostError(f"{out}: no stage is finished, so there is nothing to score yet")
+    run = _Run(config, held_out=bool(folders))
+    for name in config.stages:
+        if (out / name / RESULT).exists():
+            run.load(name)
+    return list(run.teacher.score(run.dataset(None, run.held_out), every_kind=True))
+
+
+class _Run:
+    """The parts of a run, built from its configuration.
+
+    Args:
+        config: The configuration.
+        held_out: All rows are held out, and none is trained on.
+    """
+
+    def __init__(self, config: TrainConfig, *, held_out: bool = False) -> None:
         self.config, self.out = config, config.out
         kind = teacher_class(config.teacher.kind)
         self.rows = _open(config, kind.columns(config.teacher))
-        self.training, self.held_out = _split(config, len(self.rows))
+        count = len(self.rows)
+        self.training, self.held_out = (range(0), range(count)) if held_out else _split(config, count)
         self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
         with torch.random.fork_rng(devices=[]):  # one seed for all new weights; the encoder comes first
@@ -120,7 +162,7 @@ class _Run:
         """Make one example for each stage that is not finished, so that stage 3 does not fail after stages 1 and 2."""
         for name, stage in self.config.stages.items():
             if not (self.out / name / RESULT).exists():
-                self._dataset(stage, self.training)[0]
+                self.dataset(stage, self.training)[0]
 
     def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
         """Train a stage, or load it if it is finished; returns its record."""
@@ -130,13 +172,11 @@ class _Run:
             self.delta = folder / DELTA
         if (folder / RESULT).exists():
             logger.info("%s is finished and is loaded", name)
-            self.teacher.load(name, folder)
-            if boosts:
-                load_pretrained(self.encoder, folder / DELTA)
+            self.load(name)
             return read_json(folder / RESULT)
         check_new_weights(self.teacher, self.config.stages, name, self.new)
         readiness = self._check_ready(name, stage) if boosts else None
-        dataset = self._dataset(stage, self.training)
+        dataset = self.dataset(stage, self.training)
         fitted = train_stage(
             self.teacher,
             name,
@@ -160,12 +200,18 @@ class _Run:
         _wait()
         return record
 
+    def load(self, name: str) -> None:
+        """Load the results of a finished stage."""
+        self.teacher.load(name, self.out / name)
+        if self.teacher.stages[name].boosts:
+            load_pretrained(self.encoder, self.out / name / DELTA)
+
     def _check_ready(self, name: str, stage: StageConfig) -> Readiness | None:
         """Refuse a stage that boosts while the teacher has nothing to teach."""
         if not (self.held_out and self.config.teacher.evaluate):
             logger.warning("no held-out rows are scored, so it is not known whether %s has something to teach", name)
             return None
-        found = self.teacher.readiness(name, stage, self._dataset(None, self.held_out))
+        found = self.teacher.readiness(name, stage, self.dataset(None, self.held_out))
         if found is None:
             return None
         if found.ready or not found.required:
@@ -185,12 +231,13 @@ class _Run:
             shutil.rmtree(self.out / FEATURES, ignore_errors=True)
         return self.delta
 
-    def _dataset(self, stage: StageConfig | None, numbers: range) -> RowDataset:
+    def dataset(self, stage: StageConfig | None, numbers: range) -> RowDataset:
+        """Examples of some rows: for a stage, or all turns of held-out rows for None."""
         make_example = self.teacher.make_example(stage, self.rows, numbers)
         return RowDataset(self.rows, self.images, make_example, numbers=numbers, features=self.features)
 
     def _scores(self) -> Sequence[Score]:
-        return self.teacher.score(self._dataset(None, self.held_out))
+        return self.teacher.score(self.dataset(None, self.held_out))
 
     def _save(self, name: str, stage: StageConfig, fitted: Fit) -> None:
         folder = self.out / name
@@ -214,7 +261,7 @@ class _Run:
     @torch.no_grad()
     def _check_reload(self, delta: Path) -> None:
         """Check that a fresh encoder with the saved delta gives the same patch tokens as the trained encoder."""
-        _, example = next(self._dataset(None, self.training).usable(1))
+        _, example = next(self.dataset(None, self.training).usable(1))
         device, layer = next(self.encoder.parameters()).device, self.teacher.objective.layer
         pixels = example["pixel_values"].to(device)
         fresh = load_pretrained(open_encoder(self.config.encoder, seed=self.config.seed), delta).to(device).eval()

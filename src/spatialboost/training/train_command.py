@@ -1,15 +1,24 @@
-"""`spatialboost train`: run a configuration."""
+"""`spatialboost train`: run a configuration; `spatialboost train eval`: score a run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from spatialboost.errors import SpatialBoostError, plain
 
+app = typer.Typer(help="Boost an encoder, stage by stage.", invoke_without_command=True)
+
+
+@app.callback()
 def train(
-    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the run; see docs/training.md.")],
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML file of the run; see docs/training.md.")
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--override", "-o", help="KEY=VALUE, such as stage3.lr=1e-4; replaces a value of the file."),
@@ -18,6 +27,10 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
 ) -> None:
     """Boost an encoder, stage by stage. Run the same command again to resume an interrupted run."""
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise SpatialBoostError("give the YAML file of the run: spatialboost train --config run.yaml")
     from spatialboost.encoders.run_file import user_path
     from spatialboost.training.config import load_config
 
@@ -33,3 +46,34 @@ def train(
     typer.echo(f"report: {result.out / 'report.json'}")
     if result.delta is not None:
         typer.echo(f"delta:  {result.delta}")
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that `spatialboost train` wrote.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder with other rows; repeat it for several. Default: held-out rows.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Largest number of conversations.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write. Default: RUN/eval.json.")] = None,
+) -> None:
+    """Answer held-out questions of every kind: with the image, without it, and by the best constant answer."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from spatialboost.encoders.run_file import user_path
+    from spatialboost.training.run import evaluate as score
+
+    run = user_path(run)
+    scores = score(run, folders=[user_path(each) for each in data or ()], rows=rows)
+    table = Table("kind", "answers", "answered from", "right", "relative error", "loss")
+    for each in scores:
+        numbers = (f"{value:.3f}" if value is not None else "" for value in (each.relative_error, each.loss))
+        table.add_row(
+            escape(plain(each.kind)), str(each.answers), each.answerer, f"{100 * each.accuracy:.1f} %", *numbers
+        )
+    Console().print(table)
+    file = user_path(out) if out is not None else run / "eval.json"
+    file.write_text(json.dumps([each.to_json() for each in scores], indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"scores: {file}")

@@ -80,16 +80,22 @@ class SpatialVLM(nn.Module):
         self.encoder = encoder
         self.llm: Any = llm
         self.projector = build_projector(encoder, llm) if projector is None else projector
-        self._versions = [p._version for p in self.projector.parameters()] if projector is None else None
+        drawn = self.projector.named_parameters() if projector is None else ()
+        self._drawn = {name: _sample(p) for name, p in drawn if p.ndim > 1 and not p.is_meta}  # biases start at zero
         self.places_NE: Tensor | None
         width = llm.get_input_embeddings().weight.shape[1]  # type: ignore[operator, union-attr]
         places_NE = None if grid is None else grid_code(grid, width)
         self.register_buffer("places_NE", places_NE, persistent=False)
         self._fast_head: bool | None = None
 
-    def has_new_projector(self) -> bool:
-        """Whether the projector still has the random weights that it was made with: nothing has written to them."""
-        return self._versions == [p._version for p in self.projector.parameters()]
+    def new_weights(self) -> dict[str, nn.Parameter]:
+        """The weights of the projector that still have the random values that they were made with, by name."""
+        weights = {name: (p, self._drawn.get(name)) for name, p in self.projector.named_parameters()}
+        return {
+            f"projector.{name}": p
+            for name, (p, first) in weights.items()
+            if first is not None and torch.equal(_sample(p), first.to(p.dtype))
+        }
 
     def train(self, mode: bool = True) -> SpatialVLM:
         """Set training mode, but keep a part in evaluation mode if all its parameters are frozen.
@@ -238,6 +244,11 @@ def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
         nn.init.zeros_(into.bias)
         nn.init.zeros_(out.bias)
     return nn.Sequential(into, nn.GELU(), out).to(embeddings.device)
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """A few values of a weight, by which its first values are known again on another device and in another dtype."""
+    return weight.detach().flatten()[:64].cpu().clone()
 
 
 def _checkpoints(part: Any) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -53,14 +55,48 @@ def test_the_frozen_encoder_is_run_once(parts, tmp_path):
     assert sum(seen) == len(dataset)
 
 
-def test_a_new_projector_that_stays_frozen_is_named(parts, tmp_path, caplog):
+SAME_WEIGHTS = {  # what leaves a new projector as random as it was
+    "new": lambda vlm: vlm,
+    "copied": copy.deepcopy,
+    "a half is zero": lambda vlm: torch.nn.init.zeros_(vlm.projector[-1].weight) is None or vlm,
+    "bfloat16": lambda vlm: vlm.projector.to(torch.bfloat16) is None or vlm,
+}
+
+
+@pytest.mark.parametrize("case", SAME_WEIGHTS)
+def test_a_new_projector_that_stays_frozen_is_refused(parts, tmp_path, case):
     vlm, _, dataset = parts
-    boost_encoder(vlm, dataset, BoostConfig(**QUICK), folder=tmp_path / "1")
-    assert "trains through a new projector with random weights" in caplog.text
-    caplog.clear()
-    vlm.projector.load_state_dict(vlm.projector.state_dict())
-    boost_encoder(vlm, dataset, BoostConfig(**QUICK), folder=tmp_path / "2")
-    assert "new projector" not in caplog.text
+    new = SAME_WEIGHTS[case](SpatialVLM(vlm.encoder, vlm.llm))
+    with pytest.raises(SpatialBoostError, match=r"stage3 would train through vlm.projector with its first, random"):
+        boost_encoder(new, dataset, BoostConfig(**QUICK), folder=tmp_path)
+    assert not sb.status(new.encoder).layers and not list(tmp_path.iterdir())
+
+
+OTHER_WEIGHTS = {
+    "loaded": lambda new, vlm: new.projector.load_state_dict(vlm.projector.state_dict()),
+    "assigned": lambda new, vlm: new.projector.load_state_dict(vlm.projector.state_dict(), assign=True),
+    "written into": lambda new, vlm: [
+        p.data.copy_(q) for p, q in zip(new.projector.parameters(), vlm.projector.parameters(), strict=True)
+    ],
+    "replaced": lambda new, vlm: setattr(new, "projector", vlm.projector),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_WEIGHTS)
+def test_a_projector_with_weights_from_elsewhere_may_stay_frozen(parts, tmp_path, case):
+    vlm, _, dataset = parts
+    new = SpatialVLM(vlm.encoder, vlm.llm)
+    OTHER_WEIGHTS[case](new, vlm)
+    boost_encoder(new, dataset, BoostConfig(**QUICK), folder=tmp_path)
+
+
+def test_a_new_projector_is_trained_before_stage_3_or_in_it(parts, tmp_path):
+    vlm, _, dataset = parts
+    new = SpatialVLM(vlm.encoder, vlm.llm)
+    align(new, dataset, AlignConfig(**QUICK), folder=tmp_path / "1")
+    boost_encoder(new, dataset, BoostConfig(**QUICK), folder=tmp_path / "3")
+    new = SpatialVLM(vlm.encoder, vlm.llm)
+    boost_encoder(new, dataset, BoostConfig(**QUICK, train_projector=True), folder=tmp_path / "only")
 
 
 @pytest.mark.parametrize("train_projector", [False, True])

@@ -75,10 +75,10 @@ def answer_accuracy(
     tokenizer: Any,
     dataset: RowDataset,
     *,
-    kinds: Sequence[str] = ("depth", "closer"),
+    kinds: Sequence[str] | None = ("depth", "closer"),
     rows: int = 32,
     batch_size: int = 16,
-    max_new_tokens: int = 24,
+    max_new_tokens: int | None = 24,
     generate: bool = True,
     progress: bool = True,
 ) -> list[Score]:
@@ -96,11 +96,12 @@ def answer_accuracy(
         vlm: The model; it is in evaluation mode while it answers.
         tokenizer: Tokenizer of the language model.
         dataset: Held-out conversations, a `ChatDataset`; its rows need ``meta``.
-        kinds: Kinds of turns to generate answers for. Relations need about 120 `max_new_tokens`, as their answers begin
-            with the reasoning.
+        kinds: Kinds of turns to generate answers for; None for all. Relations need about 120 `max_new_tokens`, as their
+            answers begin with the reasoning.
         rows: Largest number of conversations; the first usable ones are scored.
         batch_size: Prompts in one batch.
-        max_new_tokens: Largest number of tokens of an answer.
+        max_new_tokens: Largest number of tokens of an answer; None allows a few more than the longest true answer of
+            the kind has.
         generate: False generates no answers. All kinds are then scored by the loss, with two forward passes for each
             conversation, and accuracy is the share of correctly predicted answer tokens.
         progress: Show a progress bar.
@@ -194,13 +195,13 @@ def answer_losses_of(
     return found
 
 
-def _questions(chats: Sequence[Conversation], kinds: Sequence[str]) -> dict[str, list[tuple[int, int, str]]]:
+def _questions(chats: Sequence[Conversation], kinds: Sequence[str] | None) -> dict[str, list[tuple[int, int, str]]]:
     """Kind -> (conversation, turn, true answer) of each question, sorted by turn, so similar lengths are together."""
     asked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for i, chat in enumerate(chats):
         last = int(chat.encoded["turns"].max())  # later turns did not fit into max_length
         for turn, kind in enumerate(chat.kinds[: last + 1]):
-            if kind in kinds:
+            if kinds is None or kind in kinds:
                 asked[kind].append((i, turn, chat.messages[2 * turn + 1]["content"]))
     return {kind: sorted(questions, key=lambda question: question[1]) for kind, questions in asked.items()}
 
@@ -209,10 +210,10 @@ def _generated(
     vlm: SpatialVLM,
     tokenizer: Any,
     seen: dict[str, list[Conversation]],
-    kinds: Sequence[str],
+    kinds: Sequence[str] | None,
     batch_size: int,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     progress: bool,
 ) -> list[Score]:
     asked = _questions(seen["image"], kinds)
@@ -222,6 +223,7 @@ def _generated(
     with tqdm(total=2 * sum(map(len, asked.values())), desc="answers", disable=not progress) as bar:
         for kind, questions in asked.items():
             truths = [truth for _, _, truth in questions]
+            longest = max_new_tokens or 8 + max(len(ids) for ids in tokenizer(truths)["input_ids"])
             for name, chats in seen.items():
                 replies: list[str] = []
                 for start in range(0, len(questions), batch_size):
@@ -230,7 +232,7 @@ def _generated(
                     batch.pop("labels"), batch.pop("turns")
                     new = vlm.generate(
                         **batch,
-                        max_new_tokens=max_new_tokens,
+                        max_new_tokens=longest,
                         eos_token_id=stops or None,
                         pad_token_id=tokenizer.pad_token_id,
                     )

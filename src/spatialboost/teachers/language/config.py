@@ -39,6 +39,8 @@ class LanguageOptions(TeacherOptions):
         projector_start: ``random``: random weights. ``zero``: the last layer starts at zero, so visual tokens start
             as zeros; for a language model that was pretrained to treat zero tokens as no information.
         max_length: Largest number of tokens of a conversation; turns that do not fit are left out.
+        earlier_run: Folder of another run, whose projector and, if it has one, whose language model of stage 2 this run
+            begins with. `llm.name` is then not used.
     """
 
     kind: Literal["language"] = "language"
@@ -46,12 +48,14 @@ class LanguageOptions(TeacherOptions):
     places: bool = False
     projector_start: Literal["random", "zero"] = "random"
     max_length: int | None = Field(default=2048, ge=8)
+    earlier_run: Path | None = None
 
     def from_folder(self, folder: Path) -> LanguageOptions:
-        """The options with the folder of the language model, if it is one, joined to the folder of the run's file."""
+        """The options with their relative paths joined to the folder of the run's file."""
         path = resolve_path(self.llm.name, folder)
         name = str(path) if path.is_dir() and self.llm.name not in ("small", "smollm2") else self.llm.name
-        return self.model_copy(update={"llm": self.llm.model_copy(update={"name": name})})
+        earlier = None if self.earlier_run is None else resolve_path(self.earlier_run, folder)
+        return self.model_copy(update={"llm": self.llm.model_copy(update={"name": name}), "earlier_run": earlier})
 
 
 class ChatKeys(BaseModel):

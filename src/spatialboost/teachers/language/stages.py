@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from spatialboost.teachers.language.chats import ChatDataset
 from spatialboost.teachers.language.config import AlignConfig, BoostConfig, InstructConfig
 from spatialboost.teachers.language.teacher import LanguageTeacher
 from spatialboost.training.fit import Fit
-from spatialboost.training.stage import train_stage
+from spatialboost.training.movement import state_digest
+from spatialboost.training.stage import check_new_weights, train_stage
 from spatialboost.vlm.model import SpatialVLM
-
-logger = logging.getLogger(__name__)
 
 
 def align(vlm: SpatialVLM, dataset: ChatDataset, stage: AlignConfig | None = None, **options: Any) -> Fit:
@@ -69,15 +67,17 @@ def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | No
         stage: Settings of the stage; None uses the defaults.
         **options: The same as for `align`.
 
+    Raises:
+        SpatialBoostError: The projector is new, and nothing has trained or loaded it: call `align` or `instruct` first,
+            load its weights, or set `train_projector`.
+
     Source: the paper's section 3.1 (what is trained), equation 1 (the gates).
     """
     stage = stage or BoostConfig()
-    if vlm.has_new_projector() and not stage.train_projector:
-        logger.warning(
-            "stage 3 trains through a new projector with random weights, which stays frozen: call align or instruct "
-            "first, load its weights, or set train_projector"
-        )
-    return train_stage(_teacher(vlm, dataset), "stage3", stage, dataset, **options)
+    teacher = _teacher(vlm, dataset)
+    new = {f"vlm.{name}": state_digest(weight) for name, weight in vlm.new_weights().items()}
+    check_new_weights(teacher, {"stage3": stage}, "stage3", new)
+    return train_stage(teacher, "stage3", stage, dataset, **options)
 
 
 def _teacher(vlm: SpatialVLM, dataset: ChatDataset) -> LanguageTeacher:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROJECTOR = "projector.safetensors"
+PROJECTOR, LLM = "projector.safetensors", "llm"
 MOST_CONVERSATIONS = 10_000  # largest number that is read for the vocabulary of a small language model
 
 
@@ -76,7 +76,7 @@ class LanguageTeacher(Teacher):
         self.vlm, self.tokenizer, self.num_tokens, self.seed = vlm, tokenizer, num_tokens, seed
         self.options = options or LanguageOptions()
         self.objective = LanguageObjective(vlm)
-        self.collate, self.new_llm = Collator(tokenizer.pad_token_id), False
+        self.collate, self.taught = Collator(tokenizer.pad_token_id), [vlm.llm]
         self.max_length = _longest(self.options.max_length, num_positions(vlm.llm), num_tokens)
 
     @classmethod
@@ -91,18 +91,24 @@ class LanguageTeacher(Teacher):
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
 
-        if "stage2" in inputs.finished:
-            llm, tokenizer = load_llm(inputs.finished["stage2"] / "llm", dtype=getattr(torch, options.llm.dtype))
+        earlier = None if options.earlier_run is None else last_stage(options.earlier_run)
+        stage2 = inputs.finished.get("stage2", earlier)
+        saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
+        if saved is not None:
+            llm, tokenizer = load_llm(saved, dtype=getattr(torch, options.llm.dtype))
         else:
             llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
         grid = inputs.images.grid if options.places else None
         projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
+        if earlier is not None:
+            load_projector(projector, earlier / PROJECTOR)
         check_chats(llm, tokenizer, _conversations(inputs))
         vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
         teacher = cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
-        teacher.new_llm = options.llm.name == "small" and "stage2" not in inputs.finished
+        new = {"llm": saved is None and options.llm.name == "small", "projector": earlier is None}
+        teacher.taught = [getattr(vlm, name) for name in new if not new[name]]
         return teacher
 
     def groups(self, stage: str, config: Any) -> Groups:
@@ -140,11 +146,12 @@ class LanguageTeacher(Teacher):
             required=config.require_answers,
         )
 
-    def score(self, rows: RowDataset) -> list[Score]:
+    def score(self, rows: RowDataset, *, every_kind: bool = False) -> list[Score]:
         """Score answers to held-out questions: with the image, without it, and the best constant answer."""
         from spatialboost.teachers.language.accuracy import answer_accuracy
 
-        return answer_accuracy(self.vlm, self.tokenizer, rows, rows=self.options.evaluate)
+        options: dict[str, Any] = {"kinds": None, "max_new_tokens": None} if every_kind else {}
+        return answer_accuracy(self.vlm, self.tokenizer, rows, rows=self.options.evaluate, **options)
 
     def save(self, stage: str, folder: Path) -> None:
         """Save the projector; after stage 2, also the language model and its tokenizer."""
@@ -153,23 +160,54 @@ class LanguageTeacher(Teacher):
         state = {key: value.detach().cpu().contiguous() for key, value in self.vlm.projector.state_dict().items()}
         save_file(state, folder / PROJECTOR)
         if stage == "stage2":
-            self.vlm.llm.save_pretrained(folder / "llm")
-            self.tokenizer.save_pretrained(folder / "llm")
+            self.vlm.llm.save_pretrained(folder / LLM)
+            self.tokenizer.save_pretrained(folder / LLM)
 
     def load(self, stage: str, folder: Path) -> None:
         """Load the projector; `build` has loaded the language model of stage 2."""
-        from safetensors.torch import load_file
-
-        self.vlm.projector.load_state_dict(load_file(folder / PROJECTOR))
+        load_projector(self.vlm.projector, folder / PROJECTOR)
 
     def loaded(self) -> Sequence[torch.nn.Module]:
-        """The language model, unless it is a new one."""
-        return () if self.new_llm else (self.vlm.llm,)
+        """The language model, unless it is a new one, and the projector of an earlier run."""
+        return self.taught
 
     def facts(self) -> dict[str, Any]:
         """The name of the language model; for a folder, only its last part."""
         name = self.options.llm.name
         return {"llm": Path(name).name if Path(name).exists() else name}
+
+
+def last_stage(run: Path) -> Path:
+    """The folder of the last finished stage of a run before its encoder was boosted.
+
+    Raises:
+        SpatialBoostError: There is none.
+    """
+    stages = [run / name for name in ("stage2", "stage1")]
+    found = next((each for each in stages if (each / "result.json").is_file() and (each / PROJECTOR).is_file()), None)
+    if found is None:
+        raise SpatialBoostError(
+            f"earlier_run: {run} has no finished stage 1 or 2; expected the folder of a run of this teacher"
+        )
+    return found
+
+
+def load_projector(projector: torch.nn.Module, file: Path) -> None:
+    """Load the weights of a projector.
+
+    Raises:
+        SpatialBoostError: They are for an encoder or a language model of another width.
+    """
+    from safetensors.torch import load_file
+
+    state = load_file(file)
+    found, expected = ({name: list(v.shape) for name, v in each.items()} for each in (state, projector.state_dict()))
+    if found != expected:
+        raise SpatialBoostError(
+            f"{file} has weights of the shapes {found}, but this encoder and language model need {expected}: use the "
+            "ones that it was trained with"
+        )
+    projector.load_state_dict(state)
 
 
 def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: int) -> tuple[Any, Any]:

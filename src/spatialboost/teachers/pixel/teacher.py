@@ -125,7 +125,7 @@ class PixelTeacher(Teacher):
         depth = self.objective.depth_head is not None
         return PixelTargets(self.grid, depth=depth, classes=self.classes, by_name=self.options.classes is not None)
 
-    def score(self, rows: RowDataset) -> list[Score]:
+    def score(self, rows: RowDataset, *, every_kind: bool = False) -> list[Score]:
         """Score depth of patches and classes of pixels, and the best constant answer for comparison."""
         return score_pixels(self.objective, rows, self.options.evaluate)
 

@@ -1,0 +1,146 @@
+"""What happens around the steps of a training: checks, the progress bar, and the end when it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback
+
+from spatialboost.errors import SpatialBoostError
+from spatialboost.training.config import StageConfig
+from spatialboost.training.movement import MovementCheck
+
+logger = logging.getLogger(__name__)
+
+
+class Movement(TrainerCallback):
+    """Runs the movement check around the first optimiser steps."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        self.objective = objective
+        self.check: MovementCheck | None = None
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.check = MovementCheck(self.objective)
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.check is not None:
+            self.check.before_step()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.check is not None:
+            self.check.after_step()
+            if self.check.done:
+                self.check = None
+
+
+class Finite(TrainerCallback):
+    """Stops the training at the first gradient or weight that is not finite. The loss is checked by `_Engine`."""
+
+    def __init__(self, name: str, groups: Sequence[dict[str, Any]], stage: StageConfig) -> None:
+        self.name, self.stage = name, stage
+        self.parameters = [p for group in groups for p in group["params"]]
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._check("a gradient", [p.grad for p in self.parameters if p.grad is not None], state.global_step + 1)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._check("a weight", self.parameters, state.global_step + 1)
+
+    @torch.no_grad()
+    def _check(self, what: str, tensors: Sequence[Tensor], step: int) -> None:
+        local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+        largest = torch._foreach_norm([each for each in local if each.numel()], float("inf"))
+        if largest and not bool(torch.stack([each.float() for each in largest]).isfinite().all()):
+            raise not_finite(what, self.name, step, self.stage)
+
+
+def not_finite(what: str, name: str, step: int, stage: StageConfig) -> SpatialBoostError:
+    """The error for a training that has diverged."""
+    clip = "set `clip: 1.0`" if not stage.clip else "choose a smaller `clip`"
+    return SpatialBoostError(
+        f"{name}: {what} is not finite in step {step}; training is stopped, and nothing of this step is saved. "
+        f"Choose a smaller `lr` (it is {stage.lr:g}), {clip}, or a longer `warmup`"
+    )
+
+
+class _Stop(TrainerCallback):
+    """Saves a checkpoint and ends the training after the step in which the process was asked to end."""
+
+    asked = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+
+@contextmanager
+def stopped_by_signal(trainer: Trainer, name: str) -> Iterator[None]:
+    """Let SIGTERM, with which clusters announce that they end a process, end the training with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():  # only there a process can handle signals
+        yield
+        return
+    stop = _Stop()
+    trainer.add_callback(stop)
+
+    def ask(*_: Any) -> None:
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        raise SpatialBoostError(
+            f"{name} was asked to end (SIGTERM) and has saved a checkpoint after step {trainer.state.global_step}: "
+            "give the same command again to go on"
+        )
+
+
+@contextmanager
+def memory_explained(name: str, stage: StageConfig) -> Iterator[None]:
+    """Say which settings need less memory when there is too little."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        accumulate = f"batch_size: {max(1, stage.batch_size // 2)} with accumulate: {2 * stage.accumulate}"
+        more = "" if stage.checkpointing else ", checkpointing: true"
+        more += "" if stage.bf16 else ", bf16: true"
+        raise SpatialBoostError(
+            f"{name} ran out of memory. Set {accumulate} in {name}{more}, a smaller data.image_size, or shorter "
+            f"examples; the same command then goes on ({' '.join(str(error).split())[:160]})"
+        ) from error
+
+
+class Progress(TrainerCallback):
+    """A progress bar with the loss, shown by the main process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        hidden = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=hidden)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+            logger.debug("%s step %d: %s", self.name, state.global_step, logs)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.bar.close()
