@@ -12,6 +12,15 @@ from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 _THERE = re.compile(r"Is there a (.+?)(?: visible)?(?: in (?:the image|this picture))?\?")
 
+_OPPOSITES = (
+    {"to the left of", "to the right of"},
+    {"above", "below"},
+    {"in front of", "behind"},
+    {"larger than", "smaller than"},
+    {"closer to its camera than", "farther from its camera than"},
+)
+_WORDS = "|".join(sorted(word for pair in _OPPOSITES for word in pair))
+
 
 class VqaCheck(Check):
     """Everything that question and answer state about geometry is true, and the recorded verdict is the answer's."""
@@ -39,6 +48,8 @@ class VqaCheck(Check):
         if (turn["form"] == "there") != (there is not None):
             yield f"the question {question!r} does not ask whether a thing is there"
         yield from _check_names(question, turn, facts)
+        if turn["form"] == "premise":
+            yield from _check_correction(question, answer)
 
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
         """Look for an absent thing among all objects of the view, also those that are too small for a question."""
@@ -47,6 +58,17 @@ class VqaCheck(Check):
             for thing in views[0].cues.objects:
                 if is_called(thing.description, there[1]):
                     yield f"the view has a {thing.description}"
+
+
+def _check_correction(question: str, answer: str) -> Iterator[str]:
+    """Check that the answer states the relation that is asked about, of the same objects."""
+    stated = re.fullmatch(rf"(?:Yes|No), the (.+) is ({_WORDS}) the (.+)\. Answer: (?:Yes|No)\.", answer)
+    names = [re.escape(stated[1]), re.escape(stated[3])] if stated else ["", ""]
+    asked = re.search(rf"[Tt]he {names[0]} is ({_WORDS}) the {names[1]}[.,?]", question)
+    if not stated or not asked:
+        yield f"the answer {answer!r} is not about the objects of {question!r}"
+    elif not any({stated[2], asked[1]} <= pair for pair in _OPPOSITES):
+        yield f"the answer says {stated[2]!r}, but the question is about {asked[1]!r}"
 
 
 def _check_names(question: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
