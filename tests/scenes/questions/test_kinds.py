@@ -39,6 +39,8 @@ WRONG_FACTS = {
     "camera_rotation": [{"verdict": "left"}, {"turns": [0.0, 0.0, 0.0]}, {"images": [0, 0]}],
     "camera_translation": [{"distance": 9.0}, {"step": [0.0, 0.0, 0.0]}, {"images": [0, 0]}],
     "distance_across": [{"distance": 9.0}, {"images": [0, 0]}, {"names": ["door", "door"]}],
+    "vqa": [{"verdict": "Z"}, {"style": "trick"}, {"objects": [0, 99]}],
+    "scene_vqa": [{"verdict": "Z"}, {"style": "trick"}, {"objects": [[0, 99]]}],
 }
 
 

@@ -48,6 +48,7 @@ class BuildReport:
         names: skipped item (its name or index in the source) -> full reason.
         left_out: kind of question -> number of turns that the written conversations lack. The reasons are in the column
             ``meta``.
+        dropped: reason -> number of generated texts that were dropped, such as captions that state something false.
         files: names of the parquet files of this shard.
         resumed: number of the files that existed before the run.
     """
@@ -56,6 +57,7 @@ class BuildReport:
     skipped: Counter[str] = field(default_factory=Counter)
     names: dict[str, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
     files: list[str] = field(default_factory=list)
     resumed: int = 0
 
@@ -170,7 +172,9 @@ def _write_shard(
     facts |= {k: dataset_facts(parts.path(k)) for k in missing}
     for k in numbers:
         report.written += facts[k]["rows"]
-        report.left_out += _turns_left_out(parts.path(k), parts.plan)
+        left_out, dropped = _count_missing(parts.path(k), parts.plan)
+        report.left_out += left_out
+        report.dropped += dropped
         report.names |= facts[k]["skipped"]
     report.skipped = _by_reason(report.names.values())
     for reason, times in report.skipped.most_common():
@@ -206,21 +210,23 @@ def _made_by(source: Source) -> dict[str, Any]:
     return {"versions": versions, "provenance": [found] if isinstance(found, Mapping) else list(found or [])}
 
 
-def _turns_left_out(path: Path, plan: TurnPlan) -> Counter[str]:
-    """Number of turns of each kind that the conversations of a file lack."""
+def _count_missing(path: Path, plan: TurnPlan) -> tuple[Counter[str], Counter[str]]:
+    """Number of turns of each kind that the conversations of a file lack, and of the texts that were dropped."""
     with open_parquet(path, "column meta") as file:
         metas = file.read(columns=["meta"]).column("meta").to_pylist()
     missing: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     try:
-        for meta in metas:
-            asked = Counter(turn["kind"] for turn in json.loads(meta)["turns"])
+        for meta in map(json.loads, metas):
+            asked = Counter(turn["kind"] for turn in meta["turns"])
             missing += Counter(plan.turns) - asked
+            dropped += Counter(meta.get("dropped", {}))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SpatialBoostError(
             f"{path}: its column meta is not as a build writes it ({type(error).__name__}); remove the file, and run "
             "the build again"
         ) from error
-    return missing
+    return missing, dropped
 
 
 def build_settings(

@@ -16,6 +16,18 @@ from spatialboost.scenes.scene import Scene
 Views = list[PartialCues]  # the views of one item
 
 
+class Batch(list[PartialCues]):
+    """The views that an extractor gets in one call.
+
+    Attributes:
+        items: for each view, the number of its item. Views with the same number are of one scene.
+    """
+
+    def __init__(self, views: Sequence[PartialCues], items: Sequence[int]) -> None:
+        super().__init__(views)
+        self.items = items
+
+
 class PartialSource(Protocol):
     """A `Source` whose items may lack cues."""
 
@@ -138,8 +150,8 @@ def _apply(
     scenes = [[(number, place) for place in range(len(views))] for number, views in good.items()]
     batches = scenes if together else [list(chain.from_iterable(scenes))]
     for batch in filter(None, batches):
-        views = [good[number][place] for number, place in batch]
-        if cache is None:
+        views = Batch([good[number][place] for number, place in batch], [number for number, _ in batch])
+        if cache is None or getattr(extractor, "stores_answers", False):
             additions = _call(extractor, views, split=not together)
         else:
             additions = _cached(extractor, views, cache, [cache.key(keys[n], str(k)) for n, k in batch], not together)

@@ -113,6 +113,8 @@ class Extractor(Protocol):
         name: its name in the settings of a data set. Include the options that change the results.
         provenance: optional, for a network: ``{"model": ..., "revision": ..., "licence": ...}``. The manifest of a data
             set repeats it.
+        stores_answers: optional: True if it stores its results itself. Then no other cache is used, so that what failed
+            is tried again.
     """
 
     kind: str

@@ -24,6 +24,8 @@ EXTRACTORS: dict[str, str | Callable[..., Extractor]] = {
     "region-text": "spatialboost.scenes.extract.region_text:RegionText",
     "open-vocabulary": "spatialboost.scenes.extract.open_vocabulary:OpenVocabulary",
     "matched-poses": "spatialboost.scenes.extract.reconstruction:MatchedPoses",
+    "endpoint": "spatialboost.scenes.extract.language.endpoint:Endpoint",
+    "local-vlm": "spatialboost.scenes.extract.language.local:LocalVlm",
 }
 
 

@@ -129,8 +129,8 @@ class Photographs:
 def open_images(options: SourceOptions) -> Source:
     """Open a folder of photographs with the options of the command line.
 
-    Several views of an item are images that follow each other in the folder, such as the frames of a video. They have no
-    poses, so they are chosen by LPIPS, and an extractor such as ``matched-poses`` has to find the poses.
+    Several views of an item are images that follow each other in the folder, such as the frames of a video. They have
+    no poses, so they are chosen by LPIPS, and an extractor such as ``matched-poses`` has to find the poses.
 
     Raises:
         SpatialBoostError: see `Photographs`; or there is no path.

@@ -82,16 +82,17 @@ class Asker:
     def _contexts(self, kind: Kind) -> Iterator[tuple[int | None, Context]]:
         """The possible contexts of a turn, and the number of the view if the question must name it."""
         followed = self._followed(kind)
+        asked = frozenset(turn.question for turn in self.turns)
         if kind.views > 1:
             if len(self.views) < kind.views:
                 raise CannotAskError(f"the scene has {len(self.views)} views, but this question needs {kind.views}")
-            yield None, Context(self.views, self.poses, followed, self._earlier(None))
+            yield None, Context(self.views, self.poses, followed, self._earlier(None), asked)
         elif len(self.views) == 1:
-            yield None, Context(self.views, self.poses, followed, self._earlier(None))
+            yield None, Context(self.views, self.poses, followed, self._earlier(None), asked)
         else:
             order = [followed["view"]] if "view" in followed else self.rng.permutation(len(self.views)).tolist()
             for i in order:
-                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed, self._earlier(i))
+                yield i, Context(self.views[i : i + 1], self.poses[i : i + 1], followed, self._earlier(i), asked)
 
     def _earlier(self, view: int | None) -> tuple[dict[str, Any], ...]:
         """Facts of the turns so far about a view; None = about the only view, or about the scene."""
@@ -125,6 +126,8 @@ def name_view(view: int, question: str) -> str:
 
 
 def _require_objects(kind: Kind, context: Context) -> None:
+    if kind.texts is not None and any(view.cues.facts.get(kind.texts) for view in context.views):
+        return
     for view in context.views:
         if len(view.objects) < kind.objects:
             raise CannotAskError(f"{len(view.objects)} usable objects, but the question needs {kind.objects}")

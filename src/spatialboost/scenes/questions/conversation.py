@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,6 +96,8 @@ def build_conversation(
         meta["left_out"] = asker.left_out
     if asker.replaced:
         meta["replaced"] = asker.replaced
+    if dropped := _dropped(scene):
+        meta["dropped"] = dropped
     return Conversation(_messages(turns, len(views)), meta)
 
 
@@ -141,11 +144,16 @@ def _view_facts(view: AskedView) -> dict[str, Any]:
     return {
         "size": list(view.cues.size),
         "intrinsics": np.asarray(view.cues.intrinsics_33, np.float64).tolist(),
-        "depth_noise": view.cues.depth_noise,
-        "scene_box": list(view.layout.box_m),
-        "up": None if view.layout.up is None else list(view.layout.up),
-        "objects": [fact.to_json() for fact in view.layout.objects],
+        **view.facts,
     }
+
+
+def _dropped(scene: Scene) -> dict[str, int]:
+    """Texts that extractors dropped: reason -> number."""
+    dropped: Counter[str] = Counter()
+    for view in scene.views:
+        dropped.update(view.facts.get("dropped", {}))
+    return dict(dropped)
 
 
 def _too_few(asked: int, plan: TurnPlan, left_out: dict[str, str]) -> str:

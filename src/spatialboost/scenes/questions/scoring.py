@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?) ?(centimeter|meter)")
-_VERDICT = re.compile(r"Answer: ([A-Za-z][^.]*)")
+_VERDICT = re.compile(r"Answer: (Yes|No|[A-D](?![\w ])|[A-Za-z][^.]*)")
 
 
 class Scoring(Protocol):
@@ -109,7 +109,7 @@ def read_length(text: str) -> float | None:
 
 
 def read_verdict(text: str) -> str:
-    """Read the verdict of a text: the words after "Answer:", otherwise the whole text.
+    """Read the verdict of a text: the words or the letter of an option after "Answer:", otherwise the whole text.
 
     Example:
         >>> read_verdict("Comparing their positions, it is left. Answer: Yes."), read_verdict(" Point 1 is closer. ")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.questions.checks.generated import readable_names
 from spatialboost.scenes.questions.layout import Layout, ObjectFact, clean_description, compare_objects
 from spatialboost.scenes.questions.points import Point, PointPicker, pixel_of
 
@@ -35,6 +36,16 @@ class AskedView:
     def objects(self) -> tuple[ObjectFact, ...]:
         """The usable objects. The facts of turns refer to them by their index in this list."""
         return self.layout.objects
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the check of a text needs to know of the view, as in ``meta``."""
+        return layout_facts(self.layout, self.cues.depth_noise)
+
+    @cached_property
+    def readable(self) -> frozenset[str]:
+        """The names of objects that the check of a text can tell from other words."""
+        return readable_names([self.facts])
 
     @cached_property
     def picker(self) -> PointPicker:
@@ -74,3 +85,13 @@ class AskedView:
             if len(among) > 1 and all(self.compare("front_behind", i, j) == sign for j in among if j != i):
                 return i
         return None
+
+
+def layout_facts(layout: Layout, depth_noise: float) -> dict[str, Any]:
+    """The facts of a view that say where its objects are, as in ``meta``."""
+    return {
+        "depth_noise": depth_noise,
+        "scene_box": list(layout.box_m),
+        "up": None if layout.up is None else list(layout.up),
+        "objects": [fact.to_json() for fact in layout.objects],
+    }

@@ -114,3 +114,67 @@ CAPTION_QUESTION = {
     "larger": _choices("larger", "looks"),
     "smaller": _choices("smaller", "looks"),
 }
+# By style and form. The check of these kinds reads the text, so a new wording must have a form that the check knows.
+VQA: dict[str, dict[str, tuple[str, ...]]] = {
+    "common": {
+        "which": (
+            "Which is {word}, the {a} or the {b}?",
+            "Which object is {word}, the {a} or the {b}?",
+            "Which one is {word}: the {a} or the {b}?",
+        ),
+        "where": (
+            "Where is the {a} relative to the {b}?",
+            "Where is the {a}, seen from the {b}?",
+            "Where is the {a} located compared with the {b}?",
+        ),
+    },
+    "adversarial": {
+        "premise": (
+            "The {a} is {word} the {b}. Is that right?",
+            "The {a} is {word} the {b}, isn't it?",
+            "Is it true that the {a} is {word} the {b}?",
+            "The {a} is {word} the {b}. Is this correct?",
+        ),
+        "there": (
+            "Is there a {thing} in the image?",
+            "Is there a {thing}?",
+            "Is there a {thing} visible in this picture?",
+        ),
+    },
+    "multi-choice": {
+        "extreme": (
+            "Which of these is {word}? {options}",
+            "Which object is {word}? {options}",
+            "Which of these objects is {word}? Choose A, B, C or D. {options}",
+        ),
+        "corner": (
+            "Where is the {a} relative to the {b}? {options}",
+            "Where is the {a}, seen from the {b}? Choose one. {options}",
+        ),
+        "length": (
+            "How far is the {a} from the {b}? {options}",
+            "What is the distance between the {a} and the {b}? Choose one. {options}",
+        ),
+    },
+}
+SCENE_VQA: dict[str, dict[str, tuple[str, ...]]] = {
+    "common": {
+        "which": (
+            "Which is {word} its camera, the {a} or the {b}?",
+            "Which object is {word} its camera, the {a} or the {b}?",
+        ),
+    },
+    "adversarial": {
+        "premise": (
+            "The {a} is {word} its camera than the {b}. Is that right?",
+            "Is it true that the {a} is {word} its camera than the {b}?",
+            "The {a} is {word} its camera than the {b}, isn't it?",
+        ),
+    },
+    "multi-choice": {
+        "extreme": (
+            "Which of these is the {word} its camera? {options}",
+            "Which of these objects is the {word} its camera? Choose A, B, C or D. {options}",
+        ),
+    },
+}

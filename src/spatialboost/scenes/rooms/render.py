@@ -17,6 +17,7 @@ from torch import Tensor
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, SceneObject
 from spatialboost.scenes.rooms import raycast
+from spatialboost.scenes.rooms.colours import PALETTE
 from spatialboost.scenes.rooms.room import Material, Room, Thing, look, scale
 from spatialboost.scenes.rooms.sampling import sample_room
 from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
@@ -293,6 +294,7 @@ def _facts(room: Room, pose_44: np.ndarray, seen: Sequence[Thing]) -> dict[str, 
         "walls": room.sides[5].colour,
         "floor": {"colour": room.sides[3].colour, "texture": room.sides[3].texture},
         "ceiling": room.sides[2].colour,
+        "absent": _absent(room),
         "number_of_objects": len(seen),
         "number_of_things": len(room.things),
         "objects": [
@@ -309,3 +311,20 @@ def _facts(room: Room, pose_44: np.ndarray, seen: Sequence[Thing]) -> dict[str, 
             for thing in seen
         ],
     }
+
+
+def _absent(room: Room) -> list[str]:
+    """What is nowhere in the room, such as "red box", for questions about absent things.
+
+    The colours of walls and floor, which no thing has, are left out.
+    """
+    there = {(thing.material.colour, thing.shape) for thing in room.things}
+    sides = {room.sides[5].colour, room.sides[3].colour}
+    shapes = sorted({thing.shape for thing in room.things})
+    return [
+        f"{colour} {shape}"
+        for colour in PALETTE
+        if colour not in sides
+        for shape in shapes
+        if (colour, shape) not in there
+    ]

@@ -2,7 +2,8 @@
 
 Open `protocol` first. A check recomputes each answer from ``meta`` with separate code: nothing here imports the kinds,
 the layout, the points or the phrases. The checks share `lengths`, `points`, `boxes` and `across` (several
-views).
+views). `generated` checks a text of a language model: `statements` reads its claims by the forms in `grammar`, and
+`claims` compares them with the layout.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from spatialboost.scenes.questions.checks.distance_across import DistanceAcrossC
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 from spatialboost.scenes.questions.checks.relations import RelationCheck
 from spatialboost.scenes.questions.checks.same_object import SameObjectCheck
+from spatialboost.scenes.questions.checks.vqa import VqaCheck
 from spatialboost.scenes.questions.checks.which_view import WhichViewCheck
 
 __all__ = ["CHECKS", "Check", "MeasuredView", "check_named"]
@@ -42,6 +44,8 @@ CHECKS: dict[str, Check] = {
     "camera_rotation": CameraRotationCheck(),
     "camera_translation": CameraTranslationCheck(),
     "distance_across": DistanceAcrossCheck(),
+    "vqa": VqaCheck(),
+    "scene_vqa": VqaCheck(),
 }
 
 

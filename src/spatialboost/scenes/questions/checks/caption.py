@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spatialboost.scenes.questions.checks.boxes import is_extreme
+from spatialboost.scenes.questions.checks.generated import check_text, named_in
 from spatialboost.scenes.questions.checks.protocol import Check
 
 
@@ -19,6 +20,11 @@ class CaptionCheck(Check):
         """Compare the text with the objects."""
         if not re.search(r"\bscene\b", question):
             yield f"the question {question!r} does not ask for a caption"
+        if turn.get("generated"):
+            yield from check_text(answer, [facts])
+            if named_in(answer, facts) != turn["objects"]:
+                yield f"the caption names the objects {named_in(answer, facts)}, but meta has {turn['objects']}"
+            return
         things = [facts["objects"][i] for i in turn["objects"]]
         middles = [thing["centre_xy"][0] for thing in things]
         if middles != sorted(middles):

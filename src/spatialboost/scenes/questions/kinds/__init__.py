@@ -21,6 +21,7 @@ from spatialboost.scenes.questions.kinds.distance_across import DISTANCE_ACROSS
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
 from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
 from spatialboost.scenes.questions.kinds.same_object import SAME_OBJECT
+from spatialboost.scenes.questions.kinds.vqa import SCENE_VQA, VQA
 from spatialboost.scenes.questions.kinds.which_view import WHICH_VIEW
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 
@@ -43,6 +44,8 @@ KINDS: dict[str, Kind] = {
     "camera_rotation": CAMERA_ROTATION,
     "camera_translation": CAMERA_TRANSLATION,
     "distance_across": DISTANCE_ACROSS,
+    "vqa": VQA,
+    "scene_vqa": SCENE_VQA,
 }
 
 

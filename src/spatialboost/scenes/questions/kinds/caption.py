@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from spatialboost.scenes.questions import wordings
+from spatialboost.scenes.questions.checks.generated import check_text, named_in, pairs_told
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.phrases import format_list
-from spatialboost.scenes.questions.turn import Turn
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 _MAX_NAMED = 6
 
 
 class Caption(Kind):
-    """A caption that names the objects. Half of the time it also names the closest object if one is clearly closest."""
+    """The caption that an extractor wrote (``facts["caption"]``), if it is true; otherwise one from a template.
+
+    The template names the objects. Half of the time it also names the closest object if one is clearly closest.
+    """
 
     name = "caption"
     title = "caption"
     level = "caption"
     wordings = wordings.CAPTION
     objects = 1
+    texts = "caption"
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Name the objects with the most pixels, sorted by their column in the image."""
         view = context.view
+        text = view.cues.facts.get("caption")
+        if text is not None and not list(check_text(text, [view.facts])):
+            question, template = context.word(self.wordings, rng)
+            facts: dict[str, Any] = {"objects": named_in(text, view.facts), "told": pairs_told(text, view.facts)}
+            return Turn(question, text, {**facts, "closest": None, "generated": True, "template": template})
+        if not view.objects:
+            raise CannotAskError("0 usable objects, but the question needs 1")
         largest = sorted(range(len(view.objects)), key=lambda i: -view.objects[i].pixels)[:_MAX_NAMED]
         named = sorted(largest, key=lambda i: view.objects[i].centre_xy)
         # In half of the captions only, so that the question about the caption can ask for it

@@ -34,11 +34,12 @@ class CaptionQuestion(Kind):
         """Ask about a relation that the caption does not state. Each of the two objects is right half of the time."""
         named, closest = context.followed["objects"], context.followed["closest"]
         stated = [(turn["kind"], set(turn["objects"])) for turn in context.earlier if "holds" in turn]
+        said = context.followed.get("told", [])  # by the caption of a language model
         found = []
         for relation in (list(_ASKED)[i] for i in rng.permutation(len(_ASKED))):
             told = {closest} if relation == "front_behind" else set()
             for pair, names in context.named_pairs(relation, rng):
-                if told.isdisjoint(pair) and set(pair) <= set(named):
+                if told.isdisjoint(pair) and set(pair) <= set(named) and sorted(pair) not in said:
                     found.append(((relation, set(pair)) in stated, relation, pair, names))
                     break
         if found:  # the first that no earlier turn answered, if there is one

@@ -30,12 +30,14 @@ class Context:
             ``(4, 4)``.
         followed: facts of the turn that the question refers to, for a kind with ``follows``.
         earlier: facts of the turns so far that are about the same view or views.
+        asked: the questions of the conversation so far.
     """
 
     views: tuple[AskedView, ...]
     poses: tuple[np.ndarray, ...]
     followed: Mapping[str, Any]
     earlier: tuple[Mapping[str, Any], ...] = ()
+    asked: frozenset[str] = frozenset()
 
     @property
     def view(self) -> AskedView:
@@ -92,6 +94,8 @@ class Kind(ABC):
             names it. 2 or more = the question is about all views of a scene, which must have at least this many.
         follows: for the level "caption": the kind of the earlier turn that the question refers to. The question is
             about the last turn of this kind and comes after it. It is left out if there is no such turn.
+        texts: key of the facts of a view under which an extractor stores texts for this kind. A view with such texts
+            needs no objects.
         scoring: compares replies with the true answer.
     """
 
@@ -102,6 +106,7 @@ class Kind(ABC):
     objects: int = 0
     views: int = 1
     follows: str | None = None
+    texts: str | None = None
     scoring: Scoring = VERDICT
 
     @abstractmethod
