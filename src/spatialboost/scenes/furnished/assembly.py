@@ -15,8 +15,9 @@ from spatialboost.scenes.furnished.tracing import Tracer
 # Shape legend: V = vertices, F = faces, M = materials, K = things.
 
 _CLOSEST = 0.7  # metres: things are not simplified for cameras that are closer
-_DETAIL = 0.7  # of a pixel: how far apart merged vertices are
-_FACES_PER_PIXEL = 0.35  # of the square that the thing covers; with more, a thing is simplified further
+_DETAIL = 0.8  # of a pixel: how far apart merged vertices are
+_FACES_PER_PIXEL = 0.3  # of the square that a thing covers; a thing with more is simplified further
+_FEWEST = 150  # faces: no thing is simplified further because of the number of its faces
 
 
 class Triangles:
@@ -25,6 +26,7 @@ class Triangles:
     Args:
         place: the place.
         pixel_angle: 1 / focal length in pixels. What is finer than a pixel at its distance is simplified.
+        budget: about how many faces the things may have together.
 
     Attributes:
         tracer: casts rays at the triangles.
@@ -36,9 +38,9 @@ class Triangles:
         density_F: texture coordinates per metre.
     """
 
-    def __init__(self, place: Place, pixel_angle: float) -> None:
+    def __init__(self, place: Place, pixel_angle: float, budget: int) -> None:
         shell = _shell(place)
-        meshes = [_detailed(place, thing, pixel_angle) for thing in place.things]
+        meshes = _simplify(place, pixel_angle, budget)
         materials = [*shell.materials, *(material for mesh in meshes for material in mesh.materials)]
         vertices, normals = [shell.vertices_V3], [shell.normals_F33]
         for thing, mesh in zip(place.things, meshes, strict=True):
@@ -69,18 +71,31 @@ class Triangles:
         self.tracer = Tracer(self.vertices_V3, self.faces_F3)
 
     def _density(self) -> np.ndarray:
-        a, b, c = (self.vertices_V3[self.faces_F3[:, corner]] for corner in range(3))
-        area_F = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        a, b, c = (self.vertices_V3.take(self.faces_F3[:, corner], 0) for corner in range(3))
+        (x1, y1, z1), (x2, y2, z2) = (b - a).T, (c - a).T
+        area_F = np.sqrt((y1 * z2 - z1 * y2) ** 2 + (z1 * x2 - x1 * z2) ** 2 + (x1 * y2 - y1 * x2) ** 2)
         (u1, v1), (u2, v2) = ((self.uv_F32[:, corner] - self.uv_F32[:, 0]).T for corner in (1, 2))
         return np.sqrt(np.abs(u1 * v2 - u2 * v1) / np.maximum(area_F, 1e-12))
 
 
-def _detailed(place: Place, thing: Thing, pixel_angle: float) -> Mesh:
-    """The thing's mesh with the detail that its distance from the first camera needs."""
-    away = float(np.linalg.norm(np.subtract(thing.position, place.poses[0][:3, 3])))
-    pixel = max(_CLOSEST, away - max(thing.size) / 2) * pixel_angle  # metres
-    most_faces = _FACES_PER_PIXEL * (max(thing.size) / pixel) ** 2
-    return thing.mesh.simplify(pixel * _DETAIL, int(np.clip(most_faces, 300, 12_000)))
+def _simplify(place: Place, pixel_angle: float, budget: int) -> list[Mesh]:
+    """The meshes of all things with the detail that their distances from the first camera need."""
+    pixels, squares = [], []
+    for thing in place.things:
+        away = float(np.linalg.norm(np.subtract(thing.position, place.poses[0][:3, 3])))
+        pixels.append(max(_CLOSEST, away - max(thing.size) / 2) * pixel_angle)  # metres
+        squares.append((max(thing.size) / pixels[-1]) ** 2)
+    share = _FACES_PER_PIXEL
+    for _ in range(3):
+        meshes = [
+            thing.mesh.simplify(pixel * _DETAIL, int(np.clip(share * square, _FEWEST, budget / 3)))
+            for thing, pixel, square in zip(place.things, pixels, squares, strict=True)
+        ]
+        total = sum(len(mesh.faces_F3) for mesh in meshes)
+        if total <= budget:
+            break
+        share *= 0.7 * budget / total
+    return meshes
 
 
 def _shell(place: Place) -> Mesh:

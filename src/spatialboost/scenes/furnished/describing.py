@@ -145,7 +145,7 @@ def _gap(a: Thing, b: Thing) -> float:
 
 def _outside(a: Footprint, b: Footprint) -> float:
     """Smallest distance of the corners and sides' middles of one rectangle from another rectangle."""
-    corners = a.corners()
+    corners = a.corners
     points = np.concatenate([corners, (corners + np.roll(corners, 1, 0)) / 2, [[a.x, a.z]]]) - (b.x, b.z)
     cos, sin = np.cos(b.yaw), np.sin(b.yaw)
     local = np.abs(points @ np.array([[cos, sin], [-sin, cos]])) - (b.half_x, b.half_z)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ class Mesh:
     materials: tuple[Material, ...]
     _simpler: dict[int, Mesh] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @functools.cached_property
     def size(self) -> tuple[float, float, float]:
         """Width, height, depth in metres."""
         x, y, z = (self.vertices_V3.max(0) - self.vertices_V3.min(0)).tolist()
@@ -78,12 +79,12 @@ class Mesh:
         """The mesh with vertices merged that are closer than about ``finest`` metres. Kept in memory.
 
         Textures, materials and meshes of few faces stay as they are. A mesh that then still has more than
-        ``most_faces`` faces (the leaves of a tree) is simplified more, by at most three steps.
+        ``most_faces`` faces (the leaves of a tree) is simplified more, by at most four steps.
         """
         level = int(np.searchsorted(_CELLS, finest, side="right")) - 1
         if level < 0 or len(self.faces_F3) <= _FEW_FACES:
             return self
-        for further in range(min(level, len(_CELLS) - 1), min(level + 4, len(_CELLS))):
+        for further in range(min(level, len(_CELLS) - 1), min(level + 5, len(_CELLS))):
             mesh = self._at_level(further)
             if len(mesh.faces_F3) <= most_faces:
                 break

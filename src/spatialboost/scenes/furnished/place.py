@@ -5,6 +5,8 @@ World frame: x right, y down, z forward, metres; the floor is y = 0 and the midd
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +70,7 @@ class Footprint:
     low: float = 0.0
     high: float = 2.0
 
+    @functools.cached_property
     def corners(self) -> np.ndarray:
         """``(4, 2)``: x and z of the corners."""
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
@@ -78,10 +81,10 @@ class Footprint:
         """Whether two things would be inside of each other: no line separates their rectangles."""
         if self.low >= other.high - 1e-6 or other.low >= self.high - 1e-6:
             return False
-        reach = np.hypot(self.half_x, self.half_z) + np.hypot(other.half_x, other.half_z)
-        if np.hypot(self.x - other.x, self.z - other.z) >= reach:
+        reach = math.hypot(self.half_x, self.half_z) + math.hypot(other.half_x, other.half_z)
+        if math.hypot(self.x - other.x, self.z - other.z) >= reach:
             return False
-        mine, theirs = self.corners(), other.corners()
+        mine, theirs = self.corners, other.corners
         for yaw in (self.yaw, other.yaw):
             for axis in ((np.cos(yaw), -np.sin(yaw)), (np.sin(yaw), np.cos(yaw))):
                 a, b = mine @ axis, theirs @ axis

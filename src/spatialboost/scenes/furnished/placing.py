@@ -41,7 +41,7 @@ class Plan:
 
     def fits(self, footprint: Footprint) -> bool:
         """Whether a thing would be inside the room and outside of all other things."""
-        corners = footprint.corners()
+        corners = footprint.corners
         limit = np.array([self.size[0] / 2, self.size[2] / 2]) + 1e-6
         if (np.abs(corners) > limit).any() or footprint.high > self.size[1] + 1e-6:
             return False
@@ -163,7 +163,7 @@ class Plan:
         use, mesh = found
         rug = Thing(use, mesh, (float(x), 0.0, float(z)), float(yaw), flat=min(1.0, _RUG / max(mesh.size[1], 1e-6)))
         limit = np.array([self.size[0] / 2, self.size[2] / 2])
-        if (np.abs(rug.footprint().corners()) > limit).any():
+        if (np.abs(rug.footprint().corners) > limit).any():
             return
         if not any(other.use.role == "rug" and other.footprint().overlaps(rug.footprint()) for other in self.things):
             self.things.append(rug)

@@ -34,6 +34,7 @@ _CLUTTER_OF = {
     "bathroom": ("bathroom",),
 }
 _SUPPORTS = ("table", "low table", "desk", "bedside", "storage", "kitchen", "other table", "chair")
+_LAMPS = 2  # the strongest; each costs time
 _SURFACES_FOR_MUCH = ("table", "desk", "storage", "kitchen")
 
 
@@ -307,7 +308,7 @@ def _hang_lamps(plan: Plan) -> tuple[Lamp, ...]:
             spread = (half, (high - low) / 2, 0.0) if opening.side in (4, 5) else (0.0, (high - low) / 2, half)
             strength = daylight * min(1.0, half * (high - low))
             lamps.append(Lamp((x, -(low + high) / 2, z), spread, (0.9 * strength, 0.97 * strength, 1.08 * strength)))
-    return tuple(sorted(lamps, key=lambda lamp: -sum(lamp.colour))[:3])
+    return tuple(sorted(lamps, key=lambda lamp: -sum(lamp.colour))[:_LAMPS])
 
 
 def _clutter(plan: Plan, kind: str) -> None:

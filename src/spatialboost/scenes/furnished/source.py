@@ -28,6 +28,7 @@ from spatialboost.scenes.source_registry import SourceOptions
 _DEFAULT_NUM, _DEFAULT_SIZE = 1000, 224
 _OUTDOORS = 0.2  # fraction of the places that are gardens or streets
 _SMALLEST_SHARE = 0.003  # fraction of the image: a thing that covers less is not listed as an object
+_PIXELS_PER_FACE = 5  # a place has about one face for this many pixels
 _NOTICED = 0.0008  # fraction of the image: a thing that covers more may be what a description means
 
 
@@ -130,7 +131,7 @@ def render_place(place: Place, size: tuple[int, int]) -> list[Cues]:
     """
     height, width = size
     focal = width / 2 / np.tan(np.radians(place.fov) / 2)
-    triangles = Triangles(place, 1.0 / focal)
+    triangles = Triangles(place, 1.0 / focal, max(6000, height * width // _PIXELS_PER_FACE))
     rendered = [render_view(place, triangles, pose, focal, size) for pose in place.poses]
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     names = [f"furnished:{place.seed}" + (f"/view{number}" if number else "") for number in range(len(rendered))]
@@ -138,7 +139,7 @@ def render_place(place: Place, size: tuple[int, int]) -> list[Cues]:
     for number, view in enumerate(rendered):
         if not np.isfinite(view.depth_HW).any():
             raise CuesError(f"{names[number]}: the camera sees nothing but sky")
-        light = torch.from_numpy(np.ascontiguousarray(view.light_HW3.transpose(2, 0, 1)))[None]
+        light = torch.from_numpy(view.light_3HW)[None]
         image = apply_camera_effects(light, [place], [number])[0]  # type: ignore[list-item]
         images.append(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
         shown.append(_look(view.thing_HW, images[-1]))

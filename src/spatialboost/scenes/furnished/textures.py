@@ -71,32 +71,37 @@ class TextureTable:
         self.texels_T4 = np.concatenate([texture.texels_T4 for texture in unique])
         starts = np.cumsum([0, *(len(texture.texels_T4) for texture in unique)])[:-1]
         sides = np.array([texture.log_size for texture in unique], np.int64)
-        self.levels_M = sides.max(1) + 1
+        self.levels_M = (sides.max(1) + 1).astype(np.int32)
         top = int(self.levels_M.max())
-        # For each texture and level: where it starts, and the logarithms of its height and width
-        self.start_ML = np.zeros((len(unique), top), np.int64)
+        # For each texture and level: where it starts, its height and its width
+        self.start_ML = np.zeros((len(unique), top), np.int32)
         self.rows_ML = np.zeros((len(unique), top), np.int64)
         self.columns_ML = np.zeros((len(unique), top), np.int64)
         at = starts.astype(np.int64)
         for level in range(top):
             rows, columns = np.maximum(sides[:, 0] - level, 0), np.maximum(sides[:, 1] - level, 0)
-            self.start_ML[:, level], self.rows_ML[:, level], self.columns_ML[:, level] = at, rows, columns
+            self.start_ML[:, level], self.rows_ML[:, level], self.columns_ML[:, level] = at, 1 << rows, 1 << columns
             at = np.where(level + 1 < self.levels_M, at + (1 << (rows + columns)), at)
 
-    def look_up(self, material_N: np.ndarray, uv_N2: np.ndarray, width_N: np.ndarray) -> np.ndarray:
+    def look_up(
+        self, material_N: np.ndarray, u_N: np.ndarray, v_N: np.ndarray, width_N: np.ndarray
+    ) -> np.ndarray:
         """Colours at texture coordinates: uint8 RGBA ``(N, 4)``.
 
         Args:
             material_N: number of the material.
-            uv_N2: texture coordinates; images repeat.
+            u_N: texture coordinates along the image's width; images repeat.
+            v_N: texture coordinates upwards.
             width_N: how much of a texture, as a fraction of its longer side, is as wide as a pixel.
         """
-        number_N = self.number_M[material_N]
-        longest_N = np.exp2(self.levels_M[number_N] - 1)
-        level_N = np.log2(np.maximum(width_N * longest_N, 1.0)) + 0.25
-        level_N = np.minimum(level_N.astype(np.int64), self.levels_M[number_N] - 1)
-        log_h, log_w = self.rows_ML[number_N, level_N], self.columns_ML[number_N, level_N]
-        fraction_N2 = uv_N2 - np.floor(uv_N2)
-        column = np.minimum((fraction_N2[:, 0] * (1 << log_w)).astype(np.int64), (1 << log_w) - 1)
-        row = np.minimum((fraction_N2[:, 1] * (1 << log_h)).astype(np.int64), (1 << log_h) - 1)
-        return self.texels_T4[self.start_ML[number_N, level_N] + (row << log_w) + column]
+        number_N = self.number_M.take(material_N)
+        levels_N = self.levels_M.take(number_N)
+        level_N = np.log2(np.maximum(width_N, 2.0**-20)) + (levels_N - np.float32(0.75))
+        level_N = np.minimum(np.maximum(level_N, 0.0).astype(np.int32), levels_N - 1)
+        entry_N = number_N * self.start_ML.shape[1] + level_N
+        wide_N, high_N = self.columns_ML.take(entry_N), self.rows_ML.take(entry_N)
+        column_N = ((u_N - np.floor(u_N)) * wide_N).astype(np.int32)
+        row_N = ((v_N - np.floor(v_N)) * high_N).astype(np.int32)
+        np.minimum(column_N, wide_N - 1, out=column_N)
+        np.minimum(row_N, high_N - 1, out=row_N)
+        return self.texels_T4.take(self.start_ML.take(entry_N) + row_N * wide_N + column_N, 0)

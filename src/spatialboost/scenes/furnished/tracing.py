@@ -16,12 +16,14 @@ class Hits(NamedTuple):
         t_N: float32, how many times the direction the hit is away; inf where nothing is hit.
         face_N: int32, number of the face; -1 where nothing is hit.
         u_N, v_N: float32, barycentric weights of the face's second and third corner.
+        flat_N3: float32, a normal of the face, of any length and to either side.
     """
 
     t_N: np.ndarray
     face_N: np.ndarray
     u_N: np.ndarray
     v_N: np.ndarray
+    flat_N3: np.ndarray
 
 
 class Tracer:
@@ -54,7 +56,7 @@ class Tracer:
         """The first hit of each ray. Directions need not have length 1."""
         found = self._scene.run(_rays(origins_N3), _rays(directions_N3), output=1)
         missed = found["primID"] < 0
-        return Hits(np.where(missed, np.float32(np.inf), found["tfar"]), found["primID"], found["u"], found["v"])
+        return Hits(np.where(missed, np.float32(np.inf), found["tfar"]), found["primID"], found["u"], found["v"], found["Ng"])
 
     def blocked(self, origins_N3: np.ndarray, beams_N3: np.ndarray) -> np.ndarray:
         """Bool ``(N,)``: whether something is between each origin and origin + beam."""
