@@ -157,7 +157,7 @@ DISTRIBUTIONS = {
 }
 # Which extras a folder may count on; the others have the packages that are always installed.
 EXTRAS = {
-    "scenes": {"data"},
+    "scenes": {"data", "furnished"},
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},

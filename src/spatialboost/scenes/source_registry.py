@@ -58,6 +58,7 @@ class SourceKind:
 
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
+    "furnished": SourceKind("spatialboost.scenes.furnished.source:open_furnished"),
     "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:open_frames", extract=("superpixels",)),
 }
 

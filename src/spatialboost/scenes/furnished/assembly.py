@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from spatialboost.scenes.furnished.gardens import GROUND
 from spatialboost.scenes.furnished.meshes import Material, Mesh
-from spatialboost.scenes.furnished.place import Opening, Place, Surface, Thing
+from spatialboost.scenes.furnished.place import Opening, Place, Surface
 from spatialboost.scenes.furnished.textures import TextureTable
 from spatialboost.scenes.furnished.tracing import Tracer
 
@@ -168,8 +169,8 @@ def _around(
     ys = sorted({*upwards, *(edge for hole in holes for edge in hole.heights)})
     return [
         ((a0, a1), (b0, b1))
-        for a0, a1 in zip(xs, xs[1:], strict=False)
-        for b0, b1 in zip(ys, ys[1:], strict=False)
+        for a0, a1 in pairwise(xs)
+        for b0, b1 in pairwise(ys)
         if not any(
             hole.along[0] <= (a0 + a1) / 2 <= hole.along[1] and hole.heights[0] <= (b0 + b1) / 2 <= hole.heights[1]
             for hole in holes

@@ -96,7 +96,7 @@ def read_catalogue(path: Path | str) -> Catalogue:
     if not path.exists():
         raise SpatialBoostError(
             f"{path} does not exist; expected a folder with .sh3f files or with models (.obj, .glb). Debian's package "
-            "sweethome3d-furniture has 820 models: apt install sweethome3d-furniture, or give another folder with --path"
+            "sweethome3d-furniture has 820 models: install it, or give another folder with --path"
         )
     from spatialboost.scenes.furnished.folder import read_folder
 

@@ -19,8 +19,16 @@ _BY = ("window", "door")  # things are "by" these and "next to" the others
 _PIXELS = 240  # of each half of a thing, to name its colour
 _APART = 0.03  # of the image's width: things whose middles are closer are not put in order
 # Colours that people may confuse; a colour is also confused with itself
-_ALIKE = ({"white", "grey", "beige"}, {"grey", "black"}, {"brown", "orange", "beige", "yellow", "red"}, {"black", "brown"})
-_ALIKE += ({"red", "pink", "purple"}, {"blue", "purple", "cyan"}, {"green", "cyan"}, {"green", "yellow"})
+_ALIKE = (
+    {"white", "grey", "beige"},
+    {"grey", "black"},
+    {"black", "brown"},
+    {"brown", "orange", "beige", "yellow", "red"},
+    {"red", "pink", "purple"},
+    {"blue", "purple", "cyan"},
+    {"green", "cyan"},
+    {"green", "yellow"},
+)
 _ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth")
 
 

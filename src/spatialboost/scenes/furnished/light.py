@@ -85,7 +85,7 @@ def _look(triangles: Triangles, eye_3: np.ndarray, ray_N3: np.ndarray, pixel_ang
     length = np.sqrt(_dot(ray, ray))
     texel = _texels(triangles, face, u, v, t * length * pixel_angle)
     material = triangles.material_F.take(face)
-    rays = np.flatnonzero(triangles.cutout_M[material] & (texel[:, 3] < 128)) if triangles.cutout_M.any() else []
+    rays = np.flatnonzero(triangles.cutout_M[material] & (texel[:, 3] < 128))
     lost = np.zeros(len(at), bool)
     for _ in range(_LEAVES if len(rays) else 0):
         start = t[rays] + 1e-3
@@ -122,7 +122,9 @@ def _texels(triangles: Triangles, face: np.ndarray, u: np.ndarray, v: np.ndarray
     corners = triangles.uv_F32.reshape(-1, 6).take(face, 0).T
     weight = 1 - u - v
     uv_2 = [corners[k] * weight + corners[2 + k] * u + corners[4 + k] * v for k in range(2)]
-    return triangles.textures.look_up(triangles.material_F.take(face), uv_2[0], uv_2[1], width * triangles.density_F.take(face))
+    return triangles.textures.look_up(
+        triangles.material_F.take(face), uv_2[0], uv_2[1], width * triangles.density_F.take(face)
+    )
 
 
 def _normals(
@@ -138,7 +140,9 @@ def _normals(
     return normal
 
 
-def _find_light(place: Place, triangles: Triangles, seen: _Seen, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _find_light(
+    place: Place, triangles: Triangles, seen: _Seen, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """One ray for each pixel, to one of the lamps or to the surroundings. The neighbours follow the others.
 
     Returns:
@@ -172,14 +176,14 @@ def _smooth(
     kind_A, free_A = found
     height, width = size
     kinds = int(kind_A.max()) + 1
-    values = np.zeros((2 * kinds, height * width), np.float32)  # what is free, and the weights
-    values[kind_A, seen.at] = free_A
-    values[kinds + kind_A, seen.at] = 1.0
-    values = values.reshape(2 * kinds, height, width)
+    flat = np.zeros((2 * kinds, height * width), np.float32)  # what is free, and the weights
+    flat[kind_A, seen.at] = free_A
+    flat[kinds + kind_A, seen.at] = 1.0
+    values: np.ndarray = flat.reshape(2 * kinds, height, width)
     # Neighbours on one surface: the same thing, and nearly the same plane.
-    distance = np.full(height * width, -99.0, np.float32)
+    distance: np.ndarray = np.full(height * width, -99.0, np.float32)
     distance[seen.at] = seen.t_A
-    normal = np.zeros((3, height * width), np.float32)
+    normal: np.ndarray = np.zeros((3, height * width), np.float32)
     normal[:, seen.at] = seen.normal
     distance, normal, thing = distance.reshape(size), normal.reshape(3, height, width), thing_N.reshape(size)
     near = 0.06 * distance
@@ -190,13 +194,13 @@ def _smooth(
             there = (slice(None, -shift), slice(None)) if axis == 0 else (slice(None), slice(None, -shift))
             same = np.abs(distance[here] - distance[there]) < near[here]
             same &= thing[here] == thing[there]
-            same &= _dot(normal[:, *here], normal[:, *there]) > 0.9
+            same &= _dot(normal[(slice(None), *here)], normal[(slice(None), *there)]) > 0.9
             share = same * np.float32(tap)
-            total[:, *here] += values[:, *there] * share
-            total[:, *there] += values[:, *here] * share
+            total[(slice(None), *here)] += values[(slice(None), *there)] * share
+            total[(slice(None), *there)] += values[(slice(None), *here)] * share
         values = total
-    values = values.reshape(2 * kinds, -1)[:, seen.at]
-    return np.where(values[kinds:] > 0, values[:kinds] / np.maximum(values[kinds:], 1e-6), 1.0)
+    flat = values.reshape(2 * kinds, -1)[:, seen.at]
+    return np.where(flat[kinds:] > 0, flat[:kinds] / np.maximum(flat[kinds:], 1e-6), 1.0)
 
 
 def _shade(place: Place, triangles: Triangles, seen: _Seen, free_LA: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -235,8 +236,8 @@ def _to_true_size(vertices_V3: np.ndarray, faces_F3: np.ndarray, piece: Piece) -
     if not np.isfinite(size_3).all() or not _MIN_METRES <= size_3.max() <= _MAX_METRES:
         shown = " x ".join(f"{side:.3g}" for side in size_3)
         raise CuesError(
-            f"{piece.file}: the model is {shown} m; expected at most {_MAX_METRES:g} m. Give its width, height and depth "
-            "in centimetres in the catalogue or in a JSON file beside it"
+            f"{piece.file}: the model is {shown} m; expected at most {_MAX_METRES:g} m. Give its width, height and "
+            "depth in centimetres in the catalogue or in a JSON file beside it"
         )
     origin_3 = np.array([(low_3[0] + high_3[0]) / 2, high_3[1], (low_3[2] + high_3[2]) / 2])
     return (turned_V3 - origin_3) * scale_3, turn_33, scale_3
@@ -254,10 +255,8 @@ def _make_material(part: Any, with_uv: bool) -> Material:
     colour = np.array([255.0, 255, 255, 255]) if colour is None else np.asarray(colour, np.float64)
     extra = getattr(material, "kwargs", None) or {}
     alpha = float(colour[3]) / 255.0 if len(colour) > 3 else 1.0
-    try:
-        alpha = min(alpha, float(extra["d"][0])) if "d" in extra else alpha
-    except (TypeError, ValueError, IndexError):
-        pass
+    with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
+        alpha = min(alpha, float(extra["d"][0]))
     shine = np.asarray(getattr(material, "specular", None) if hasattr(material, "specular") else 0.0, np.float64)
     gloss = 0.35 * float(np.clip(np.nan_to_num(shine.reshape(-1)[:3]).mean() / 255.0, 0, 1))
     if image is not None and with_uv and _is_readable(image):

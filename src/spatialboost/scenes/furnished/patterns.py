@@ -147,6 +147,11 @@ def _grid(rng: np.random.Generator, rows: int, columns: int, offset: bool, joint
     return np.where((y % high < 2) | (x % wide < 2), joint, image)
 
 
+def _tiles(rng: np.random.Generator) -> np.ndarray:
+    count = int(rng.choice([4, 8]))
+    return _grid(rng, count, count, offset=False, joint=0.62, spread=0.06)
+
+
 def _wallpaper(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:_SIDE, :_SIDE] * (2 * np.pi / _SIDE)
     down, across = rng.integers(2, 7), rng.integers(3, 9)
@@ -174,18 +179,18 @@ def _marble(rng: np.random.Generator) -> np.ndarray:
 _MAKERS = {
     "wood": lambda rng: _boards(rng, int(rng.choice([8, 16])), 2),
     "parquet": lambda rng: _boards(rng, 16, 4),
-    "tiles": lambda rng: _grid(rng, *([int(rng.choice([4, 8]))] * 2), False, 0.62, 0.06),
+    "tiles": lambda rng: _tiles(rng),
     "carpet": lambda rng: _speckle(rng, 0.05, 0.03, 8),
     "concrete": lambda rng: _speckle(rng, 0.015, 0.04, 4),
     "marble": _marble,
     "plaster": lambda rng: _speckle(rng, 0.012, 0.018, 16),
     "wallpaper": _wallpaper,
     "paint": lambda rng: _speckle(rng, 0.008, 0.012, 3),
-    "brick": lambda rng: _grid(rng, 32, 8, True, 0.8, 0.3),
+    "brick": lambda rng: _grid(rng, 32, 8, offset=True, joint=0.8, spread=0.3),
     "panelling": lambda rng: _boards(rng, 16, 1).T,
     "grass": lambda rng: _speckle(rng, 0.10, 0.10, 16),
     "gravel": lambda rng: _speckle(rng, 0.09, 0.09, 64),
-    "paving": lambda rng: _grid(rng, 8, int(rng.choice([4, 8])), True, 0.6, 0.2),
+    "paving": lambda rng: _grid(rng, 8, int(rng.choice([4, 8])), offset=True, joint=0.6, spread=0.2),
     "asphalt": lambda rng: _speckle(rng, 0.06, 0.02, 4),
     "sand": lambda rng: _speckle(rng, 0.03, 0.05, 6),
 }

@@ -52,7 +52,7 @@ def sample_room(seed: int, library: Library, views: int) -> Place:
     plan = Plan(library, rng, size)
     _open_walls(plan)
     _FURNISH.get(kind, _furnish_anything)(plan)
-    _add_usual(plan, kind)
+    _add_usual(plan)
     lamps = _hang_lamps(plan)
     _clutter(plan, kind)
     wall = sample_surface(rng, WALLS)
@@ -201,7 +201,7 @@ def _furnish_bathroom(plan: Plan) -> None:
     rng, pick = plan.rng, plan.library.pick
     for _ in range(int(rng.integers(3, 6))):
         plan.against_wall(pick(rng, "bathroom"))
-    plan.lay_rug(pick(rng, "rug"), *rng.uniform(-0.6, 0.6, 2), 0.0)
+    plan.lay_rug(pick(rng, "rug"), float(rng.uniform(-0.6, 0.6)), float(rng.uniform(-0.6, 0.6)), 0.0)
 
 
 def _furnish_anything(plan: Plan) -> None:
@@ -230,13 +230,13 @@ def _dining_group(plan: Plan, in_middle: bool = False) -> None:
     yaw = float(rng.choice([0.0, np.pi / 2]))
     table = None
     if in_middle:
-        table = plan.stand(found, *(rng.uniform(-0.12, 0.12, 2) * (plan.size[0], plan.size[2])), yaw, margin=0.4)
+        x, z = rng.uniform(-0.12, 0.12, 2) * (plan.size[0], plan.size[2])
+        table = plan.stand(found, x, z, yaw, margin=0.4)
     if table is None:
         table = plan.anywhere(found, margin=0.45, yaw=yaw)
     if table is None:
         return
-    for number in plan.chairs(pick(rng, "chair"), table, int(rng.integers(2, 7))):
-        del number
+    plan.chairs(pick(rng, "chair"), table, int(rng.integers(2, 7)))
     if rng.random() < 0.3:
         x, _, z = plan.things[table].position
         plan.lay_rug(pick(rng, "rug"), x, z, yaw)
@@ -251,7 +251,7 @@ def _desk_group(plan: Plan) -> None:
         plan.beside(found, desk, "front", float(rng.uniform(0.03, 0.2)), float(rng.uniform(-0.2, 0.2)))
 
 
-def _add_usual(plan: Plan, kind: str) -> None:
+def _add_usual(plan: Plan) -> None:
     """What any room may have: plants, lamps, things on walls and on the floor, people and animals."""
     rng, pick = plan.rng, plan.library.pick
     for role, most, likely in (
@@ -271,7 +271,6 @@ def _add_usual(plan: Plan, kind: str) -> None:
                 plan.anywhere(found)
     if rng.random() < 0.5:
         plan.anywhere(pick(rng, "clutter"))
-    del kind
 
 
 def _hang_lamps(plan: Plan) -> tuple[Lamp, ...]:

@@ -43,7 +43,7 @@ def make_texture(image: Image.Image) -> Texture:
     image = image.convert("RGBA")
     width, height = (1 << int(np.clip(np.round(np.log2(side)), 0, np.log2(_MAX_SIDE))) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BOX if min(image.size) > 2 * _MAX_SIDE else 1)
-    level = np.asarray(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)).astype(np.float32)
+    level: np.ndarray = np.asarray(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)).astype(np.float32)
     cutout = bool(has_alpha and (level[..., 3] < 128).mean() > 0.01)
     levels = []
     while True:
@@ -83,9 +83,7 @@ class TextureTable:
             self.start_ML[:, level], self.rows_ML[:, level], self.columns_ML[:, level] = at, 1 << rows, 1 << columns
             at = np.where(level + 1 < self.levels_M, at + (1 << (rows + columns)), at)
 
-    def look_up(
-        self, material_N: np.ndarray, u_N: np.ndarray, v_N: np.ndarray, width_N: np.ndarray
-    ) -> np.ndarray:
+    def look_up(self, material_N: np.ndarray, u_N: np.ndarray, v_N: np.ndarray, width_N: np.ndarray) -> np.ndarray:
         """Colours at texture coordinates: uint8 RGBA ``(N, 4)``.
 
         Args:

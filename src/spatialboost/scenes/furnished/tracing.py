@@ -56,7 +56,9 @@ class Tracer:
         """The first hit of each ray. Directions need not have length 1."""
         found = self._scene.run(_rays(origins_N3), _rays(directions_N3), output=1)
         missed = found["primID"] < 0
-        return Hits(np.where(missed, np.float32(np.inf), found["tfar"]), found["primID"], found["u"], found["v"], found["Ng"])
+        return Hits(
+            np.where(missed, np.float32(np.inf), found["tfar"]), found["primID"], found["u"], found["v"], found["Ng"]
+        )
 
     def blocked(self, origins_N3: np.ndarray, beams_N3: np.ndarray) -> np.ndarray:
         """Bool ``(N,)``: whether something is between each origin and origin + beam."""

@@ -57,9 +57,7 @@ def _first_camera(place: Place, rng: np.random.Generator) -> tuple[np.ndarray, n
     return best[1], best[2]
 
 
-def _next_camera(
-    place: Place, rng: np.random.Generator, poses: list[np.ndarray], target: np.ndarray
-) -> np.ndarray:
+def _next_camera(place: Place, rng: np.random.Generator, poses: list[np.ndarray], target: np.ndarray) -> np.ndarray:
     """A step from the last camera, most often in the direction of the last step, with the same target."""
     last = poses[-1][:3, 3]
     heading = poses[-1][:3, 3] - poses[-2][:3, 3] if len(poses) > 1 else poses[-1][:3, 0] * rng.choice([-1.0, 1.0])
