@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -34,6 +35,8 @@ _CLUTTER_OF = {
     "bathroom": ("bathroom",),
 }
 _SUPPORTS = ("table", "low table", "desk", "bedside", "storage", "kitchen", "other table", "chair")
+# What lies on floors, of the small things
+_ON_FLOORS = r"ball|basket|bag|bear|box|bin$|toy|shoes|sneakers|slippers|helmet|gift|drum|locker|briefcase|thing"
 _LAMPS = 2  # the strongest; each costs time
 _SURFACES_FOR_MUCH = ("table", "desk", "storage", "kitchen")
 
@@ -174,10 +177,10 @@ def _furnish_kitchen(plan: Plan) -> None:
     side = int(rng.choice(list(SIDES)))
     length = plan.size[0] if side in (4, 5) else plan.size[2]
     along = -length / 2 + float(rng.uniform(0.02, 0.3))
-    for _ in range(8):
+    for _ in range(12):
         found = library.pick(rng, "kitchen")
         if found is None or along + found[1].size[0] > length / 2:
-            break
+            continue
         width, _, depth = found[1].size
         x, z = plan.at_wall(side, along + width / 2, depth / 2 + 0.02)
         plan.stand(found, x, z, SIDES[side], margin=-0.002)
@@ -269,8 +272,9 @@ def _add_usual(plan: Plan) -> None:
                 plan.against_wall(found, gap=0.004 if role == "wall" else 0.06)
             elif found is not None and not (role == "animal" and found[1].size[1] > 1.2):
                 plan.anywhere(found)
+    toys = [use for use in plan.library.uses.get("clutter", ()) if re.search(_ON_FLOORS, use.noun)]
     if rng.random() < 0.5:
-        plan.anywhere(pick(rng, "clutter"))
+        plan.anywhere(pick(rng, "clutter", among=toys))
 
 
 def _hang_lamps(plan: Plan) -> tuple[Lamp, ...]:
