@@ -68,7 +68,7 @@ def _furnish_garden(plan: Plan) -> None:
         table = plan.anywhere(pick(rng, "garden", among=tables), margin=0.6)
         if table is not None:
             plan.chairs(pick(rng, "garden", among=chairs), table, int(rng.integers(2, 5)))
-    for _ in range(int(rng.integers(3, 8))):
+    for _ in range(int(rng.integers(5, 10))):
         plan.anywhere(pick(rng, "garden"), margin=0.15)
     if rng.random() < 0.35:
         plan.anywhere(pick(rng, "large outdoors"), margin=0.3)
@@ -88,12 +88,12 @@ def _furnish_street(plan: Plan) -> None:
 def _plant_around(plan: Plan) -> None:
     """Trees and hedges: some among the things, most at the border."""
     rng, pick = plan.rng, plan.library.pick
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(2, 5))):
         found = pick(rng, "tree")
         if found is not None and max(found[1].size) < 7.0:
             plan.anywhere(found, margin=0.1)
     inner, plan.size = plan.size, (plan.size[0] * 3.0, plan.size[1], plan.size[2] * 3.0)
-    for _ in range(int(rng.integers(4, 10))):
+    for _ in range(int(rng.integers(6, 14))):
         found = pick(rng, "tree")
         angle = rng.uniform(-np.pi, np.pi)
         away = rng.uniform(1.05, 1.8) * np.hypot(inner[0], inner[2]) / 2

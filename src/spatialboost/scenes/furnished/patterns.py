@@ -73,7 +73,7 @@ def sample_surface(rng: np.random.Generator, names: tuple[str, ...], lightest: f
     """
     name = names[int(rng.integers(len(names)))]
     colours = _COLOURS[name]
-    colour = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.9, 1.06) + rng.normal(0, 0.015, 3)
+    colour = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.9, 1.06) * (1 + rng.normal(0, 0.02, 3))
     red, green, blue = np.square(np.clip(colour, 0.05, lightest * 0.97)).tolist()
     variant = int(rng.integers(_VARIANTS))
     return Surface(_pattern(name, variant), (red, green, blue), _PERIOD[name] * float(rng.uniform(0.85, 1.2)), name)
@@ -85,7 +85,7 @@ def _pattern(name: str, variant: int) -> Texture:
     rng = np.random.default_rng([variant, len(name), *name.encode()])
     shade_HW = _MAKERS[name](rng)
     shade_HW = np.clip(shade_HW / np.percentile(shade_HW, 90), 0.0, 1.0)
-    hue_3HW = np.stack([shade_HW + 0.02 * _noise(rng, (2, 4)) for _ in range(3)])
+    hue_3HW = np.stack([shade_HW * (1 + 0.02 * _noise(rng, (2, 4))) for _ in range(3)])
     return make_texture(Image.fromarray((np.clip(hue_3HW, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)))
 
 

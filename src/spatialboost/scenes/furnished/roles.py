@@ -15,7 +15,7 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
     (r"sidewalk|\bplug\b|switch|socket|railing|column|contemporary|emergency|smoke det|shower head|entry", ""),
     (r"shower door|number lock|garden faucet|corner cabinet|coathanger|clothes hanger|hose reel|child hut", ""),
     (r"chimney|window shutter|window blind|curtain|hanging clothes|screen door|water heater|swing|hammock$", ""),
-    (r"^hood$|range hood|sitting|lying", ""),
+    (r"^hood$|range hood|furnace|sitting|lying", ""),
     (r"goal|fountain|jacuzzi|trampoline|gazebo|garden hut|rowboat|camping tent|sandpit|fork lift", "large outdoors"),
     (r"radiator|air conditioner", "wall"),
     (r"\brug\b|carpet|bathmat|tatami|doormat", "rug"),
