@@ -33,8 +33,8 @@ class Library:
     def __init__(self, catalogue: Catalogue) -> None:
         self.uses = sort_uses(catalogue)
         self.problems: dict[str, str] = {}
-        self._meshes: dict[str, Mesh | None] = {}
-        self._tops: dict[str, tuple[Top, ...]] = {}
+        self._meshes: dict[tuple, Mesh | None] = {}
+        self._tops: dict[tuple, tuple[Top, ...]] = {}
         if not self.uses:
             raise SpatialBoostError(
                 f"none of the {len(catalogue.pieces)} models of the catalogue is furniture or another thing of a room; "
@@ -43,21 +43,21 @@ class Library:
 
     def mesh(self, use: Use) -> Mesh | None:
         """The model of a piece; None if it cannot be loaded, and then ``problems`` says why."""
-        file = use.piece.file
-        if file not in self._meshes:
+        key = _key(use)
+        if key not in self._meshes:
             try:
-                self._meshes[file] = load_mesh(use.piece)
+                self._meshes[key] = load_mesh(use.piece)
             except CuesError as error:
-                self._meshes[file], self.problems[file] = None, str(error)
-        return self._meshes[file]
+                self._meshes[key], self.problems[use.piece.file] = None, str(error)
+        return self._meshes[key]
 
     def tops(self, use: Use) -> tuple[Top, ...]:
         """Where things can stand on a piece."""
-        file = use.piece.file
-        if file not in self._tops:
+        key = _key(use)
+        if key not in self._tops:
             mesh = self.mesh(use)
-            self._tops[file] = () if mesh is None else find_tops(mesh)
-        return self._tops[file]
+            self._tops[key] = () if mesh is None else find_tops(mesh)
+        return self._tops[key]
 
     def pick(
         self, rng: np.random.Generator, role: str, *, among: Sequence[Use] | None = None
@@ -70,3 +70,8 @@ class Library:
             if mesh is not None:
                 return use, mesh
         return None
+
+
+def _key(use: Use) -> tuple:
+    """What decides about a mesh: two entries of a catalogue may show one model in two sizes."""
+    return use.piece.file, use.piece.size, use.piece.rotation_33.tobytes()
