@@ -111,7 +111,7 @@ def load_mesh(piece: Piece) -> Mesh:
     try:
         parts = _read_parts(piece)
         mesh = _join(parts, piece)
-    except CuesError:
+    except (CuesError, ModuleNotFoundError):
         raise
     # trimesh raises errors of many types on broken files.
     except Exception as error:

@@ -36,7 +36,7 @@ def make_texture(image: Image.Image) -> Texture:
 
     Example:
         >>> make_texture(Image.new("RGB", (100, 40), "red")).log_size
-        (5, 6)
+        (5, 7)
     """
     # Transparency in a palette or a single colour becomes a channel.
     has_alpha = "A" in image.getbands() or "transparency" in image.info
