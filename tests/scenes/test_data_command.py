@@ -152,7 +152,7 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
         (["--least", "13"], "least is 13; expected 1 to 12"),
         (["--turn", "depth=1", "--turn", "depth=2"], "once for each kind"),
         (["--rows-per-file", "-1"], "--rows-per-file is -1; expected at least 1"),
-        (["--source", "room"], "unknown source 'room'; known are rgbd, rooms. Did you mean 'rooms'?"),
+        (["--source", "room"], "unknown source 'room'; known are furnished, rgbd, rooms. Did you mean 'rooms'?"),
         (["--extract", "superpixel"], "Did you mean 'superpixels'?"),
         (["--views", "0"], "--views is 0; expected at least 1"),
         (["--stride", "0"], "--stride is 0; expected at least 1"),

@@ -78,7 +78,7 @@ def test_sources_are_known_by_name(monkeypatch):
     rooms = open_source("rooms", SourceOptions(num=2, first=5, size=16, views=2))
     assert (rooms.name, len(rooms[0].views)) == ("rooms 5-6 16 px 2 views", 2)
     assert open_source("rooms", SourceOptions()).name == Rooms(1000).name
-    with pytest.raises(SpatialBoostError, match=r"unknown source 'rgdb'; known are rgbd, rooms\. Did you mean 'rgbd'"):
+    with pytest.raises(SpatialBoostError, match=r"'rgdb'; known are furnished, rgbd, rooms\. Did you mean 'rgbd'"):
         open_source("rgdb", SourceOptions())
     for wrong in ({"num": 0}, {"views": 0}, {"stride": 0}):
         with pytest.raises(SpatialBoostError, match="at least"):
