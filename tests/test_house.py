@@ -159,7 +159,7 @@ DISTRIBUTIONS = {
 }
 # Which extras a folder may count on; the others have the packages that are always installed.
 EXTRAS = {
-    "scenes": {"data", "extract", "language", "ray"},
+    "scenes": {"data", "extract", "furnished", "language", "ray"},
     "yaml_file": {"data"},
     "probes": {"probes"},
     "vlm": {"train"},

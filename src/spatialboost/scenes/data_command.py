@@ -49,7 +49,8 @@ def build(
     source: Annotated[
         str,
         typer.Option(
-            help="rooms (procedural), rgbd (a folder of RGB-D frames), images (a folder of photographs or tar files), "
+            help="rooms (procedural), furnished (rooms and gardens with models of furniture), rgbd (a folder of RGB-D "
+            "frames), images (a folder of photographs or tar files), "
             "dataset (parquet, a folder of `save_to_disk`, or hf:USER/NAME), or the layout of a public data set: "
             "7scenes, arkitscenes, colmap, ego4d, kitti, mvimgnet, nyu, nyu-labeled, scannet, scannetpp, sunrgbd, tum."
         ),

@@ -75,6 +75,7 @@ _SETS = "spatialboost.scenes.readers.sets"
 
 SOURCES: dict[str, SourceKind] = {
     "rooms": SourceKind("spatialboost.scenes.rooms.source:open_rooms"),
+    "furnished": SourceKind("spatialboost.scenes.furnished.source:open_furnished"),
     "rgbd": SourceKind("spatialboost.scenes.readers.rgbd:RGBD", extract=("superpixels",)),
     "images": SourceKind("spatialboost.scenes.images.folder:open_images", ("superpixels",), ("depth-anything",)),
     "dataset": SourceKind("spatialboost.scenes.images.table:open_table", ("superpixels",), ("depth-anything",)),
