@@ -312,12 +312,17 @@ def stats(
 
     page = out or folder / "stats.html"
     found = write_stats(folder, page)
-    table = Table("kind", "turns", "left out", "most frequent answers, or metres at 5, 50 and 95 %")
+    table = Table(
+        "kind", "turns", "left out", "constant answer", "text only", "frequent answers; metres at 5, 50, 95 %"
+    )
     for name, kind in found.kinds.items():
         metres = quantiles(kind.lengths)
         answers = ", ".join(f"{answer[:24]} {100 * share:.1f} %" for answer, share in common_answers(kind)[:3])
         spread = ", ".join(f"{metres[point]:.2f}" for point in ("5 %", "50 %", "95 %") if metres)
-        table.add_row(name, str(kind.turns), str(found.left_out[name]), escape(plain(answers or spread)))
+        guess = found.text_only.get(name)
+        rights = (None, None) if guess is None else (guess.prior, guess.text_only)
+        shares = ("-" if right is None else f"{100 * right:.1f} %" for right in rights)
+        table.add_row(name, str(kind.turns), str(found.left_out[name]), *shares, escape(plain(answers or spread)))
     Console().print(table)
     typer.echo(f"{page}: {found.rows} conversations, {len(found.skipped)} items skipped")
 

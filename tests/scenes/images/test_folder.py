@@ -298,7 +298,7 @@ def test_wrong_folders_are_one_clear_line(tmp_path, caplog):
         Photographs(tmp_path, size=0)
     with pytest.raises(SpatialBoostError, match="source images needs a path"):
         open_source("images", SourceOptions())
-    with pytest.raises(SpatialBoostError, match="views is 2, but photographs have no poses"):
+    with pytest.raises(SpatialBoostError, match="2 views of 1 frames; expected at least 2 views"):
         open_source("images", SourceOptions(path=tmp_path, views=2))
     list_images(tmp_path)
     assert "a.tar.gz is not read: unpack it" in caplog.text

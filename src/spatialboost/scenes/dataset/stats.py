@@ -16,6 +16,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.drawing import as_uri
 from spatialboost.scenes.dataset.files import replace_file
 from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files, open_parquet, validate_file
+from spatialboost.scenes.dataset.text_only import TextOnly, measure_text_only
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.kinds import KINDS, scoring_of
 from spatialboost.scenes.questions.scoring import LengthScoring, read_length, read_verdict
@@ -50,6 +51,8 @@ class Stats:
         turns: number of turns -> conversations with so many.
         kinds: kind of question -> its turns.
         left_out: kind -> conversations in which a turn of it could not be asked.
+        replaced: kind -> turns in whose place one of another kind was asked.
+        text_only: kind -> how well its answers can be guessed from the text, see `measure_text_only`.
         skipped: item -> the reason why it has no conversation.
         unreadable: number of rows whose ``meta`` is not as a build writes it.
     """
@@ -59,13 +62,19 @@ class Stats:
     turns: Counter[int] = field(default_factory=Counter)
     kinds: dict[str, KindStats] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    replaced: Counter[str] = field(default_factory=Counter)
+    text_only: dict[str, TextOnly] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     unreadable: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; lengths as quantiles."""
         kinds = {name: {**vars(kind), "lengths": quantiles(kind.lengths)} for name, kind in self.kinds.items()}
-        return {**vars(self), "kinds": kinds}
+        return {
+            **vars(self),
+            "kinds": kinds,
+            "text_only": {name: vars(found) for name, found in self.text_only.items()},
+        }
 
 
 def measure_dataset(folder: Path | str) -> Stats:
@@ -79,7 +88,7 @@ def measure_dataset(folder: Path | str) -> Stats:
         SpatialBoostError: the folder has no data set, or it cannot be read.
     """
     files = dataset_files(folder)
-    stats, words = Stats(), defaultdict(list)
+    stats, words, talks = Stats(), defaultdict(list), []
     for path in files:
         stats.skipped |= dataset_facts(path)["skipped"]
     for messages, meta in _conversations(files):
@@ -93,6 +102,8 @@ def measure_dataset(folder: Path | str) -> Stats:
         stats.views[views] += 1
         stats.turns[len(turns)] += 1
         stats.left_out.update(dict(meta.get("left_out", {})).keys())
+        stats.replaced.update({kind: len(others) for kind, others in dict(meta.get("replaced", {})).items()})
+        talks.append((messages, meta))
         for name, question, answer in turns:
             kind = stats.kinds.setdefault(name, KindStats())
             kind.turns += 1
@@ -104,6 +115,7 @@ def measure_dataset(folder: Path | str) -> Stats:
                 kind.answers[read_verdict(answer)] += 1
     for name, kind in stats.kinds.items():
         kind.words = tuple(np.mean(words[name], axis=0).round(1).tolist())  # type: ignore[assignment]
+    stats.text_only = measure_text_only(talks)
     order = list(KINDS)
     stats.kinds = dict(sorted(stats.kinds.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99))
     return stats

@@ -46,7 +46,8 @@ class BuildReport:
         written: number of rows in the files of this shard, including those of an earlier, interrupted run.
         skipped: reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
         names: skipped item (its name or index in the source) -> full reason.
-        left_out: kind of question -> number of turns that the written conversations lack. The reasons are in the column
+        left_out: kind of question -> number of turns that the written conversations lack, and for which no other turn was
+            asked. The reasons are in the column
             ``meta``.
         dropped: reason -> number of generated texts that were dropped, such as captions that state something false.
         files: names of the parquet files of this shard.
@@ -219,6 +220,7 @@ def _count_missing(path: Path, plan: TurnPlan) -> tuple[Counter[str], Counter[st
     try:
         for meta in map(json.loads, metas):
             asked = Counter(turn["kind"] for turn in meta["turns"])
+            asked += Counter({kind: len(others) for kind, others in meta.get("replaced", {}).items()})
             missing += Counter(plan.turns) - asked
             dropped += Counter(meta.get("dropped", {}))
     except (KeyError, TypeError, ValueError, RecursionError) as error:

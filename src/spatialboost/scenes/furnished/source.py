@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from spatialboost.scenes.rooms.shading import apply_camera_effects
 from spatialboost.scenes.scene import Scene
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
+from spatialboost.scenes.views.mix import ViewMix
 
 _DEFAULT_NUM, _DEFAULT_SIZE = 1000, 224
 _OUTDOORS = 0.2  # fraction of the places that are gardens or streets
@@ -49,7 +49,7 @@ class Furnished:
         path: folder with ``.sh3f`` files, or with models of your own (``.obj``, ``.glb``), see `read_catalogue`.
         first: seed of the first place. Use different seeds for training and for testing.
         size: side of a square image, or ``(height, width)``, in pixels.
-        views: number of cameras in each place.
+        views: number of cameras in each place, or a mix of numbers.
 
     Raises:
         SpatialBoostError: the folder has no model that can be used, or a number is out of range.
@@ -62,21 +62,20 @@ class Furnished:
         *,
         first: int = 0,
         size: int | tuple[int, int] = _DEFAULT_SIZE,
-        views: int = 1,
+        views: int | ViewMix = 1,
     ) -> None:
         if num < 1 or first < 0:
             raise SpatialBoostError(
                 f"num is {num} and first {first}; expected at least one room, and a first seed of 0 or more"
             )
-        if views < 1:
-            raise SpatialBoostError(f"views is {views}; expected at least one camera in each room")
-        validate_size(size, views)
-        self.num, self.first, self.views = num, first, views
+        self.mix = ViewMix.of(views)
+        validate_size(size, self.mix.counts[-1])
+        self.num, self.first = num, first
         self.size = (size, size) if isinstance(size, int) else size
         self.catalogue = read_catalogue(path)
         self.library = Library(self.catalogue)
         self.name = f"furnished {self.catalogue.hash} {first}-{first + num - 1} {size} px" + (
-            f" {views} views" if views > 1 else ""
+            f" {self.mix.name}" if self.mix.counts != (1,) else ""
         )
 
     def __len__(self) -> int:
@@ -85,9 +84,10 @@ class Furnished:
     def __getitem__(self, index: int, /) -> Cues | Scene:
         if not 0 <= index < self.num:
             raise IndexError(f"room {index} of {self.num}")
-        place = sample_place(self.first + index, self.library, self.views)
-        rendered = render_place(place, self.size)
-        return rendered[0] if self.views == 1 else Scene(rendered)
+        seed = self.first + index
+        views = self.mix.draw(seed)
+        rendered = render_place(sample_place(seed, self.library, views), self.size)
+        return rendered[0] if views == 1 else Scene(rendered)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -102,7 +102,16 @@ class Furnished:
 
 
 def open_furnished(options: SourceOptions) -> Furnished:
-    """Open the places that the command line options describe."""
+    """Open the places that the command line options describe.
+
+    Raises:
+        SpatialBoostError: see `Furnished`; or an option of another source is given.
+    """
+    given = options.reader.describe() or options.reader.depth_scale or options.column
+    if given or options.stride is not None or options.measure is not None:
+        raise SpatialBoostError(
+            f"{given or 'stride or choose'} is an option of other sources; furnished rooms are generated: leave it out"
+        )
     return Furnished(
         options.num or _DEFAULT_NUM,
         options.path or DEFAULT_PATH,
@@ -158,10 +167,13 @@ def render_place(place: Place, size: tuple[int, int]) -> list[Cues]:
                 depth_HW=view.depth_HW,
                 intrinsics_33=intrinsics.copy(),
                 source=names[number],
-                objects=tuple(_make_object(descriptions[thing], view.thing_HW == thing) for thing in listed),
+                objects=tuple(
+                    SceneObject(descriptions[n][0], view.thing_HW == n, descriptions[n][1:], identity=str(n))
+                    for n in listed
+                ),
                 pose_44=pose.copy(),
                 facts=_facts(place, pose, listed, len(shown[number]), descriptions),
-                **_upwards(pose),
+                up_3=pose[:3, :3].T @ np.array([0.0, -1.0, 0.0]),
             )
         )
     return views
@@ -176,17 +188,6 @@ def _look(thing_HW: np.ndarray, image_HW3: np.ndarray) -> dict[int, Seen]:
         for number, count in zip(numbers, counts, strict=True)
         if count >= fewest
     }
-
-
-def _make_object(descriptions: Sequence[str], mask_HW: np.ndarray) -> SceneObject:
-    more = {"aliases": tuple(descriptions[1:])} if "aliases" in {part.name for part in fields(SceneObject)} else {}
-    return SceneObject(descriptions[0], mask_HW, **more)
-
-
-def _upwards(pose_44: np.ndarray) -> dict[str, Any]:
-    """The direction against gravity in the camera's frame."""
-    known = "up_3" in {part.name for part in fields(Cues)}
-    return {"up_3": pose_44[:3, :3].T @ np.array([0.0, -1.0, 0.0])} if known else {}
 
 
 def _facts(

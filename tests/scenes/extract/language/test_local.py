@@ -58,7 +58,7 @@ def test_captions_of_a_batch_are_those_of_each_image_and_are_checked(llava):
     talk = build_conversation(found[0], seed=0, plan=TurnPlan({"depth": 1, "caption": 1}))
     assert talk.messages[-1]["content"] == TRUE
     assert check_against_cues(talk.messages, talk.meta, found[0]) == []
-    assert extractor.provenance["model"] == str(llava)
+    assert extractor.provenance["model"] == llava.name
     assert extractor.provenance["revision"].startswith("sha256:")
     assert extractor.name.startswith("caption of ") and extractor.name.endswith(" float32")
 
