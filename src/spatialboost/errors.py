@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# What looks like a secret: a token of the Hub, a key of a language model's server, the value of an Authorization header,
-# a password in a URL.
+# What looks like a secret: a token of the Hub, a key of a language model's server, the value of an Authorization
+# header, a password in a URL.
 SECRETS = re.compile(
     r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{10,}|sk-[A-Za-z0-9_-]{16,})"
     r"|(?<=Bearer )[^\s'\"]+|(?<=://)[^\s/@'\"]+:[^\s/@'\"]+(?=@)"

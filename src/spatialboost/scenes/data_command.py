@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from spatialboost.errors import SpatialBoostError, plain
+from spatialboost.scenes.command_values import parse_direction, parse_size, parse_turns, parse_views
 from spatialboost.scenes.paths import user_path
-from spatialboost.scenes.sizes import validate_size
-from spatialboost.scenes.views.mix import ViewMix
 
 # Beyond these, a number is mistyped, and the build would not end or would not fit into memory
 MAX_ITEMS = 10**9
@@ -312,9 +309,7 @@ def stats(
 
     page = out or folder / "stats.html"
     found = write_stats(folder, page)
-    table = Table(
-        "kind", "turns", "left out", "constant answer", "text only", "frequent answers; metres at 5, 50, 95 %"
-    )
+    table = Table("kind", "turns", "left out", "constant answer", "text only", "frequent answers, or metres")
     for name, kind in found.kinds.items():
         metres = quantiles(kind.lengths)
         answers = ", ".join(f"{answer[:24]} {100 * share:.1f} %" for answer, share in common_answers(kind)[:3])
@@ -325,77 +320,3 @@ def stats(
         table.add_row(name, str(kind.turns), str(found.left_out[name]), *shares, escape(plain(answers or spread)))
     Console().print(table)
     typer.echo(f"{page}: {found.rows} conversations, {len(found.skipped)} items skipped")
-
-
-def parse_size(text: str) -> int | tuple[int, int]:
-    """Read "224" (shorter edge) or "240x320" (height x width).
-
-    Example:
-        >>> parse_size("224"), parse_size("240x320")
-        (224, (240, 320))
-
-    Raises:
-        SpatialBoostError: the text has another form.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", text)
-    if not match:
-        raise SpatialBoostError(f"size is {text!r}; expected pixels such as 224, or height x width such as 240x320")
-    size = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
-    validate_size(size)
-    return size
-
-
-def parse_direction(text: str) -> tuple[float, float, float]:
-    """Read "0 0 1" or "0, 0, 1".
-
-    Example:
-        >>> parse_direction("0, -1, 0")
-        (0.0, -1.0, 0.0)
-
-    Raises:
-        SpatialBoostError: the text has another form.
-    """
-    try:
-        x, y, z = (float(word) for word in text.replace(",", " ").split())
-    except ValueError:
-        raise SpatialBoostError(f"--up is {text[:80]!r}; expected three numbers, such as '0 0 1'") from None
-    return x, y, z
-
-
-def parse_views(text: str) -> ViewMix:
-    """Read the number of views of an item, or a mix of numbers.
-
-    Example:
-        >>> parse_views("2").counts, parse_views("mix").counts
-        ((2,), (2, 4, 8))
-
-    Raises:
-        SpatialBoostError: the text has another form, or a number is too small or too large.
-    """
-    try:
-        return ViewMix.parse(text)
-    except SpatialBoostError as error:
-        raise SpatialBoostError(f"--{error}") from None
-
-
-def parse_turns(words: Sequence[str]) -> dict[str, int]:
-    """Read "depth=3", "closer=2", ...
-
-    Example:
-        >>> parse_turns(["depth=3", "closer=2"])
-        {'depth': 3, 'closer': 2}
-
-    Raises:
-        SpatialBoostError: a text has another form, or a kind is given twice.
-    """
-    turns: dict[str, int] = {}
-    for word in words:
-        match = re.fullmatch(r"(\w+)=(\d{1,9})", word)
-        if not match:
-            raise SpatialBoostError(f"--turn {word!r}: expected KIND=COUNT, such as depth=3")
-        if match[1] in turns:
-            raise SpatialBoostError(
-                f"--turn {word!r}: {match[1]} has a count already ({turns[match[1]]}); expected once for each kind"
-            )
-        turns[match[1]] = int(match[2])
-    return turns

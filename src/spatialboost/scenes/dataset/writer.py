@@ -46,9 +46,8 @@ class BuildReport:
         written: number of rows in the files of this shard, including those of an earlier, interrupted run.
         skipped: reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
         names: skipped item (its name or index in the source) -> full reason.
-        left_out: kind of question -> number of turns that the written conversations lack, and for which no other turn was
-            asked. The reasons are in the column
-            ``meta``.
+        left_out: kind of question -> number of turns that the written conversations lack and that no turn of another kind
+            replaces. The reasons are in the column ``meta``.
         dropped: reason -> number of generated texts that were dropped, such as captions that state something false.
         files: names of the parquet files of this shard.
         resumed: number of the files that existed before the run.
