@@ -46,7 +46,7 @@ class BuildReport:
         written: number of rows in the files of this shard, including those of an earlier, interrupted run.
         skipped: reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
         names: skipped item (its name or index in the source) -> full reason.
-        left_out: kind of question -> number of turns that the written conversations lack and that no turn of another kind
+        left_out: kind of question -> number of turns that the conversations lack and that no turn of another kind
             replaces. The reasons are in the column ``meta``.
         dropped: reason -> number of generated texts that were dropped, such as captions that state something false.
         files: names of the parquet files of this shard.
