@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Words that say which of several things is meant
+_ORDER_WORDS = {"leftmost", "rightmost", "middle", "second", "third", "fourth", "fifth", "sixth"}
+
 
 def format_length(metres: float) -> str:
     """Format a depth or a distance: metres with three decimals; below half a metre, centimetres with one decimal.
@@ -53,6 +56,15 @@ def format_list(descriptions: Sequence[str]) -> str:
     Example:
         >>> format_list(["red box", "orange ball", "lamp"])
         'a red box, an orange ball and a lamp'
+        >>> format_list(["leftmost chair", "second chair from the left"])
+        'the leftmost chair and the second chair from the left'
     """
-    named = [f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}" for name in descriptions]
+    named = [f"{_article(name)} {name}" for name in descriptions]
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+def _article(name: str) -> str:
+    first = name.partition(" ")[0].lower()
+    if first in _ORDER_WORDS:
+        return "the"
+    return "an" if first[:1] in "aeiou" else "a"

@@ -29,7 +29,7 @@ class CaptionCheck(Check):
         middles = [thing["centre_xy"][0] for thing in things]
         if middles != sorted(middles):
             yield "the objects are not named from left to right"
-        named = [rf"an? {re.escape(thing['description'])}" for thing in things]
+        named = [rf"(?:an?|the) {re.escape(thing['description'])}" for thing in things]
         listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
         start = "From left to right, the" if turn["ordered"] else "The"
         stated = re.fullmatch(
