@@ -52,8 +52,10 @@ class Mapped:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int, /) -> Cues | Scene:
+    def __getitem__(self, index: int, /) -> Any:
         item = self.source[index]
+        if isinstance(item, list):  # views that still lack cues
+            return [self._apply(view) for view in item]
         return Scene([self._apply(view) for view in item.views]) if isinstance(item, Scene) else self._apply(item)
 
     def _apply(self, view: Cues) -> Cues:
@@ -98,7 +100,8 @@ class Walk:
     def __len__(self) -> int:
         return self.num
 
-    def __getitem__(self, index: int, /) -> Scene:
+    def __getitem__(self, index: int, /) -> Any:
+        """A `Scene`; a list of views if they still lack cues."""
         if not 0 <= index < self.num:
             raise IndexError(f"scene {index} of {self.num}")
         views = []
@@ -109,7 +112,7 @@ class Walk:
                     f"{frame.source}: a walk is made of single views, found a scene; give a source of single views"
                 )
             views.append(frame)
-        return Scene(views)
+        return Scene(views) if all(isinstance(view, Cues) for view in views) else views
 
 
 class Subset:

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
+from spatialboost.scenes.extract.pipeline import Extracted
 from spatialboost.scenes.images.folder import Photographs
 from spatialboost.scenes.images.listing import list_images
 from spatialboost.scenes.images.photograph import view_photograph
@@ -302,3 +303,22 @@ def test_wrong_folders_are_one_clear_line(tmp_path, caplog):
         open_source("images", SourceOptions(path=tmp_path, views=2))
     list_images(tmp_path)
     assert "a.tar.gz is not read: unpack it" in caplog.text
+
+
+def test_frames_that_follow_each_other_are_the_views_of_an_item(tmp_path):
+    write(tmp_path, **{f"frame{number}.png": encoded(picture(number)) for number in range(5)})
+    source = open_source("images", SourceOptions(path=tmp_path, views=2, stride=2))
+    assert source.name == f"images {tmp_path.name} 480 px or less 2 views 2 apart"
+    assert [view.source for view in source[1]] == ["frame1.png", "frame3.png"]
+
+    class Geometry:
+        kind, name = "reconstruction", "geometry"
+
+        def __call__(self, views):
+            size, eye = views[0].image_HW3.shape[:2], np.eye(4)
+            camera = np.array([[50.0, 0, 20], [0, 50.0, 20], [0, 0, 1]])
+            depth = {"depth_HW": np.full(size, 2.0, np.float32), "intrinsics_33": camera}
+            return [{**depth, "pose_44": eye} for _ in views]
+
+    scene = Extracted(source, [Geometry()])[0]
+    assert [view.source for view in scene.views] == ["frame0.png", "frame2.png"]
