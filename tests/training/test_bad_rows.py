@@ -123,7 +123,8 @@ def test_all_stages_are_trained_with_bad_rows(tmp_path):
         "encoder": {"name": "VisionTransformer", "kwargs": shape, "mean": [0.5] * 3, "std": [0.5] * 3},
         "teacher": {"llm": {"name": "small", "kwargs": {"width": 32, "layers": 1, "heads": 2, "max_length": 128}}},
         "data": {"folders": [str(folder)], "image_size": 32, "held_out": 4},
-        **{name: stage for name in ("stage1", "stage2", "stage3")},
+        **{name: stage for name in ("stage1", "stage2")},
+        "stage3": {**stage, "require_answers": False},
         "device": "cpu",
         "out": str(tmp_path / "out"),
     }
