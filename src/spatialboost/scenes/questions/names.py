@@ -28,6 +28,32 @@ _DECIDING = {
 _PATTERNS = {relation: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for relation, words in _DECIDING.items()}
 # What a thing is called says nothing about which side it is on, but a lot about its height and size.
 _NOUNS_DO_NOT_DECIDE = {"left_right"}
+# Things that hang high or lie on the floor: beside another noun, they tell which one is above.
+_KNOWN_HEIGHTS = {
+    "window",
+    "picture",
+    "painting",
+    "poster",
+    "mirror",
+    "clock",
+    "curtain",
+    "curtains",
+    "blind",
+    "blinds",
+    "conditioner",
+    "chandelier",
+    "hood",
+    "roof",
+    "sky",
+    "tree",
+    "rug",
+    "carpet",
+    "mat",
+    "floor",
+    "ceiling",
+    "slippers",
+    "shoes",
+}
 _AFTER_NOUN = re.compile(r" (?:on|in|at|by|near|with|of|under|over|behind|beside|next|from|between|against|to|that) ")
 
 
@@ -38,8 +64,8 @@ def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple
     Example:
         >>> choose_names("above_below", ("red box on a box", "red object"), ("small blue ball", "blue object"))
         ('red object', 'blue object', True)
-        >>> choose_names("above_below", ("picture",), ("carpet",))
-        ('picture', 'carpet', False)
+        >>> choose_names("above_below", ("chair",), ("table",)), choose_names("above_below", ("picture",), ("table",))
+        (('chair', 'table', False), None)
         >>> choose_names("left_right", ("cup on the left",), ("plate",)) is None
         True
 
@@ -52,7 +78,7 @@ def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple
 
     Returns:
         Both names, and whether they say nothing about the answer: they have the same noun, or nouns do not matter. None
-        if an object has only names that contain the answer.
+        if an object has only names that contain the answer, such as what hangs on walls for above and below.
     """
     usable = usable_names(relation, a), usable_names(relation, b)
     if not all(usable):
@@ -61,7 +87,9 @@ def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple
     for first, second in pairs:
         if relation in _NOUNS_DO_NOT_DECIDE or noun_of(first) == noun_of(second):
             return first, second, True
-    return *pairs[0], False
+    if relation == "above_below":
+        pairs = [pair for pair in pairs if _KNOWN_HEIGHTS.isdisjoint(map(noun_of, pair))]
+    return (*pairs[0], False) if pairs else None
 
 
 @lru_cache(maxsize=4096)
