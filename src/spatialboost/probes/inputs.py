@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from spatialboost.probes.image_folder import LabelledImages, read_image_folder
-from spatialboost.probes.views import Part, open_views, split_views
+from spatialboost.probes.views import STRIDES, Part, ViewPairs, open_views, split_views
 
 
 class SplitOptions(ABC):
     """One way to give a training and a test split. A subclass is a frozen dataclass of options.
+
+    A probe that fits nothing has no training split: `open` then gives None in its place.
 
     Attributes:
         noun: name of the items in the settings, such as ``"views"``.
@@ -53,6 +55,30 @@ class ViewSplits(SplitOptions):
     def as_source(given: Any) -> Any:
         """The given views; a string is opened as by ``--data``."""
         return open_views(given) if isinstance(given, str) else given
+
+
+@dataclass(frozen=True)
+class PairSplits(SplitOptions):
+    """Pairs of views of one place with depth and poses; nothing is fitted, so all of them are measured."""
+
+    noun = "views"
+
+    data: Annotated[str, "RGB-D folder with poses, NAME:FOLDER, dataset built with several views, or rooms:NUM."]
+    strides: Annotated[list[int], "Frames from the first view of a pair to the second; repeat it for several."] = field(
+        default_factory=lambda: list(STRIDES)
+    )
+    most: Annotated[int, "Largest number of pairs of each stride, evenly spaced."] = 100
+
+    def open(self) -> tuple[None, Any]:
+        """The pairs."""
+        return None, ViewPairs(open_views(self.data, views=2), self.strides, self.most)
+
+    @staticmethod
+    def as_source(given: Any) -> Any:
+        """The given pairs, or the pairs of the given frames; a string is opened as by ``--data``."""
+        if isinstance(given, ViewPairs):
+            return given
+        return ViewPairs(open_views(given, views=2) if isinstance(given, str) else given)
 
 
 @dataclass(frozen=True)

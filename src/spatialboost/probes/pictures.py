@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = 2.1  # width of one small picture in inches
+LOWEST = 0.6  # height of a picture in cells
+NARROWEST = 3  # pictures, so that the plots of the metrics have room
 
 
 class Panel(Protocol):
@@ -46,13 +48,16 @@ def draw_figure(
     """
     from matplotlib.figure import Figure
 
-    num_columns = max((panel.num_pictures for panel in panels), default=3)
-    heights = [CELL * panel.aspect + 0.3 for panel in panels]  # with their titles
-    figure = Figure(figsize=(CELL * num_columns, sum(heights) + 3.4), layout="constrained")
+    num_columns = max((panel.num_pictures for panel in panels), default=1)
+    # pictures that are much wider than high, such as two views beside each other, get more room
+    cell = CELL * max(1.0, *(LOWEST / panel.aspect for panel in panels)) if panels else CELL
+    heights = [cell * panel.aspect + 0.4 for panel in panels]  # with their titles
+    width = max(cell * num_columns, CELL * max(NARROWEST, len(metrics)))
+    figure = Figure(figsize=(width, sum(heights) + 3.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     legend = "Pictures show the predictions of the first runs. " if panels else ""
     legend += "Bars are means, dots are runs" + ("." if {row.seed for row in rows} == {None} else ", joined by seed.")
-    lines = textwrap.fill(f"{legend} {caption}", width=int(CELL * num_columns * 20))  # characters to the inch
+    lines = textwrap.fill(f"{legend} {caption}", width=int(width * 20))  # characters to the inch
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=6, parse_math=False)  # a path may contain $
     if not panels:
         draw_runs(figure, metrics, rows)

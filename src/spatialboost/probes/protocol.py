@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PROBES: dict[str, str] = {
     "depth": "spatialboost.probes.depth:DepthProbe",
     "knn": "spatialboost.probes.classification:KnnProbe",
+    "matches": "spatialboost.probes.matches:MatchesProbe",
 }
 """Class of each probe by the name of its command; imported when it is needed."""
 
@@ -132,7 +133,7 @@ class Probe(ABC):
 
         Args:
             name: name of the encoder, for the rows.
-            train: the training split.
+            train: the training split; the test split again for a probe that fits nothing.
             test: the test split.
             draws: the training items of each run, the same for every encoder.
             shown: indices of the test items in the picture.

@@ -42,6 +42,7 @@ def run_probe(
             models by name, each as it is; or, instead of a model, its features of the training and test split as
             `read_features` gives them (of the items that can be read).
         train: the training split: a source, or a string that ``probe.splits`` opens as one, such as ``"rooms:24"``.
+            None for a probe that fits nothing.
         test: the test split, in the same form.
         options: the options of all probes.
 
@@ -51,9 +52,11 @@ def run_probe(
     """
     probe = find_probe(probe)() if isinstance(probe, str) else probe
     options = options or CommonOptions()
-    sources = [probe.splits.as_source(given) for given in (train, test)]
-    probe.check_sources(*sources)
-    train_items, test_items = (Split(source) for source in sources)
+    test_source = probe.splits.as_source(test)
+    train_source = test_source if train is None else probe.splits.as_source(train)
+    probe.check_sources(train_source, test_source)
+    test_items = Split(test_source)
+    train_items = test_items if train is None else Split(train_source)
 
     rows: list[ProbeRow] = []
     about, measured = {}, {}
@@ -71,12 +74,13 @@ def run_probe(
     settings = {
         **probe.settings(*splits),
         **{key: value for key, value in first.items() if key not in ("grid", "width")},
-        probe.splits.noun: [len(train_items), len(test_items)],
-        "left out": train_items.left_out + test_items.left_out,
+        probe.splits.noun: [len(test_items)] if train is None else [len(train_items), len(test_items)],
+        "left out": test_items.left_out if train is None else train_items.left_out + test_items.left_out,
         **_about_draws(probe, options),
         "encoders": about,
     }
-    return ProbeResult(probe.name, settings, probe.metrics, rows, _panels(probe, test_items, shown, measured))
+    metrics = {key: metric for key, metric in probe.metrics.items() if any(key in row.metrics for row in rows)}
+    return ProbeResult(probe.name, settings, metrics, rows, _panels(probe, test_items, shown, measured))
 
 
 def _read_both(
@@ -86,8 +90,14 @@ def _read_both(
     items: tuple[Split, Split],
     options: CommonOptions,
 ) -> tuple[ReadSplit, ReadSplit]:
-    """Both splits with the features of one encoder; features that were passed instead of a model are checked first."""
+    """Both splits with the features of one encoder; features that were passed instead of a model are checked first.
+
+    If both splits are one, as for a probe that fits nothing, it is read once.
+    """
     if isinstance(model, nn.Module):
+        if items[0] is items[1]:
+            only = _read_split(probe, model, items[1], options, name)
+            return only, only
         train, test = (
             _read_split(probe, model, split, options, f"{name}, {title}")
             for split, title in zip(items, ("train", "test"), strict=True)

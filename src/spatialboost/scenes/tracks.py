@@ -95,7 +95,8 @@ def find_tracks(
 def _inside(pixels_T2: np.ndarray, size: tuple[int, int], border: float) -> np.ndarray:
     """Whether a point is in the image, at least ``border`` pixels from its edge; NaN is not."""
     edge = np.array([size[1], size[0]]) - 0.5 - border
-    return ((pixels_T2 >= border - 0.5) & (pixels_T2 < edge)).all(-1)
+    inside_T2: np.ndarray = (pixels_T2 >= border - 0.5) & (pixels_T2 < edge)
+    return inside_T2[:, 0] & inside_T2[:, 1]
 
 
 def _agrees(view: Cues, pixels_n2: np.ndarray, depth_n: np.ndarray, margin: float) -> np.ndarray:
