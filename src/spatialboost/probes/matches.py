@@ -148,11 +148,11 @@ def matches_probe(
 
     Each patch centre of the first view whose point of the place is also seen in the second view (by depth, intrinsics
     and poses, see `spatialboost.scenes.tracks.find_tracks`) is a point. Its token is compared with all patch tokens of
-    the second view by cosine similarity; the centre of the nearest one is the answer. It is correct if it is within 10 % (and
-    5 %) of the image's longer side of the truth: PCK, the percentage of correct keypoints. The shares are over all points of
-    all pairs together; they are also given by the angle between the two cameras, in the bins of Probe3D (arXiv
-    2404.08636). Nothing is fitted or drawn, so there is one run and no spread. `ProbeResult.views_won` says on
-    how many pairs boosted is better.
+    the second view by cosine similarity; the centre of the nearest one is the answer. It is correct if it is within
+    10 % (and 5 %) of the image's longer side of the truth: PCK, the percentage of correct keypoints. The shares are
+    over all points of all pairs together; they are also given by the angle between the two cameras, in the bins of
+    Probe3D (arXiv 2404.08636). Nothing is fitted or drawn, so there is one run and no spread. `ProbeResult.views_won`
+    says on how many pairs boosted is better.
 
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or

@@ -89,7 +89,7 @@ def draw_runs(figure: Any, metrics: Mapping[str, Metric], rows: Sequence[ProbeRo
         axis.set_xticks(range(len(names)), names, fontsize=7)
         axis.set_ylim(*_limits([row.metrics[key] for row in rows]))
         better = "higher" if metric.higher_is_better else "lower"
-        axis.set_title(f"{metric.title}, {better} is better", fontsize=8)
+        axis.set_title(f"{metric.title}\n{better} is better", fontsize=8)
         axis.tick_params(axis="y", labelsize=7)
 
 

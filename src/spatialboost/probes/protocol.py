@@ -39,6 +39,7 @@ PROBES: dict[str, str] = {
     "depth": "spatialboost.probes.depth:DepthProbe",
     "knn": "spatialboost.probes.classification:KnnProbe",
     "matches": "spatialboost.probes.matches:MatchesProbe",
+    "normals": "spatialboost.probes.normals:NormalsProbe",
 }
 """Class of each probe by the name of its command; imported when it is needed."""
 
