@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.image_folder import LabelledImages, read_image_folder
+from spatialboost.probes.segmented_images import SegmentedImages, open_segmentation
 from spatialboost.probes.views import STRIDES, Part, ViewPairs, open_views, split_views
 
 
@@ -79,6 +81,33 @@ class PairSplits(SplitOptions):
         if isinstance(given, ViewPairs):
             return given
         return ViewPairs(open_views(given, views=2) if isinstance(given, str) else given)
+
+
+@dataclass(frozen=True)
+class SegmentationFolder(SplitOptions):
+    """Images with a class for each pixel, from the folder of one set."""
+
+    noun = "images"
+
+    data: Annotated[str, "Folder of ADE20K, Pascal VOC, or with train/images, train/labels, test/images, test/labels."]
+    ignored: Annotated[list[int], "Value in the label files that is not measured; repeat it for several."] = field(
+        default_factory=list
+    )
+
+    def open(self) -> tuple[SegmentedImages, SegmentedImages]:
+        """The training and the test images."""
+        return open_segmentation(self.data, ignored=self.ignored)
+
+    @staticmethod
+    def as_source(given: Any) -> SegmentedImages:
+        """The given images.
+
+        Raises:
+            SpatialBoostError: a text; a folder is opened with `open_segmentation`, which gives both splits.
+        """
+        if not isinstance(given, SegmentedImages):
+            raise SpatialBoostError(f"the images are {given!r:.80}; expected those of `open_segmentation(FOLDER)`")
+        return given
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ PROBES: dict[str, str] = {
     "knn": "spatialboost.probes.classification:KnnProbe",
     "matches": "spatialboost.probes.matches:MatchesProbe",
     "normals": "spatialboost.probes.normals:NormalsProbe",
+    "segmentation": "spatialboost.probes.segmentation:SegmentationProbe",
 }
 """Class of each probe by the name of its command; imported when it is needed."""
 
