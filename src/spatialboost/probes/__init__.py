@@ -1,11 +1,13 @@
-"""Probes on frozen encoders, base against boosted: depth from patch tokens, classes from whole images.
+"""Probes on frozen encoders, base against boosted: depth, normals, classes of pixels and images, matches of views.
 
 Open `protocol.py` first: it says what a probe is and has the table of all probes.
 
-- `depth.py`, `classification.py`: the probes; `depth_*.py`, `patch_depth.py`, `ridge.py`: the parts of the depth probe.
+- `depth.py`, `normals.py`, `segmentation.py`, `matches.py`, `classification.py` (kNN), `linear.py`: the probes.
+- `ridge.py`, `heads.py`: linear maps in closed form, and trained by gradient descent; `depth_*.py`, `patch_depth.py`:
+  further parts of the depth probe; `*_panel.py`: the pictures.
 - `run.py`: runs a probe and gives every encoder the same items and seeds.
 - `options.py`, `draws.py`: the options of all probes, and the training items that each seed draws.
-- `inputs.py`, `views.py`, `image_folder.py`, `splits.py`: how training and test splits are specified, opened and read.
+- `inputs.py`, `views.py`, `image_folder.py`, `segmented_images.py`, `splits.py`: how training and test splits are specified, opened and read.
 - `features.py`, `token_store.py`: tokens of frozen encoders, in memory or on disk.
 - `measures.py`, `result.py`, `pictures.py`: metrics, results and pictures.
 - `probe_command.py`: the command line.
@@ -16,11 +18,16 @@ from spatialboost.probes.depth import depth_probe
 from spatialboost.probes.depth_panel import DepthPanel
 from spatialboost.probes.features import Features, read_features
 from spatialboost.probes.image_folder import read_image_folder
+from spatialboost.probes.linear import linear_probe
+from spatialboost.probes.matches import matches_probe
+from spatialboost.probes.normals import normals_probe
 from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import PROBES, Measured, Probe, ReadSplit, find_probe
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
 from spatialboost.probes.run import run_probe
+from spatialboost.probes.segmentation import segmentation_probe
+from spatialboost.probes.segmented_images import open_segmentation
 
 __all__ = [
     "PROBES",
@@ -37,7 +44,12 @@ __all__ = [
     "depth_probe",
     "find_probe",
     "knn_probe",
+    "linear_probe",
+    "matches_probe",
+    "normals_probe",
+    "open_segmentation",
     "read_features",
     "read_image_folder",
     "run_probe",
+    "segmentation_probe",
 ]

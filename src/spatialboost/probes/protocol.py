@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PROBES: dict[str, str] = {
     "depth": "spatialboost.probes.depth:DepthProbe",
     "knn": "spatialboost.probes.classification:KnnProbe",
+    "linear": "spatialboost.probes.linear:LinearProbe",
     "matches": "spatialboost.probes.matches:MatchesProbe",
     "normals": "spatialboost.probes.normals:NormalsProbe",
     "segmentation": "spatialboost.probes.segmentation:SegmentationProbe",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class SegmentationPanel:
     def draw(self, axes: Sequence[Any]) -> None:
         """Draw the pictures; a class has the same colour in all of them, and what is not measured is black."""
         axes[0].imshow(self.image_HW3)
-        axes[0].set_title(self.title[-40:], fontsize=7, parse_math=False)
+        axes[0].set_title(PurePath(self.title).name[-32:], fontsize=7, parse_math=False)
         pictures = {"true classes": self.truth_HW, **self.predictions}
         for axis, (name, classes_HW) in zip(axes[1:], pictures.items(), strict=True):
             axis.imshow(_colours(np.where(self.truth_HW < 0, -1, classes_HW)))
