@@ -7,7 +7,8 @@ Open `protocol.py` first: it says what a probe is and has the table of all probe
   further parts of the depth probe; `*_panel.py`: the pictures.
 - `run.py`: runs a probe and gives every encoder the same items and seeds.
 - `options.py`, `draws.py`: the options of all probes, and the training items that each seed draws.
-- `inputs.py`, `views.py`, `image_folder.py`, `segmented_images.py`, `splits.py`: how training and test splits are specified, opened and read.
+- `inputs.py`, `views.py`, `image_folder.py`, `segmented_images.py`, `splits.py`: how training and test splits are
+  specified, opened and read.
 - `features.py`, `token_store.py`: tokens of frozen encoders, in memory or on disk.
 - `measures.py`, `result.py`, `pictures.py`: metrics, results and pictures.
 - `probe_command.py`: the command line.
