@@ -42,9 +42,18 @@ def importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))
 
 
-def test_several_processes_write_the_same_files(tmp_path, one, importable):
+@pytest.fixture
+def processes(tmp_path_factory, monkeypatch) -> Path:
+    """Folder in which the processes of a build leave their numbers."""
+    folder = tmp_path_factory.mktemp("processes")
+    monkeypatch.setenv("PROCESSES", str(folder))
+    return folder
+
+
+def test_several_processes_write_the_same_files(tmp_path, one, importable, processes):
     (tmp_path / "part-00001.parquet").write_bytes((one / "part-00001.parquet").read_bytes())
-    report = build(tmp_path, processes=2)
+    report = build(tmp_path, building.shared_with_superpixels, processes=2)
+    assert len(list(processes.iterdir())) == 2  # this one and another
     assert content(tmp_path) == content(one)
     assert (report.written, report.resumed) == (6, 1)
     assert report.skipped == {"depth map is (480, 640) but the image is (375, 500)": 1}
@@ -63,7 +72,7 @@ def test_ray_writes_the_same_files(tmp_path, one, importable):
     assert content(tmp_path) == content(one)
 
 
-def test_a_process_that_is_ended_is_said_and_the_rest_is_kept(tmp_path, importable, monkeypatch):
+def test_a_process_that_is_ended_is_said_and_the_rest_is_kept(tmp_path, importable, processes, monkeypatch):
     monkeypatch.setenv("MAY_DIE", "1")
     with pytest.raises(SpatialBoostError, match="ended from outside, perhaps for lack of memory"):
         build(tmp_path, building.Deadly, processes=2)
@@ -75,7 +84,7 @@ def test_a_process_that_is_ended_is_said_and_the_rest_is_kept(tmp_path, importab
 def test_processes_end_with_the_one_that_started_them(tmp_path, one, importable):
     script = (
         "import building, sys\nfrom test_engines import build\nfrom pathlib import Path\n"
-        "if __name__ == '__main__':\n    build(Path(sys.argv[1]), processes=2)\n"
+        "if __name__ == '__main__':\n    build(Path(sys.argv[1]), processes=3)\n"
     )
     (tmp_path / "run.py").write_text(script)
     path = os.pathsep.join([str(Path(__file__).parent), str(TESTS), *sys.path])

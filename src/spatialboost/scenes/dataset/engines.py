@@ -6,13 +6,15 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.part import Parts, opened
 from spatialboost.scenes.sources import Source
+from spatialboost.scenes.threads import limited_threads
 
 Engine = Literal["local", "ray"]
 _LOOK_EVERY = 0.5  # seconds between two looks at how many items the processes have done
@@ -46,7 +48,7 @@ def write_parts(
     if engine == "ray":
         _write_with_ray(parts, numbers, source, processes, advance)
     elif min(processes, len(numbers)) > 1:
-        _write_in_processes(parts, numbers, min(processes, len(numbers)), advance)
+        _write_in_processes(parts, numbers, source, min(processes, len(numbers)), advance)
     else:
         for number in numbers:
             parts.write(number, source, lambda: advance(1))
@@ -54,44 +56,93 @@ def write_parts(
 
 # --- several processes
 
-_parts: Parts
-_source: Source
-_done: Any  # a counter of items that all processes share
+
+@dataclass(frozen=True)
+class _Queue:
+    """The files that several processes write.
+
+    Attributes:
+        parts: the files.
+        numbers: numbers of the files to write.
+        threads: number of threads of each process.
+        taken: how many of the numbers are taken; shared by all processes.
+        done: how many items are done; shared as well.
+    """
+
+    parts: Parts
+    numbers: Sequence[int]
+    threads: int
+    taken: Any
+    done: Any
+
+    def work(self, source: Source, on_item: Callable[[], object] = lambda: None) -> None:
+        """Write files that no process has taken, until there are none."""
+
+        def count() -> None:
+            with self.done.get_lock():
+                self.done.value += 1
+            on_item()
+
+        with limited_threads(self.threads):
+            while (place := self._take()) < len(self.numbers):
+                self.parts.write(self.numbers[place], source, count)
+
+    def _take(self) -> int:
+        with self.taken.get_lock():
+            self.taken.value += 1
+            return int(self.taken.value) - 1
+
+    def close(self) -> None:
+        """Let each process end after the file that it writes now."""
+        self.taken.value = len(self.numbers)
 
 
-def _write_in_processes(parts: Parts, numbers: Sequence[int], processes: int, advance: Callable[[int], Any]) -> None:
+def _write_in_processes(
+    parts: Parts, numbers: Sequence[int], source: Source, processes: int, advance: Callable[[int], Any]
+) -> None:
+    """This process writes as well, so that its opened source is used, and while the others start."""
     # A forked process would inherit the locks of this process's threads in the state in which they are
     spawn = multiprocessing.get_context("spawn")
-    done = spawn.Value("q", 0)
     threads = max(1, (os.cpu_count() or 1) // processes)
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin, initargs=(parts, done, threads))
+    queue = _Queue(parts, numbers, threads, spawn.Value("q", 0), spawn.Value("q", 0))
+    pool = ProcessPoolExecutor(processes - 1, mp_context=spawn, initializer=_begin, initargs=(queue,))
     told = 0
+
+    def look(timeout: float = 0.0) -> set[Future[None]]:
+        """Tell what is done, and raise what another process raised. Returns those that still work."""
+        nonlocal told
+        finished, working = wait(others, timeout=timeout, return_when=FIRST_COMPLETED)
+        for future in finished:
+            future.result()
+        now = queue.done.value
+        advance(now - told)
+        told = now
+        return working
+
     try:
-        pending = {pool.submit(_write, number) for number in numbers}
-        while pending:
-            finished, pending = wait(pending, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            now = done.value
-            advance(now - told)
-            told = now
+        others = {pool.submit(_work) for _ in range(processes - 1)}
+        queue.work(source, look)
+        while others:
+            others = look(_LOOK_EVERY)
     except BrokenProcessPool:
         raise SpatialBoostError(
             "a process of the build was ended from outside, perhaps for lack of memory; run the same command again, "
             "with fewer processes: the files that are complete are kept"
         ) from None
     finally:
+        queue.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(parts: Parts, done: Any, threads: int) -> None:
-    """Prepare a process: it opens the source, and ends with the process that started it."""
-    global _parts, _source, _done
-    import torch
+_queue: _Queue
+_source: Source
 
-    torch.set_num_threads(threads)
+
+def _begin(queue: _Queue) -> None:
+    """Prepare a process: it opens the source, and ends with the process that started it."""
+    global _queue, _source
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _parts, _source, _done = parts, opened(parts.source), done
+    _queue, _source = queue, opened(queue.parts.source)
 
 
 def _end_with_parent() -> None:
@@ -101,13 +152,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write(number: int) -> None:
-    _parts.write(number, _source, _count)
-
-
-def _count() -> None:
-    with _done.get_lock():
-        _done.value += 1
+def _work() -> None:
+    _queue.work(_source)
 
 
 # --- Ray

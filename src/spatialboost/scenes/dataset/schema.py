@@ -51,12 +51,11 @@ def column_names(version: int, *, with_depth: bool) -> list[str]:
     return [*NEEDED, *(POSES if version >= 2 else ()), *(DEPTHS if with_depth else ())]
 
 
-def arrow_schema(settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pyarrow.Schema:
-    """The Arrow schema of a file. Its metadata lets ``datasets`` decode images, and identifies files of this library.
+def arrow_schema(settings: Mapping[str, Any]) -> pyarrow.Schema:
+    """The Arrow schema of all files of a data set. Its metadata lets ``datasets`` decode images.
 
     Args:
         settings: settings of the build, including ``version`` and ``with_depth``.
-        skipped: items that are left out of this file, with the reasons.
     """
     from datasets import Features, Image, List, Value
 
@@ -71,7 +70,17 @@ def arrow_schema(settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pya
         "labels": List(Image()),
     }
     names = column_names(settings["version"], with_depth=settings["with_depth"])
-    schema = Features({name: types[name] for name in names}).arrow_schema
+    return Features({name: types[name] for name in names}).arrow_schema
+
+
+def with_facts(schema: pyarrow.Schema, settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pyarrow.Schema:
+    """The schema of one file. Its metadata also identifies files of this library.
+
+    Args:
+        schema: from `arrow_schema`.
+        settings: settings of the build.
+        skipped: items that are left out of this file, with the reasons.
+    """
     facts = json.dumps({**settings, "skipped": skipped}, indent=1).encode()
     return schema.with_metadata({**schema.metadata, _SETTINGS_KEY: facts})
 

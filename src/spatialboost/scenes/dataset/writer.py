@@ -20,6 +20,7 @@ from spatialboost.scenes.dataset.files import build_lock, remove_leftovers, repl
 from spatialboost.scenes.dataset.part import Parts, opened
 from spatialboost.scenes.dataset.schema import (
     VERSION,
+    arrow_schema,
     column_names,
     dataset_facts,
     differing_settings,
@@ -139,7 +140,7 @@ def build_dataset(
         else:
             settings["version"] = _find_version(out, settings)
             _remove_empty(out, settings)
-        parts = Parts(source, out, settings, order, plan)
+        parts = Parts(source, out, settings, order, plan, arrow_schema(settings))
         return _write_shard(parts, (number, count), items, processes, engine, progress)
 
 

@@ -17,6 +17,7 @@ from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.extract.surfaces import find_bounds, measure_creases, measure_surface
 from spatialboost.scenes.extract.wording import name_objects
 from spatialboost.scenes.sources import resize_cues
+from spatialboost.scenes.threads import limited_threads
 
 # Shape legend: H, W = image height and width in pixels; S = superpixels; M = nodes of the merge tree.
 
@@ -59,7 +60,8 @@ class Superpixels:
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""
-        return [self._propose(view) for view in views]
+        with limited_threads(1):
+            return [self._propose(view) for view in views]
 
     def _propose(self, view: PartialCues) -> Addition:
         try:

@@ -23,6 +23,7 @@ from spatialboost.scenes.rooms.sampling import sample_room
 from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
 from spatialboost.scenes.rooms.viewpoints import sample_poses
 from spatialboost.scenes.scene import Scene
+from spatialboost.scenes.threads import limited_threads
 from spatialboost.scenes.views.mix import ViewMix
 
 __all__ = ["look", "render_rooms", "render_scenes", "render_views", "sample_room"]
@@ -150,8 +151,9 @@ def _render(shots: Sequence[Shot], size: int | tuple[int, int], device: str | to
     rays_at_once = RAYS_AT_ONCE.get(device.type, RAYS_AT_ONCE["cpu"])
     at_once = max(1, rays_at_once // (height * width))
     views: list[Cues] = []
-    for start in range(0, len(shots), at_once):
-        views.extend(_render_chunk(shots[start : start + at_once], height, width, device, rays_at_once))
+    with limited_threads(1):
+        for start in range(0, len(shots), at_once):
+            views.extend(_render_chunk(shots[start : start + at_once], height, width, device, rays_at_once))
     return views
 
 
