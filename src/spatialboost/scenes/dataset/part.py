@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from spatialboost.scenes.questions.conversation import Order, build_conversation
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.sources import Source
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,6 @@ class Parts:
             on_item: called after every item.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         rows, skipped = [], {}
         for item in self.items(number):
@@ -73,19 +75,26 @@ class Parts:
             on_item()
         table = pa.Table.from_pylist(rows, schema=arrow_schema(self.settings, skipped))
         stream = io.BytesIO()
-        # Images are already compressed and almost never equal, so a dictionary and statistics do not help. Both would
-        # also make the footer longer, which is read when the data set is opened.
-        pq.write_table(
-            table,
-            stream,
-            row_group_size=ROWS_PER_GROUP,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
+        write_table(table, stream)
         remove_leftovers(self.path(number))
         replace_file(self.path(number), stream.getvalue())
+
+
+def write_table(table: pyarrow.Table, stream: io.BytesIO) -> None:
+    """Write the rows of a file."""
+    import pyarrow.parquet as pq
+
+    # Images are already compressed and almost never equal, so a dictionary and statistics do not help. Both would
+    # also make the footer longer, which is read when the data set is opened.
+    pq.write_table(
+        table,
+        stream,
+        row_group_size=ROWS_PER_GROUP,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
 
 
 def opened(source: Source | Callable[[], Source]) -> Source:

@@ -88,11 +88,11 @@ class PointPicker:
         other, and the point is one of this depth in this row. Only rows are used that show almost the whole range of
         depths of the view, or else those that show most of it.
         """
-        low, high, rows = self._levels
+        log_depth_GG, (low, high), rows = self._levels
         row_GG = np.arange(_HUNDREDTHS_G.size)[:, None]
         for _ in range(_LEVEL_ATTEMPTS):  # a row may not show the drawn depth
             level, row = rng.uniform(low, high), rows[rng.integers(rows.size)]
-            fits_GG = (np.abs(self._log_depth_GG - level) <= _NEAR_LEVEL) & (np.abs(row_GG - row) <= _BAND)
+            fits_GG = (np.abs(log_depth_GG - level) <= _NEAR_LEVEL) & (np.abs(row_GG - row) <= _BAND)
             fits = fits_GG.ravel()
             areas = [area[fits[area]] for area in self.areas]
             areas = [area for area in areas if area.size]
@@ -101,14 +101,11 @@ class PointPicker:
         return self.pick(rng)
 
     @cached_property
-    def _log_depth_GG(self) -> np.ndarray:
-        return np.log(self.depth_GG)
-
-    @cached_property
-    def _levels(self) -> tuple[float, float, np.ndarray]:
-        """The lowest and the highest logarithm of a depth that is drawn, and the rows of the grid that are used."""
+    def _levels(self) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
+        """The logarithms of the depths, the lowest and the highest that is drawn, and the rows of the grid to use."""
         row, column = np.divmod(self.areas[0], _HUNDREDTHS_G.size)
-        depths = self._log_depth_GG[row, column]
+        log_depth_GG = np.log(self.depth_GG)
+        depths = log_depth_GG[row, column]
         low, high = np.percentile(depths, _RANGE)
         level = ((depths - low) / max(high - low, 1e-9) * _LEVELS).clip(0, _LEVELS - 1).astype(int)
         inside = (depths >= low) & (depths <= high)
@@ -116,7 +113,7 @@ class PointPicker:
         shown_GL[row[inside], level[inside]] = True
         padded = np.pad(shown_GL, ((_BAND, _BAND), (0, 0)))
         covered_G = np.logical_or.reduce([padded[k : k + _HUNDREDTHS_G.size] for k in range(2 * _BAND + 1)]).mean(1)
-        return float(low), float(high), np.flatnonzero(covered_G >= min(_COVERED, covered_G.max()))
+        return log_depth_GG, (low, high), np.flatnonzero(covered_G >= min(_COVERED, covered_G.max()))
 
     def pick_pair(self, rng: np.random.Generator) -> tuple[Point, Point]:
         """Pick two points of clearly different depth, in random order.
