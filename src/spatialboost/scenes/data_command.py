@@ -1,4 +1,4 @@
-"""`spatialboost data build | show | stats`: write conversations about views, show them, and count them."""
+"""`spatialboost data build | balance | show | stats`: write conversations about views, show and count them."""
 
 from __future__ import annotations
 
@@ -293,6 +293,25 @@ def show(
 
 
 @app.command()
+def balance(
+    folder: Annotated[Path, typer.Argument(help="A complete data set that `spatialboost data build` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new data set; it must not exist.")],
+) -> None:
+    """Write a data set without the turns whose answers can be learned from the text of the questions alone."""
+    from spatialboost.scenes.dataset.balance import balance_dataset
+
+    try:
+        report = balance_dataset(folder, out)
+    except OSError as error:
+        raise SpatialBoostError(f"cannot write to {error.filename or out}: {error.strerror or error}") from error
+    kinds = ", ".join(f"{times} of {report.turns[kind]} {kind}" for kind, times in report.left_out.most_common())
+    typer.echo(
+        f"{out}: {report.rows} conversations; {sum(report.left_out.values())} turns left out that the text tells"
+        + (f" ({kinds})" if kinds else "")
+    )
+
+
+@app.command()
 def stats(
     folder: Annotated[Path, typer.Argument(help="A folder that `spatialboost data build` wrote.")],
     out: Annotated[
@@ -316,7 +335,15 @@ def stats(
         spread = ", ".join(f"{metres[point]:.2f}" for point in ("5 %", "50 %", "95 %") if metres)
         guess = found.text_only.get(name)
         rights = (None, None) if guess is None else (guess.prior, guess.text_only)
-        shares = ("-" if right is None else f"{100 * right:.1f} %" for right in rights)
-        table.add_row(name, str(kind.turns), str(found.left_out[name]), *shares, escape(plain(answers or spread)))
+        table.add_row(
+            name, str(kind.turns), str(found.left_out[name]), *map(_share, rights), escape(plain(answers or spread))
+        )
+    for name, guess in found.text_only.items():
+        if name not in found.kinds:  # one form of a kind
+            table.add_row(name, str(guess.asked), "", _share(guess.prior), _share(guess.text_only), "")
     Console().print(table)
     typer.echo(f"{page}: {found.rows} conversations, {len(found.skipped)} items skipped")
+
+
+def _share(right: float | None) -> str:
+    return "-" if right is None else f"{100 * right:.1f} %"

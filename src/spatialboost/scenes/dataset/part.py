@@ -63,7 +63,6 @@ class Parts:
             on_item: called after every item.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         rows, skipped = [], {}
         for item in self.items(number):
@@ -78,19 +77,26 @@ class Parts:
             on_item()
         table = pa.Table.from_pylist(rows, schema=with_facts(self.schema, self.settings, skipped))
         stream = io.BytesIO()
-        # Images are already compressed and almost never equal, so a dictionary and statistics do not help. Both would
-        # also make the footer longer, which is read when the data set is opened.
-        pq.write_table(
-            table,
-            stream,
-            row_group_size=ROWS_PER_GROUP,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
+        write_table(table, stream)
         remove_leftovers(self.path(number))
         replace_file(self.path(number), stream.getvalue())
+
+
+def write_table(table: pyarrow.Table, stream: io.BytesIO) -> None:
+    """Write the rows of a file."""
+    import pyarrow.parquet as pq
+
+    # Images are already compressed and almost never equal, so a dictionary and statistics do not help. Both would
+    # also make the footer longer, which is read when the data set is opened.
+    pq.write_table(
+        table,
+        stream,
+        row_group_size=ROWS_PER_GROUP,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
 
 
 def opened(source: Source | Callable[[], Source]) -> Source:

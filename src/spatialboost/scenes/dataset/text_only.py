@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from spatialboost.scenes.questions.scoring import read_length, read_verdict
 
 # Shape legend: T = turns, F = features, B = bins of lengths.
 
-_FOLDS = 5
-_MAX_TURNS = 4000  # of one kind: evenly spaced ones are used
+FOLDS = 5
+MAX_TURNS = 4000  # of one kind: evenly spaced ones are used
 _MIN_TURNS = 20  # fewer cannot be cross-validated
 _MAX_ANSWERS = 20  # a kind with more different answers is free text
 _RARE = 3  # a word or a word pair must occur in this many questions
@@ -54,7 +55,8 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
 
     The classifier is a logistic regression on the words of the question, all ordered pairs of its words, and its
     numbers with their squares and products. It is trained on four fifths of the conversations and answers the others,
-    five times. A question that refers to an earlier turn is read together with the answer of that turn. An answer
+    five times. A question that refers to an earlier turn is read alone and together with the answer of that turn; the
+    better result counts. An answer
     that is one of the names in the question counts as the first or the second of them. Lengths are classified in
     bins, and the length with the best chance to be right by the kind's own scoring is the guess.
 
@@ -65,91 +67,158 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
         talks: messages and ``meta`` of each conversation.
 
     Returns:
-        kind -> its baseline, in the order of the table of kinds.
+        kind -> its baseline, in the order of the table of kinds. A kind with several forms of question has one entry
+        for each form, such as ``"vqa where"``.
     """
-    turns: dict[str, list[_Read]] = defaultdict(list)
-    groups: dict[str, int] = {}  # conversations about the same view are never split
-    for number, (messages, meta) in enumerate(talks):
-        group = groups.setdefault(str(meta.get("source", number)), len(groups))
-        for turn in _read_turns(messages, meta, group):
-            turns[turn.kind].append(turn)
-    order = [*(kind for kind in KINDS if kind in turns), *(kind for kind in turns if kind not in KINDS)]
-    return {kind: _measure(kind, turns[kind]) for kind in order}
+    return {kind: _measure(turns) for kind, turns in read_turns(talks).items()}
 
 
-class _Read(NamedTuple):
-    """A turn: the number of its view, its kind, the text that is read, the answer, and the answer as a choice."""
+class ReadTurn(NamedTuple):
+    """A turn as the classifier reads it.
 
+    Attributes:
+        row: number of the conversation.
+        number: number of the turn in it.
+        group: number of the view; conversations about the same view are never split.
+        kind: kind of question.
+        question: text of the question.
+        earlier: the answer of an earlier turn that the question refers to, or empty.
+        answer: the answer.
+        label: the answer as a choice.
+    """
+
+    row: int
+    number: int
     group: int
     kind: str
-    text: str
+    question: str
+    earlier: str
     answer: str
     label: str
 
 
-def _read_turns(messages: Sequence[Mapping[str, str]], meta: Mapping[str, Any], group: int) -> Iterator[_Read]:
-    last: dict[str, str] = {}
-    for turn, question, message in zip(meta["turns"], messages[::2], messages[1::2], strict=True):
-        kind, text, answer = turn["kind"], question["content"].replace("<image>", " "), message["content"]
-        if kind in KINDS and KINDS[kind].follows is not None:
-            text = f"{last.get(str(KINDS[kind].follows), '')} {text}"
-        label = read_verdict(answer)
-        choices = [f"The {name}." for name in turn.get("names", ())]
-        yield _Read(group, kind, text, answer, f"name {choices.index(label)}" if label in choices else label)
-        last[kind] = answer
+def read_turns(
+    talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping[str, Any]]],
+) -> dict[str, list[ReadTurn]]:
+    """All turns by their kind, and by their form if the kind has several; in the order of the table of kinds."""
+    turns: dict[str, list[ReadTurn]] = defaultdict(list)
+    groups: dict[str, int] = {}
+    for row, (messages, meta) in enumerate(talks):
+        group = groups.setdefault(str(meta.get("source", row)), len(groups))
+        last: dict[str, str] = {}
+        texts = zip(meta["turns"], messages[::2], messages[1::2], strict=True)
+        for number, (turn, question, message) in enumerate(texts):
+            kind, text, answer = str(turn["kind"]), question["content"].replace("<image>", " "), message["content"]
+            earlier = last.get(str(KINDS[kind].follows), "") if kind in KINDS else ""
+            last[kind] = answer
+            label = read_verdict(answer)
+            choices = [f"The {name}." for name in turn.get("names", ())]
+            label = f"name {choices.index(label)}" if label in choices else label
+            form = f"{kind} {turn['form']}" if "form" in turn else kind
+            turns[form].append(ReadTurn(row, number, group, kind, text, earlier, answer, label))
+    order = list(KINDS)
+    ranks = {form: order.index(read[0].kind) if read[0].kind in order else len(order) for form, read in turns.items()}
+    return {form: turns[form] for form in sorted(turns, key=lambda form: ranks[form])}
 
 
-def _measure(kind: str, turns: Sequence[_Read]) -> TextOnly:
+@dataclass(frozen=True)
+class Labels:
+    """The answers of turns of one kind as numbers.
+
+    Attributes:
+        values_T: number of each answer, int ``(T,)``. Of lengths: the bin of the logarithm.
+        reach: answers whose numbers differ by at most this count as the same.
+    """
+
+    values_T: np.ndarray
+    reach: int
+
+    @classmethod
+    def of(cls, turns: Sequence[ReadTurn]) -> Labels | None:
+        """None if the answers are free text."""
+        scoring, lengths = scoring_of(turns[0].kind), [read_length(turn.answer) for turn in turns]
+        if scoring.error(turns[0].answer, turns[0].answer) is not None and None not in lengths:
+            metres_T = np.maximum(np.array(lengths, np.float64), 0.01)
+            # bins of lengths that count as the same: within a quarter of each other
+            reach = round(np.log1p(getattr(scoring, "tolerance", 0.0)) / _BIN)
+            return cls(np.round(np.log(metres_T) / _BIN).astype(int), reach)
+        known = list(dict.fromkeys(turn.label for turn in turns))
+        if len(known) > _MAX_ANSWERS:
+            return None
+        return cls(np.array([known.index(turn.label) for turn in turns]), 0)
+
+    @property
+    def prior(self) -> float:
+        """Fraction of right answers of the best constant answer."""
+        values = set(self.values_T.tolist())
+        return max(float((np.abs(self.values_T - value) <= self.reach).mean()) for value in values)
+
+
+def _measure(turns: Sequence[ReadTurn]) -> TextOnly:
     asked = len(turns)
-    if asked > _MAX_TURNS:
-        turns = [turns[i] for i in np.linspace(0, asked - 1, _MAX_TURNS).round().astype(int)]
-    fold_T = np.array([turn.group for turn in turns]) % _FOLDS
-    texts, lengths = [turn.text for turn in turns], [read_length(turn.answer) for turn in turns]
-    is_length = scoring_of(kind).error(turns[0].answer, turns[0].answer) is not None and None not in lengths
-    if is_length:
-        labels_T = np.round(np.log(np.maximum(np.array(lengths, np.float64), 0.01)) / _BIN).astype(int)
-    else:
-        counts = Counter(turn.label for turn in turns)
-        if len(counts) > _MAX_ANSWERS:
-            return TextOnly(asked, counts.most_common(1)[0][1] / len(turns), None)
-        labels_T = np.array([list(counts).index(turn.label) for turn in turns])
-    # bins of lengths that count as the same: within a quarter of each other
-    tolerance = getattr(scoring_of(kind), "tolerance", 0.0)
-    reach = round(np.log1p(tolerance) / _BIN) if is_length else 0
-    prior = max(float((np.abs(labels_T - value) <= reach).mean()) for value in set(labels_T.tolist()))
+    if asked > MAX_TURNS:
+        turns = [turns[i] for i in np.linspace(0, asked - 1, MAX_TURNS).round().astype(int)]
+    labels = Labels.of(turns)
+    if labels is None:
+        return TextOnly(asked, Counter(turn.label for turn in turns).most_common(1)[0][1] / len(turns), None)
+    found = guess_answers(turns, labels, np.array([turn.group for turn in turns]) % FOLDS)
+    return TextOnly(asked, labels.prior, None if found is None else float(found[0].mean()))
+
+
+def guess_answers(
+    turns: Sequence[ReadTurn], labels: Labels, fold_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Guess the answers of each fold after training on the others, from the questions or also from earlier answers.
+
+    Returns:
+        Whether each guess is right, bool ``(T,)``, and the probability that the classifier gave the true answer, float
+        ``(T,)``. None if there are too few turns.
+    """
     if len(turns) < _MIN_TURNS or len(set(fold_T.tolist())) < 2:
-        return TextOnly(asked, prior, None)
-    right_T = np.zeros(len(turns), bool)
+        return None
+    found = [_guess([turn.question for turn in turns], labels, fold_T)]
+    if any(turn.earlier for turn in turns):
+        found.append(_guess([f"{turn.earlier} {turn.question}" for turn in turns], labels, fold_T))
+    return max(found, key=lambda guess: float(guess[0].mean()))
+
+
+def _guess(texts: Sequence[str], labels: Labels, fold_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    right_T, chances_T = np.zeros(len(texts), bool), np.zeros(len(texts))
     for fold in np.unique(fold_T):
-        train_T, test_T = fold_T != fold, fold_T == fold
-        guesses = _classify(texts, labels_T, train_T, test_T, reach)
-        right_T[test_T] = np.abs(guesses - labels_T[test_T]) <= reach
-    return TextOnly(asked, prior, float(right_T.mean()))
+        test_T = fold_T == fold
+        bins, mass_TB = _classify(texts, labels, ~test_T, test_T)
+        truth_T = labels.values_T[test_T]
+        right_T[test_T] = np.abs(bins[mass_TB.argmax(1)] - truth_T) <= labels.reach
+        chances_T[test_T] = (mass_TB * (bins == truth_T[:, None])).sum(1)  # an answer that is new has none
+    return right_T, chances_T
 
 
 def _classify(
-    texts: Sequence[str], labels_T: np.ndarray, train_T: np.ndarray, test_T: np.ndarray, reach: int
-) -> np.ndarray:
-    """The guesses for the test part. With a reach, the label whose neighbourhood has the highest probability."""
+    texts: Sequence[str], labels: Labels, train_T: np.ndarray, test_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The possible answers, and for each text of the test part the probability that each of them counts as right."""
     from sklearn.linear_model import LogisticRegression
 
-    if len(set(labels_T[train_T].tolist())) < 2:
-        return np.full(int(test_T.sum()), labels_T[train_T][0])
-    coarse_T = labels_T // (reach or 1)  # fewer classes: neighbouring bins of lengths are learned together
+    values_T, reach = labels.values_T, labels.reach
+    if len(set(values_T[train_T].tolist())) < 2:
+        return values_T[train_T][:1], np.ones((int(test_T.sum()), 1))
+    coarse_T = values_T // (reach or 1)  # fewer classes: neighbouring bins of lengths are learned together
     features_TF = _features(texts, train_T)
     model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=300)
     model.fit(features_TF[train_T], coarse_T[train_T])
     chances_TB = model.predict_proba(features_TF[test_T])
     if not reach:
-        return np.asarray(model.classes_[chances_TB.argmax(1)])
+        return model.classes_, chances_TB
     # each class spreads its probability over its bins as the training part does
-    bins = np.arange(labels_T.min(), labels_T.max() + 1)
+    bins = np.arange(values_T.min(), values_T.max() + 1)
     spread = np.zeros((len(model.classes_), len(bins)))
     for row, value in enumerate(model.classes_):
-        inside = labels_T[train_T][coarse_T[train_T] == value]
+        inside = values_T[train_T][coarse_T[train_T] == value]
         spread[row] = np.bincount(inside - bins[0], minlength=len(bins)) / len(inside)
-    mass = np.apply_along_axis(lambda line: np.convolve(line, np.ones(2 * reach + 1), "same"), 1, chances_TB @ spread)
-    return np.asarray(bins[mass.argmax(1)])
+    mass_TB = np.apply_along_axis(
+        lambda line: np.convolve(line, np.ones(2 * reach + 1), "same"), 1, chances_TB @ spread
+    )
+    return bins, mass_TB
 
 
 def _features(texts: Sequence[str], train_T: np.ndarray) -> Any:
@@ -159,10 +228,11 @@ def _features(texts: Sequence[str], train_T: np.ndarray) -> Any:
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
     parts = []
-    words = CountVectorizer(analyzer=_words_and_pairs, binary=True, min_df=_RARE)
+    words = CountVectorizer(analyzer=list, binary=True, min_df=_RARE)
+    found = [_words_and_pairs(text) for text in texts]
     try:
-        words.fit([text for text, train in zip(texts, train_T, strict=True) if train])
-        parts.append(words.transform(texts).astype(np.float64))
+        words.fit([each for each, train in zip(found, train_T, strict=True) if train])
+        parts.append(words.transform(found).astype(np.float64))
     except ValueError:  # no word occurs often enough
         pass
     numbers = [[float(number) for number in re.findall(r"\d+\.\d+", text)] for text in texts]
@@ -176,6 +246,7 @@ def _features(texts: Sequence[str], train_T: np.ndarray) -> Any:
     return csr_matrix(hstack(parts)) if parts else csr_matrix(np.zeros((len(texts), 1)))
 
 
-def _words_and_pairs(text: str) -> list[str]:
+@lru_cache(maxsize=MAX_TURNS)
+def _words_and_pairs(text: str) -> tuple[str, ...]:
     words = re.findall(r"[a-z]+", text.lower())
-    return [*words, *(f"{first} {second}" for first, second in combinations(words, 2))]
+    return *words, *(f"{first} {second}" for first, second in combinations(words, 2))

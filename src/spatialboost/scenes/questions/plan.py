@@ -65,7 +65,7 @@ class TurnPlan:
         least: minimum number of turns; an item that supports fewer is not used. With the number of all turns, every
             turn is required.
         wordings: None = all wordings of a question. A number = only the first ones of each kind, for a small language
-            model that knows no others. Pairs of points are then drawn as in data sets of before there were more than
+            model that knows no others. Points are then drawn as in data sets of before there were more than
             two wordings, and the coordinates tell more about the answer.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.questions.layout import SIGMAS
 from spatialboost.scenes.questions.turn import CannotAskError
 
-# Shape legend: H, W = image height and width in pixels; G = 99, the side of the grid of points with two decimals.
+# Shape legend: H, W = image height and width in pixels; G = 99, the side of the grid of points with two decimals;
+# L = levels of depth.
 
 Point = tuple[int, int]  # (x, y) in hundredths of the image's width and height
 
@@ -19,6 +21,12 @@ _NEIGHBOURS = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1,
 _BESIDE = 4  # hundredths: the two possible partners of a point are at most this far from each other
 _MIN_APART = 5  # hundredths, in x or y, between the two points of a pair
 _ATTEMPTS = 16  # this many attempts with the drawn value of ``lower_is_closer``, then as many without it
+_LEVELS = 8  # equal parts of the view's range of depths, by their logarithm
+_RANGE = (2, 98)  # percentiles of the depths: both ends of this range
+_COVERED = 0.875  # fraction of the levels that a row must show, if the view has such rows
+_BAND = 3  # hundredths: rows above and below a row that count as the row
+_NEAR_LEVEL = 0.05  # a point fits a drawn depth if it is this near to it
+_LEVEL_ATTEMPTS = 64
 
 
 def pixel_of(point: Point, size: tuple[int, int]) -> tuple[int, int]:
@@ -72,6 +80,40 @@ class PointPicker:
     def pick(self, rng: np.random.Generator) -> Point:
         """Pick one point."""
         return self._pick_from(self.areas, rng)
+
+    def pick_level(self, rng: np.random.Generator) -> Point:
+        """Pick one point so that its row tells little about its depth.
+
+        In most views the lowest rows show the near floor only. So a row and a depth are drawn, independent of each
+        other, and the point is one of this depth in this row. Only rows are used that show almost the whole range of
+        depths of the view, or else those that show most of it.
+        """
+        log_depth_GG, (low, high), rows = self._levels
+        row_GG = np.arange(_HUNDREDTHS_G.size)[:, None]
+        for _ in range(_LEVEL_ATTEMPTS):  # a row may not show the drawn depth
+            level, row = rng.uniform(low, high), rows[rng.integers(rows.size)]
+            fits_GG = (np.abs(log_depth_GG - level) <= _NEAR_LEVEL) & (np.abs(row_GG - row) <= _BAND)
+            fits = fits_GG.ravel()
+            areas = [area[fits[area]] for area in self.areas]
+            areas = [area for area in areas if area.size]
+            if areas:
+                return self._pick_from(areas, rng)
+        return self.pick(rng)
+
+    @cached_property
+    def _levels(self) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
+        """The logarithms of the depths, the lowest and the highest that is drawn, and the rows of the grid to use."""
+        row, column = np.divmod(self.areas[0], _HUNDREDTHS_G.size)
+        log_depth_GG = np.log(self.depth_GG)
+        depths = log_depth_GG[row, column]
+        low, high = np.percentile(depths, _RANGE)
+        level = ((depths - low) / max(high - low, 1e-9) * _LEVELS).clip(0, _LEVELS - 1).astype(int)
+        inside = (depths >= low) & (depths <= high)
+        shown_GL = np.zeros((_HUNDREDTHS_G.size, _LEVELS), bool)
+        shown_GL[row[inside], level[inside]] = True
+        padded = np.pad(shown_GL, ((_BAND, _BAND), (0, 0)))
+        covered_G = np.logical_or.reduce([padded[k : k + _HUNDREDTHS_G.size] for k in range(2 * _BAND + 1)]).mean(1)
+        return log_depth_GG, (low, high), np.flatnonzero(covered_G >= min(_COVERED, covered_G.max()))
 
     def pick_pair(self, rng: np.random.Generator) -> tuple[Point, Point]:
         """Pick two points of clearly different depth, in random order.

@@ -21,8 +21,9 @@ class Depth(Kind):
     scoring = LENGTH
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask about a point that is not on an edge."""
-        point = context.view.picker.pick(rng)
+        """Ask about a point that is not on an edge. Its coordinates tell little about its depth."""
+        picker = context.view.picker
+        point = picker.pick_level(rng) if context.view.plan.wordings is None else picker.pick(rng)
         facts = context.view.point_facts([point])
         question, facts["template"] = context.word(self.wordings, rng, point=format_point(point))
         return Turn(question, f"The depth is {format_length(facts['depths'][0])}.", facts)
