@@ -12,7 +12,8 @@ from transformers.utils import ModelOutput
 from spatialboost.encoders import feature_dim, feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
-from spatialboost.vlm.llm_checks import num_positions
+from spatialboost.vlm.llm_checks import num_positions, takes_bounds
+from spatialboost.vlm.packing import pack
 from spatialboost.vlm.places import grid_code
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
@@ -62,8 +63,15 @@ class SpatialVLM(nn.Module):
             tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
             language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
+    Attributes:
+        pack: Compute the loss on packed rows, see `spatialboost.vlm.packing`: several short conversations of a batch in
+            one row, without attention from one to another. `spatialboost.vlm.llm_checks.check_packing` says whether a
+            language model can do this.
+
     Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
     """
+
+    pack = False
 
     def __init__(
         self,
@@ -163,6 +171,9 @@ class SpatialVLM(nn.Module):
             turns: Not used; accepted because a batch of `Collator` contains it.
         """
         embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
+        packing = None
+        if self.pack and labels is not None and attention_mask is not None:
+            packing = pack(attention_mask, one_row=takes_bounds(self.llm))
         if attention_mask is not None and bool((attention_mask[:, :-1] >= attention_mask[:, 1:]).all()):
             # Padding on the right needs no mask, as attention is causal. Without a mask, fast kernels are used.
             attention_mask = None
@@ -176,21 +187,24 @@ class SpatialVLM(nn.Module):
             raise SpatialBoostError(
                 "no token of the batch is labelled: check that max_length is long enough for the first answer"
             )
-        logits_AV = self._logits_at(embeds_BLE, attention_mask, learnt_BL)
+        rows_A, columns_A = learnt_BL.nonzero(as_tuple=True)
+        if packing is None:
+            logits_AV = self._logits_at(rows_A, columns_A, inputs_embeds=embeds_BLE, attention_mask=attention_mask)
+        else:
+            packed_RPE, position_ids_RP = packing.gather(embeds_BLE), packing.position_ids_RP
+            rows_A, columns_A = packing.find(rows_A, columns_A)
+            logits_AV = self._logits_at(rows_A, columns_A, inputs_embeds=packed_RPE, position_ids=position_ids_RP)
         loss = nn.functional.cross_entropy(logits_AV.float(), targets_A)
         return VLMOutput(loss=loss, logits=logits_AV, targets=targets_A)
 
-    def _logits_at(self, embeds_BLE: Tensor, attention_mask: Tensor | None, chosen_BL: Tensor) -> Tensor:
-        """Logits at the chosen positions. The last of the L positions cannot be chosen, as no token follows it."""
+    def _logits_at(self, rows_A: Tensor, columns_A: Tensor, **inputs: Tensor | None) -> Tensor:
+        """Logits of the language model at the chosen positions."""
         if self._fast_head is None:
             self._fast_head = _head_is_linear(self.llm)
         if not self._fast_head:
-            logits_BLV = self.llm(inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False).logits
-            return logits_BLV[:, :-1][chosen_BL]
-        hidden_BLE = self.llm.base_model(
-            inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        return self.llm.get_output_embeddings()(hidden_BLE[:, :-1][chosen_BL])
+            return self.llm(**inputs, use_cache=False).logits[rows_A, columns_A]
+        hidden = self.llm.base_model(**inputs, use_cache=False).last_hidden_state
+        return self.llm.get_output_embeddings()(hidden[rows_A, columns_A])
 
     @torch.no_grad()
     def generate(

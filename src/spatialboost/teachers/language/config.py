@@ -59,16 +59,20 @@ class LanguageOptions(TeacherOptions):
 
 
 class ChatKeys(BaseModel):
-    """Which parts of the conversations a stage uses.
+    """Which parts of the conversations a stage uses, and how.
 
     Attributes:
         turns: Keep only turns of these kinds; None keeps all.
         shuffle_answers: For the control experiment: exchange answers between rows, among turns of the same kind, so
             that answers do not belong to the image. See `spatialboost.teachers.language.chats.ShuffledAnswers`.
+        pack: Put short conversations of a batch into one row, without attention from one to another, so that less
+            padding is computed. The batch and its loss stay the same. Useful if conversations differ in length, as with
+            one and with several views.
     """
 
     turns: Annotated[list[str], Field(min_length=1)] | None = None
     shuffle_answers: bool = False
+    pack: bool = False
 
 
 class AlignConfig(StageConfig, ChatKeys):

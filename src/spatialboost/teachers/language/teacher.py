@@ -123,6 +123,14 @@ class LanguageTeacher(Teacher):
             return groups + decay_groups(llm, config.lr, config.weight_decay)
         return decay_groups(projector, config.lr, config.weight_decay) if config.train_projector else []
 
+    def prepare(self, stage: str, config: Any) -> None:
+        """Turn packing on or off, and check that the language model can do it."""
+        from spatialboost.vlm.llm_checks import check_packing
+
+        if config.pack:
+            check_packing(self.vlm.llm)
+        self.vlm.pack = config.pack
+
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
         """Return a `ChatExamples`, which makes the tokens of a conversation with the turns chosen for the stage."""
         from spatialboost.teachers.language.chats import ChatExamples, ShuffledAnswers
