@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-import torch
-
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IMAGE, plain_messages, render_chat, stop_tokens, turn_endings
 
@@ -29,59 +27,6 @@ def num_positions(llm: Any) -> int | None:
     config = llm.config.get_text_config() if hasattr(llm.config, "get_text_config") else llm.config
     found = getattr(config, "max_position_embeddings", None)  # GPT-2's `n_positions` has this name, too
     return found if isinstance(found, int) and found > 0 else None
-
-
-def takes_bounds(llm: Any) -> bool:
-    """Whether the attention of a language model is a kernel that takes the bounds of conversations (Flash Attention).
-
-    transformers passes them on for a batch of one row, from positions that restart.
-    """
-    return "flash" in str(getattr(llm.config, "_attn_implementation", ""))
-
-
-@torch.no_grad()
-def check_packing(llm: Any) -> None:
-    """Check that positions that restart keep conversations apart, as `spatialboost.vlm.packing` needs it.
-
-    This is measured, with two short sequences: what a model computes for the second one must not depend on the first.
-    So it holds for any kind of model and any version of transformers.
-
-    Example:
-        >>> from spatialboost.vlm.llms import build_small_llm
-        >>> check_packing(build_small_llm([], width=32, layers=1, heads=2)[0])
-
-    Raises:
-        SpatialBoostError: The model mixes them, or takes no positions: it has recurrent layers, or it makes its
-            positions or its masks without them.
-    """
-    table, was_training = llm.get_input_embeddings(), llm.training
-    weight = table.weight
-    ids = torch.linspace(0, weight.shape[0] - 1, 12, device=weight.device).long()[None]
-    positions = torch.tensor([[*range(5), *range(7)]], device=weight.device)
-    llm.eval()
-    try:
-        embeds = table(ids)
-        alone, mixed, packed = (
-            llm(inputs_embeds=part, use_cache=False, **more).logits[:, -7:].float()
-            for part, more in ((embeds[:, 5:], {}), (embeds, {}), (embeds, {"position_ids": positions}))
-        )
-    except (TypeError, ValueError, AttributeError, IndexError) as error:  # what models raise for such an argument
-        raise SpatialBoostError(_cannot_pack(llm, f"it does not take position_ids ({error})")) from None
-    finally:
-        llm.train(was_training)
-    wrong, mixing = (float((each - alone).abs().max()) for each in (packed, mixed))
-    rounding = 8 * torch.finfo(weight.dtype).eps * float(alone.abs().max())
-    if wrong > max(0.05 * mixing, rounding):
-        raise SpatialBoostError(
-            _cannot_pack(llm, "what it computes for a conversation depends on the one before it in the same row")
-        )
-
-
-def _cannot_pack(llm: Any, reason: str) -> str:
-    return (
-        f"pack: true cannot be used with {type(llm).__name__}: {reason}. Set pack: false; a smaller batch_size with "
-        "more `accumulate` reduces padding, too"
-    )
 
 
 def check_tokenizer(llm: Any, tokenizer: Any, name: object) -> None:

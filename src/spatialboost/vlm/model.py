@@ -12,8 +12,8 @@ from transformers.utils import ModelOutput
 from spatialboost.encoders import feature_dim, feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
-from spatialboost.vlm.llm_checks import num_positions, takes_bounds
-from spatialboost.vlm.packing import pack
+from spatialboost.vlm.llm_checks import num_positions
+from spatialboost.vlm.packing import Way, pack, start_packing, stop_packing
 from spatialboost.vlm.places import grid_code
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
@@ -63,15 +63,8 @@ class SpatialVLM(nn.Module):
             tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
             language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
-    Attributes:
-        pack: Compute the loss on packed rows, see `spatialboost.vlm.packing`: several short conversations of a batch in
-            one row, without attention from one to another. `spatialboost.vlm.llm_checks.check_packing` says whether a
-            language model can do this.
-
     Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
     """
-
-    pack = False
 
     def __init__(
         self,
@@ -95,6 +88,21 @@ class SpatialVLM(nn.Module):
         places_NE = None if grid is None else grid_code(grid, width)
         self.register_buffer("places_NE", places_NE, persistent=False)
         self._fast_head: bool | None = None
+        self._packing: Way | None = None
+
+    def set_packing(self, packed: bool) -> None:
+        """Compute the loss on packed rows: several conversations of a batch in one row, without attention between them.
+
+        Logits and loss are the same as without. Generation is not changed.
+
+        Raises:
+            SpatialBoostError: The language model cannot keep conversations in one row apart.
+        """
+        self._packing = None
+        if packed:
+            self._packing = start_packing(self.llm)
+        else:
+            stop_packing(self.llm)
 
     def new_weights(self) -> dict[str, nn.Parameter]:
         """The weights of the projector that still have the random values that they were made with, by name."""
@@ -172,8 +180,8 @@ class SpatialVLM(nn.Module):
         """
         embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
         packing = None
-        if self.pack and labels is not None and attention_mask is not None:
-            packing = pack(attention_mask, one_row=takes_bounds(self.llm))
+        if self._packing is not None and labels is not None and attention_mask is not None:
+            packing = pack(attention_mask, self._packing)
         if attention_mask is not None and bool((attention_mask[:, :-1] >= attention_mask[:, 1:]).all()):
             # Padding on the right needs no mask, as attention is causal. Without a mask, fast kernels are used.
             attention_mask = None
@@ -191,13 +199,12 @@ class SpatialVLM(nn.Module):
         if packing is None:
             logits_AV = self._logits_at(rows_A, columns_A, inputs_embeds=embeds_BLE, attention_mask=attention_mask)
         else:
-            packed_RPE, position_ids_RP = packing.gather(embeds_BLE), packing.position_ids_RP
-            rows_A, columns_A = packing.find(rows_A, columns_A)
-            logits_AV = self._logits_at(rows_A, columns_A, inputs_embeds=packed_RPE, position_ids=position_ids_RP)
+            places = packing.find(rows_A, columns_A)
+            logits_AV = self._logits_at(*places, inputs_embeds=packing.gather(embeds_BLE), **packing.options(self.llm))
         loss = nn.functional.cross_entropy(logits_AV.float(), targets_A)
         return VLMOutput(loss=loss, logits=logits_AV, targets=targets_A)
 
-    def _logits_at(self, rows_A: Tensor, columns_A: Tensor, **inputs: Tensor | None) -> Tensor:
+    def _logits_at(self, rows_A: Tensor, columns_A: Tensor, **inputs: Any) -> Tensor:
         """Logits of the language model at the chosen positions."""
         if self._fast_head is None:
             self._fast_head = _head_is_linear(self.llm)

@@ -125,11 +125,7 @@ class LanguageTeacher(Teacher):
 
     def prepare(self, stage: str, config: Any) -> None:
         """Turn packing on or off, and check that the language model can do it."""
-        from spatialboost.vlm.llm_checks import check_packing
-
-        if config.pack:
-            check_packing(self.vlm.llm)
-        self.vlm.pack = config.pack
+        self.vlm.set_packing(config.pack)
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
         """Return a `ChatExamples`, which makes the tokens of a conversation with the turns chosen for the stage."""
