@@ -187,10 +187,13 @@ def attend_by_conversation(
     bounds = options.pop("cu_seq_lens_q", None)
     if bounds is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    lengths = [stop - start for start, stop in pairwise(bounds)]
+    # Not slices: in the backward pass, each of them would be filled up with zeros to the whole row
+    parts = zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True)
     found = []
-    for start, stop in pairwise(bounds):
-        q, k, v = (each[:, :, start:stop] for each in (query, key, value))
-        mask = None if attention_mask is None else attention_mask[:, :, start:stop, start:stop]  # of a sliding window
+    for start, (q, k, v) in zip(bounds, parts, strict=False):
+        own = slice(start, start + q.shape[2])
+        mask = None if attention_mask is None else attention_mask[:, :, own, own]  # of a sliding window
         found.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0])
     return torch.cat(found, 1), None
 
