@@ -51,6 +51,7 @@ def train_stage(
     """
     stage, objective = teacher.stages[name], teacher.objective
     objective.requires_grad_(False)
+    teacher.prepare(name, config)
     groups: list[dict[str, Any]] = []
     if stage.boosts:
         groups += boost_groups(objective.encoder, objective.layer, config)

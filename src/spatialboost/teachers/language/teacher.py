@@ -95,7 +95,8 @@ class LanguageTeacher(Teacher):
         stage2 = inputs.finished.get("stage2", earlier)
         saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
         if saved is not None:
-            llm, tokenizer = load_llm(saved, dtype=getattr(torch, options.llm.dtype))
+            dtype, quantization = getattr(torch, options.llm.dtype), options.llm.quantization
+            llm, tokenizer = load_llm(saved, dtype=dtype, quantization=quantization)
         else:
             llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
         grid = inputs.images.grid if options.places else None
@@ -122,6 +123,16 @@ class LanguageTeacher(Teacher):
             groups = decay_groups(projector, config.projector_lr or config.lr, config.weight_decay)
             return groups + decay_groups(llm, config.lr, config.weight_decay)
         return decay_groups(projector, config.lr, config.weight_decay) if config.train_projector else []
+
+    def prepare(self, stage: str, config: Any) -> None:
+        """Turn packing on or off; refuse what the language model cannot do."""
+        from spatialboost.vlm.llms import is_quantised
+
+        if stage == "stage2" and is_quantised(self.vlm.llm):
+            raise SpatialBoostError(
+                "stage2 trains the language model, but its weights are quantised: load it without quantization"
+            )
+        self.vlm.set_packing(config.pack)
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
         """Return a `ChatExamples`, which makes the tokens of a conversation with the turns chosen for the stage."""
@@ -215,8 +226,9 @@ def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: in
     from spatialboost.vlm.llms import load_llm
 
     options = {"seed": seed, **config.kwargs} if config.name == "small" else dict(config.kwargs)
+    options |= {"dtype": getattr(torch, config.dtype), "quantization": config.quantization}
     try:
-        return load_llm(config.name, conversations=conversations, dtype=getattr(torch, config.dtype), **options)
+        return load_llm(config.name, conversations=conversations, **options)
     except SpatialBoostError:
         raise
     except Exception as error:  # whatever transformers raises on arguments that it does not know
