@@ -107,12 +107,32 @@ class BoostStageConfig(StageConfig):
     """A stage that boosts the encoder and trains Attn+ and the gates. The paper does not give its rate.
 
     Attributes:
+        method: ``attn+``: a second attention beside each one, as in the paper. In its place, for comparison (the
+            paper's Figure 6): ``lora``, or ``full`` for full fine-tuning.
+        layers: Numbers of the blocks that are changed; None is all up to the block that is read. Not for ``full``.
+        projections: Projections of Attn+ that are trained, or of the attention that LoRA adapts: q, k, v and o
+            (output). The others stay equal to those of the original attention. Not for ``full``.
         gate: ``channel``: one gate for each channel, as in the paper. ``scalar``: one gate for each layer.
         kernel: How the boosted layers are computed, see `spatialboost.set_kernel`.
+        lora_rank: Rank of ``lora``, and its alpha: so the update is not scaled.
     """
 
+    method: Literal["attn+", "lora", "full"] = "attn+"
+    layers: Annotated[list[int], Field(min_length=1)] | None = None
+    projections: Annotated[list[Literal["q", "k", "v", "o"]], Field(min_length=1)] = ["q", "k", "v", "o"]
     gate: Literal["channel", "scalar"] = "channel"
     kernel: Literal["host", "auto", "xformers", "sdpa", "math"] = "host"
+    lora_rank: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _settings_of_the_method(self) -> BoostStageConfig:
+        """A setting that the method does not have is a mistake: the comparison would not be what was asked for."""
+        unused = {"attn+": ("lora_rank",), "lora": ("gate",), "full": ("gate", "lora_rank", "layers", "projections")}
+        defaults = type(self).model_fields
+        wrong = [key for key in unused[self.method] if getattr(self, key) != defaults[key].default]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}, which method: {self.method} does not have")
+        return self
 
 
 def _from_name(section: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from spatialboost.encoders import open_encoder, read_tokens
+from spatialboost.encoders.learnt import FOLDERS, load_learnt
 from spatialboost.encoders.libraries import find_library
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
@@ -26,15 +27,14 @@ from spatialboost.training.config import StageConfig, TrainConfig, load_config
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
+from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
 from spatialboost.training.report import write_report
 from spatialboost.training.stage import check_new_weights, new_weights, train_stage
-from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"  # written last: if the file exists, the stage is finished
-DELTA = "delta"
 FEATURES = "features"
 
 
@@ -164,12 +164,12 @@ class _Run:
             if not (self.out / name / RESULT).exists():
                 self.dataset(stage, self.training)[0]
 
-    def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
+    def stage(self, name: str, stage: Any) -> dict[str, Any]:
         """Train a stage, or load it if it is finished; returns its record."""
         folder = self.out / name
         boosts = self.teacher.stages[name].boosts
         if boosts:
-            self.delta = folder / DELTA
+            self.delta = folder / FOLDERS[stage.method]
         if (folder / RESULT).exists():
             logger.info("%s is finished and is loaded", name)
             self.load(name)
@@ -189,6 +189,8 @@ class _Run:
         )
         skipped = dataset.skipped
         record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}
+        if boosts:
+            record["method"] = stage.method
         if readiness is not None:
             record["readiness"] = readiness.to_json()
         if self.teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
@@ -204,7 +206,7 @@ class _Run:
         """Load the results of a finished stage."""
         self.teacher.load(name, self.out / name)
         if self.teacher.stages[name].boosts:
-            load_pretrained(self.encoder, self.out / name / DELTA)
+            load_learnt(self.encoder, self.out / name / FOLDERS[getattr(self.config, name).method])
 
     def _check_ready(self, name: str, stage: StageConfig) -> Readiness | None:
         """Refuse a stage that boosts while the teacher has nothing to teach."""
@@ -239,7 +241,7 @@ class _Run:
     def _scores(self) -> Sequence[Score]:
         return self.teacher.score(self.dataset(None, self.held_out))
 
-    def _save(self, name: str, stage: StageConfig, fitted: Fit) -> None:
+    def _save(self, name: str, stage: Any, fitted: Fit) -> None:
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         self.teacher.save(name, folder)
@@ -256,7 +258,7 @@ class _Run:
         }
         own_name = self.config.encoder.name if self.config.encoder.name != "VisionTransformer" else None
         base = Path(own_name).name if own_name and Path(own_name).is_absolute() else own_name
-        save_pretrained(self.encoder, folder / DELTA, base=base, training=facts)
+        METHODS[stage.method].save(self.encoder, folder / FOLDERS[stage.method], base=base, training=facts)
 
     @torch.no_grad()
     def _check_reload(self, delta: Path) -> None:
@@ -264,7 +266,7 @@ class _Run:
         _, example = next(self.dataset(None, self.training).usable(1))
         device, layer = next(self.encoder.parameters()).device, self.teacher.objective.layer
         pixels = example["pixel_values"].to(device)
-        fresh = load_pretrained(open_encoder(self.config.encoder, seed=self.config.seed), delta).to(device).eval()
+        fresh = load_learnt(open_encoder(self.config.encoder, seed=self.config.seed), delta).to(device).eval()
         self.teacher.objective.eval()
         ours, theirs = (read_tokens(encoder, pixels, layer=layer).patches for encoder in (self.encoder, fresh))
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):

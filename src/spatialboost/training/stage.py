@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from spatialboost.boosting import boost, param_groups, set_kernel, status
-from spatialboost.boosting.channel import boosted_layers
-from spatialboost.encoders import feature_layer
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import Teacher
-from spatialboost.training.config import BoostStageConfig
 from spatialboost.training.data import RowDataset
 from spatialboost.training.fit import Fit, fit
+from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
 from spatialboost.training.optimizers import muon_groups
-
-logger = logging.getLogger(__name__)
 
 
 def train_stage(
@@ -53,8 +47,10 @@ def train_stage(
     objective.requires_grad_(False)
     groups: list[dict[str, Any]] = []
     if stage.boosts:
-        groups += boost_groups(objective.encoder, objective.layer, config)
+        method = METHODS[config.method]
+        groups += method.groups(objective.encoder, objective.layer, config, size=dataset.images.size, seed=seed)
     groups += teacher.groups(name, config)
+    objective.requires_grad_(False)  # new weights that this stage leaves as they are
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)
@@ -113,25 +109,6 @@ def check_new_weights(
             f"before it that does (the stages are {', '.join(teacher.stages)}), or let {name} train it, too. "
             "A teacher names parts with weights from elsewhere in `Teacher.loaded`"
         )
-
-
-def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> list[dict[str, Any]]:
-    """Boost the blocks up to the one that is read; returns the parameter groups of Attn+ and the gates.
-
-    An encoder that is already boosted is not boosted again.
-    """
-    read = feature_layer(encoder, layer)
-    if not boosted_layers(encoder):
-        boost(encoder, layers=range(read + 1), gate=config.gate)
-    beyond = [each.index for each in status(encoder).layers if each.index > read]
-    if beyond:
-        raise SpatialBoostError(
-            f"layers {beyond} are boosted, but the teacher reads the output of layer {read}, so they would get "
-            f"no gradient: unboost the encoder, or boost it with layers=range({read + 1})"
-        )
-    set_kernel(encoder, config.kernel)
-    logger.info("the encoder:\n%s", status(encoder))
-    return param_groups(encoder, config.lr, config.weight_decay)
 
 
 def recompute_activations(module: nn.Module) -> None:
