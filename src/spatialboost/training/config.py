@@ -48,7 +48,10 @@ class DataConfig(_Strict):
         folders: Folders with parquet shards.
         image_size: Images are resized to this size in pixels: one number for a square, or (height, width).
         held_out: Number of rows, taken from the end, that are not trained on but scored for the report.
-        limit: Largest number of rows to train on; None uses all rows that are not held out.
+        limit: Largest number of rows to train on; None uses all rows that are not held out. They are drawn by `seed`,
+            and a smaller number gives a part of the rows of a larger one.
+        single_view: Share of rows with one image among the rows to train on: 1 leaves out rows with several images, 0
+            those with one. None takes the rows as they are.
         cache_gb: Features of the frozen encoder are stored as float32 up to this size, and as float16 above it.
         workers: Worker processes that read and decode data for each training process; null chooses the number by the
             number of processors.
@@ -58,6 +61,7 @@ class DataConfig(_Strict):
     image_size: Pixels | tuple[Pixels, Pixels] = 224
     held_out: int = Field(default=64, ge=0)
     limit: int | None = Field(default=None, ge=1)
+    single_view: float | None = Field(default=None, ge=0, le=1)
     cache_gb: float = Field(default=4.0, gt=0)
     workers: int | None = Field(default=None, ge=0)
 

@@ -19,8 +19,8 @@ from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.encoders.learnt import FOLDERS, load_learnt
 from spatialboost.encoders.libraries import find_library
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.reader import open_rows
-from spatialboost.teachers.protocol import Readiness, Row, Score, Teacher, TeacherInputs
+from spatialboost.scenes.dataset.reader import Rows, open_rows
+from spatialboost.teachers.protocol import Readiness, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
 from spatialboost.training.claim import CONFIG, ENCODER, check_claim, locked, read_json, write_claim, write_json
 from spatialboost.training.config import StageConfig, TrainConfig, load_config
@@ -30,7 +30,8 @@ from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
 from spatialboost.training.report import write_report
-from spatialboost.training.stage import check_new_weights, new_weights, train_stage
+from spatialboost.training.stage import check_new_weights, check_ready, new_weights, train_stage
+from spatialboost.training.subset import choose_rows
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ def train(config: TrainConfig) -> TrainResult:
 def _train(config: TrainConfig) -> TrainResult:
     ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
     check_claim(config.out, ours)  # before anything is loaded
+    kind = teacher_class(config.teacher.kind)
+    kind.check_rows(config.stages, _open(config, kind.columns(config.teacher)))
     run = _Run(config)
     run.check_rows()
     ours[ENCODER] = run.encoder_digest
@@ -142,7 +145,10 @@ class _Run:
         kind = teacher_class(config.teacher.kind)
         self.rows = _open(config, kind.columns(config.teacher))
         count = len(self.rows)
-        self.training, self.held_out = (range(0), range(count)) if held_out else _split(config, count)
+        self.training: Sequence[int]
+        self.training, self.held_out = (
+            (range(0), range(count)) if held_out else choose_rows(config.data, self.rows, config.seed)
+        )
         self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
         with torch.random.fork_rng(devices=[]):  # one seed for all new weights; the encoder comes first
@@ -214,15 +220,8 @@ class _Run:
             logger.warning("no held-out rows are scored, so it is not known whether %s has something to teach", name)
             return None
         found = self.teacher.readiness(name, stage, self.dataset(None, self.held_out))
-        if found is None:
-            return None
-        if found.ready or not found.required:
-            logger.log(logging.INFO if found.ready else logging.WARNING, "%s: %s", name, found.reason)
-            return found
-        raise SpatialBoostError(
-            f"{name} is not begun: {found.reason}. What it would learn could only make the encoder worse. Train the "
-            f"stages before it longer or on more data, or set {name}.require_answers: false to begin in any case"
-        )
+        check_ready(name, found)
+        return found
 
     def finish(self) -> Path | None:
         """Check the saved delta and delete the stored features; returns the folder of the delta."""
@@ -233,7 +232,7 @@ class _Run:
             shutil.rmtree(self.out / FEATURES, ignore_errors=True)
         return self.delta
 
-    def dataset(self, stage: StageConfig | None, numbers: range) -> RowDataset:
+    def dataset(self, stage: StageConfig | None, numbers: Sequence[int]) -> RowDataset:
         """Examples of some rows: for a stage, or all turns of held-out rows for None."""
         make_example = self.teacher.make_example(stage, self.rows, numbers)
         return RowDataset(self.rows, self.images, make_example, numbers=numbers, features=self.features)
@@ -277,9 +276,9 @@ class _Run:
             )
 
 
-def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
+def _open(config: TrainConfig, columns: Sequence[str]) -> Rows:
     """The rows, with only the columns that the teacher needs, and ``meta`` if there is one."""
-    rows: Any = open_rows(config.data.folders)
+    rows = open_rows(config.data.folders)
     missing = sorted(set(columns) - set(rows.column_names))
     if missing:
         raise SpatialBoostError(
@@ -318,16 +317,6 @@ def _finite(score: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         logger.warning("%s of %s answered from %s is not finite", ", ".join(wrong), score["kind"], score["answerer"])
     return {**score, **dict.fromkeys(wrong)}
-
-
-def _split(config: TrainConfig, count: int) -> tuple[range, range]:
-    """Numbers of the training rows, and of the held-out rows."""
-    if config.data.held_out >= count:
-        raise SpatialBoostError(
-            f"data.held_out is {config.data.held_out}, but there are only {count} rows: choose a smaller number"
-        )
-    cut = count - config.data.held_out
-    return range(min(cut, config.data.limit or cut)), range(cut, count)
 
 
 def _device(wanted: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.teachers.protocol import Teacher
+from spatialboost.teachers.protocol import Readiness, Teacher
 from spatialboost.training.data import RowDataset
 from spatialboost.training.fit import Fit, fit
 from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
 from spatialboost.training.optimizers import muon_groups
+
+logger = logging.getLogger(__name__)
 
 
 def train_stage(
@@ -81,6 +84,23 @@ def new_weights(teacher: Teacher) -> dict[str, tuple[int, ...]]:
     """Checksums of the parameters that are new: those outside the encoder and outside `Teacher.loaded`."""
     known = {id(p) for part in (teacher.objective.encoder, *teacher.loaded()) for p in part.parameters()}
     return {name: state_digest(p) for name, p in teacher.objective.named_parameters() if id(p) not in known}
+
+
+def check_ready(name: str, found: Readiness | None) -> None:
+    """Refuse a stage that boosts if the teacher has nothing to teach; log why, if it may begin in any case.
+
+    Args:
+        name: The stage that is about to begin.
+        found: The result of `Teacher.readiness`; None if the teacher has no such condition.
+    """
+    if found is None:
+        return
+    if found.required and not found.ready:
+        raise SpatialBoostError(
+            f"{name} is not begun: {found.reason}. What it would learn could only make the encoder worse. Train the "
+            f"stages before it longer or on more data, or set {name}.require_answers: false to begin in any case"
+        )
+    logger.log(logging.INFO if found.ready else logging.WARNING, "%s: %s", name, found.reason)
 
 
 def check_new_weights(
