@@ -22,13 +22,14 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import Rows, open_rows
 from spatialboost.teachers.protocol import Readiness, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.training.claim import CONFIG, ENCODER, check_claim, locked, read_json, write_claim, write_json
+from spatialboost.training.claim import CONFIG, DATA, ENCODER, check_claim, locked, read_json, write_claim, write_json
 from spatialboost.training.config import StageConfig, TrainConfig, load_config
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
+from spatialboost.training.provenance import data_digest, write_provenance
 from spatialboost.training.report import write_report
 from spatialboost.training.stage import check_new_weights, check_ready, new_weights, train_stage
 from spatialboost.training.subset import choose_rows
@@ -83,12 +84,17 @@ def _train(config: TrainConfig) -> TrainResult:
     ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
     check_claim(config.out, ours)  # before anything is loaded
     kind = teacher_class(config.teacher.kind)
-    kind.check_rows(config.stages, _open(config, kind.columns(config.teacher)))
+    rows = _open(config, kind.columns(config.teacher))
+    kind.check_rows(config.stages, rows)
+    ours[DATA] = data_digest(rows)
+    check_claim(config.out, ours)
     run = _Run(config)
     run.check_rows()
     ours[ENCODER] = run.encoder_digest
     if not check_claim(config.out, ours) and _is_main():
         write_claim(config.out, ours)
+    if _is_main():
+        write_provenance(config.out, config, rows)
     records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
     delta = run.finish()
     if _is_main():
@@ -116,7 +122,7 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
         raise SpatialBoostError(
             f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
         )
-    given = {key: value for key, value in read_json(out / CONFIG).items() if key != ENCODER}
+    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER)}
     config = load_config({**given, "out": out, "device": device})
     if folders:
         config.data.folders, config.data.held_out = list(folders), 0

@@ -145,6 +145,11 @@ class Rows(Sequence[dict[str, Any]]):
             raise SpatialBoostError(f"there is no column {missing}; there are {self.column_names}")
         return Rows(self._files, self._sizes_G, self._groups_F, list(names), self._chosen_N)
 
+    @property
+    def files(self) -> list[str]:
+        """The parquet files, in the order of their rows."""
+        return list(self._files)
+
     def lengths(self, column: str) -> np.ndarray:
         """The number of elements of a list in each row, such as ``images``. What is in the lists is not read."""
         import pyarrow.compute as pc
