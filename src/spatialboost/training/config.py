@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,7 +24,9 @@ from spatialboost.encoders.spec import EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.yaml_file import check_size, read_value, read_yaml
+from spatialboost.training.overrides import replaced
+from spatialboost.training.presets import read_preset
+from spatialboost.yaml_file import check_size, read_yaml
 
 
 class _Strict(BaseModel):
@@ -186,6 +188,7 @@ class TrainConfig(_Strict):
         return self
 
 
+YAML = (".yaml", ".yml")  # a name that ends so is that of a file
 # Keys of earlier versions -> their new names.
 MOVED = {
     "llm": "teacher.llm",
@@ -196,7 +199,7 @@ MOVED = {
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a run's configuration from a YAML file or a dictionary.
+    """Read a run's configuration from a YAML file, a preset or a dictionary.
 
     Example:
         >>> config = load_config({"encoder": "timm:vit_tiny_patch16_224", "data": {"folders": ["rooms"]}, "out": "run"},
@@ -204,10 +207,12 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         >>> config.stages["stage3"].lr, list(config.stages)
         (0.0003, ['stage2', 'stage3'])
 
-    Relative paths in a file and in overrides start at the file's folder.
+    Relative paths in a file and in its overrides start at the file's folder; those of a preset start at the working
+    directory.
 
     Args:
-        source: The YAML file, or its content.
+        source: The YAML file, or the name of a preset (`spatialboost.training.presets`), or its content. A file comes
+            before a preset of the same name.
         overrides: ``KEY=VALUE`` each, which replace values of the file; dots lead into sections, and the value is read
             as YAML.
 
@@ -217,14 +222,15 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     where, folder = "config", None
     if not isinstance(source, Mapping):
         where, folder = str(source), user_path(source).parent
-        source = read_yaml(user_path(source))
+        if is_preset := not user_path(source).exists() and not where.lower().endswith(YAML):
+            folder = Path.cwd()
+        source = read_preset(Path(source).as_posix()) if is_preset else read_yaml(user_path(source))
         if not isinstance(source, Mapping):
             keys = ", ".join(TrainConfig.model_fields)
             raise SpatialBoostError(f"{where} contains {type(source).__name__}; expected keys such as {keys}")
     try:
         check_size(source, "the configuration")
-        for override in overrides:
-            source = _replaced(source, override)
+        source = replaced(source, overrides, BoostStageConfig.model_fields)
         _refuse_empty(source)
         _refuse_moved(source)
         teacher = _teacher_section(source)
@@ -271,25 +277,6 @@ def config_model(kind: str) -> type[TrainConfig]:
             f"teacher {kind!r} has a stage {taken[0]!r}, but this is another key of a run's file: rename it"
         )
     return create_model("TrainConfig", __base__=TrainConfig, teacher=(teacher.Options, ...), **stages)
-
-
-def _replaced(source: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """The content of a file with one value replaced by ``KEY=VALUE``."""
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise SpatialBoostError(f"override {override!r}: expected KEY=VALUE, such as stage3.lr=1e-4")
-    changed = here = dict(source)
-    for number, part in enumerate(path[:-1], 1):
-        section = here.get(part)
-        if isinstance(section, str) and path[0] == "encoder":
-            section = asdict(EncoderConfig.of(section))
-        if section is not None and not isinstance(section, Mapping):
-            where = ".".join(path[:number])
-            raise SpatialBoostError(f"override {override!r}: {where} is {section!r}, which has no keys")
-        here[part] = here = dict(section or {})
-    here[path[-1]] = read_value(text)
-    return changed
 
 
 def _refuse_empty(source: Mapping[str, Any]) -> None:
