@@ -29,7 +29,7 @@ def choose_rows(data: DataConfig, rows: Rows, seed: int) -> tuple[Sequence[int],
         seed: Seed of the subset.
 
     Raises:
-        SpatialBoostError: There are not as many rows, or not as many of one view or of several.
+        SpatialBoostError: All rows are held out, or no rows have the share of single views.
     """
     count = len(rows)
     if data.held_out >= count:
@@ -50,17 +50,14 @@ def choose_rows(data: DataConfig, rows: Rows, seed: int) -> tuple[Sequence[int],
 
 
 def _mixed(single: np.ndarray, several: np.ndarray, share: float, limit: int | None) -> np.ndarray:
-    """Rows with one image and rows with several, in this share: as many as `limit`, or as many as there are."""
-    if limit is None:
-        most = [len(rows) / part for rows, part in ((single, share), (several, 1 - share)) if part > 0]
-        limit = int(min(most))
-        while limit and (round(share * limit) > len(single) or limit - round(share * limit) > len(several)):
-            limit -= 1
-    wanted = round(share * limit), limit - round(share * limit)
-    if not limit or wanted[0] > len(single) or wanted[1] > len(several):
+    """Rows with one image and rows with several, in this share: as many as there are, and at most `limit`."""
+    total = min(limit or len(single) + len(several), len(single) + len(several))
+    while round(share * total) > len(single) or total - round(share * total) > len(several):
+        total -= 1
+    if not total:
         raise SpatialBoostError(
-            f"data.single_view is {share:g}, which takes {wanted[0] or 'some'} rows with one image and "
-            f"{wanted[1] or 'some'} with several for data.limit {limit or 'null'}; there are {len(single)} and "
-            f"{len(several)} to train on"
+            f"data.single_view is {share:g}, but of the rows to train on {len(single)} have one image and "
+            f"{len(several)} have several: no part of them has this share"
         )
-    return np.concatenate([single[: wanted[0]], several[: wanted[1]]])
+    wanted = round(share * total)
+    return np.concatenate([single[:wanted], several[: total - wanted]])
