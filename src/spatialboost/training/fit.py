@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState, TrainingArguments
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.training.batches import GlobalBatches
 from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, not_finite, stopped_by_signal
-from spatialboost.training.claim import read_json
+from spatialboost.training.claim import read_json, write_json
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "trainable.safetensors"
 SKIPPED = "skipped.json"
+BATCHES = "batches.json"
 
 
 @dataclass
@@ -71,11 +73,12 @@ def fit(
 
     Exactly these parameters must have ``requires_grad``. After the first steps, `MovementCheck` checks that all of them
     have changed and no others. If `folder` has a checkpoint, training resumes from it. A checkpoint contains the
-    trained parameters, the state of the Trainer, and the rows that were left out.
+    trained parameters, the state of the Trainer, and the rows that were left out. The rows of each step depend only on
+    the seed, the step and the global batch, see `GlobalBatches`; so the number of processes may have changed.
 
     Args:
         objective: ``forward(**batch)`` gives a dictionary with ``loss``.
-        dataset: A `RowDataset` or any other data set.
+        dataset: A `RowDataset` or any other data set with a length and numbered examples.
         groups: Parameter groups for `build_optimizer`, each with its highest ``lr``.
         stage: Settings of the stage.
         folder: Folder for checkpoints.
@@ -117,6 +120,8 @@ def fit(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(folder)
+    if checkpoint is not None and (checkpoint / BATCHES).exists():
+        trainer.batches.check_facts(read_json(checkpoint / BATCHES))
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if checkpoint is None and not sharded:
         # The check needs whole gradients, which sharded parameters do not have
@@ -218,6 +223,53 @@ class _Engine(Trainer):
         self.groups, self.stage, self.rows, self.label = groups, stage, rows, label
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
         super().__init__(model=model, args=args, **kwargs)
+        self.batches = GlobalBatches(
+            len(kwargs["train_dataset"]),
+            stage.batch_size,
+            stage.accumulate,
+            seed=args.seed,
+            rank=args.process_index,
+            processes=args.world_size,
+            step=lambda: self.state.global_step,
+        )
+        self._shares: list[float] = []  # of the forward passes of this step that are still to come
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Our batches, not split again by accelerate, which would read rows twice at the end of an epoch."""
+        own: Any = self.train_dataset
+        return DataLoader(
+            own,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Begin a step: the shares of its batches. Labels of a batch that counts nothing are not counted."""
+        self._shares = self.batches.shares(self.state.global_step)
+        names = ("labels", "shift_labels")
+        counted = [
+            batch if share else {key: torch.full_like(batch[key], -100) for key in names if key in batch}
+            for batch, share in zip(batch_samples, self._shares, strict=True)
+        ]
+        return super()._get_num_items_in_batch(counted, device)
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss, weighted so that the gradient does not depend on how the global batch is cut."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        share = self._shares.pop(0)
+        if kwargs.get("num_items_in_batch") is not None and self.model_accepts_loss_kwargs:
+            return loss if share else loss * 0  # the sum of all rows, divided by the labels of the global batch
+        return loss * share * self.current_gradient_accumulation_steps  # which the Trainer divides by
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            write_json(checkpoint / BATCHES, self.batches.facts())
+        super()._save_checkpoint(model, trial)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
