@@ -110,7 +110,7 @@ class GlobalBatches(Sampler[list[int]]):
             wanted = found["global_batch"]
             raise SpatialBoostError(
                 f"the checkpoint was made with {wanted} rows in a step, now there are {self.global_batch} "
-                f"(batch_size {self.batch_size} x accumulate {self.accumulate} x {self.processes} processes): "
+                f"(batch_size {self.batch_size} x accumulate {self.accumulate} x {counted(self.processes)}): "
                 + advice(wanted, self.batch_size, self.processes)
             )
 
@@ -128,8 +128,8 @@ def same_global_batch(wanted: int, batch_size: int, processes: int) -> int:
     accumulate, rest = divmod(wanted, batch_size * processes)
     if rest or not accumulate:
         raise SpatialBoostError(
-            f"the run began with {wanted} rows in a step, which {processes} processes cannot take with batch_size "
-            f"{batch_size}: {advice(wanted, batch_size, processes)}"
+            f"the run began with {wanted} rows in a step, and batch_size {batch_size} with {counted(processes)} does "
+            f"not divide them: {advice(wanted, batch_size, processes)}"
         )
     return accumulate
 
@@ -146,3 +146,8 @@ def advice(wanted: int, batch_size: int, processes: int) -> str:
         return f"use a number of processes that divides {wanted}"
     largest = max(size for size in range(1, min(batch_size, each) + 1) if each % size == 0)
     return f"set batch_size: {largest} and accumulate: {each // largest}"
+
+
+def counted(processes: int) -> str:
+    """The number of processes in words."""
+    return "1 process" if processes == 1 else f"{processes} processes"

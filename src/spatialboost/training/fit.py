@@ -258,7 +258,7 @@ class _Engine(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss, weighted so that the gradient does not depend on how the global batch is cut."""
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         share = self._shares.pop(0)
         if kwargs.get("num_items_in_batch") is not None and self.model_accepts_loss_kwargs:
             return loss if share else loss * 0  # the sum of all rows, divided by the labels of the global batch
