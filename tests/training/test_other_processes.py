@@ -24,18 +24,19 @@ from spatialboost.training.data import RowCollator
 from spatialboost.training.features import FeatureStore
 from training_rows import SHAPE, make_rows, write_parquet
 
-ROWS, HELD_OUT = 19, 2  # 17 rows to train on: steps of 8, 8 and 1 rows, so one process has nothing in the third
-STEPS = {"stage1": 3, "stage2": 8, "stage3": 4}
+ROWS, HELD_OUT = 11, 2  # 9 rows to train on: steps of 4, 4 and 1 rows, so one process has nothing in the third
+STEPS = {"stage1": 3, "stage2": 8}
 
 
 def settings(folder: Path, out: Path, **stage: Any) -> dict[str, Any]:
-    stage = {"batch_size": 2, "accumulate": 4, "log_every": 1, "save_every": 3, "lr": 1e-2, "clip": 0, **stage}
+    stage = {"batch_size": 2, "accumulate": 2, "log_every": 1, "save_every": 3, "lr": 1e-2, "clip": 0, **stage}
     return {
         "encoder": {"name": "VisionTransformer", "kwargs": SHAPE, "weights": str(folder / "encoder.safetensors")},
         "teacher": {
             "llm": {"name": "small", "kwargs": {"width": 16, "layers": 1, "heads": 2, "max_length": 128}},
             "evaluate": 0,
         },
+        "stage3": None,
         "data": {"folders": [str(folder / "data")], "image_size": 32, "held_out": HELD_OUT, "workers": 0},
         **{name: {**stage, "steps": steps} for name, steps in STEPS.items()},
         "device": "cpu",
@@ -123,18 +124,30 @@ def two_processes(folder: Path, out: Path, stage: str, step: int) -> list[int]:
 def test_two_processes_are_killed_and_one_goes_on(world):
     out = world / "broken"
     assert two_processes(world, out, "stage2", 5) == [-signal.SIGKILL] * 2
-    # the same file as the two processes had, which took accumulate 2
-    train_and_note(settings(world, out, accumulate=2))
+    # the same file as the two processes had, in which they had accumulate 1
+    train_and_note(settings(world, out, accumulate=1))
     assert noted(out) == noted(world / "whole")
     assert sum(int(line) for file in out.glob("images-*.txt") for line in file.read_text().split()) == ROWS - HELD_OUT
-    for name in ("stage1/projector.safetensors", "stage2/llm/model.safetensors", "stage3/delta/model.safetensors"):
+    for name in ("stage1/projector.safetensors", "stage2/projector.safetensors", "stage2/llm/model.safetensors"):
         ours, theirs = load_file(out / name), load_file(world / "whole" / name)
         assert ours.keys() == theirs.keys()
         for key, value in theirs.items():
             torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "keys, told",
+    [
+        ({"batch_size": 3}, "stage2: the run began with 4 rows in a step.*set batch_size: 2 and accumulate: 2"),
+        ({"accumulate": 3}, "stage2: the run began with 4 rows in a step: set batch_size: 2 and accumulate: 2"),
+    ],
+)
+def test_other_global_batches_are_refused_with_the_settings_that_fit(world, keys, told):
+    with pytest.raises(SpatialBoostError, match=told):
+        run.train(load_config({**(given := settings(world, world / "whole")), "stage2": {**given["stage2"], **keys}}))
+
+
 if __name__ == "__main__":
     folder, out = map(Path, sys.argv[1:3])
     torch.set_num_threads(1)
-    train_and_note(settings(folder, out, accumulate=2), (sys.argv[3], int(sys.argv[4])))
+    train_and_note(settings(folder, out, accumulate=1), (sys.argv[3], int(sys.argv[4])))

@@ -286,8 +286,13 @@ class _Engine(Trainer):
         return self.lr_scheduler
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = super()._prepare_inputs(inputs)
-        return self.rows.features.complete(inputs) if self.rows is not None and self.rows.use_features else inputs
+        if self.rows is not None and self.rows.use_features:
+            inputs = self.rows.features.complete(inputs)
+        device = self.args.device  # the copy of pinned memory goes on while the device computes
+        moved = {
+            key: each.to(device, non_blocking=True) if torch.is_tensor(each) else each for key, each in inputs.items()
+        }
+        return super()._prepare_inputs(moved)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
