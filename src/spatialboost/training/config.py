@@ -83,6 +83,8 @@ class StageConfig(_Strict):
         clip: Gradients with a larger norm are clipped to this norm; 0 does not clip.
         bf16: Compute in bfloat16 by autocast; the weights keep their type.
         checkpointing: Recompute activations to save memory.
+        compile: Compile the blocks of the models with `torch.compile`. The first steps take longer, the others are
+            faster. The weights are equal to rounding.
         save_every: Steps between checkpoints; 0 makes none.
         log_every: Steps between log entries.
     """
@@ -100,6 +102,7 @@ class StageConfig(_Strict):
     clip: float = Field(default=1.0, ge=0)
     bf16: bool = False
     checkpointing: bool = False
+    compile: bool = False
     save_every: int = Field(default=200, ge=0)
     log_every: int = Field(default=10, ge=1)
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.training.batched_trainer import BATCHES, BatchedTrainer
 from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, stopped_by_signal
 from spatialboost.training.claim import read_json
+from spatialboost.training.compiled import compiled
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
@@ -137,7 +139,8 @@ def fit(
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
-        with stopped_by_signal(trainer, name), memory_explained(name, stage), loss_explained(name):
+        blocks = compiled(objective) if stage.compile else nullcontext()
+        with stopped_by_signal(trainer, name), memory_explained(name, stage), loss_explained(name), blocks:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if rows is not None:
         rows.gather_skipped()
