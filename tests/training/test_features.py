@@ -90,6 +90,21 @@ def test_each_process_fills_its_share_at_once(world, monkeypatch, tmp_path):
     assert [number for number in range(24) if rows.features.has(number)] == list(range(1, 24, 3))
 
 
+def test_files_of_other_processes_are_read_also_when_there_are_fewer_now(world, monkeypatch, tmp_path):
+    _, rows, _ = world
+    for rank in "012":
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        open_store(world, folder=tmp_path)
+        rows.fill_features()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    store = open_store(world, folder=tmp_path)
+    assert all(store.has(number) for number in range(24))
+    monkeypatch.setattr(store, "_compute", lambda pixels: pytest.fail("the encoder reads an image again"))
+    assert store.complete(RowCollator(Collator(0), features=True)([rows[5], rows[7]]))["patch_features"].shape[0] == 2
+
+
 def test_several_images_of_a_row_and_none(parts):
     vlm, _, _ = parts
     store = FeatureStore(3)

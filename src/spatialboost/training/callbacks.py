@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training.config import StageConfig
 from spatialboost.training.movement import MovementCheck
+from spatialboost.training.processes import anywhere, everywhere
 
 logger = logging.getLogger(__name__)
 
@@ -45,30 +46,40 @@ class Movement(TrainerCallback):
 class Finite(TrainerCallback):
     """Stops the training at the first gradient or weight that is not finite. The loss is checked by `_Engine`."""
 
-    def __init__(self, name: str, groups: Sequence[dict[str, Any]], stage: StageConfig) -> None:
-        self.name, self.stage = name, stage
+    def __init__(self, name: str, groups: Sequence[dict[str, Any]], stage: StageConfig, finite: Tensor) -> None:
+        self.name, self.stage, self.finite = name, stage, finite
         self.parameters = [p for group in groups for p in group["params"]]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._check("a gradient", [p.grad for p in self.parameters if p.grad is not None], state.global_step + 1)
+        gradients = _are_finite([p.grad for p in self.parameters if p.grad is not None])
+        loss_is_bad, gradient_is_bad = anywhere(~self.finite, ~gradients)
+        if loss_is_bad or gradient_is_bad:
+            what = "the loss" if loss_is_bad else "a gradient"
+            raise not_finite(what, self.name, state.global_step + 1, self.stage)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._check("a weight", self.parameters, state.global_step + 1)
+        if anywhere(~_are_finite(self.parameters))[0]:
+            raise not_finite("a weight", self.name, state.global_step + 1, self.stage)
 
-    @torch.no_grad()
-    def _check(self, what: str, tensors: Sequence[Tensor], step: int) -> None:
-        local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
-        largest = torch._foreach_norm([each for each in local if each.numel()], float("inf"))
-        if largest and not bool(torch.stack([each.float() for each in largest]).isfinite().all()):
-            raise not_finite(what, self.name, step, self.stage)
+
+@torch.no_grad()
+def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether this process's parts of tensors are finite."""
+    local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+    largest = torch._foreach_norm([each for each in local if each.numel()], float("inf"))
+    if not largest:
+        return torch.tensor(True)
+    return torch.stack([each.float() for each in largest]).isfinite().all()
 
 
 def not_finite(what: str, name: str, step: int, stage: StageConfig) -> SpatialBoostError:
     """The error for a training that has diverged."""
     clip = "set `clip: 1.0`" if not stage.clip else "choose a smaller `clip`"
-    return SpatialBoostError(
-        f"{name}: {what} is not finite in step {step}; training is stopped, and nothing of this step is saved. "
-        f"Choose a smaller `lr` (it is {stage.lr:g}), {clip}, or a longer `warmup`"
+    return everywhere(
+        SpatialBoostError(
+            f"{name}: {what} is not finite in step {step}; training is stopped, and nothing of this step is saved. "
+            f"Choose a smaller `lr` (it is {stage.lr:g}), {clip}, or a longer `warmup`"
+        )
     )
 
 
@@ -78,6 +89,7 @@ class _Stop(TrainerCallback):
     asked = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (self.asked,) = anywhere(self.asked)  # one process may have been asked, and all have to stop
         if self.asked:
             control.should_save = control.should_training_stop = True
 
@@ -100,9 +112,11 @@ def stopped_by_signal(trainer: Trainer, name: str) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
-        raise SpatialBoostError(
-            f"{name} was asked to end (SIGTERM) and has saved a checkpoint after step {trainer.state.global_step}: "
-            "give the same command again to go on"
+        raise everywhere(
+            SpatialBoostError(
+                f"{name} was asked to end (SIGTERM) and has saved a checkpoint after step {trainer.state.global_step}: "
+                "give the same command again to go on"
+            )
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.training.batches import advice, counted, same_global_batch
+
+logger = logging.getLogger(__name__)
 
 try:
     import fcntl
@@ -73,11 +77,15 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
     A folder where nothing was trained yet may be taken over: a run that has ended in an error before its first
     checkpoint can be started again with a corrected configuration.
     """
-    file = out / CONFIG
-    if not file.exists() or (not any(out.glob("*/result.json")) and not any(out.glob("*/checkpoint-*"))):
+    if not _has_begun(out):
         return False
-    theirs = read_json(file)
-    differ = [key for key in ours if ours[key] != theirs.get(key, ours[key] if key in (DATA, ENCODER) else None)]
+    theirs = read_json(out / CONFIG)
+    given = {key: value for key, value in ours.items() if key != PROCESSES}
+    differ = [
+        key
+        for key in given
+        if _uncut(given[key]) != _uncut(theirs.get(key, given[key] if key in (DATA, ENCODER) else None))
+    ]
     if DATA in differ:
         raise SpatialBoostError(
             f"the data set has other files than when the run in {out} began, so its rows have other numbers: use the "
@@ -96,8 +104,52 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
     return True
 
 
+def keep_global_batches(out: Path, ours: Mapping[str, Any], stages: Mapping[str, Any]) -> None:
+    """Set the `accumulate` of the stages so that a resumed run takes as many rows in a step as when it began.
+
+    The number of processes may be another one. `batch_size` and `accumulate` may be others, too, if their product with
+    the number of processes is the same.
+
+    Raises:
+        SpatialBoostError: There is no such `accumulate`; the message says which settings to use.
+    """
+    if not _has_begun(out):
+        return
+    theirs = read_json(out / CONFIG)
+    now, before = ours[PROCESSES], theirs.get(PROCESSES, ours[PROCESSES])
+    for name, stage in stages.items():
+        earlier = theirs.get(name) or ours[name]
+        wanted = earlier["batch_size"] * earlier["accumulate"] * before
+        if stage.batch_size * stage.accumulate * now == wanted:
+            continue
+        unchanged = all(earlier[key] == ours[name][key] for key in CUT)
+        try:
+            fitting = same_global_batch(wanted, stage.batch_size, now)
+        except SpatialBoostError as error:
+            raise SpatialBoostError(f"{name}: {error}") from None
+        if not unchanged:
+            raise SpatialBoostError(
+                f"{name}: the run began with {wanted} rows in a step: {advice(wanted, stage.batch_size, now)}"
+            )
+        logger.info("%s: accumulate is %d with %s, for %d rows in a step", name, fitting, counted(now), wanted)
+        stage.accumulate = fitting
+
+
 # Keys of a checksum of the encoder's weights, and of one of the data set's files
 ENCODER, DATA = "encoder_weights", "data_files"
+PROCESSES = "processes"  # key of the number of processes that the run began with
+CUT = ("batch_size", "accumulate")  # keys of a stage that cut the rows of a step; these may change
+
+
+def _has_begun(out: Path) -> bool:
+    return (out / CONFIG).exists() and (any(out.glob("*/result.json")) or any(out.glob("*/checkpoint-*")))
+
+
+def _uncut(section: Any) -> Any:
+    """A section of the configuration without the keys that `keep_global_batches` compares."""
+    if not (isinstance(section, Mapping) and all(key in section for key in CUT)):
+        return section
+    return {key: value for key, value in section.items() if key not in CUT}
 
 
 def write_claim(out: Path, ours: Mapping[str, Any]) -> None:

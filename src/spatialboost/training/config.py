@@ -26,6 +26,7 @@ from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
 from spatialboost.training.overrides import replaced
 from spatialboost.training.presets import read_preset
+from spatialboost.training.strategy import Strategy
 from spatialboost.yaml_file import check_size, read_yaml
 
 
@@ -88,6 +89,8 @@ class StageConfig(_Strict):
         clip: Gradients with a larger norm are clipped to this norm; 0 does not clip.
         bf16: Compute in bfloat16 by autocast; the weights keep their type.
         checkpointing: Recompute activations to save memory.
+        compile: Compile the blocks of the models with `torch.compile`. The first steps take longer, the others are
+            faster. The weights are equal to rounding.
         save_every: Steps between checkpoints; 0 makes none.
         log_every: Steps between log entries.
     """
@@ -105,6 +108,7 @@ class StageConfig(_Strict):
     clip: float = Field(default=1.0, ge=0)
     bf16: bool = False
     checkpointing: bool = False
+    compile: bool = False
     save_every: int = Field(default=200, ge=0)
     log_every: int = Field(default=10, ge=1)
 
@@ -163,6 +167,8 @@ class TrainConfig(_Strict):
         layer: Block of the encoder whose output the teacher reads; only blocks up to it are boosted.
         seed: Random seed for new weights and for the order of the data.
         device: ``auto`` uses a GPU if there is one.
+        strategy: How several processes share the work, see `StrategyConfig`; None takes what `accelerate launch` says,
+            and without it ``ddp``.
         out: Folder for the results of the run.
     """
 
@@ -172,6 +178,7 @@ class TrainConfig(_Strict):
     layer: int = -1
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy takes, too
     device: Literal["auto", "cpu"] = "auto"
+    strategy: Strategy | None = None
     out: UserPath
 
     @property
@@ -247,11 +254,15 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 def _from_folder(config: TrainConfig, folder: Path) -> TrainConfig:
     """The configuration with the relative paths of its file joined to the file's folder."""
     data = config.data.model_copy(update={"folders": [resolve_path(each, folder) for each in config.data.folders]})
+    strategy = config.strategy
+    if strategy is not None and strategy.file is not None:
+        strategy = strategy.model_copy(update={"file": resolve_path(strategy.file, folder)})
     return config.model_copy(
         update={
             "encoder": resolve_paths(config.encoder, folder),
             "data": data,
             "teacher": config.teacher.from_folder(folder),
+            "strategy": strategy,
             "out": folder / user_path(config.out),  # never a run of the same name in the working directory
         }
     )

@@ -28,6 +28,7 @@ Row = Mapping[str, Any]
 Example = dict[str, Tensor]
 MakeExample = Callable[[int, Row], Mapping[str, Tensor]]
 
+IMAGE_KEYS = ("pixel_values", "patch_features")
 MOST_TRIES = 64  # rows that are tried until one can be used
 MOST_REASONS = 1000  # bad rows whose reason is looked up; the others are only counted
 
@@ -107,6 +108,8 @@ class RowDataset(Dataset[Example]):
         cache_gb: float = 4.0,
     ) -> None:
         self.rows, self.images, self.make_example = rows, images, make_example
+        # the same rows, for those whose features are stored
+        self._light_rows: Sequence[Row] = rows.without_bytes() if hasattr(rows, "without_bytes") else rows
         self.numbers: Sequence[int] = range(len(rows)) if numbers is None else numbers
         self.features = FeatureStore(len(rows), limit=cache_gb * 1e9) if features is None else features
         self.use_features = False
@@ -140,9 +143,13 @@ class RowDataset(Dataset[Example]):
             ValueError: The row is bad.
             OSError: The row is bad.
         """
-        row = self.rows[number]
+        stored = self.use_features and self.features.has(number)
+        row = (self._light_rows if stored else self.rows)[number]
         example = dict(self.make_example(number, row))
-        if "pixel_values" not in example and not (self.use_features and self.features.has(number)):
+        if stored:
+            example.pop("pixel_values", None)
+            example["patch_features"] = self.features.read(number)
+        elif "pixel_values" not in example:
             example["pixel_values"] = self.images(row)
         example["row"] = torch.tensor(number)
         return example
@@ -162,7 +169,7 @@ class RowDataset(Dataset[Example]):
             yield number, example
 
     def with_features(self, use_features: bool = True) -> RowDataset:
-        """The same rows, but images whose features are in the store are not decoded."""
+        """The same rows, but images whose features are in the store are not read."""
         view = copy.copy(self)
         view.use_features = use_features
         return view
@@ -173,7 +180,9 @@ class RowDataset(Dataset[Example]):
         rank, processes = (int(os.environ.get(name, other)) for name, other in (("RANK", 0), ("WORLD_SIZE", 1)))
         rows, own = self.with_features(), range(rank, len(self), processes)
         for start in range(0, len(own), batch_size):
-            self.features.complete(collate([rows[place] for place in own[start : start + batch_size]]))
+            places = [at for at in own[start : start + batch_size] if not self.features.has(self.numbers[at])]
+            if places:
+                self.features.complete(collate([rows[place] for place in places]))
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -252,15 +261,17 @@ class RowCollator:
 
     def __call__(self, examples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """Make one batch."""
-        rest = [{key: value for key, value in each.items() if key not in ("pixel_values", "row")} for each in examples]
+        own = (*IMAGE_KEYS, "row")
+        rest = [{key: value for key, value in each.items() if key not in own} for each in examples]
         batch = dict(self.collate(rest)) if any(rest) else {}
-        images = [each["pixel_values"] for each in examples if "pixel_values" in each]
-        if images:
-            batch["pixel_values"] = torch.cat(images)
+        for key in IMAGE_KEYS:
+            images = [each[key] for each in examples if key in each]
+            if images and (key == "pixel_values" or len(images) == len(examples)):
+                batch[key] = torch.cat(images)
         if self.features:
             batch["feature_rows"] = torch.stack([each["row"] for each in examples])
             counts = [len(each["pixel_values"]) if "pixel_values" in each else -1 for each in examples]
-            batch["feature_counts"] = torch.tensor(counts)  # images of each row; -1: the row comes without pixels
+            batch["feature_counts"] = torch.tensor(counts)  # images of each row; -1: its features are stored
         return batch
 
 

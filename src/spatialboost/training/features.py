@@ -26,7 +26,8 @@ class FeatureStore:
 
     In a distributed run, each process computes the features of its own rows and appends them to its own files. Every
     process reads the files of all processes. So each of n processes computes 1/n of the data set. If a process is
-    killed, the files stay, and the next run uses them.
+    killed, the files stay, and the next run uses them, also with another number of processes. Memory does not grow
+    with the data set: index files are memory-mapped, and features are read from the files when a batch needs them.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -52,9 +53,10 @@ class FeatureStore:
         self.name = ""
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._shards: dict[int, _Shard] = {}
+        self._ranks: list[int] = []  # whose files are read, this process first
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for worker processes: no encoder and no open files, as workers only call `has`."""
+        """State for worker processes: no encoder and no open files, as workers only call `has` and `read`."""
         return {**self.__dict__, "encoder": None, "_temporary": None, "_shards": {}}
 
     def open(self, encoder: nn.Module, layer: int, *, image_size: tuple[int, int]) -> None:
@@ -69,6 +71,9 @@ class FeatureStore:
             self.folder = Path(self._temporary.name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.name, self._shards = name, {}
+        # also of processes that an earlier run had and this one has not
+        found = [int(file.stem.rpartition("-")[2]) for file in self.folder.glob(f"{name}-*.index")]
+        self._ranks = sorted({*found, *range(_world_size())}, key=lambda rank: rank != _rank())
         self._own_shard().create()
 
     def has(self, number: int) -> bool:
@@ -91,6 +96,8 @@ class FeatureStore:
             raise SpatialBoostError("the store of features has no encoder: call open() first")
         batch = dict(batch)
         numbers, counts = (batch.pop(name).tolist() for name in ("feature_rows", "feature_counts"))
+        if "patch_features" in batch:  # those of all rows were read with the rows
+            return batch
         pixels = batch.pop("pixel_values", None)
         ends = np.cumsum([max(0, count) for count in counts])
         missing = [place for place, number in enumerate(numbers) if not self.has(number)]
@@ -98,8 +105,7 @@ class FeatureStore:
             chosen = [pixels[ends[place] - counts[place] : ends[place]] for place in missing]
             rows = [(numbers[place], counts[place]) for place in missing]
             self._own_shard().add(rows, self._compute(torch.cat(chosen)), self.num_rows, self.limit)
-        device = next(self.encoder.parameters()).device
-        batch["patch_features"] = torch.cat([self.read(number) for number in numbers]).to(device)
+        batch["patch_features"] = torch.cat([self.read(number) for number in numbers])
         return batch
 
     @torch.no_grad()
@@ -120,8 +126,7 @@ class FeatureStore:
         """The shard that contains a row; the shard of this process is looked up first."""
         if not self.name:
             return None
-        own = _rank()
-        for rank in (own, *(other for other in range(_world_size()) if other != own)):
+        for rank in self._ranks:
             if self._shard(rank).has(number):
                 return self._shard(rank)
         return None

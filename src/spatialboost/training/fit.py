@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from spatialboost.boosting.channel import is_sharded
 from spatialboost.errors import SpatialBoostError
-from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, not_finite, stopped_by_signal
+from spatialboost.training.batched_trainer import BATCHES, BatchedTrainer
+from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, stopped_by_signal
 from spatialboost.training.claim import read_json
+from spatialboost.training.compiled import compiled
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
-from spatialboost.training.optimizers import build_optimizer
+from spatialboost.training.optimizers import build_optimizer, optimizer_state
+from spatialboost.training.processes import PATIENCE, is_main, loss_explained, wait
+from spatialboost.training.sharding import full_state, shards_like
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +78,12 @@ def fit(
 
     Exactly these parameters must have ``requires_grad``. After the first steps, `MovementCheck` checks that all of them
     have changed and no others. If `folder` has a checkpoint, training resumes from it. A checkpoint contains the
-    trained parameters, the state of the Trainer, and the rows that were left out.
+    trained parameters, the state of the Trainer, and the rows that were left out. The rows of each step depend only on
+    the seed, the step and the global batch, see `GlobalBatches`; so the number of processes may have changed.
 
     Args:
         objective: ``forward(**batch)`` gives a dictionary with ``loss``.
-        dataset: A `RowDataset` or any other data set.
+        dataset: A `RowDataset` or any other data set with a length and numbered examples.
         groups: Parameter groups for `build_optimizer`, each with its highest ``lr``.
         stage: Settings of the stage.
         folder: Folder for checkpoints.
@@ -117,13 +125,12 @@ def fit(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(folder)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if checkpoint is None and not sharded:
-        # The check needs whole gradients, which sharded parameters do not have
+    wait()  # no process may write before all have looked
+    if checkpoint is not None and (checkpoint / BATCHES).exists():
+        trainer.batches.check_facts(read_json(checkpoint / BATCHES))
+    if checkpoint is None:
         trainer.add_callback(Movement(objective))
-    trainer.add_callback(Finite(name, groups, stage))
-    if sharded and rows is not None and rows.use_features:
-        rows.fill_features()  # the encoder cannot be called alone after it is sharded
+    trainer.add_callback(Finite(name, groups, stage, trainer.finite))
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
         rows.leave_out({int(row): reason for row, reason in read_json(checkpoint / SKIPPED).items()})
     began = time.perf_counter()
@@ -132,7 +139,8 @@ def fit(
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
-        with stopped_by_signal(trainer, name), memory_explained(name, stage):
+        blocks = compiled(objective) if stage.compile else nullcontext()
+        with stopped_by_signal(trainer, name), memory_explained(name, stage), loss_explained(name), blocks:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if rows is not None:
         rows.gather_skipped()
@@ -198,10 +206,23 @@ def _arguments(stage: StageConfig, folder: Path, seed: int, device: str, workers
         dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
         ddp_find_unused_parameters=False,
+        ddp_timeout=int(PATIENCE.total_seconds()),
     )
 
 
-class _Engine(Trainer):
+class _Sharded(nn.Module):
+    """A sharded objective, as a model that the Trainer does not wrap again."""
+
+    def __init__(self, objective: nn.Module, device: torch.device, *, bf16: bool) -> None:
+        super().__init__()
+        self.objective, self.device, self.bf16 = objective, device, bf16
+
+    def forward(self, **batch: Any) -> Any:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.objective(**batch)
+
+
+class _Engine(BatchedTrainer):
     """A Trainer with our optimiser and schedule, cached features, and checkpoints of the trained parameters only."""
 
     def __init__(
@@ -217,7 +238,20 @@ class _Engine(Trainer):
     ) -> None:
         self.groups, self.stage, self.rows, self.label = groups, stage, rows, label
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        super().__init__(model=model, args=args, **kwargs)
+        self.sharded = any(is_sharded(p) for p in model.parameters())
+        self.finite = torch.ones((), dtype=torch.bool, device=args.device)  # whether all losses of this process were
+        super().__init__(stage, model=model, args=args, **kwargs)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.sharded:
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if self.sharded and isinstance(model, _Sharded):
+            return model
+        if self.sharded:
+            return _Sharded(model, self.args.device, bf16=self.args.bf16)
+        return super()._wrap_model(model, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -234,31 +268,34 @@ class _Engine(Trainer):
         return self.lr_scheduler
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = super()._prepare_inputs(inputs)
-        return self.rows.features.complete(inputs) if self.rows is not None and self.rows.use_features else inputs
+        if self.rows is not None and self.rows.use_features:
+            inputs = self.rows.features.complete(inputs)
+        device = self.args.device  # the copy of pinned memory goes on while the device computes
+        moved = {
+            key: each.to(device, non_blocking=True) if torch.is_tensor(each) else each for key, each in inputs.items()
+        }
+        return super()._prepare_inputs(moved)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
-        if not bool(torch.isfinite(loss).all()):
-            raise not_finite("the loss", self.label, self.state.global_step + 1, self.stage)
+        self.finite &= torch.isfinite(loss).all()  # `Finite` stops all processes together
         return loss
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not self.args.should_save:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained parameters. All processes gather them, and the main one writes."""
+        model: Any = self.model
+        parameters = dict(model.named_parameters())
+        values = full_state({name: parameters[name].detach() for name in self.trained}, keep=is_main())
+        if not is_main():
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        model: Any = self.model
-        values = dict(model.named_parameters()) if state_dict is None else state_dict
-        save_file({name: values[name].detach().contiguous() for name in self.trained}, folder / WEIGHTS)
+        save_file({name: value.contiguous() for name, value in values.items()}, folder / WEIGHTS)
         if self.rows is not None and self.rows.skipped:
             (folder / SKIPPED).write_text(json.dumps(self.rows.skipped))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         file = Path(resume_from_checkpoint) / WEIGHTS
-        if not file.exists():  # the checkpoint is sharded
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
         own: Any = self.model
         saved, parameters = load_file(file), dict(own.named_parameters())
         if set(saved) != set(self.trained):
@@ -269,7 +306,34 @@ class _Engine(Trainer):
             )
         with torch.no_grad():
             for name, value in saved.items():
-                parameters[name].copy_(value)
+                parameters[name].copy_(shards_like(parameters[name], value))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the whole state of the optimiser, so that another number of processes can go on with it."""
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        state = full_state(optimizer.state_dict(), keep=is_main())
+        if is_main():
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        folder = Path(checkpoint)
+        saved = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", mmap=self.sharded, weights_only=True)
+        optimizer.load_state_dict(saved)
+        for parameter, state in optimizer_state(optimizer):
+            for key, value in state.items():
+                if key != "step" and isinstance(value, Tensor):
+                    state[key] = shards_like(parameter, value)
+        scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, map_location="cpu", weights_only=True))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        wait()  # the main process now writes the file that makes the checkpoint complete
 
 
 def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int], float]:

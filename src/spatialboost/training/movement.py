@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.training.processes import anywhere
 
 _CHUNK = 1 << 22  # elements per chunk, so that a large embedding needs no large copy
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -28,8 +29,7 @@ def state_digest(values: nn.Module | Tensor) -> tuple[int, ...]:
     if isinstance(values, nn.Module):
         sums = [state_digest(value) for value in (*values.parameters(), *values.buffers())]
         return tuple(number for pair in sums for number in pair)
-    local = values.to_local() if hasattr(values, "to_local") else values  # this process's part of a sharded tensor
-    bits = local.detach().contiguous().view(-1)
+    bits = _local(values).detach().contiguous().view(-1)
     bits = bits.to(torch.uint8) if bits.dtype == torch.bool else bits.view(_INTEGER[bits.element_size()])
     total = squares = torch.zeros((), dtype=torch.int64, device=bits.device)
     for chunk in bits.split(_CHUNK):
@@ -78,11 +78,12 @@ class MovementCheck:
         if frozen:
             raise SpatialBoostError(f"{_names(frozen)} are frozen but have gradients: clear them before training")
         if not self.steps:
-            self.waiting = {name for name, p in trainable if p.grad is not None and not bool(p.grad.any())}
+            self.waiting = _nowhere([(name, bool(_local(p.grad).any())) for name, p in trainable if p.grad is not None])
 
     def after_step(self) -> None:
         """Check the parameters; call it after the optimiser step."""
-        moved = {name for name, p in self.module.named_parameters() if state_digest(p) != self.before[name]}
+        parameters = dict(self.module.named_parameters())
+        moved = set(parameters) - _nowhere([(n, state_digest(p) != self.before[n]) for n, p in parameters.items()])
         trainable = {name for name, p in self.module.named_parameters() if p.requires_grad}
         if moved - trainable:
             raise SpatialBoostError(f"{_names(moved - trainable)} are frozen but have changed in the optimiser step")
@@ -95,6 +96,17 @@ class MovementCheck:
                 "rounds small steps to zero"
             )
         self.steps += 1
+
+
+def _local(values: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; another tensor as it is."""
+    return values.to_local() if hasattr(values, "to_local") else values
+
+
+def _nowhere(found: Sequence[tuple[str, bool]]) -> set[str]:
+    """The names for which a condition holds in no process; a process may have an empty part of a sharded parameter."""
+    true = anywhere(*(flag for _, flag in found)) if found else []
+    return {name for (name, _), flag in zip(found, true, strict=True) if not flag}
 
 
 def trainable_report(module: nn.Module) -> dict[str, tuple[int, int]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+
+from spatialboost.boosting.channel import full_value
+from spatialboost.training.sharding import shards_like
 
 
 def build_optimizer(groups: Sequence[dict[str, Any]], *, beta2: float, fused: bool) -> Optimizer:
@@ -24,6 +27,22 @@ def build_optimizer(groups: Sequence[dict[str, Any]], *, beta2: float, fused: bo
     others = [group for group, marked in zip(plain, groups, strict=True) if not marked.get("muon")]
     adamw = AdamW(others, betas=(0.9, beta2), fused=fused)
     return MuonAdamW(Muon(matrices), adamw) if matrices else adamw
+
+
+def optimizer_state(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Each parameter that an optimiser has a state for, and this state.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(2))
+        >>> optimizer = build_optimizer([{"params": [weight], "lr": 0.1}], beta2=0.95, fused=False)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> [(parameter is weight, sorted(state)) for parameter, state in optimizer_state(optimizer)]
+        [(True, ['exp_avg', 'exp_avg_sq', 'step'])]
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    for part in getattr(optimizer, "parts", (optimizer,)):
+        yield from part.state.items()
 
 
 def muon_groups(
@@ -95,7 +114,9 @@ class Muon(Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 mean = state["momentum_buffer"]
                 mean.lerp_(parameter.grad, 1 - group["momentum"])
-                update = self._orthogonal(parameter.grad.lerp(mean, group["momentum"]))
+                # A sharded matrix is gathered, as its orthogonal matrix depends on all of it
+                update = self._orthogonal(full_value(parameter.grad.lerp(mean, group["momentum"])))
+                update = shards_like(parameter, update)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 rows, columns = parameter.shape
                 parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,16 +21,29 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import Rows, open_rows
 from spatialboost.teachers.protocol import Readiness, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.training.claim import CONFIG, DATA, ENCODER, check_claim, locked, read_json, write_claim, write_json
+from spatialboost.training.claim import (
+    CONFIG,
+    DATA,
+    ENCODER,
+    PROCESSES,
+    check_claim,
+    keep_global_batches,
+    locked,
+    read_json,
+    write_claim,
+    write_json,
+)
 from spatialboost.training.config import StageConfig, TrainConfig, load_config
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
+from spatialboost.training.processes import begin, everywhere, from_main, is_main, own_device, wait, world_size
 from spatialboost.training.provenance import data_digest, write_provenance
 from spatialboost.training.report import write_report
 from spatialboost.training.stage import check_new_weights, check_ready, new_weights, train_stage
+from spatialboost.training.strategy import StrategyConfig, chosen_strategy
 from spatialboost.training.subset import choose_rows
 
 logger = logging.getLogger(__name__)
@@ -76,28 +88,34 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         SpatialBoostError: The folder has a run with another configuration, or a part cannot be built.
     """
+    strategy = chosen_strategy(config.strategy)
+    begin(config.device)
     with locked(config.out):
-        return _train(config)
+        return _train(config, strategy)
 
 
-def _train(config: TrainConfig) -> TrainResult:
-    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
+def _train(config: TrainConfig, strategy: StrategyConfig) -> TrainResult:
+    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "strategy": True, "data": {"workers"}})
+    ours[PROCESSES] = world_size()
     check_claim(config.out, ours)  # before anything is loaded
     kind = teacher_class(config.teacher.kind)
     rows = _open(config, kind.columns(config.teacher))
     kind.check_rows(config.stages, rows)
     ours[DATA] = data_digest(rows)
     check_claim(config.out, ours)
-    run = _Run(config)
+    keep_global_batches(config.out, ours, config.stages)
+    run = _Run(config, strategy=strategy)
     run.check_rows()
     ours[ENCODER] = run.encoder_digest
-    if not check_claim(config.out, ours) and _is_main():
+    begun = check_claim(config.out, ours)
+    wait()  # all have looked before the main process writes
+    if not begun and is_main():
         write_claim(config.out, ours)
-    if _is_main():
+    if is_main():
         write_provenance(config.out, config, rows)
     records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
     delta = run.finish()
-    if _is_main():
+    if is_main():
         write_report(config.out, config.model_dump(mode="json"), records, run.encoder)
     return TrainResult(run.teacher, run.encoder, config.out, records, delta)
 
@@ -122,7 +140,7 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
         raise SpatialBoostError(
             f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
         )
-    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER)}
+    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER, PROCESSES)}
     config = load_config({**given, "out": out, "device": device})
     if folders:
         config.data.folders, config.data.held_out = list(folders), 0
@@ -144,9 +162,10 @@ class _Run:
     Args:
         config: The configuration.
         held_out: All rows are held out, and none is trained on.
+        strategy: How several processes share the work.
     """
 
-    def __init__(self, config: TrainConfig, *, held_out: bool = False) -> None:
+    def __init__(self, config: TrainConfig, *, held_out: bool = False, strategy: StrategyConfig | None = None) -> None:
         self.config, self.out = config, config.out
         kind = teacher_class(config.teacher.kind)
         self.rows = _open(config, kind.columns(config.teacher))
@@ -167,7 +186,9 @@ class _Run:
             self.teacher = kind.build(config.teacher, inputs)
         self.encoder_digest = _digest(self.encoder)
         self.new = new_weights(self.teacher)
-        self.teacher.objective.to(_device(config.device))
+        self.strategy = strategy or StrategyConfig()
+        rests = self.strategy.shards and world_size() > 1  # in main memory; each stage puts its shards on the devices
+        self.teacher.objective.to("cpu" if rests else own_device(config.device))
         self.delta: Path | None = None
 
     def check_rows(self) -> None:
@@ -188,8 +209,19 @@ class _Run:
             self.load(name)
             return read_json(folder / RESULT)
         check_new_weights(self.teacher, self.config.stages, name, self.new)
-        readiness = self._check_ready(name, stage) if boosts else None
         dataset = self.dataset(stage, self.training)
+        record: dict[str, Any] = {}
+
+        def before(teacher: Teacher) -> None:
+            readiness = self._check_ready(teacher, name, stage) if boosts else None
+            if readiness is not None:
+                record["readiness"] = readiness.to_json()
+
+        def after(teacher: Teacher) -> None:
+            if teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
+                scores = teacher.score(self.dataset(None, self.held_out))
+                record["scores"] = [_finite(score.to_json()) for score in scores]
+
         fitted = train_stage(
             self.teacher,
             name,
@@ -199,20 +231,19 @@ class _Run:
             seed=self.config.seed,
             device=self.config.device,
             workers=num_workers(self.config.data.workers),
+            strategy=self.strategy,
+            before=before,
+            after=after,
         )
         skipped = dataset.skipped
-        record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}
+        record = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped, **record}
         if boosts:
             record["method"] = stage.method
-        if readiness is not None:
-            record["readiness"] = readiness.to_json()
-        if self.teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
-            record["scores"] = [_finite(score.to_json()) for score in self._scores()]
-        if _is_main():
+        if is_main():
             self._save(name, stage, fitted)
             write_json(folder / RESULT, record)
             remove_checkpoints(folder)
-        _wait()
+        wait()
         return record
 
     def load(self, name: str) -> None:
@@ -221,21 +252,24 @@ class _Run:
         if self.teacher.stages[name].boosts:
             load_learnt(self.encoder, self.out / name / FOLDERS[getattr(self.config, name).method])
 
-    def _check_ready(self, name: str, stage: StageConfig) -> Readiness | None:
+    def _check_ready(self, teacher: Teacher, name: str, stage: StageConfig) -> Readiness | None:
         """Refuse a stage that boosts while the teacher has nothing to teach."""
         if not (self.held_out and self.config.teacher.evaluate):
             logger.warning("no held-out rows are scored, so it is not known whether %s has something to teach", name)
             return None
-        found = self.teacher.readiness(name, stage, self.dataset(None, self.held_out))
-        check_ready(name, found)
+        found = from_main(teacher.readiness(name, stage, self.dataset(None, self.held_out)))
+        try:
+            check_ready(name, found)
+        except SpatialBoostError as error:
+            raise everywhere(error) from None
         return found
 
     def finish(self) -> Path | None:
         """Check the saved delta and delete the stored features; returns the folder of the delta."""
         if self.delta is not None:
             self._check_reload(self.delta)
-        _wait()
-        if _is_main():
+        wait()
+        if is_main():
             shutil.rmtree(self.out / FEATURES, ignore_errors=True)
         return self.delta
 
@@ -243,9 +277,6 @@ class _Run:
         """Examples of some rows: for a stage, or all turns of held-out rows for None."""
         make_example = self.teacher.make_example(stage, self.rows, numbers)
         return RowDataset(self.rows, self.images, make_example, numbers=numbers, features=self.features)
-
-    def _scores(self) -> Sequence[Score]:
-        return self.teacher.score(self.dataset(None, self.held_out))
 
     def _save(self, name: str, stage: Any, fitted: Fit) -> None:
         folder = self.out / name
@@ -324,18 +355,3 @@ def _finite(score: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         logger.warning("%s of %s answered from %s is not finite", ", ".join(wrong), score["kind"], score["answerer"])
     return {**score, **dict.fromkeys(wrong)}
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def _wait() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from spatialboost.training.fit import Fit, fit
 from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
 from spatialboost.training.optimizers import muon_groups
+from spatialboost.training.processes import own_device, wait, world_size
+from spatialboost.training.sharding import call, sharded
+from spatialboost.training.strategy import StrategyConfig
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,9 @@ def train_stage(
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
+    strategy: StrategyConfig | None = None,
+    before: Callable[[Teacher], None] | None = None,
+    after: Callable[[Teacher], None] | None = None,
 ) -> Fit:
     """Train one stage of a teacher. All parameters that the stage does not train are frozen.
 
@@ -45,6 +51,9 @@ def train_stage(
         seed: Random seed for the order of the data.
         device: ``auto`` uses a GPU if there is one.
         workers: Worker processes that read data.
+        strategy: How several processes share the work; None is data parallel.
+        before: Called with the teacher before the first step, also if the training is resumed from a checkpoint.
+        after: Called with the teacher after the last step. It is a teacher with a sharded objective under FSDP2.
     """
     stage, objective = teacher.stages[name], teacher.objective
     objective.requires_grad_(False)
@@ -65,18 +74,29 @@ def train_stage(
     if stage.cached:
         dataset.features.open(objective.encoder, objective.layer, image_size=dataset.images.size)
     rows = dataset.with_features(stage.cached)
-    fitted = fit(
-        objective,
-        rows,
-        groups,
-        config,
-        folder=folder,
-        collate=teacher.collate,
-        seed=seed,
-        device=device,
-        workers=workers,
-        name=name,
-    )
+    strategy, place = strategy or StrategyConfig(), own_device(device)
+    if strategy.shards and stage.cached and world_size() > 1:
+        objective.encoder.to(place)
+        rows.fill_features()  # a sharded encoder cannot be called by one process alone
+        objective.encoder.to("cpu")
+        wait()
+    with sharded(teacher, groups, strategy, place) as (ours, own_groups):
+        if before is not None:
+            call(ours.objective, lambda: before(ours))
+        fitted = fit(
+            ours.objective,
+            rows,
+            own_groups,
+            config,
+            folder=folder,
+            collate=teacher.collate,
+            seed=seed,
+            device=device,
+            workers=workers,
+            name=name,
+        )
+        if after is not None:
+            call(ours.objective, lambda: after(ours))
     rows.warn_of_skipped()
     return fitted
 

@@ -41,6 +41,16 @@ def items(rows) -> list[int]:
     return [json.loads(row["meta"])["item"] for row in rows]
 
 
+def test_bytes_of_images_are_read_only_when_they_are_asked_for(folder, monkeypatch):
+    rows = open_rows([folder]).select_columns(["images", "meta"])
+    light, read, own = pickle.loads(pickle.dumps(rows.without_bytes())), [], rows._read_group
+    light._whole = rows
+    monkeypatch.setattr(rows, "_read_group", lambda group: (read.append(group), own(group))[1])
+    assert items([light[7]]) == [7] and [set(image) for image in light[7]["images"]] == [{"bytes", "path"}]
+    assert not read and light._group(0).column("images").nbytes < 1000
+    assert np.array_equal(open_image(light[7]["images"][0]), open_image(rows[7]["images"][0])) and read
+
+
 def test_rows_come_in_order_and_at_random(folder):
     rows = open_rows([folder])
     assert (len(rows), rows.column_names) == (45, COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -73,8 +73,10 @@ class Rows(Sequence[dict[str, Any]]):
         groups_F: np.ndarray,
         column_names: list[str],
         chosen_N: np.ndarray | None = None,
+        whole: Rows | None = None,
     ) -> None:
         self._files, self._sizes_G, self._groups_F = files, sizes_G, groups_F
+        self._whole = whole  # reads the bytes of images; None: they are read with the rows
         self._ends_G, self._last_F = np.cumsum(sizes_G), np.cumsum(groups_F)
         self.column_names, self._chosen_N = column_names, chosen_N
         self._read: tuple[int, pyarrow.Table] | None = None  # the row group that was read last
@@ -113,7 +115,11 @@ class Rows(Sequence[dict[str, Any]]):
         group = int(np.searchsorted(self._ends_G, row, side="right"))
         place = row - int(self._ends_G[group] - self._sizes_G[group])
         try:
-            return self._group(group).slice(place, 1).to_pylist()[0]
+            found = self._group(group).slice(place, 1).to_pylist()[0]
+            if self._whole is not None and isinstance(found.get("images"), list):
+                images = found["images"]
+                found["images"] = [_Unread(self._whole, index, at, images[at] or {}) for at in range(len(images))]
+            return found
         except (ValueError, OverflowError) as error:  # text that is no UTF-8, a date that Python does not have, ...
             if isinstance(error, SpatialBoostError):
                 raise
@@ -171,6 +177,11 @@ class Rows(Sequence[dict[str, Any]]):
         all_N = np.concatenate(counts) if counts else np.zeros(0, np.int64)
         return all_N if self._chosen_N is None else all_N[self._chosen_N]
 
+    def without_bytes(self) -> Rows:
+        """The same rows, but the bytes of an image are read when they are asked for, and not with the row."""
+        whole = self._whole or self
+        return Rows(self._files, self._sizes_G, self._groups_F, self.column_names, self._chosen_N, whole)
+
     def _file(self, group: int) -> int:
         return int(np.searchsorted(self._last_F, group, side="right"))
 
@@ -185,7 +196,34 @@ class Rows(Sequence[dict[str, Any]]):
         within = group - int(self._last_F[number] - self._groups_F[number])
         with open_parquet(self._files[number], f"row group {within}") as file:
             # A forked worker does not have the threads of its parent process
-            return file.read_row_group(within, columns=self.column_names, use_threads=False)
+            return file.read_row_group(within, columns=self._columns(file), use_threads=False)
+
+    def _columns(self, file: pyarrow.parquet.ParquetFile) -> list[str]:
+        """The columns to read; without the bytes of images, only their paths."""
+        if self._whole is None or "images" not in self.column_names:
+            return self.column_names
+        leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+        paths = [leaf for leaf in leaves if leaf.startswith("images.") and leaf.endswith(".path")]
+        return [*(name for name in self.column_names if name != "images"), *(paths or ["images"])]
+
+
+class _Unread(Mapping[str, Any]):
+    """An image of a row whose bytes are read when they are asked for."""
+
+    def __init__(self, rows: Rows, index: int, place: int, known: Mapping[str, Any]) -> None:
+        self._rows, self._index, self._place, self._known = rows, index, place, known
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._known or key != "bytes":
+            return self._known[key]
+        image = self._rows[self._index]["images"][self._place]
+        return None if image is None else image[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._known, "bytes": None})
+
+    def __len__(self) -> int:
+        return len({**self._known, "bytes": None})
 
 
 class Column(Sequence[Any]):
