@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,21 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerStat
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from spatialboost.boosting.channel import is_sharded
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, stopped_by_signal
 from spatialboost.training.claim import read_json
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
 from spatialboost.training.optimizers import build_optimizer, optimizer_state
-from spatialboost.training.processes import PATIENCE, is_main, loss_explained, total, wait
+from spatialboost.training.processes import (
+    PATIENCE,
+    is_main,
+    loss_explained,
+    total,
+    wait,
+    world_size,
+)
 from spatialboost.training.sharding import full_state, shards_like
 
 logger = logging.getLogger(__name__)
@@ -101,6 +108,13 @@ def fit(
         raise SpatialBoostError(
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU (`torchrun`, `accelerate launch`), "
             "or choose one GPU with CUDA_VISIBLE_DEVICES"
+        )
+    if isinstance(dataset, Sized) and len(dataset) < world_size():
+        raise everywhere(
+            SpatialBoostError(
+                f"{name} has {len(dataset)} rows for {world_size()} processes, and each needs at least one: start "
+                "fewer processes, or give more rows"
+            )
         )
     trained = {id(p) for group in groups for p in group["params"]}
     mismatched = [n for n, p in objective.named_parameters() if p.requires_grad != (id(p) in trained)]
@@ -250,7 +264,8 @@ class _Engine(Trainer):
         count = getattr(self.model, "num_items", None)
         if count is None or not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
-        return total(sum(count(batch).to(device) for batch in batch_samples)).to(device)
+        counts = [count(batch) for batch in batch_samples]
+        return None if any(each is None for each in counts) else total(torch.stack(counts).sum(0)).to(device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
