@@ -177,7 +177,7 @@ def worker(world: Path) -> None:
     refused["stage2"] = {**refused["stage2"], "steps": 1}
     refused["stage3"] = {**refused["stage3"], "require_answers": True}
     note("refused", error_of(result_of, refused))
-    with _At(15, signal.SIGKILL):  # in step 3 of stage 3
+    with _At(13, signal.SIGKILL):  # in step 3 of stage 3
         note("killed", error_of(result_of, settings(world, "killed", strategy={"kind": "fsdp2", "offload": True})))
 
 
