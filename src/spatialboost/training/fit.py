@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState, Traini
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from spatialboost.boosting.channel import is_sharded
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.batched_trainer import BATCHES, BatchedTrainer
 from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, stopped_by_signal
 from spatialboost.training.claim import read_json
@@ -32,7 +32,14 @@ from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
 from spatialboost.training.optimizers import build_optimizer, optimizer_state
-from spatialboost.training.processes import PATIENCE, is_main, loss_explained, wait
+from spatialboost.training.processes import (
+    PATIENCE,
+    is_main,
+    loss_explained,
+    total,
+    wait,
+    world_size,
+)
 from spatialboost.training.sharding import full_state, shards_like
 
 logger = logging.getLogger(__name__)
@@ -105,6 +112,13 @@ def fit(
         raise SpatialBoostError(
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU (`torchrun`, `accelerate launch`), "
             "or choose one GPU with CUDA_VISIBLE_DEVICES"
+        )
+    if isinstance(dataset, Sized) and len(dataset) < world_size():
+        raise everywhere(
+            SpatialBoostError(
+                f"{name} has {len(dataset)} rows for {world_size()} processes, and each needs at least one: start "
+                "fewer processes, or give more rows"
+            )
         )
     trained = {id(p) for group in groups for p in group["params"]}
     mismatched = [n for n, p in objective.named_parameters() if p.requires_grad != (id(p) in trained)]
@@ -252,6 +266,13 @@ class _Engine(BatchedTrainer):
         if self.sharded:
             return _Sharded(model, self.args.device, bf16=self.args.bf16)
         return super()._wrap_model(model, *args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        count = getattr(self.model, "num_items", None)
+        if count is None or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        counts = [count(batch) for batch in batch_samples]
+        return None if any(each is None for each in counts) else total(torch.stack(counts).sum(0)).to(device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

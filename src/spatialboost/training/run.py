@@ -17,7 +17,7 @@ from torch import nn
 from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.encoders.learnt import FOLDERS, load_learnt
 from spatialboost.encoders.libraries import find_library
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.scenes.dataset.reader import Rows, open_rows
 from spatialboost.teachers.protocol import Readiness, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
@@ -39,7 +39,7 @@ from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
-from spatialboost.training.processes import begin, everywhere, from_main, is_main, own_device, wait, world_size
+from spatialboost.training.processes import begin, from_main, is_main, own_device, wait, world_size
 from spatialboost.training.provenance import data_digest, write_provenance
 from spatialboost.training.report import write_report
 from spatialboost.training.stage import check_new_weights, check_ready, new_weights, train_stage

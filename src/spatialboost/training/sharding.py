@@ -79,7 +79,7 @@ def shard(objective: nn.Module, strategy: StrategyConfig, device: torch.device) 
             )
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world_size(),)),
-        "offload_policy": CPUOffloadPolicy() if strategy.offload else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy() if strategy.offload and device.type != "cpu" else OffloadPolicy(),
         "ignored_params": {
             p for p in objective.parameters() if not p.is_floating_point()
         },  # quantised: stay as they are
