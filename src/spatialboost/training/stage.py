@@ -50,18 +50,7 @@ def train_stage(
         workers: Worker processes that read data.
     """
     stage, objective = teacher.stages[name], teacher.objective
-    objective.requires_grad_(False)
-    groups: list[dict[str, Any]] = []
-    if stage.boosts:
-        groups += boost_groups(objective.encoder, objective.layer, config)
-    groups += teacher.groups(name, config)
-    for group in groups:
-        for parameter in group["params"]:
-            parameter.requires_grad_(True)
-    if config.matrix_lr is not None:
-        groups = muon_groups(groups, config.matrix_lr, tables=objective)
-    if config.checkpointing:
-        recompute_activations(objective)
+    groups = prepare_stage(teacher, name, config)
     if stage.cached:
         dataset.features.open(objective.encoder, objective.layer, image_size=dataset.images.size)
     rows = dataset.with_features(stage.cached)
@@ -79,6 +68,24 @@ def train_stage(
     )
     rows.warn_of_skipped()
     return fitted
+
+
+def prepare_stage(teacher: Teacher, name: str, config: Any) -> list[dict[str, Any]]:
+    """Freeze all, boost if the stage does, and let the stage's parameters require gradients; returns their groups."""
+    stage, objective = teacher.stages[name], teacher.objective
+    objective.requires_grad_(False)
+    groups: list[dict[str, Any]] = []
+    if stage.boosts:
+        groups += boost_groups(objective.encoder, objective.layer, config)
+    groups += teacher.groups(name, config)
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    if config.matrix_lr is not None:
+        groups = muon_groups(groups, config.matrix_lr, tables=objective)
+    if config.checkpointing:
+        recompute_activations(objective)
+    return groups
 
 
 def new_weights(teacher: Teacher) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from spatialboost.teachers.language.config import (
 )
 from spatialboost.teachers.protocol import (
     BAD_DATA,
+    Example,
     Groups,
     MakeExample,
     Readiness,
@@ -58,6 +59,9 @@ class LanguageTeacher(Teacher):
         "stage1": Stage(AlignConfig, cached=True, scored=False),
         "stage2": Stage(InstructConfig, cached=True),
         "stage3": Stage(BoostConfig, boosts=True),
+    }
+    savers: ClassVar[Mapping[str, Sequence[str]]] = {
+        stage: ["teacher.llm.dtype=bfloat16"] for stage in ("stage1", "stage3")
     }
 
     def __init__(
@@ -110,6 +114,20 @@ class LanguageTeacher(Teacher):
         new = {"llm": saved is None and options.llm.name == "small", "projector": earlier is None}
         teacher.taught = [getattr(vlm, name) for name in new if not new[name]]
         return teacher
+
+    @classmethod
+    def outline(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
+        """The same parts without weights, from the language model's configuration."""
+        from spatialboost.teachers.language.outline import outline_teacher
+
+        return outline_teacher(cls, options, inputs)
+
+    def typical_example(self, config: Any) -> tuple[Example, int]:
+        """A conversation about one image that is as long as is allowed."""
+        from spatialboost.teachers.language.outline import typical_conversation
+
+        words = self.vlm.llm.get_input_embeddings().weight.shape[0]
+        return typical_conversation(self.max_length, self.num_tokens, words)
 
     def groups(self, stage: str, config: Any) -> Groups:
         """Stage 1: projector. Stage 2: projector and language model. Stage 3: projector if `train_projector`."""
