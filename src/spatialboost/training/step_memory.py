@@ -78,7 +78,8 @@ def shape_only(module: nn.Module) -> FakeTensorMode:
         return made[id(old)][1]
 
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
+        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for tensors in stores:
             tensors.update({name: convert(each) for name, each in tensors.items() if each is not None})
     return mode
 

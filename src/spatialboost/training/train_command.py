@@ -64,10 +64,6 @@ def _print_plan(settings: Any, gpus: int) -> None:
     console = Console()
     for part in plan_tables(plan(settings), gpus):
         console.print(part)
-    console.print(
-        "A GB is 10^9 bytes; the 7 % by which a card sold as 24 or 80 GB is larger are left to CUDA and to gaps between "
-        "tensors, which are not counted. Scoring and the checks before stage 3 are not counted."
-    )
 
 
 @app.command("eval")

@@ -25,11 +25,11 @@ def outline_llm(
 
     Example:
         >>> llm, tokenizer = outline_llm("small", width=32, layers=1, heads=2)
-        >>> llm.config.n_embd, type(tokenizer).__name__
-        (32, 'PreTrainedTokenizerFast')
+        >>> llm.config.n_embd, tokenizer.decode(tokenizer("2.341")["input_ids"])
+        (32, '2.341')
 
-    Of a model on the Hub only the configuration, and the tokenizer if it is asked for, are downloaded. A ``small`` model
-    is made as a whole.
+    Of a model on the Hub only the configuration, and the tokenizer if it is asked for, are downloaded. A ``small``
+    model is made as a whole.
 
     Args:
         name_or_path: As for `load_llm`.
