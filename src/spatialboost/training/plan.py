@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,8 +115,7 @@ class StagePlan:
         shards = gpus if strategy.gradients else 1
         total = memory.weights // (gpus if strategy.weights else 1)
         total += memory.optimizer // (gpus if strategy.optimizer else 1)
-        # where weights are gathered in bfloat16, autocast makes no copies of them
-        total += memory.working(shards, copies=not strategy.weights)
+        total += memory.working(shards)
         total += memory.gradients if strategy.buckets else 0
         if strategy.gradients:
             total += self.gathered[1] * (gpus - 1) // gpus
@@ -172,28 +171,41 @@ class _Parts:
 
 
 def _plan_stage(parts: _Parts, name: str, stage: Any, batch_sizes: Sequence[int]) -> StagePlan:
-    teacher = parts.teacher
+    objective = parts.teacher.objective
     with _quiet():
-        example, num_images, told = _example(parts, stage)
-        with AssumeEqual():  # when the encoder is boosted, it is checked whether its weights are shared or changed
-            groups = prepare_stage(teacher, name, stage)
+        make_batch, told = _batches(parts, name, stage)
+        groups = _prepare(parts, name, stage)
     parameters = [p for group in groups for p in group["params"]]
     memory = {}
     for size in sorted(set(batch_sizes)):
-
-        def batch(size: int = size) -> Mapping[str, Any]:
-            made: dict[str, Any] = RowCollator(teacher.collate)([{**example, "row": torch.tensor(0)}] * size)
-            with parts.mode:
-                pixels = torch.empty(size * num_images, 3, *parts.images.size)
-            if not teacher.stages[name].cached:
-                return {**made, "pixel_values": pixels}
-            return {**made, "patch_features": _features(teacher.objective, pixels)}
-
-        memory[size] = measure_step(teacher.objective, groups, stage, batch)
+        memory[size] = measure_step(objective, groups, stage, lambda size=size: make_batch(size))  # type: ignore[misc]
         for parameter in parameters:
             parameter.grad = None
-    gathered = _gathered(teacher.objective)
-    return StagePlan(name, stage.batch_size, told, sum(p.numel() for p in parameters), memory, gathered)
+    return StagePlan(name, stage.batch_size, told, sum(p.numel() for p in parameters), memory, _gathered(objective))
+
+
+def _prepare(parts: _Parts, name: str, stage: Any) -> list[dict[str, Any]]:
+    """Freeze, boost and choose the trained parameters as `train_stage` does; returns their groups."""
+    with AssumeEqual():  # when an encoder is boosted, it is checked whether its weights are shared or changed
+        return prepare_stage(parts.teacher, name, stage)
+
+
+def _batches(parts: _Parts, name: str, stage: Any) -> tuple[Callable[[int], Mapping[str, Any]], str]:
+    """A function that makes a batch of this many rows, and what one row was taken to be."""
+    teacher = parts.teacher
+    example, num_images, told = _example(parts, stage)
+    held: list[Tensor] = []  # the Trainer keeps a batch until its step is done, also the pixels of stored features
+
+    def make(size: int) -> Mapping[str, Any]:
+        batch: dict[str, Any] = RowCollator(teacher.collate)([{**example, "row": torch.tensor(0)}] * size)
+        with parts.mode:
+            pixels = torch.empty(size * num_images, 3, *parts.images.size)
+        held[:] = [pixels]
+        if not teacher.stages[name].cached:
+            return {**batch, "pixel_values": pixels}
+        return {**batch, "patch_features": _features(teacher.objective, pixels)}
+
+    return make, told
 
 
 @torch.no_grad()
@@ -201,7 +213,7 @@ def _features(objective: Any, pixels: Tensor) -> Tensor:
     """What the store of features computes for the images of a batch that are not stored yet."""
     was_training = objective.encoder.training
     objective.encoder.eval()
-    patches = read_tokens(objective.encoder, pixels, layer=objective.layer).patches
+    patches = read_tokens(objective.encoder, torch.cat([pixels]), layer=objective.layer).patches
     objective.encoder.train(was_training)
     return patches
 
@@ -210,11 +222,11 @@ def _outline(config: TrainConfig) -> _Parts:
     kind = teacher_class(config.teacher.kind)
     rows = _rows(config)
     training = range(max(0, len(rows) - config.data.held_out))
-    with torch.device("meta"), _quiet():
-        encoder = open_encoder(replace(config.encoder, weights=None, pretrained=False), seed=None)
-    images = RowImages(encoder, config.data.image_size)
-    inputs = TeacherInputs(encoder, rows, training, images, config.layer, config.seed)
     with _quiet():
+        with torch.device("meta"):
+            encoder = open_encoder(replace(config.encoder, weights=None, pretrained=False), seed=None)
+        images = RowImages(encoder, config.data.image_size)
+        inputs = TeacherInputs(encoder, rows, training, images, config.layer, config.seed)
         teacher = kind.outline(config.teacher, inputs)
     return _Parts(teacher, shape_only(teacher.objective), images, rows, training)
 

@@ -30,8 +30,7 @@ class StepMemory:
         optimizer: State of the optimiser.
         activations: What is kept from the forward for the backward, and the batch itself.
         copies: The part of `activations` that is copies of weights in another dtype, which autocast makes.
-        moments: The largest other memory at each amount of gradients: bytes of gradients -> (bytes with the copies,
-            bytes without them).
+        moments: Bytes of gradients -> the largest other memory while there are so many, without weights and optimiser.
     """
 
     weights: int = 0
@@ -39,21 +38,16 @@ class StepMemory:
     optimizer: int = 0
     activations: int = 0
     copies: int = 0
-    moments: dict[int, tuple[int, int]] = field(default_factory=dict)
+    moments: dict[int, int] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
         """The largest memory at any moment of a step, with everything on one device."""
         return self.weights + self.optimizer + self.working()
 
-    @property
-    def temporary(self) -> int:
-        """What the peak has beside weights, optimiser, gradients and activations; below zero if they never meet."""
-        return self.peak - self.weights - self.optimizer - self.gradients - self.activations
-
-    def working(self, shards: int = 1, *, copies: bool = True) -> int:
+    def working(self, shards: int = 1) -> int:
         """The largest sum of gradients, of which one device holds one in `shards`, and of all that comes and goes."""
-        return max((grads // shards + both[not copies] for grads, both in self.moments.items()), default=0)
+        return max((gradients // shards + others for gradients, others in self.moments.items()), default=0)
 
 
 def shape_only(module: nn.Module) -> FakeTensorMode:
@@ -148,15 +142,12 @@ def measure_step(
         if stage.clip:
             torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
         before = tracker.others
-        tracker.moments_of_backward = tracker.moments
-        tracker.moments = {}
+        early, tracker.moments = tracker.moments, {}
         optimizer.step()
         found.optimizer = tracker.others - before
     # from the second step on, the state is there all the time
-    late = {grads: tuple(each - found.optimizer for each in both) for grads, both in tracker.moments.items()}
-    for grads, both in (*tracker.moments_of_backward.items(), *late.items()):
-        old = found.moments.get(grads, (0, 0))
-        found.moments[grads] = max(old[0], both[0]), max(old[1], both[1])
+    late = {gradients: others - found.optimizer for gradients, others in tracker.moments.items()}
+    found.moments = {key: max(early.get(key, 0), late.get(key, 0)) for key in early.keys() | late.keys()}
     return found
 
 
@@ -169,8 +160,7 @@ class _Tracker(TorchDispatchMode):
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
         self.others = self.gradients = self.copies = 0
-        self.moments: dict[int, tuple[int, int]] = {}
-        self.moments_of_backward: dict[int, tuple[int, int]] = {}
+        self.moments: dict[int, int] = {}
         self.sizes: dict[int, int] = {}
         self.kinds: dict[int, str] = {}
         self.weights = {_key(each) for each in (*objective.parameters(), *objective.buffers())}
@@ -211,8 +201,7 @@ class _Tracker(TorchDispatchMode):
         self.sizes[key], self.kinds[key] = size, kind
         self.others += size
         self.copies += size * (kind == "copies")
-        old = self.moments.get(self.gradients, (0, 0))
-        self.moments[self.gradients] = max(old[0], self.others), max(old[1], self.others - self.copies)
+        self.moments[self.gradients] = max(self.moments.get(self.gradients, 0), self.others)
         weakref.finalize(storage, self._freed, key)
 
     def _freed(self, key: int) -> None:
