@@ -164,10 +164,10 @@ EXTRAS = {
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},
-    "training": {"train"},
+    "training": {"train", "lora"},
     "experiments": {"demo"},
     "demo": {"demo"},
-    "encoders": {"open-clip", "train", "extract"},  # train and extract: to load what a run or an extractor names
+    "encoders": {"open-clip", "train", "extract", "lora"},  # the last three: to load what a run or an extractor names
 }
 NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "num2words": "the processor of SmolVLM imports it",

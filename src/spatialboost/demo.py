@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,44 +22,47 @@ PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # numbers of the first rooms for the
 
 @dataclass(frozen=True)
 class Settings:
-    """How much the demo does.
+    """How much the demo does. Its training is the preset ``demo``.
 
     Attributes:
         rooms: Number of procedural rooms.
-        held_out: How many of these are not trained on; questions about them are asked after stages 2 and 3.
         depth_turns: Questions on the depth at a point, in each conversation.
         closer_turns: Questions on which of two points is closer.
-        steps: Steps of stages 1, 2 and 3.
-        lr: Highest learning rates of stages 1, 2 and 3.
-        matrix_lr: Highest learning rate of Muon, which trains the matrices in stage 3.
-        train_projector: Whether stage 3 also trains the projector, as one of the paper's two descriptions says.
-        batch_size: Conversations in one step.
         probe: Number of rooms on which the depth probe is fitted, and on which it is measured.
+        changes: ``KEY=VALUE`` each: values of the preset that are replaced.
     """
 
     rooms: int = 3000
-    held_out: int = 48
     depth_turns: int = 12
     closer_turns: int = 0
-    steps: tuple[int, int, int] = (100, 30, 250)
-    lr: tuple[float, float, float] = (1e-3, 3e-4, 1e-3)
-    matrix_lr: float = 0.006
-    train_projector: bool = True
-    batch_size: int = 16
     probe: tuple[int, int] = (500, 300)
+    changes: tuple[str, ...] = ()
+
+
+def _stages(steps: Sequence[int], batch_size: int) -> tuple[str, ...]:
+    """The changes to the three stages for fewer steps on smaller batches."""
+    numbered = list(enumerate(steps, 1))
+    return tuple(f"stage{n}.steps={count}" for n, count in numbered) + tuple(
+        f"stage{n}.batch_size={batch_size}" for n, _ in numbered
+    )
 
 
 # SmolLM2 has 300 times the parameters of the small model, so a CPU has time for fewer and shorter conversations only.
 SMOLLM2 = Settings(
     rooms=300,
-    held_out=8,
     depth_turns=3,
     closer_turns=2,
-    steps=(5, 10, 10),
-    lr=(1e-3, 1e-4, 1e-3),
-    batch_size=2,
+    changes=(
+        *("data.held_out=8", "teacher.evaluate=8", "stage2.lr=1e-4"),
+        *_stages((5, 10, 10), batch_size=2),
+    ),
 )
-TINY = Settings(rooms=24, held_out=4, depth_turns=2, steps=(2, 4, 2), batch_size=4, probe=(8, 4))
+TINY = Settings(
+    rooms=24,
+    depth_turns=2,
+    probe=(8, 4),
+    changes=("data.held_out=4", "teacher.evaluate=4", *_stages((2, 4, 2), batch_size=4)),
+)
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,9 @@ class DemoResult:
 
 def encoder_section() -> dict[str, Any]:
     """The `encoder` section of a run's YAML file for the demo's encoder."""
-    facts = json.loads((ASSETS / "encoder" / "config.json").read_text(encoding="utf-8"))
-    return {
-        "name": "VisionTransformer",
-        "kwargs": facts["architecture"],
-        "weights": str(ASSETS / "encoder" / "model.safetensors"),
-        "mean": facts["mean"],
-        "std": facts["std"],
-    }
+    from spatialboost.training.presets import read_preset
+
+    return read_preset("demo")["encoder"]
 
 
 def load_encoder() -> nn.Module:
@@ -212,34 +210,18 @@ def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
     write_page(out / "shown", out / "conversations.html", limit=8)
 
 
-def _config(out: Path, llm: str, settings: Settings) -> dict[str, Any]:
-    """The run's configuration, with the keys of its YAML file."""
-    small = llm == "default"
-    common = {"batch_size": settings.batch_size, "beta2": 0.95, "save_every": 0, "log_every": 10}
-    stages = [{**common, "steps": steps, "lr": lr} for steps, lr in zip(settings.steps, settings.lr, strict=True)]
-    return {
-        "encoder": encoder_section(),
-        "data": {"folders": [str(out / "data")], "image_size": SIZE, "held_out": settings.held_out},
-        "teacher": {
-            "kind": "language",
-            "llm": {"name": str(ASSETS / "llm") if small else llm},
-            "places": small,
-            "projector_start": "zero" if small else "random",  # the small model was trained to ignore tokens of zeros
-            "max_length": None,
-            "evaluate": settings.held_out,
-        },
-        "stage1": stages[0],
-        "stage2": stages[1],
-        "stage3": {
-            **stages[2],
-            "matrix_lr": settings.matrix_lr,
-            "train_projector": settings.train_projector,
-            # Its language model was trained on true depth maps. After the short first stages it answers hardly better
-            # from the image than without it (the report has the figures), yet it teaches
-            "require_answers": False,
-            "kernel": "auto",
-        },
-    }
+def _config(out: Path, llm: str, settings: Settings) -> Mapping[str, Any]:
+    """The run's configuration, with the keys of its YAML file: the preset ``demo``, and what the settings change."""
+    from spatialboost.training.config import BoostStageConfig
+    from spatialboost.training.overrides import replaced
+    from spatialboost.training.presets import read_preset
+
+    config = read_preset("demo")
+    del config["out"]  # the experiment sets it
+    config["data"]["folders"] = [str(out / "data")]
+    if llm != "default":  # it was trained neither with codes of positions nor to ignore tokens of zeros
+        config["teacher"] |= {"llm": {"name": llm}, "places": False, "projector_start": "random"}
+    return replaced(config, settings.changes, BoostStageConfig.model_fields)
 
 
 def _prepare(out: Path) -> Path:

@@ -280,7 +280,6 @@ def test_a_model_is_returned_as_it_is():
         ({"library": "timm"}, "the encoder has no name"),
         ({"name": "x", "mean": 3}, "encoder.mean is 3; expected three numbers"),
         ({"name": "x", "interpolation": "bicubik"}, "unknown interpolation 'bicubik'; .* Did you mean 'bicubic'"),
-        ({"library": "hf", "name": "x", "weights": "w"}, "transformers takes a Hub id or folder"),
         ({"name": 3}, "encoder.name is '3'; expected the name of a model"),
         ({"name": None}, "encoder.name is 'None'"),
         ({"name": "x", "library": ["timm"]}, "encoder.library is"),

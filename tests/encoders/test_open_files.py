@@ -5,6 +5,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
 
 import spatialboost as sb
 from spatialboost.boosting.channel import boosted_layers
@@ -23,10 +24,13 @@ def test_weights_of_a_file_and_position_grid_of_the_size(tmp_path: Path) -> None
     assert encoder.pos_embed.shape[1] == 1 + 16 and not encoder.training
     with pytest.raises(SpatialBoostError, match="do not fit vit_small"):
         open_encoder("timm:vit_small_patch16_224", weights=tmp_path / "own.safetensors")
-    with pytest.raises(
-        SpatialBoostError, match=r"encoder.weights is .*own.safetensors, but transformers takes a Hub id"
-    ):
-        open_encoder("hf:some/model", weights=tmp_path / "own.safetensors")
+    Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path)
+    other = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    tower = open_encoder(f"hf:{tmp_path}", weights=tmp_path / "other.safetensors").state_dict()
+    assert all(torch.equal(value, tower[name]) for name, value in other.state_dict().items())
+    with pytest.raises(SpatialBoostError, match=r"encoder.weights .*own.safetensors do not fit"):
+        open_encoder(f"hf:{tmp_path}", weights=tmp_path / "own.safetensors")
 
 
 def test_a_delta_goes_onto_the_encoder(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Real:
         self.cached = self.teacher.stages[name].cached
         dataset = run.dataset(self.stage, run.training)
         self.batch = RowCollator(self.teacher.collate)([dataset[i] for i in range(BATCH)])
-        groups = prepare_stage(self.teacher, name, self.stage)
+        groups = prepare_stage(self.teacher, name, self.stage, size=dataset.images.size)
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = build_optimizer(groups, beta2=self.stage.beta2, fused=True)
         self.objective.train()

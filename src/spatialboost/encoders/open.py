@@ -13,6 +13,7 @@ from torch import nn
 
 from spatialboost.encoders.build import build_encoder, fit_image_size
 from spatialboost.encoders.grid import check_grid
+from spatialboost.encoders.learnt import FOLDERS, load_learnt
 from spatialboost.encoders.libraries import ALIASES, LIBRARIES
 from spatialboost.encoders.preprocessing import set_preprocessing
 from spatialboost.encoders.run_file import user_path
@@ -97,9 +98,7 @@ def open_encoder(
     if not (mean is std is interpolation is None):
         set_preprocessing(encoder, mean=mean, std=std, interpolation=interpolation)
     if delta is not None:
-        from spatialboost.weights.pretrained import load_pretrained
-
-        load_pretrained(encoder, delta)
+        load_learnt(encoder, delta)
     check_grid(encoder, checked_size)
     return encoder if isinstance(spec, nn.Module) else encoder.eval()
 
@@ -162,9 +161,10 @@ def _read_run(file: Path, delta: Any) -> tuple[EncoderConfig, Any, int | None]:
 
 
 def _delta_of_run(out: Path) -> Path | None:
-    """The folder of the newest delta that a stage of this run has written, or None."""
-    deltas = [stage / "delta" for stage in out.iterdir() if (stage / "delta").is_dir()] if out.is_dir() else []
-    return max(deltas, key=lambda delta: delta.stat().st_mtime, default=None)
+    """The folder of what a stage of this run has learnt last (a delta, a LoRA or all weights), or None."""
+    stages = [stage for stage in out.iterdir() if stage.is_dir()] if out.is_dir() else []
+    found = [stage / name for stage in stages for name in FOLDERS.values() if (stage / name).is_dir()]
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def _open_delta(

@@ -40,7 +40,7 @@ class EncoderConfig:
             model, or ``FOLDER:ENTRY`` of a local torch.hub folder. ``VisionTransformer`` is timm's class itself, built
             from `kwargs`.
         kwargs: Arguments for timm's ``create_model``, transformers' ``from_pretrained``, and so on.
-        weights: A safetensors file to load strictly; not for transformers, which takes a folder.
+        weights: A safetensors file to load strictly, in place of the library's weights.
         pretrained: True loads the library's own weights, false uses random weights of a fixed seed. None loads them
             for transformers, and for open_clip if the name says which.
         mean: Mean of each colour channel for pixels in [0, 1], in place of the checkpoint's.

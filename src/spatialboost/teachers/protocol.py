@@ -78,7 +78,7 @@ class TeacherInputs:
     Attributes:
         encoder: The encoder to train.
         rows: All rows of the data set; a row is read when it is indexed.
-        training: Numbers of the training rows; the teacher must not use the other rows.
+        training: Numbers of the training rows, in order; the teacher must not use the other rows.
         images: Turns the images of a row into pixel values; has the image size and the patch grid.
         layer: Block of the encoder whose output is read.
         seed: Random seed for new weights.
@@ -87,7 +87,7 @@ class TeacherInputs:
 
     encoder: nn.Module
     rows: Sequence[Row]
-    training: range
+    training: Sequence[int]
     images: RowImages
     layer: int = -1
     seed: int = 0
@@ -227,6 +227,16 @@ class Teacher(ABC):
     def columns(cls, options: Any) -> Sequence[str]:
         """Columns that the rows must have; ``meta`` is also read if there is one."""
         return ("images",)
+
+    @classmethod
+    def check_rows(cls, stages: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """Raise an error if the stages cannot be trained on these rows; called before anything is loaded.
+
+        Args:
+            stages: Stage name -> its settings.
+            rows: All rows. Read few of them, as there may be millions.
+        """
+        return None
 
     @classmethod
     @abstractmethod

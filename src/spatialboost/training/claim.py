@@ -77,7 +77,12 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
     if not file.exists() or (not any(out.glob("*/result.json")) and not any(out.glob("*/checkpoint-*"))):
         return False
     theirs = read_json(file)
-    differ = [key for key in ours if ours[key] != theirs.get(key, ours[key] if key == ENCODER else None)]
+    differ = [key for key in ours if ours[key] != theirs.get(key, ours[key] if key in (DATA, ENCODER) else None)]
+    if DATA in differ:
+        raise SpatialBoostError(
+            f"the data set has other files than when the run in {out} began, so its rows have other numbers: use the "
+            "files of that time, or choose another `out`"
+        )
     if ENCODER in differ:
         raise SpatialBoostError(
             f"the encoder has other weights than when the run in {out} began: use the weights of that time, or choose "
@@ -91,7 +96,8 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
     return True
 
 
-ENCODER = "encoder_weights"  # key of a checksum of the encoder's weights
+# Keys of a checksum of the encoder's weights, and of one of the data set's files
+ENCODER, DATA = "encoder_weights", "data_files"
 
 
 def write_claim(out: Path, ours: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,7 +24,9 @@ from spatialboost.encoders.spec import EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.yaml_file import check_size, read_value, read_yaml
+from spatialboost.training.overrides import replaced
+from spatialboost.training.presets import read_preset
+from spatialboost.yaml_file import check_size, read_yaml
 
 
 class _Strict(BaseModel):
@@ -48,7 +50,10 @@ class DataConfig(_Strict):
         folders: Folders with parquet shards.
         image_size: Images are resized to this size in pixels: one number for a square, or (height, width).
         held_out: Number of rows, taken from the end, that are not trained on but scored for the report.
-        limit: Largest number of rows to train on; None uses all rows that are not held out.
+        limit: Largest number of rows to train on; None uses all rows that are not held out. They are drawn by `seed`,
+            and a smaller number gives a part of the rows of a larger one.
+        single_view: Share of rows with one image among the rows to train on: 1 leaves out rows with several images, 0
+            those with one. None takes the rows as they are.
         cache_gb: Features of the frozen encoder are stored as float32 up to this size, and as float16 above it.
         workers: Worker processes that read and decode data for each training process; null chooses the number by the
             number of processors.
@@ -58,6 +63,7 @@ class DataConfig(_Strict):
     image_size: Pixels | tuple[Pixels, Pixels] = 224
     held_out: int = Field(default=64, ge=0)
     limit: int | None = Field(default=None, ge=1)
+    single_view: float | None = Field(default=None, ge=0, le=1)
     cache_gb: float = Field(default=4.0, gt=0)
     workers: int | None = Field(default=None, ge=0)
 
@@ -107,12 +113,32 @@ class BoostStageConfig(StageConfig):
     """A stage that boosts the encoder and trains Attn+ and the gates. The paper does not give its rate.
 
     Attributes:
+        method: ``attn+``: a second attention beside each one, as in the paper. In its place, for comparison (the
+            paper's Figure 6): ``lora``, or ``full`` for full fine-tuning.
+        layers: Numbers of the blocks that are changed; None is all up to the block that is read. Not for ``full``.
+        projections: Projections of Attn+ that are trained, or of the attention that LoRA adapts: q, k, v and o
+            (output). The others stay equal to those of the original attention. Not for ``full``.
         gate: ``channel``: one gate for each channel, as in the paper. ``scalar``: one gate for each layer.
         kernel: How the boosted layers are computed, see `spatialboost.set_kernel`.
+        lora_rank: Rank of ``lora``, and its alpha: so the update is not scaled.
     """
 
+    method: Literal["attn+", "lora", "full"] = "attn+"
+    layers: Annotated[list[int], Field(min_length=1)] | None = None
+    projections: Annotated[list[Literal["q", "k", "v", "o"]], Field(min_length=1)] = ["q", "k", "v", "o"]
     gate: Literal["channel", "scalar"] = "channel"
     kernel: Literal["host", "auto", "xformers", "sdpa", "math"] = "host"
+    lora_rank: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _settings_of_the_method(self) -> BoostStageConfig:
+        """A setting that the method does not have is a mistake: the comparison would not be what was asked for."""
+        unused = {"attn+": ("lora_rank",), "lora": ("gate",), "full": ("gate", "lora_rank", "layers", "projections")}
+        defaults = type(self).model_fields
+        wrong = [key for key in unused[self.method] if getattr(self, key) != defaults[key].default]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}, which method: {self.method} does not have")
+        return self
 
 
 def _from_name(section: Any) -> Any:
@@ -162,6 +188,7 @@ class TrainConfig(_Strict):
         return self
 
 
+YAML = (".yaml", ".yml")  # a name that ends so is that of a file
 # Keys of earlier versions -> their new names.
 MOVED = {
     "llm": "teacher.llm",
@@ -172,7 +199,7 @@ MOVED = {
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a run's configuration from a YAML file or a dictionary.
+    """Read a run's configuration from a YAML file, a preset or a dictionary.
 
     Example:
         >>> config = load_config({"encoder": "timm:vit_tiny_patch16_224", "data": {"folders": ["rooms"]}, "out": "run"},
@@ -180,10 +207,12 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         >>> config.stages["stage3"].lr, list(config.stages)
         (0.0003, ['stage2', 'stage3'])
 
-    Relative paths in a file and in overrides start at the file's folder.
+    Relative paths in a file and in its overrides start at the file's folder; those of a preset start at the working
+    directory.
 
     Args:
-        source: The YAML file, or its content.
+        source: The YAML file, or the name of a preset (`spatialboost.training.presets`), or its content. A file comes
+            before a preset of the same name.
         overrides: ``KEY=VALUE`` each, which replace values of the file; dots lead into sections, and the value is read
             as YAML.
 
@@ -193,14 +222,15 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     where, folder = "config", None
     if not isinstance(source, Mapping):
         where, folder = str(source), user_path(source).parent
-        source = read_yaml(user_path(source))
+        if is_preset := not user_path(source).exists() and not where.lower().endswith(YAML):
+            folder = Path.cwd()
+        source = read_preset(Path(source).as_posix()) if is_preset else read_yaml(user_path(source))
         if not isinstance(source, Mapping):
             keys = ", ".join(TrainConfig.model_fields)
             raise SpatialBoostError(f"{where} contains {type(source).__name__}; expected keys such as {keys}")
     try:
         check_size(source, "the configuration")
-        for override in overrides:
-            source = _replaced(source, override)
+        source = replaced(source, overrides, BoostStageConfig.model_fields)
         _refuse_empty(source)
         _refuse_moved(source)
         teacher = _teacher_section(source)
@@ -247,25 +277,6 @@ def config_model(kind: str) -> type[TrainConfig]:
             f"teacher {kind!r} has a stage {taken[0]!r}, but this is another key of a run's file: rename it"
         )
     return create_model("TrainConfig", __base__=TrainConfig, teacher=(teacher.Options, ...), **stages)
-
-
-def _replaced(source: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """The content of a file with one value replaced by ``KEY=VALUE``."""
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise SpatialBoostError(f"override {override!r}: expected KEY=VALUE, such as stage3.lr=1e-4")
-    changed = here = dict(source)
-    for number, part in enumerate(path[:-1], 1):
-        section = here.get(part)
-        if isinstance(section, str) and path[0] == "encoder":
-            section = asdict(EncoderConfig.of(section))
-        if section is not None and not isinstance(section, Mapping):
-            where = ".".join(path[:number])
-            raise SpatialBoostError(f"override {override!r}: {where} is {section!r}, which has no keys")
-        here[part] = here = dict(section or {})
-    here[path[-1]] = read_value(text)
-    return changed
 
 
 def _refuse_empty(source: Mapping[str, Any]) -> None:

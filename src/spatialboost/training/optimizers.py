@@ -153,7 +153,11 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict
         >>> [(len(g["params"]), g["weight_decay"]) for g in decay_groups(nn.Linear(2, 2), 1e-3, 0.1)]
         [(1, 0.1), (1, 0.0)]
     """
-    parameters = list(module.parameters())
+    return groups_of(list(module.parameters()), lr, weight_decay)
+
+
+def groups_of(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """`decay_groups` of single parameters."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},

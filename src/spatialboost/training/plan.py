@@ -21,6 +21,7 @@ from spatialboost.training.config import TrainConfig, load_config
 from spatialboost.training.data import RowCollator, RowImages
 from spatialboost.training.stage import prepare_stage
 from spatialboost.training.step_memory import AssumeEqual, StepMemory, measure_step, shape_only
+from spatialboost.training.subset import choose_rows
 
 # A card sold as 80 GB has about 80 * 2**30 bytes. Here a GB is 10**9 bytes: the 7 % between are left to CUDA's context,
 # the workspaces of its libraries and the gaps between tensors, none of which is counted.
@@ -167,7 +168,7 @@ class _Parts:
     mode: Any
     images: RowImages
     rows: Sequence[Row]
-    training: range
+    training: Sequence[int]
 
 
 def _plan_stage(parts: _Parts, name: str, stage: Any, batch_sizes: Sequence[int]) -> StagePlan:
@@ -187,7 +188,7 @@ def _plan_stage(parts: _Parts, name: str, stage: Any, batch_sizes: Sequence[int]
 def _prepare(parts: _Parts, name: str, stage: Any) -> list[dict[str, Any]]:
     """Freeze, boost and choose the trained parameters as `train_stage` does; returns their groups."""
     with AssumeEqual():  # when an encoder is boosted, it is checked whether its weights are shared or changed
-        return prepare_stage(parts.teacher, name, stage)
+        return prepare_stage(parts.teacher, name, stage, size=parts.images.size)
 
 
 def _batches(parts: _Parts, name: str, stage: Any) -> tuple[Callable[[int], Mapping[str, Any]], str]:
@@ -221,7 +222,7 @@ def _features(objective: Any, pixels: Tensor) -> Tensor:
 def _outline(config: TrainConfig) -> _Parts:
     kind = teacher_class(config.teacher.kind)
     rows = _rows(config)
-    training = range(max(0, len(rows) - config.data.held_out))
+    training = choose_rows(config.data, rows, config.seed)[0] if rows else ()
     with _quiet():
         with torch.device("meta"):
             encoder = open_encoder(replace(config.encoder, weights=None, pretrained=False), seed=None)
@@ -231,7 +232,7 @@ def _outline(config: TrainConfig) -> _Parts:
     return _Parts(teacher, shape_only(teacher.objective), images, rows, training)
 
 
-def _rows(config: TrainConfig) -> Sequence[Row]:
+def _rows(config: TrainConfig) -> Any:
     """The rows of the run; none if a folder does not exist yet."""
     if not all(Path(folder).is_dir() for folder in config.data.folders):
         return ()

@@ -16,25 +16,27 @@ import torch
 from torch import nn
 
 from spatialboost.encoders import open_encoder, read_tokens
+from spatialboost.encoders.learnt import FOLDERS, load_learnt
 from spatialboost.encoders.libraries import find_library
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.reader import open_rows
-from spatialboost.teachers.protocol import Readiness, Row, Score, Teacher, TeacherInputs
+from spatialboost.scenes.dataset.reader import Rows, open_rows
+from spatialboost.teachers.protocol import Readiness, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.training.claim import CONFIG, ENCODER, check_claim, locked, read_json, write_claim, write_json
+from spatialboost.training.claim import CONFIG, DATA, ENCODER, check_claim, locked, read_json, write_claim, write_json
 from spatialboost.training.config import StageConfig, TrainConfig, load_config
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
+from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
+from spatialboost.training.provenance import data_digest, write_provenance
 from spatialboost.training.report import write_report
-from spatialboost.training.stage import check_new_weights, new_weights, train_stage
-from spatialboost.weights.pretrained import load_pretrained, save_pretrained
+from spatialboost.training.stage import check_new_weights, check_ready, new_weights, train_stage
+from spatialboost.training.subset import choose_rows
 
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"  # written last: if the file exists, the stage is finished
-DELTA = "delta"
 FEATURES = "features"
 
 
@@ -81,11 +83,18 @@ def train(config: TrainConfig) -> TrainResult:
 def _train(config: TrainConfig) -> TrainResult:
     ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
     check_claim(config.out, ours)  # before anything is loaded
+    kind = teacher_class(config.teacher.kind)
+    rows = _open(config, kind.columns(config.teacher))
+    kind.check_rows(config.stages, rows)
+    ours[DATA] = data_digest(rows)
+    check_claim(config.out, ours)
     run = _Run(config)
     run.check_rows()
     ours[ENCODER] = run.encoder_digest
     if not check_claim(config.out, ours) and _is_main():
         write_claim(config.out, ours)
+    if _is_main():
+        write_provenance(config.out, config, rows)
     records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
     delta = run.finish()
     if _is_main():
@@ -113,7 +122,7 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
         raise SpatialBoostError(
             f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
         )
-    given = {key: value for key, value in read_json(out / CONFIG).items() if key != ENCODER}
+    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER)}
     config = load_config({**given, "out": out, "device": device})
     if folders:
         config.data.folders, config.data.held_out = list(folders), 0
@@ -142,7 +151,10 @@ class _Run:
         kind = teacher_class(config.teacher.kind)
         self.rows = _open(config, kind.columns(config.teacher))
         count = len(self.rows)
-        self.training, self.held_out = (range(0), range(count)) if held_out else _split(config, count)
+        self.training: Sequence[int]
+        self.training, self.held_out = (
+            (range(0), range(count)) if held_out else choose_rows(config.data, self.rows, config.seed)
+        )
         self.features = FeatureStore(len(self.rows), folder=self.out / FEATURES, limit=config.data.cache_gb * 1e9)
         finished = {name: self.out / name for name in config.stages if (self.out / name / RESULT).exists()}
         with torch.random.fork_rng(devices=[]):  # one seed for all new weights; the encoder comes first
@@ -164,12 +176,12 @@ class _Run:
             if not (self.out / name / RESULT).exists():
                 self.dataset(stage, self.training)[0]
 
-    def stage(self, name: str, stage: StageConfig) -> dict[str, Any]:
+    def stage(self, name: str, stage: Any) -> dict[str, Any]:
         """Train a stage, or load it if it is finished; returns its record."""
         folder = self.out / name
         boosts = self.teacher.stages[name].boosts
         if boosts:
-            self.delta = folder / DELTA
+            self.delta = folder / FOLDERS[stage.method]
         if (folder / RESULT).exists():
             logger.info("%s is finished and is loaded", name)
             self.load(name)
@@ -189,6 +201,8 @@ class _Run:
         )
         skipped = dataset.skipped
         record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}
+        if boosts:
+            record["method"] = stage.method
         if readiness is not None:
             record["readiness"] = readiness.to_json()
         if self.teacher.stages[name].scored and self.config.teacher.evaluate and self.held_out:
@@ -204,7 +218,7 @@ class _Run:
         """Load the results of a finished stage."""
         self.teacher.load(name, self.out / name)
         if self.teacher.stages[name].boosts:
-            load_pretrained(self.encoder, self.out / name / DELTA)
+            load_learnt(self.encoder, self.out / name / FOLDERS[getattr(self.config, name).method])
 
     def _check_ready(self, name: str, stage: StageConfig) -> Readiness | None:
         """Refuse a stage that boosts while the teacher has nothing to teach."""
@@ -212,15 +226,8 @@ class _Run:
             logger.warning("no held-out rows are scored, so it is not known whether %s has something to teach", name)
             return None
         found = self.teacher.readiness(name, stage, self.dataset(None, self.held_out))
-        if found is None:
-            return None
-        if found.ready or not found.required:
-            logger.log(logging.INFO if found.ready else logging.WARNING, "%s: %s", name, found.reason)
-            return found
-        raise SpatialBoostError(
-            f"{name} is not begun: {found.reason}. What it would learn could only make the encoder worse. Train the "
-            f"stages before it longer or on more data, or set {name}.require_answers: false to begin in any case"
-        )
+        check_ready(name, found)
+        return found
 
     def finish(self) -> Path | None:
         """Check the saved delta and delete the stored features; returns the folder of the delta."""
@@ -231,7 +238,7 @@ class _Run:
             shutil.rmtree(self.out / FEATURES, ignore_errors=True)
         return self.delta
 
-    def dataset(self, stage: StageConfig | None, numbers: range) -> RowDataset:
+    def dataset(self, stage: StageConfig | None, numbers: Sequence[int]) -> RowDataset:
         """Examples of some rows: for a stage, or all turns of held-out rows for None."""
         make_example = self.teacher.make_example(stage, self.rows, numbers)
         return RowDataset(self.rows, self.images, make_example, numbers=numbers, features=self.features)
@@ -239,7 +246,7 @@ class _Run:
     def _scores(self) -> Sequence[Score]:
         return self.teacher.score(self.dataset(None, self.held_out))
 
-    def _save(self, name: str, stage: StageConfig, fitted: Fit) -> None:
+    def _save(self, name: str, stage: Any, fitted: Fit) -> None:
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         self.teacher.save(name, folder)
@@ -256,7 +263,7 @@ class _Run:
         }
         own_name = self.config.encoder.name if self.config.encoder.name != "VisionTransformer" else None
         base = Path(own_name).name if own_name and Path(own_name).is_absolute() else own_name
-        save_pretrained(self.encoder, folder / DELTA, base=base, training=facts)
+        METHODS[stage.method].save(self.encoder, folder / FOLDERS[stage.method], base=base, training=facts)
 
     @torch.no_grad()
     def _check_reload(self, delta: Path) -> None:
@@ -264,7 +271,7 @@ class _Run:
         _, example = next(self.dataset(None, self.training).usable(1))
         device, layer = next(self.encoder.parameters()).device, self.teacher.objective.layer
         pixels = example["pixel_values"].to(device)
-        fresh = load_pretrained(open_encoder(self.config.encoder, seed=self.config.seed), delta).to(device).eval()
+        fresh = load_learnt(open_encoder(self.config.encoder, seed=self.config.seed), delta).to(device).eval()
         self.teacher.objective.eval()
         ours, theirs = (read_tokens(encoder, pixels, layer=layer).patches for encoder in (self.encoder, fresh))
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
@@ -275,9 +282,9 @@ class _Run:
             )
 
 
-def _open(config: TrainConfig, columns: Sequence[str]) -> Sequence[Row]:
+def _open(config: TrainConfig, columns: Sequence[str]) -> Rows:
     """The rows, with only the columns that the teacher needs, and ``meta`` if there is one."""
-    rows: Any = open_rows(config.data.folders)
+    rows = open_rows(config.data.folders)
     missing = sorted(set(columns) - set(rows.column_names))
     if missing:
         raise SpatialBoostError(
@@ -316,16 +323,6 @@ def _finite(score: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         logger.warning("%s of %s answered from %s is not finite", ", ".join(wrong), score["kind"], score["answerer"])
     return {**score, **dict.fromkeys(wrong)}
-
-
-def _split(config: TrainConfig, count: int) -> tuple[range, range]:
-    """Numbers of the training rows, and of the held-out rows."""
-    if config.data.held_out >= count:
-        raise SpatialBoostError(
-            f"data.held_out is {config.data.held_out}, but there are only {count} rows: choose a smaller number"
-        )
-    cut = count - config.data.held_out
-    return range(min(cut, config.data.limit or cut)), range(cut, count)
 
 
 def _device(wanted: str) -> torch.device:

@@ -9,14 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from spatialboost.boosting import boost, param_groups, set_kernel, status
-from spatialboost.boosting.channel import boosted_layers
-from spatialboost.encoders import feature_layer
 from spatialboost.errors import SpatialBoostError
-from spatialboost.teachers.protocol import Teacher
-from spatialboost.training.config import BoostStageConfig
+from spatialboost.teachers.protocol import Readiness, Teacher
 from spatialboost.training.data import RowDataset
 from spatialboost.training.fit import Fit, fit
+from spatialboost.training.methods import METHODS
 from spatialboost.training.movement import state_digest
 from spatialboost.training.optimizers import muon_groups
 
@@ -50,7 +47,7 @@ def train_stage(
         workers: Worker processes that read data.
     """
     stage, objective = teacher.stages[name], teacher.objective
-    groups = prepare_stage(teacher, name, config)
+    groups = prepare_stage(teacher, name, config, size=dataset.images.size, seed=seed)
     if stage.cached:
         dataset.features.open(objective.encoder, objective.layer, image_size=dataset.images.size)
     rows = dataset.with_features(stage.cached)
@@ -70,14 +67,25 @@ def train_stage(
     return fitted
 
 
-def prepare_stage(teacher: Teacher, name: str, config: Any) -> list[dict[str, Any]]:
-    """Freeze all, boost if the stage does, and let the stage's parameters require gradients; returns their groups."""
-    stage, objective = teacher.stages[name], teacher.objective
+def prepare_stage(
+    teacher: Teacher, name: str, config: Any, *, size: tuple[int, int], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Freeze all, boost if the stage does, and let the stage's parameters require gradients; returns their groups.
+
+    Args:
+        teacher: The teacher.
+        name: Name of the stage.
+        config: Settings of the stage.
+        size: Height and width of the images in pixels.
+        seed: Random seed for new weights.
+    """
+    objective = teacher.objective
     objective.requires_grad_(False)
     groups: list[dict[str, Any]] = []
-    if stage.boosts:
-        groups += boost_groups(objective.encoder, objective.layer, config)
+    if teacher.stages[name].boosts:
+        groups += METHODS[config.method].groups(objective.encoder, objective.layer, config, size=size, seed=seed)
     groups += teacher.groups(name, config)
+    objective.requires_grad_(False)  # new weights that this stage leaves as they are
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)
@@ -92,6 +100,23 @@ def new_weights(teacher: Teacher) -> dict[str, tuple[int, ...]]:
     """Checksums of the parameters that are new: those outside the encoder and outside `Teacher.loaded`."""
     known = {id(p) for part in (teacher.objective.encoder, *teacher.loaded()) for p in part.parameters()}
     return {name: state_digest(p) for name, p in teacher.objective.named_parameters() if id(p) not in known}
+
+
+def check_ready(name: str, found: Readiness | None) -> None:
+    """Refuse a stage that boosts if the teacher has nothing to teach; log why, if it may begin in any case.
+
+    Args:
+        name: The stage that is about to begin.
+        found: The result of `Teacher.readiness`; None if the teacher has no such condition.
+    """
+    if found is None:
+        return
+    if found.required and not found.ready:
+        raise SpatialBoostError(
+            f"{name} is not begun: {found.reason}. What it would learn could only make the encoder worse. Train the "
+            f"stages before it longer or on more data, or set {name}.require_answers: false to begin in any case"
+        )
+    logger.log(logging.INFO if found.ready else logging.WARNING, "%s: %s", name, found.reason)
 
 
 def check_new_weights(
@@ -120,25 +145,6 @@ def check_new_weights(
             f"before it that does (the stages are {', '.join(teacher.stages)}), or let {name} train it, too. "
             "A teacher names parts with weights from elsewhere in `Teacher.loaded`"
         )
-
-
-def boost_groups(encoder: nn.Module, layer: int, config: BoostStageConfig) -> list[dict[str, Any]]:
-    """Boost the blocks up to the one that is read; returns the parameter groups of Attn+ and the gates.
-
-    An encoder that is already boosted is not boosted again.
-    """
-    read = feature_layer(encoder, layer)
-    if not boosted_layers(encoder):
-        boost(encoder, layers=range(read + 1), gate=config.gate)
-    beyond = [each.index for each in status(encoder).layers if each.index > read]
-    if beyond:
-        raise SpatialBoostError(
-            f"layers {beyond} are boosted, but the teacher reads the output of layer {read}, so they would get "
-            f"no gradient: unboost the encoder, or boost it with layers=range({read + 1})"
-        )
-    set_kernel(encoder, config.kernel)
-    logger.info("the encoder:\n%s", status(encoder))
-    return param_groups(encoder, config.lr, config.weight_decay)
 
 
 def recompute_activations(module: nn.Module) -> None:

@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.reader import open_rows
+from spatialboost.teachers.language import BoostConfig, ChatDataset, boost_encoder
+from spatialboost.training import RowImages
 from spatialboost.training.config import load_config
 from spatialboost.training.run import train
 from training_rows import SHAPE, make_rows, write_parquet
@@ -54,6 +57,12 @@ def test_a_model_that_answers_from_the_image_may_teach(world, tmp_path):
     assert found["kinds"]["depth"]["conversations"] == 16
     assert set(found["kinds"]) == {"depth"}  # the only kind that stage 3 asks
     assert result.delta is not None
+    # the same condition in the function for scripts
+    vlm, tokenizer, images = result.teacher.vlm, result.teacher.tokenizer, RowImages(result.encoder, 32)
+    rows = open_rows([world / "data"])
+    chats, others = (ChatDataset(rows, images, tokenizer, numbers=range(*part)) for part in ((48,), (48, 64)))
+    stage = BoostConfig(steps=1, batch_size=4, save_every=0, turns=["depth"])
+    assert boost_encoder(vlm, chats, stage, held_out=others, folder=tmp_path / "script").steps == 1
 
 
 def test_a_model_that_does_not_is_refused_and_nothing_is_boosted(world, tmp_path):

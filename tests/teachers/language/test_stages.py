@@ -10,7 +10,15 @@ import spatialboost as sb
 from spatialboost.encoders import read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_image
-from spatialboost.teachers.language import AlignConfig, BoostConfig, InstructConfig, align, boost_encoder, instruct
+from spatialboost.teachers.language import (
+    AlignConfig,
+    BoostConfig,
+    ChatDataset,
+    InstructConfig,
+    align,
+    boost_encoder,
+    instruct,
+)
 from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM
 from training_rows import build, make_rows
@@ -113,6 +121,16 @@ def test_boost_trains_the_channel_and_keeps_the_base(parts, tmp_path, train_proj
     assert not torch.equal(read_tokens(vlm.encoder, images).patches, features)
     with sb.disabled(vlm.encoder):
         assert torch.equal(read_tokens(vlm.encoder, images).patches, features)
+
+
+def test_a_model_that_does_not_answer_held_out_questions_is_refused(rows, tmp_path, caplog):
+    vlm, tokenizer, dataset = build(rows, numbers=range(16))
+    held_out = ChatDataset(rows, dataset.images, tokenizer, numbers=range(16, 24))
+    with pytest.raises(SpatialBoostError, match="stage3 is not begun: the language model does not answer better"):
+        boost_encoder(vlm, dataset, BoostConfig(**QUICK), held_out=held_out, folder=tmp_path / "3")
+    assert not sb.status(vlm.encoder).layers and not (tmp_path / "3").exists()
+    boost_encoder(vlm, dataset, BoostConfig(**QUICK, require_answers=False), held_out=held_out, folder=tmp_path / "3")
+    assert "stage3: the language model does not answer better" in caplog.text
 
 
 def test_only_what_is_read_is_boosted(parts, tmp_path):

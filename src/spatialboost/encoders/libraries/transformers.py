@@ -40,11 +40,6 @@ class Transformers:
 
     def build(self, config: EncoderConfig, dtype: Any) -> nn.Module:
         name = config.name
-        if config.weights is not None:
-            raise SpatialBoostError(
-                f"encoder.weights is {config.weights}, but transformers takes a Hub id or folder: give the folder that "
-                "contains model.safetensors and config.json as the name"
-            )
         kwargs = {"dtype": dtype or "auto", **config.kwargs}
         kwargs["dtype"] = kwargs.pop("torch_dtype", kwargs["dtype"])  # its earlier name
         with explain_load_errors(f"hf:{name}"):
@@ -55,7 +50,7 @@ class Transformers:
             return with_processor(image_tower(model, name), name, options)
 
     def loads_weights(self, config: EncoderConfig) -> bool:
-        return config.pretrained is not False
+        return config.pretrained is not False and config.weights is None
 
     def reads(self, encoder: nn.Module) -> bool:
         config = getattr(encoder, "config", None)

@@ -145,6 +145,32 @@ class Rows(Sequence[dict[str, Any]]):
             raise SpatialBoostError(f"there is no column {missing}; there are {self.column_names}")
         return Rows(self._files, self._sizes_G, self._groups_F, list(names), self._chosen_N)
 
+    @property
+    def files(self) -> list[str]:
+        """The parquet files, in the order of their rows."""
+        return list(self._files)
+
+    def lengths(self, column: str) -> np.ndarray:
+        """The number of elements of a list in each row, such as ``images``. What is in the lists is not read."""
+        import pyarrow.compute as pc
+
+        counts = []
+        for path in self._files:
+            with open_parquet(path, f"column {column}") as file:
+                row_group, names = file.metadata, [file.schema.column(i).path for i in range(len(file.schema))]
+                inside = [name for name in names if name.startswith(f"{column}.")]
+                sizes = {
+                    name: sum(
+                        row_group.row_group(g).column(names.index(name)).total_compressed_size
+                        for g in range(file.num_row_groups)
+                    )
+                    for name in inside
+                }
+                table = file.read(columns=[min(inside, key=sizes.__getitem__)], use_threads=False)
+                counts.append(pc.fill_null(pc.list_value_length(table.column(column)), 0).to_numpy())
+        all_N = np.concatenate(counts) if counts else np.zeros(0, np.int64)
+        return all_N if self._chosen_N is None else all_N[self._chosen_N]
+
     def _file(self, group: int) -> int:
         return int(np.searchsorted(self._last_F, group, side="right"))
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.language.turns import Order, arrange_turns
 from spatialboost.teachers.protocol import BAD_DATA, row_images, row_meta
 from spatialboost.training.data import RowDataset, RowImages
 from spatialboost.training.features import FeatureStore
@@ -30,6 +31,8 @@ class ChatExamples:
         max_length: Largest number of tokens; turns that do not fit are left out.
         turns: Keep only turns of these kinds (``meta["turns"][i]["kind"]``); a row without such a turn is bad.
         shuffled: Replaces the answers by those of other rows, for the control experiment; None keeps the answers.
+        order: Order of the turns, see `arrange_turns`; None leaves them as they are.
+        seed: Random seed for the order ``random``.
     """
 
     def __init__(
@@ -41,7 +44,10 @@ class ChatExamples:
         max_length: int | None = None,
         turns: Sequence[str] | None = None,
         shuffled: ShuffledAnswers | None = None,
+        order: Order | None = None,
+        seed: int = 0,
     ) -> None:
+        self.order, self.seed = order, seed
         self.rows, self.tokenizer, self.num_tokens = rows, tokenizer, num_tokens
         self.max_length, self.turns, self.shuffled = max_length, turns, shuffled
 
@@ -54,7 +60,8 @@ class ChatExamples:
     def chat(self, number: int, row: Row | None = None) -> Chat:
         """Messages of a row and the kind of each turn."""
         chat = read_chat(self.rows[number] if row is None else row, self.turns)
-        return chat if self.shuffled is None else self.shuffled(number, chat, self._unshuffled_chat)
+        chat = chat if self.shuffled is None else self.shuffled(number, chat, self._unshuffled_chat)
+        return chat if self.order is None else arrange_turns(chat, self.order, [self.seed, number])
 
     def visual_tokens(self, row: Row) -> list[int]:
         """Number of visual tokens of each image of a row."""

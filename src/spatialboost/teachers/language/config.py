@@ -63,11 +63,14 @@ class ChatKeys(BaseModel):
 
     Attributes:
         turns: Keep only turns of these kinds; None keeps all.
+        order: Order of the turns: ``forward`` (pixel, object, scene), ``reverse``, or ``random`` for each row by
+            `seed`; captions stay last. None leaves them as the rows have them.
         shuffle_answers: For the control experiment: exchange answers between rows, among turns of the same kind, so
             that answers do not belong to the image. See `spatialboost.teachers.language.chats.ShuffledAnswers`.
     """
 
     turns: Annotated[list[str], Field(min_length=1)] | None = None
+    order: Literal["forward", "reverse", "random"] | None = None
     shuffle_answers: bool = False
 
 

@@ -9,7 +9,7 @@ from spatialboost.teachers.language.config import AlignConfig, BoostConfig, Inst
 from spatialboost.teachers.language.teacher import LanguageTeacher
 from spatialboost.training.fit import Fit
 from spatialboost.training.movement import state_digest
-from spatialboost.training.stage import check_new_weights, train_stage
+from spatialboost.training.stage import check_new_weights, check_ready, train_stage
 from spatialboost.vlm.model import SpatialVLM
 
 
@@ -52,24 +52,33 @@ def instruct(vlm: SpatialVLM, dataset: ChatDataset, stage: InstructConfig | None
     return train_stage(_teacher(vlm, dataset), "stage2", stage or InstructConfig(), dataset, **options)
 
 
-def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | None = None, **options: Any) -> Fit:
+def boost_encoder(
+    vlm: SpatialVLM,
+    dataset: ChatDataset,
+    stage: BoostConfig | None = None,
+    *,
+    held_out: ChatDataset | None = None,
+    **options: Any,
+) -> Fit:
     """Stage 3: boost the encoder and train Attn+ and the gates; its base weights and the language model are frozen.
 
     Only the blocks up to the one that the language model reads are boosted. An encoder that is already boosted is not
     boosted again.
 
     Example:
-        >>> boost_encoder(vlm, dataset, BoostConfig(epochs=1), folder=Path("run/stage3"))  # doctest: +SKIP
+        >>> boost_encoder(vlm, dataset, BoostConfig(epochs=1), held_out=test, folder=Path("stage3"))  # doctest: +SKIP
 
     Args:
         vlm: The model; it and its encoder are changed in place.
         dataset: Training conversations.
         stage: Settings of the stage; None uses the defaults.
+        held_out: Conversations that no stage trains on. The language model has to answer them better from the image
+            than without it, or the stage is not begun (`BoostConfig.require_answers`). None does not measure it.
         **options: The same as for `align`.
 
     Raises:
         SpatialBoostError: The projector is new, and nothing has trained or loaded it: call `align` or `instruct` first,
-            load its weights, or set `train_projector`.
+            load its weights, or set `train_projector`. Or the language model does not answer from the image.
 
     Source: the paper's section 3.1 (what is trained), equation 1 (the gates).
     """
@@ -77,6 +86,8 @@ def boost_encoder(vlm: SpatialVLM, dataset: ChatDataset, stage: BoostConfig | No
     teacher = _teacher(vlm, dataset)
     new = {f"vlm.{name}": state_digest(weight) for name, weight in vlm.new_weights().items()}
     check_new_weights(teacher, {"stage3": stage}, "stage3", new)
+    if held_out is not None:
+        check_ready("stage3", teacher.readiness("stage3", stage, held_out))
     return train_stage(teacher, "stage3", stage, dataset, **options)
 
 

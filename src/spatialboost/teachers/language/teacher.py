@@ -89,6 +89,13 @@ class LanguageTeacher(Teacher):
         return ("images", "messages")
 
     @classmethod
+    def check_rows(cls, stages: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """Refuse kinds of turn that are unknown."""
+        from spatialboost.teachers.language.turns import check_kinds
+
+        check_kinds(stages, rows)
+
+    @classmethod
     def build(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
         """Load the language model and make a new projector. If stage 2 is finished, its language model is loaded."""
         from spatialboost.vlm.llm_checks import check_chats
@@ -145,10 +152,17 @@ class LanguageTeacher(Teacher):
         """Return a `ChatExamples`, which makes the tokens of a conversation with the turns chosen for the stage."""
         from spatialboost.teachers.language.chats import ChatExamples, ShuffledAnswers
 
-        turns = None if config is None else config.turns
+        turns, order = (None, None) if config is None else (config.turns, config.order)
         shuffled = ShuffledAnswers(numbers, self.seed) if config is not None and config.shuffle_answers else None
         return ChatExamples(
-            rows, self.tokenizer, self.num_tokens, max_length=self.max_length, turns=turns, shuffled=shuffled
+            rows,
+            self.tokenizer,
+            self.num_tokens,
+            max_length=self.max_length,
+            turns=turns,
+            shuffled=shuffled,
+            order=order,
+            seed=self.seed,
         )
 
     def readiness(self, stage: str, config: Any, rows: RowDataset) -> Readiness | None:
