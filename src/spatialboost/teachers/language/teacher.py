@@ -90,7 +90,9 @@ class LanguageTeacher(Teacher):
         from spatialboost.vlm.llm_checks import check_chats
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
+        from spatialboost.vlm.pooling import PatchPool
 
+        pool = PatchPool(inputs.images.grid, options.pool)
         earlier = None if options.earlier_run is None else last_stage(options.earlier_run)
         stage2 = inputs.finished.get("stage2", earlier)
         saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
@@ -99,15 +101,15 @@ class LanguageTeacher(Teacher):
             llm, tokenizer = load_llm(saved, dtype=dtype, quantization=quantization)
         else:
             llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
-        grid = inputs.images.grid if options.places else None
+        grid = pool.grid if options.places else None
         projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
         if earlier is not None:
             load_projector(projector, earlier / PROJECTOR)
         check_chats(llm, tokenizer, _conversations(inputs))
-        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
-        teacher = cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
+        teacher = cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
         new = {"llm": saved is None and options.llm.name == "small", "projector": earlier is None}
         teacher.taught = [getattr(vlm, name) for name in new if not new[name]]
         return teacher
