@@ -14,6 +14,7 @@ from spatialboost.vlm.llms import build_tokenizer
 from spatialboost.vlm.model import SpatialVLM
 
 LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+LLAMA |= {"max_position_embeddings": 256}
 LLMS = {
     "llama": lambda words: LlamaForCausalLM(LlamaConfig(vocab_size=words, **LLAMA)),
     "llama tied": lambda words: LlamaForCausalLM(LlamaConfig(vocab_size=words, **LLAMA, tie_word_embeddings=True)),

@@ -51,6 +51,10 @@ class TeacherOptions(BaseModel):
         """The options with their relative paths joined to the folder of the run's file; most teachers have none."""
         return self
 
+    def check_stages(self, stages: Mapping[str, StageConfig]) -> None:
+        """Raise a ValueError if these options do not go with the stages of the run; nothing is loaded yet."""
+        return None
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -277,6 +281,17 @@ class Teacher(ABC):
 
         The trainer freezes all other parameters.
         """
+
+    def prepare(self, stage: str, config: Any) -> None:
+        """Set what a stage's settings change in the teacher's modules, apart from their weights.
+
+        It is called before a stage is trained. For the stages of a run, it is first called before the first of them, so
+        that settings which cannot be used end the run there.
+
+        Raises:
+            SpatialBoostError: The stage cannot be trained with these settings.
+        """
+        return None
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
         """Return a function that makes tensors from a row's number and the row; the trainer adds the images.

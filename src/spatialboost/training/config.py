@@ -185,6 +185,7 @@ class TrainConfig(_Strict):
         if not self.stages:
             names = teacher_class(self.teacher.kind).stages
             raise ValueError(f"all stages ({', '.join(names)}) are null, so there is nothing to train")
+        self.teacher.check_stages(self.stages)
         return self
 
 

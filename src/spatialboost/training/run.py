@@ -174,6 +174,7 @@ class _Run:
         """Make one example for each stage that is not finished, so that stage 3 does not fail after stages 1 and 2."""
         for name, stage in self.config.stages.items():
             if not (self.out / name / RESULT).exists():
+                self.teacher.prepare(name, stage)
                 self.dataset(stage, self.training)[0]
 
     def stage(self, name: str, stage: Any) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def prepare_stage(
     """
     objective = teacher.objective
     objective.requires_grad_(False)
+    teacher.prepare(name, config)
     groups: list[dict[str, Any]] = []
     if teacher.stages[name].boosts:
         groups += METHODS[config.method].groups(objective.encoder, objective.layer, config, size=size, seed=seed)

@@ -41,6 +41,7 @@ def load_llm(
     *,
     conversations: Iterable[Conversation] | None = None,
     dtype: torch.dtype = torch.float32,
+    quantization: Literal["8bit", "4bit"] | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
@@ -57,8 +58,13 @@ def load_llm(
             ``AutoModelForCausalLM``; code from the Hub is never run.
         conversations: Lists of messages, for ``"small"``.
         dtype: Type of the weights.
+        quantization: Read the weights of the linear layers in 8 or 4 bits (nf4), with bitsandbytes. Such a model can
+            teach but not be trained: gradients flow through it, to what is before it. `dtype` is the type of the other
+            weights, and in which 4-bit layers compute.
         **options: Arguments for `build_small_llm`, or for ``from_pretrained``.
     """
+    if quantization is not None:
+        options["quantization_config"] = _quantised(quantization, dtype, name_or_path)
     if name_or_path == "small":
         if conversations is None:
             raise SpatialBoostError(
@@ -92,7 +98,38 @@ def load_llm(
         if hasattr(llm.config, "quantization_config"):
             del llm.config.quantization_config
     check_tokenizer(llm, tokenizer, name_or_path)
-    return llm.to(dtype), tokenizer
+    if not is_quantised(llm):
+        return llm.to(dtype), tokenizer
+    for layer in llm.modules():
+        # On a processor, bitsandbytes repacks 4-bit weights when a layer first runs without gradients, and the repacked
+        # layer gives no gradient to its input, without a word (`Linear4bit.forward`, 0.49)
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return llm, tokenizer
+
+
+def is_quantised(llm: Any) -> bool:
+    """Whether the weights of a model of transformers are quantised, so that they cannot be trained or converted."""
+    return getattr(llm, "hf_quantizer", None) is not None
+
+
+def _quantised(bits: Literal["8bit", "4bit"], dtype: torch.dtype, name: str | Path) -> Any:
+    """transformers' configuration of bitsandbytes.
+
+    Raises:
+        SpatialBoostError: The model has no safetensors, or bitsandbytes is not installed.
+    """
+    if name in ("small", "smollm2"):
+        raise SpatialBoostError(f'quantization: {bits} needs safetensors, which "{name}" has not: give a folder')
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SpatialBoostError(
+            f'quantization: {bits} needs the package bitsandbytes: pip install "spatialboost[quantized]"'
+        )
+    from transformers import BitsAndBytesConfig
+
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def build_small_llm(

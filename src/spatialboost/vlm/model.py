@@ -13,7 +13,9 @@ from spatialboost.encoders import feature_dim, feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
 from spatialboost.vlm.llm_checks import num_positions
+from spatialboost.vlm.packing import Way, pack, start_packing, stop_packing
 from spatialboost.vlm.places import grid_code
+from spatialboost.vlm.pooling import PatchPool
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
 # width, V size of the vocabulary, A labelled tokens of the whole batch.
@@ -58,7 +60,8 @@ class SpatialVLM(nn.Module):
         llm: Any ``AutoModelForCausalLM``.
         layer: Block of the encoder whose output is read.
         projector: Maps ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer projector of LLaVA-1.5.
-        grid: Rows and columns of patches. If given, a fixed code of its position is added to each visual token. The
+        pool: Replaces squares of neighbouring patches by their mean, before the projector; None keeps all patches.
+        grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each visual token. The
             tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
             language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
@@ -72,10 +75,11 @@ class SpatialVLM(nn.Module):
         *,
         layer: int = -1,
         projector: nn.Module | None = None,
+        pool: PatchPool | None = None,
         grid: tuple[int, int] | None = None,
     ):
         super().__init__()
-        self.layer = layer
+        self.layer, self.pool = layer, pool
         self.feature_layer = feature_layer(encoder, layer)
         self.encoder = encoder
         self.llm: Any = llm
@@ -87,6 +91,21 @@ class SpatialVLM(nn.Module):
         places_NE = None if grid is None else grid_code(grid, width)
         self.register_buffer("places_NE", places_NE, persistent=False)
         self._fast_head: bool | None = None
+        self._packing: Way | None = None
+
+    def set_packing(self, packed: bool) -> None:
+        """Compute the loss on packed rows: several conversations of a batch in one row, without attention between them.
+
+        Logits and loss are the same as without. Generation is not changed.
+
+        Raises:
+            SpatialBoostError: The language model cannot keep conversations in one row apart.
+        """
+        self._packing = None
+        if packed:
+            self._packing = start_packing(self.llm)
+        else:
+            stop_packing(self.llm)
 
     def new_weights(self) -> dict[str, nn.Parameter]:
         """The weights of the projector that still have the random values that they were made with, by name."""
@@ -126,12 +145,14 @@ class SpatialVLM(nn.Module):
         embeds_BLE = self.llm.get_input_embeddings()(input_ids)
         if patch_features is None and pixel_values is not None and len(pixel_values):
             patch_features = read_tokens(self.encoder, pixel_values, layer=self.layer).patches
+        if patch_features is not None and self.pool is not None:
+            patch_features = self.pool(patch_features)
         num_places = int(visual_mask.sum())
         num_tokens = 0 if patch_features is None else patch_features.shape[0] * patch_features.shape[1]
         if num_places != num_tokens:
             raise SpatialBoostError(
                 f"visual_mask has {num_places} positions, but the images give {num_tokens} tokens: encode the chat "
-                "with num_visual_tokens equal to the number of patches of one image"
+                "with num_visual_tokens equal to the number of visual tokens of one image"
             )
         if patch_features is None or not num_tokens:
             return embeds_BLE
@@ -163,6 +184,9 @@ class SpatialVLM(nn.Module):
             turns: Not used; accepted because a batch of `Collator` contains it.
         """
         embeds_BLE = self.embed(input_ids, visual_mask, pixel_values=pixel_values, patch_features=patch_features)
+        packing = None
+        if self._packing is not None and labels is not None and attention_mask is not None:
+            packing = pack(attention_mask, self._packing)
         if attention_mask is not None and bool((attention_mask[:, :-1] >= attention_mask[:, 1:]).all()):
             # Padding on the right needs no mask, as attention is causal. Without a mask, fast kernels are used.
             attention_mask = None
@@ -176,21 +200,23 @@ class SpatialVLM(nn.Module):
             raise SpatialBoostError(
                 "no token of the batch is labelled: check that max_length is long enough for the first answer"
             )
-        logits_AV = self._logits_at(embeds_BLE, attention_mask, learnt_BL)
+        rows_A, columns_A = learnt_BL.nonzero(as_tuple=True)
+        if packing is None:
+            logits_AV = self._logits_at(rows_A, columns_A, inputs_embeds=embeds_BLE, attention_mask=attention_mask)
+        else:
+            places = packing.find(rows_A, columns_A)
+            logits_AV = self._logits_at(*places, inputs_embeds=packing.gather(embeds_BLE), **packing.options(self.llm))
         loss = nn.functional.cross_entropy(logits_AV.float(), targets_A)
         return VLMOutput(loss=loss, logits=logits_AV, targets=targets_A)
 
-    def _logits_at(self, embeds_BLE: Tensor, attention_mask: Tensor | None, chosen_BL: Tensor) -> Tensor:
-        """Logits at the chosen positions. The last of the L positions cannot be chosen, as no token follows it."""
+    def _logits_at(self, rows_A: Tensor, columns_A: Tensor, **inputs: Any) -> Tensor:
+        """Logits of the language model at the chosen positions."""
         if self._fast_head is None:
             self._fast_head = _head_is_linear(self.llm)
         if not self._fast_head:
-            logits_BLV = self.llm(inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False).logits
-            return logits_BLV[:, :-1][chosen_BL]
-        hidden_BLE = self.llm.base_model(
-            inputs_embeds=embeds_BLE, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        return self.llm.get_output_embeddings()(hidden_BLE[:, :-1][chosen_BL])
+            return self.llm(**inputs, use_cache=False).logits[rows_A, columns_A]
+        hidden = self.llm.base_model(**inputs, use_cache=False).last_hidden_state
+        return self.llm.get_output_embeddings()(hidden[rows_A, columns_A])
 
     @torch.no_grad()
     def generate(

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 import spatialboost as sb
 from spatialboost.encoders import read_tokens
@@ -180,3 +181,31 @@ def test_the_stages_learn(tmp_path):
     dataset.images = Inverted(vlm.encoder, 32)
     boosted = boost_encoder(vlm, dataset, BoostConfig(**common, steps=80, lr=3e-3), folder=tmp_path / "3")
     assert boosted.history[-1]["loss"] < 0.06 < 0.2 < boosted.history[0]["loss"]
+
+
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
+def test_packing_changes_neither_losses_nor_weights(tmp_path, stage):
+    rows = make_rows(8)
+    for row in rows[::2]:
+        row["messages"] = row["messages"][:2]  # so that lengths differ
+    found = []
+    for pack in (False, True):
+        vlm, _, dataset = build(rows)
+        keys = {**QUICK, "pack": pack}
+        if stage == "stage2":
+            fitted = instruct(vlm, dataset, InstructConfig(**keys), folder=tmp_path / str(pack))
+        else:
+            fitted = boost_encoder(vlm, dataset, BoostConfig(**keys), folder=tmp_path / str(pack))
+        found.append(([entry["loss"] for entry in fitted.history], snapshot(vlm)))
+    assert vlm._packing == "row"
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert all(torch.allclose(value, found[1][1][name], atol=1e-4) for name, value in found[0][1].items())
+
+
+def test_a_language_model_that_cannot_be_packed_is_refused(rows, tmp_path):
+    vlm, tokenizer, dataset = build(rows)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}
+    recurrent = SpatialVLM(vlm.encoder, MambaForCausalLM(MambaConfig(**shape)))
+    with pytest.raises(SpatialBoostError, match=r"pack: true cannot be used with MambaForCausalLM"):
+        instruct(recurrent, dataset, InstructConfig(**QUICK, pack=True), folder=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spatialboost.encoders.run_file import resolve_path
 from spatialboost.teachers.protocol import TeacherOptions
@@ -20,6 +21,8 @@ class LLMConfig(BaseModel):
         kwargs: Arguments for `spatialboost.vlm.llms.build_small_llm` (kind, width, layers, heads, ...), or for
             ``from_pretrained`` of other models.
         dtype: Type of the weights. Use float32 if stage 2 trains the model: bfloat16 rounds small steps to zero.
+        quantization: ``8bit`` or ``4bit``: read the weights of the linear layers in this precision (bitsandbytes, the
+            extra ``quantized``), for a model that no stage trains. None does not.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -27,6 +30,16 @@ class LLMConfig(BaseModel):
     name: str = "smollm2"
     kwargs: dict[str, Any] = {}
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["8bit", "4bit"] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_quantised(self) -> LLMConfig:
+        if self.quantization and self.name in ("small", "smollm2"):
+            raise ValueError(
+                f'quantization: {self.quantization} needs safetensors, which "{self.name}" has not: give a folder or a '
+                "Hub id"
+            )
+        return self
 
 
 class LanguageOptions(TeacherOptions):
@@ -34,6 +47,8 @@ class LanguageOptions(TeacherOptions):
 
     Attributes:
         llm: The language model that teaches.
+        pool: Side of the squares of neighbouring patches whose mean is one visual token: 2 gives a quarter of the
+            tokens. It must divide the rows and the columns of patches.
         places: Add a code of its position in the image to each visual token, see `spatialboost.vlm.SpatialVLM`. For a
             ``small`` language model, set ``places: true`` in its kwargs too.
         projector_start: ``random``: random weights. ``zero``: the last layer starts at zero, so visual tokens start
@@ -45,6 +60,7 @@ class LanguageOptions(TeacherOptions):
 
     kind: Literal["language"] = "language"
     llm: LLMConfig = LLMConfig()
+    pool: int = Field(default=1, ge=1)
     places: bool = False
     projector_start: Literal["random", "zero"] = "random"
     max_length: int | None = Field(default=2048, ge=8)
@@ -57,9 +73,18 @@ class LanguageOptions(TeacherOptions):
         earlier = None if self.earlier_run is None else resolve_path(self.earlier_run, folder)
         return self.model_copy(update={"llm": self.llm.model_copy(update={"name": name}), "earlier_run": earlier})
 
+    def check_stages(self, stages: Mapping[str, StageConfig]) -> None:
+        """A quantised language model cannot be trained."""
+        if self.llm.quantization and "stage2" in stages:
+            raise ValueError(
+                f"stage2 trains the language model, which teacher.llm.quantization: {self.llm.quantization} makes "
+                "impossible: set stage2: null (and teacher.earlier_run to a run that has trained it), or leave "
+                "quantization out"
+            )
+
 
 class ChatKeys(BaseModel):
-    """Which parts of the conversations a stage uses.
+    """Which parts of the conversations a stage uses, and how.
 
     Attributes:
         turns: Keep only turns of these kinds; None keeps all.
@@ -67,11 +92,15 @@ class ChatKeys(BaseModel):
             `seed`; captions stay last. None leaves them as the rows have them.
         shuffle_answers: For the control experiment: exchange answers between rows, among turns of the same kind, so
             that answers do not belong to the image. See `spatialboost.teachers.language.chats.ShuffledAnswers`.
+        pack: Put short conversations of a batch into one row, without attention from one to another, so that less
+            padding is computed. The batch and its loss stay the same. Useful if conversations differ in length, as with
+            one and with several views.
     """
 
     turns: Annotated[list[str], Field(min_length=1)] | None = None
     order: Literal["forward", "reverse", "random"] | None = None
     shuffle_answers: bool = False
+    pack: bool = False
 
 
 class AlignConfig(StageConfig, ChatKeys):

@@ -101,23 +101,26 @@ class LanguageTeacher(Teacher):
         from spatialboost.vlm.llm_checks import check_chats
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
+        from spatialboost.vlm.pooling import PatchPool
 
+        pool = PatchPool(inputs.images.grid, options.pool)
         earlier = None if options.earlier_run is None else last_stage(options.earlier_run)
         stage2 = inputs.finished.get("stage2", earlier)
         saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
         if saved is not None:
-            llm, tokenizer = load_llm(saved, dtype=getattr(torch, options.llm.dtype))
+            dtype, quantization = getattr(torch, options.llm.dtype), options.llm.quantization
+            llm, tokenizer = load_llm(saved, dtype=dtype, quantization=quantization)
         else:
             llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
-        grid = inputs.images.grid if options.places else None
+        grid = pool.grid if options.places else None
         projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
         if earlier is not None:
             load_projector(projector, earlier / PROJECTOR)
         check_chats(llm, tokenizer, _conversations(inputs))
-        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
-        teacher = cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
+        teacher = cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
         new = {"llm": saved is None and options.llm.name == "small", "projector": earlier is None}
         teacher.taught = [getattr(vlm, name) for name in new if not new[name]]
         return teacher
@@ -147,6 +150,16 @@ class LanguageTeacher(Teacher):
             groups = decay_groups(projector, config.projector_lr or config.lr, config.weight_decay)
             return groups + decay_groups(llm, config.lr, config.weight_decay)
         return decay_groups(projector, config.lr, config.weight_decay) if config.train_projector else []
+
+    def prepare(self, stage: str, config: Any) -> None:
+        """Turn packing on or off; refuse what the language model cannot do."""
+        from spatialboost.vlm.llms import is_quantised
+
+        if stage == "stage2" and is_quantised(self.vlm.llm):
+            raise SpatialBoostError(
+                "stage2 trains the language model, but its weights are quantised: load it without quantization"
+            )
+        self.vlm.set_packing(config.pack)
 
     def make_example(self, config: Any, rows: Sequence[Row], numbers: Sequence[int]) -> MakeExample:
         """Return a `ChatExamples`, which makes the tokens of a conversation with the turns chosen for the stage."""
@@ -247,8 +260,9 @@ def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: in
     from spatialboost.vlm.llms import load_llm
 
     options = {"seed": seed, **config.kwargs} if config.name == "small" else dict(config.kwargs)
+    options |= {"dtype": getattr(torch, config.dtype), "quantization": config.quantization}
     try:
-        return load_llm(config.name, conversations=conversations, dtype=getattr(torch, config.dtype), **options)
+        return load_llm(config.name, conversations=conversations, **options)
     except SpatialBoostError:
         raise
     except Exception as error:  # whatever transformers raises on arguments that it does not know
