@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -217,12 +218,16 @@ class Teacher(ABC):
     Attributes:
         Options: Class with the keys of `teacher:` in a run's file.
         stages: Stage name -> stage, in the order of training. A name is a key of a run's file and a folder of a run.
+        savers: Stage name -> settings of the teacher that make it need less memory, such as ``teacher.width=64``; the
+            plan of a run tries them if its stage does not fit.
         objective: The encoder and the teacher's other modules, with the loss.
         collate: Makes a batch of examples without their images. It runs in worker processes, so it must be picklable.
     """
 
     Options: ClassVar[type[TeacherOptions]] = TeacherOptions
     stages: ClassVar[Mapping[str, Stage]]
+
+    savers: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     objective: Objective
     collate: Callable[[Sequence[Example]], dict[str, Any]] = staticmethod(default_collate)  # type: ignore[assignment]
@@ -251,6 +256,29 @@ class Teacher(ABC):
             options: An instance of `Options`.
             inputs: The encoder, the rows and the settings of the run.
         """
+
+    @classmethod
+    def outline(cls, options: Any, inputs: TeacherInputs) -> Teacher:
+        """Make the teacher without reading weights, to plan the memory of a run: its tensors need no values.
+
+        The default calls `build` with new tensors on the meta device.
+
+        Args:
+            options: An instance of `Options`.
+            inputs: The encoder on the meta device, and the rows; there are none if the data does not exist yet.
+        """
+        with torch.device("meta"):
+            return cls.build(options, inputs)
+
+    def typical_example(self, config: Any) -> tuple[Example, int] | None:
+        """An example as large as the largest ones, and its number of images, for a plan without data.
+
+        None if only the rows can tell.
+
+        Args:
+            config: Settings of the stage.
+        """
+        return None
 
     @abstractmethod
     def groups(self, stage: str, config: Any) -> Groups:

@@ -56,21 +56,7 @@ def train_stage(
         after: Called with the teacher after the last step. It is a teacher with a sharded objective under FSDP2.
     """
     stage, objective = teacher.stages[name], teacher.objective
-    objective.requires_grad_(False)
-    teacher.prepare(name, config)
-    groups: list[dict[str, Any]] = []
-    if stage.boosts:
-        method = METHODS[config.method]
-        groups += method.groups(objective.encoder, objective.layer, config, size=dataset.images.size, seed=seed)
-    groups += teacher.groups(name, config)
-    objective.requires_grad_(False)  # new weights that this stage leaves as they are
-    for group in groups:
-        for parameter in group["params"]:
-            parameter.requires_grad_(True)
-    if config.matrix_lr is not None:
-        groups = muon_groups(groups, config.matrix_lr, tables=objective)
-    if config.checkpointing:
-        recompute_activations(objective)
+    groups = prepare_stage(teacher, name, config, size=dataset.images.size, seed=seed)
     if stage.cached:
         dataset.features.open(objective.encoder, objective.layer, image_size=dataset.images.size)
     rows = dataset.with_features(stage.cached)
@@ -99,6 +85,36 @@ def train_stage(
             call(ours.objective, lambda: after(ours))
     rows.warn_of_skipped()
     return fitted
+
+
+def prepare_stage(
+    teacher: Teacher, name: str, config: Any, *, size: tuple[int, int], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Freeze all, boost if the stage does, and let the stage's parameters require gradients; returns their groups.
+
+    Args:
+        teacher: The teacher.
+        name: Name of the stage.
+        config: Settings of the stage.
+        size: Height and width of the images in pixels.
+        seed: Random seed for new weights.
+    """
+    objective = teacher.objective
+    objective.requires_grad_(False)
+    teacher.prepare(name, config)
+    groups: list[dict[str, Any]] = []
+    if teacher.stages[name].boosts:
+        groups += METHODS[config.method].groups(objective.encoder, objective.layer, config, size=size, seed=seed)
+    groups += teacher.groups(name, config)
+    objective.requires_grad_(False)  # new weights that this stage leaves as they are
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    if config.matrix_lr is not None:
+        groups = muon_groups(groups, config.matrix_lr, tables=objective)
+    if config.checkpointing:
+        recompute_activations(objective)
+    return groups
 
 
 def new_weights(teacher: Teacher) -> dict[str, tuple[int, ...]]:

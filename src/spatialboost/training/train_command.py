@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; replaces `out` of the file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only compute the memory of each stage; no weights are read.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=2, help="For --plan: number of GPUs of one run on several.")] = 8,
 ) -> None:
     """Boost an encoder, stage by stage. Run the same command again to resume an interrupted run."""
     if context.invoked_subcommand is not None:
@@ -43,6 +47,9 @@ def train(
     if check:
         typer.echo(settings.model_dump_json(indent=2))
         return
+    if plan:
+        _print_plan(settings, gpus)
+        return
     from spatialboost.training.processes import is_main
     from spatialboost.training.run import train as run
 
@@ -52,6 +59,17 @@ def train(
     typer.echo(f"report: {result.out / 'report.json'}")
     if result.delta is not None:
         typer.echo(f"delta:  {result.delta}")
+
+
+def _print_plan(settings: Any, gpus: int) -> None:
+    from rich.console import Console
+
+    from spatialboost.training.plan import plan
+    from spatialboost.training.plan_table import plan_tables
+
+    console = Console()
+    for part in plan_tables(plan(settings), gpus):
+        console.print(part)
 
 
 @app.command("eval")

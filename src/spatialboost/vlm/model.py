@@ -15,6 +15,7 @@ from spatialboost.vlm.chat import IGNORE
 from spatialboost.vlm.llm_checks import num_positions
 from spatialboost.vlm.packing import Way, pack, start_packing, stop_packing
 from spatialboost.vlm.places import grid_code
+from spatialboost.vlm.pooling import PatchPool
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
 # width, V size of the vocabulary, A labelled tokens of the whole batch.
@@ -59,7 +60,8 @@ class SpatialVLM(nn.Module):
         llm: Any ``AutoModelForCausalLM``.
         layer: Block of the encoder whose output is read.
         projector: Maps ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer projector of LLaVA-1.5.
-        grid: Rows and columns of patches. If given, a fixed code of its position is added to each visual token. The
+        pool: Replaces squares of neighbouring patches by their mean, before the projector; None keeps all patches.
+        grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each visual token. The
             tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
             language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
@@ -73,10 +75,11 @@ class SpatialVLM(nn.Module):
         *,
         layer: int = -1,
         projector: nn.Module | None = None,
+        pool: PatchPool | None = None,
         grid: tuple[int, int] | None = None,
     ):
         super().__init__()
-        self.layer = layer
+        self.layer, self.pool = layer, pool
         self.feature_layer = feature_layer(encoder, layer)
         self.encoder = encoder
         self.llm: Any = llm
@@ -142,12 +145,14 @@ class SpatialVLM(nn.Module):
         embeds_BLE = self.llm.get_input_embeddings()(input_ids)
         if patch_features is None and pixel_values is not None and len(pixel_values):
             patch_features = read_tokens(self.encoder, pixel_values, layer=self.layer).patches
+        if patch_features is not None and self.pool is not None:
+            patch_features = self.pool(patch_features)
         num_places = int(visual_mask.sum())
         num_tokens = 0 if patch_features is None else patch_features.shape[0] * patch_features.shape[1]
         if num_places != num_tokens:
             raise SpatialBoostError(
                 f"visual_mask has {num_places} positions, but the images give {num_tokens} tokens: encode the chat "
-                "with num_visual_tokens equal to the number of patches of one image"
+                "with num_visual_tokens equal to the number of visual tokens of one image"
             )
         if patch_features is None or not num_tokens:
             return embeds_BLE

@@ -32,6 +32,16 @@ def test_too_long_is_left_out(rows):
         dataset[0]
 
 
+def test_an_image_that_does_not_fit_is_named(rows):
+    """It ended the training: the tokens of the image were left out, and its features were not."""
+    _, tokenizer, dataset = build(rows)
+    row = {**rows[0], "images": rows[0]["images"] * 2, "messages": [dict(each) for each in rows[0]["messages"]]}
+    row["messages"][2]["content"] = "<image>" + row["messages"][2]["content"]
+    length = len(ChatDataset([row], dataset.images, tokenizer)[0]["input_ids"])
+    cut = ChatDataset([row, rows[1]], dataset.images, tokenizer, max_length=length - 1)
+    assert int(cut[0]["row"]) == 1 and "an image stands after the turns that fit" in cut.skipped[0]
+
+
 def test_turns_are_chosen_by_kind(rows, parts):
     _, tokenizer, dataset = parts
     closer = ChatDataset(rows, dataset.images, tokenizer, turns=["closer"])

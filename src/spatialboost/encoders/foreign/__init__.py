@@ -12,8 +12,10 @@ from spatialboost.encoders.foreign.load import (
     load_processor,
     load_text_model,
     load_timm,
+    load_tokenizer,
     load_transformers,
     load_whole_processor,
+    outline_text_model,
 )
 from spatialboost.encoders.foreign.origin import Origin, explain_model_errors, find_origin
 
@@ -26,6 +28,8 @@ __all__ = [
     "load_processor",
     "load_text_model",
     "load_timm",
+    "load_tokenizer",
     "load_transformers",
     "load_whole_processor",
+    "outline_text_model",
 ]

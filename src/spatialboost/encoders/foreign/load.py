@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +109,56 @@ def load_whole_processor(name: str, options: HubOptions) -> Any:
 
 def load_text_model(name: str, options: HubOptions, *, gguf: str | None, dtype: Any, kwargs: Mapping[str, Any]) -> Any:
     """A causal language model and its tokenizer, from the safetensors or the GGUF file of a folder or a repository."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     kwargs, source = checked_options(kwargs), Source(name, options)
     if gguf is not None:
         with staged({gguf: source.require(gguf)}, name) as folder:
             llm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=dtype, **SAFELY, **kwargs)
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf, **SAFELY)
-            return llm, tokenizer
-    with _model_folder(source, weights=True) as folder:
-        llm = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)
-        _rename(llm, folder, source)
+    else:
+        with _model_folder(source, weights=True) as folder:
+            llm = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, use_safetensors=True, dtype=dtype, **kwargs)
+            _rename(llm, folder, source)
+    return llm, load_tokenizer(name, options, gguf=gguf)
+
+
+def outline_text_model(
+    name: str, options: HubOptions, *, gguf: str | None, dtype: Any, kwargs: Mapping[str, Any]
+) -> Any:
+    """A causal language model on the meta device, from the config alone: no file of weights is asked for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kwargs, source = checked_options(kwargs), Source(name, options)
+    if gguf is not None:
+        config = _gguf_config(source.require(gguf))
+    else:
+        with _model_folder(source, weights=False) as folder:
+            config = AutoConfig.from_pretrained(folder, **SAFELY)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype, **kwargs)
+
+
+@cache
+def _gguf_config(file: Path) -> Any:
+    """The configuration in a GGUF file; reading it takes seconds, as the vocabulary comes with it."""
+    from transformers import AutoConfig
+
+    with staged({file.name: file}, file.name) as folder:
+        return AutoConfig.from_pretrained(folder, gguf_file=file.name, **SAFELY)
+
+
+def load_tokenizer(name: str, options: HubOptions, *, gguf: str | None) -> Any:
+    """The tokenizer of a causal language model."""
+    from transformers import AutoTokenizer
+
+    source = Source(name, options)
+    if gguf is not None:
+        with staged({gguf: source.require(gguf)}, name) as folder:
+            return AutoTokenizer.from_pretrained(folder, gguf_file=gguf, **SAFELY)
     with staged({**_tokenizer_files(source), CONFIG: source.json(CONFIG, required=True) or {}}, name) as folder:
         tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
         tokenizer.name_or_path = name
-    return llm, tokenizer
+    return tokenizer
 
 
 def _tokenizer_files(source: Source) -> Files:

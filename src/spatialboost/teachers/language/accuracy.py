@@ -67,7 +67,8 @@ class Conversation:
         """
         first = int((self.encoded["turns"] == turn).nonzero()[0])
         part = {name: value[:first] for name, value in self.encoded.items()}
-        shown = int(part["visual_mask"].sum()) // self.patches_IND.shape[1]
+        images = len(self.patches_IND)
+        shown = int(part["visual_mask"].sum()) * images // max(1, int(self.encoded["visual_mask"].sum()))
         return part | {"patch_features": self.patches_IND[:shown]}
 
 

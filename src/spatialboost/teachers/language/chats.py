@@ -14,6 +14,7 @@ from spatialboost.teachers.protocol import BAD_DATA, row_images, row_meta
 from spatialboost.training.data import RowDataset, RowImages
 from spatialboost.training.features import FeatureStore
 from spatialboost.vlm.chat import IMAGE, encode_chat, plain_messages
+from spatialboost.vlm.pooling import PatchPool
 
 Row = Mapping[str, Any]  # "images": list, "messages": chat, "meta": JSON text or dictionary with "turns"
 Chat = tuple[list[dict[str, Any]], list[str]]  # messages, and the kind of each question-answer pair
@@ -55,7 +56,13 @@ class ChatExamples:
         """The conversation, encoded by `spatialboost.vlm.chat.encode_chat`."""
         messages, _ = self.chat(number, row)
         counts = self.visual_tokens(row)
-        return encode_chat(messages, self.tokenizer, num_visual_tokens=counts, max_length=self.max_length)
+        encoded = encode_chat(messages, self.tokenizer, num_visual_tokens=counts, max_length=self.max_length)
+        if int(encoded["visual_mask"].sum()) < sum(counts):
+            raise SpatialBoostError(
+                f"an image stands after the turns that fit into {self.max_length} tokens: put the images first, "
+                "increase max_length or give fewer or smaller images"
+            )
+        return encoded
 
     def chat(self, number: int, row: Row | None = None) -> Chat:
         """Messages of a row and the kind of each turn."""
@@ -84,6 +91,7 @@ class ChatDataset(RowDataset):
         tokenizer: Tokenizer of the language model.
         numbers: Numbers of the rows to use; None uses all.
         max_length: Largest number of tokens; turns that do not fit are left out.
+        pool: The pooling of visual tokens of the `SpatialVLM`; None: each patch is one token.
         turns: Keep only turns of these kinds.
         shuffle_answers: Exchange answers between rows, see `ShuffledAnswers`.
         seed: Random seed for shuffled answers.
@@ -100,6 +108,7 @@ class ChatDataset(RowDataset):
         *,
         numbers: Sequence[int] | None = None,
         max_length: int | None = None,
+        pool: PatchPool | None = None,
         turns: Sequence[str] | None = None,
         shuffle_answers: bool = False,
         seed: int = 0,
@@ -107,9 +116,8 @@ class ChatDataset(RowDataset):
     ) -> None:
         numbers = range(len(rows)) if numbers is None else numbers
         shuffled = ShuffledAnswers(numbers, seed) if shuffle_answers else None
-        examples = ChatExamples(
-            rows, tokenizer, images.num_tokens, max_length=max_length, turns=turns, shuffled=shuffled
-        )
+        count = images.num_tokens if pool is None else pool.num_tokens
+        examples = ChatExamples(rows, tokenizer, count, max_length=max_length, turns=turns, shuffled=shuffled)
         super().__init__(rows, images, examples, numbers=numbers, features=features)
 
 

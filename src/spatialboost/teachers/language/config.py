@@ -47,6 +47,8 @@ class LanguageOptions(TeacherOptions):
 
     Attributes:
         llm: The language model that teaches.
+        pool: Side of the squares of neighbouring patches whose mean is one visual token: 2 gives a quarter of the
+            tokens. It must divide the rows and the columns of patches.
         places: Add a code of its position in the image to each visual token, see `spatialboost.vlm.SpatialVLM`. For a
             ``small`` language model, set ``places: true`` in its kwargs too.
         projector_start: ``random``: random weights. ``zero``: the last layer starts at zero, so visual tokens start
@@ -58,6 +60,7 @@ class LanguageOptions(TeacherOptions):
 
     kind: Literal["language"] = "language"
     llm: LLMConfig = LLMConfig()
+    pool: int = Field(default=1, ge=1)
     places: bool = False
     projector_start: Literal["random", "zero"] = "random"
     max_length: int | None = Field(default=2048, ge=8)

@@ -92,4 +92,4 @@ def boost_encoder(
 
 
 def _teacher(vlm: SpatialVLM, dataset: ChatDataset) -> LanguageTeacher:
-    return LanguageTeacher(vlm, dataset.make_example.tokenizer, dataset.images.num_tokens)
+    return LanguageTeacher(vlm, dataset.make_example.tokenizer, dataset.make_example.num_tokens)

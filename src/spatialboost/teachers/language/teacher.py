@@ -19,6 +19,7 @@ from spatialboost.teachers.language.config import (
 )
 from spatialboost.teachers.protocol import (
     BAD_DATA,
+    Example,
     Groups,
     MakeExample,
     Readiness,
@@ -59,6 +60,9 @@ class LanguageTeacher(Teacher):
         "stage2": Stage(InstructConfig, cached=True),
         "stage3": Stage(BoostConfig, boosts=True),
     }
+    savers: ClassVar[Mapping[str, Sequence[str]]] = {
+        stage: ["teacher.llm.dtype=bfloat16"] for stage in ("stage1", "stage3")
+    }
 
     def __init__(
         self,
@@ -97,7 +101,9 @@ class LanguageTeacher(Teacher):
         from spatialboost.vlm.llm_checks import check_chats
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
+        from spatialboost.vlm.pooling import PatchPool
 
+        pool = PatchPool(inputs.images.grid, options.pool)
         earlier = None if options.earlier_run is None else last_stage(options.earlier_run)
         stage2 = inputs.finished.get("stage2", earlier)
         saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
@@ -106,18 +112,32 @@ class LanguageTeacher(Teacher):
             llm, tokenizer = load_llm(saved, dtype=dtype, quantization=quantization)
         else:
             llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
-        grid = inputs.images.grid if options.places else None
+        grid = pool.grid if options.places else None
         projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
         if earlier is not None:
             load_projector(projector, earlier / PROJECTOR)
         check_chats(llm, tokenizer, _conversations(inputs))
-        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
-        teacher = cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
+        teacher = cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
         new = {"llm": saved is None and options.llm.name == "small", "projector": earlier is None}
         teacher.taught = [getattr(vlm, name) for name in new if not new[name]]
         return teacher
+
+    @classmethod
+    def outline(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
+        """The same parts without weights, from the language model's configuration."""
+        from spatialboost.teachers.language.outline import outline_teacher
+
+        return outline_teacher(cls, options, inputs)
+
+    def typical_example(self, config: Any) -> tuple[Example, int]:
+        """A conversation about one image that is as long as is allowed."""
+        from spatialboost.teachers.language.outline import typical_conversation
+
+        words = self.vlm.llm.get_input_embeddings().weight.shape[0]
+        return typical_conversation(self.max_length, self.num_tokens, words)
 
     def groups(self, stage: str, config: Any) -> Groups:
         """Stage 1: projector. Stage 2: projector and language model. Stage 3: projector if `train_projector`."""

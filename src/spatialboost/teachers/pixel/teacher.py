@@ -12,7 +12,7 @@ from pydantic import Field
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.pixel.objective import PixelObjective
-from spatialboost.teachers.pixel.targets import IGNORE, PixelTargets, collect_classes, descriptions
+from spatialboost.teachers.pixel.targets import DETAIL, IGNORE, PixelTargets, collect_classes, descriptions
 from spatialboost.teachers.protocol import (
     BAD_DATA,
     Example,
@@ -114,6 +114,15 @@ class PixelTeacher(Teacher):
             grid=inputs.images.grid,
         )
         return cls(objective, classes, options, inputs.images.grid)
+
+    def typical_example(self, config: Any) -> tuple[Example, int]:
+        """The targets of one image."""
+        example: Example = {}
+        if self.objective.depth_head is not None:
+            example["depth"] = torch.ones(1, *self.grid)
+        if self.classes is not None:
+            example["classes"] = torch.zeros(1, DETAIL * self.grid[0], DETAIL * self.grid[1], dtype=torch.long)
+        return example, 1
 
     def groups(self, stage: str, config: Any) -> Groups:
         """The parameters of the heads, in both stages."""
