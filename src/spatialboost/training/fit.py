@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
 from spatialboost.training.optimizers import build_optimizer
+from spatialboost.training.pace import Pace
+from spatialboost.training.parts import count_parts, stage_table
+from spatialboost.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,10 @@ class Fit:
         steps: Optimiser steps, including those before a resume.
         seconds: Training time of this process.
         history: One entry for every `log_every` steps: step, loss (mean since the last entry), learning_rate,
-            grad_norm.
+            grad_norm, and what `spatialboost.training.pace` measures.
         trainable: For each part, the number of trainable parameters and of all parameters.
+        parts: What was trained, by part, with bytes, see `spatialboost.training.parts.Part`.
+        moved: What the check of the first steps has found, in one line.
         resumed_from: Step of the checkpoint that training resumed from; 0 without one.
     """
 
@@ -52,6 +57,8 @@ class Fit:
     history: list[dict[str, float]] = field(default_factory=list)
     trainable: dict[str, tuple[int, int]] = field(default_factory=dict)
     resumed_from: int = 0
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    moved: str = ""
 
 
 def fit(
@@ -66,6 +73,7 @@ def fit(
     device: str = "auto",
     workers: int = 0,
     name: str = "training",
+    trackers: Trackers | None = None,
 ) -> Fit:
     """Train the parameters in the given groups and no others.
 
@@ -84,6 +92,7 @@ def fit(
         device: ``auto`` uses a GPU if there is one.
         workers: Worker processes that read data; 0 reads in this process.
         name: Label of the progress bar.
+        trackers: Trackers that get the log.
     """
     if workers:
         os.environ.setdefault(
@@ -106,9 +115,10 @@ def fit(
             "parameters in the groups"
         )
     report = trainable_report(objective)
-    logger.info(
-        "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
-    )
+    parts = count_parts(objective, groups)
+    if arguments.should_log:
+        told = stage_table(name, objective, parts, stage, dataset, processes=arguments.world_size)
+        logger.info("%s", told)
     progress = Progress(name)
     trainer = _Engine(
         groups, stage, objective, arguments, rows=rows, label=name, data_collator=collate, train_dataset=dataset
@@ -116,11 +126,14 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
+    for callback in trackers.callbacks(name) if trackers is not None else ():
+        trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
+    movement = Movement(objective)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if checkpoint is None and not sharded:
         # The check needs whole gradients, which sharded parameters do not have
-        trainer.add_callback(Movement(objective))
+        trainer.add_callback(movement)
     trainer.add_callback(Finite(name, groups, stage))
     if sharded and rows is not None and rows.use_features:
         rows.fill_features()  # the encoder cannot be called alone after it is sharded
@@ -142,6 +155,8 @@ def fit(
         history=[entry for entry in trainer.state.log_history if "loss" in entry],
         trainable=report,
         resumed_from=_step(checkpoint) if checkpoint else 0,
+        parts=[asdict(part) for part in parts],
+        moved=movement.told,
     )
 
 
@@ -218,6 +233,12 @@ class _Engine(Trainer):
         self.groups, self.stage, self.rows, self.label = groups, stage, rows, label
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
         super().__init__(model=model, args=args, **kwargs)
+        self.pace = Pace(model, self.args.device, self.args.world_size)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs = {**logs, **self.pace.entry(self.state.global_step, self.state.max_steps)}
+        super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -235,6 +256,7 @@ class _Engine(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
+        self.pace.count(inputs)
         return self.rows.features.complete(inputs) if self.rows is not None and self.rows.use_features else inputs
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -29,6 +29,7 @@ from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.movement import state_digest
 from spatialboost.training.report import write_report
 from spatialboost.training.stage import check_new_weights, new_weights, train_stage
+from spatialboost.training.trackers import Trackers, check_trackers, public_config
 from spatialboost.weights.pretrained import load_pretrained, save_pretrained
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 def _train(config: TrainConfig) -> TrainResult:
-    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"workers"}})
+    check_trackers(config.report_to)
+    own: Any = {"out": True, "device": True, "report_to": True, "data": {"workers"}}  # may change when a run is resumed
+    ours = config.model_dump(mode="json", exclude=own)
     check_claim(config.out, ours)  # before anything is loaded
     run = _Run(config)
     run.check_rows()
@@ -186,6 +189,7 @@ class _Run:
             seed=self.config.seed,
             device=self.config.device,
             workers=num_workers(self.config.data.workers),
+            trackers=Trackers(self.config.report_to, self.out, public_config(self.config.model_dump(mode="json"))),
         )
         skipped = dataset.skipped
         record: dict[str, Any] = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped}

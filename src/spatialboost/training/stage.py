@@ -19,6 +19,7 @@ from spatialboost.training.data import RowDataset
 from spatialboost.training.fit import Fit, fit
 from spatialboost.training.movement import state_digest
 from spatialboost.training.optimizers import muon_groups
+from spatialboost.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def train_stage(
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
+    trackers: Trackers | None = None,
 ) -> Fit:
     """Train one stage of a teacher. All parameters that the stage does not train are frozen.
 
@@ -48,6 +50,7 @@ def train_stage(
         seed: Random seed for the order of the data.
         device: ``auto`` uses a GPU if there is one.
         workers: Worker processes that read data.
+        trackers: Trackers that get the log.
     """
     stage, objective = teacher.stages[name], teacher.objective
     objective.requires_grad_(False)
@@ -76,6 +79,7 @@ def train_stage(
         device=device,
         workers=workers,
         name=name,
+        trackers=trackers,
     )
     rows.warn_of_skipped()
     return fitted
