@@ -89,7 +89,10 @@ ARROWS: dict[str, set[str]] = {
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.
     "teachers": LEARNING | {"vlm", "training", "scenes.questions"},
-    "training": LEARNING | {"vlm", "teachers.protocol", "teachers.registry"},
+    # Its report draws where a question points, and probes the rows of the run.
+    "training": LEARNING
+    | {"vlm", "teachers.protocol", "teachers.registry"}
+    | {"scenes.cues", "scenes.dataset", "probes.depth", "probes.features", "probes.pictures"},
     "probes": CORE | {"encoders", "scenes", "photographs"},
     "experiments": EVERYTHING,
     "demo": EVERYTHING,

@@ -137,11 +137,11 @@ def progress_words(entry: Mapping[str, float]) -> dict[str, str]:
             found[f"{kind}/s"] = _short(entry[f"{kind}_tokens_per_second"])
     if "images_per_second" in entry:
         found["images/s"] = _short(entry["images_per_second"])
-    shares = [f"{value:.3f}" for name, value in entry.items() if name.startswith("attn_plus_layers_")]
+    shares = [f"{value:.4f}" for name, value in entry.items() if name.startswith("attn_plus_layers_")]
     if shares:
         found["Attn+"] = "|".join(shares)
     if "memory_gb" in entry:
-        found["GB"] = f"{entry['memory_gb']:.1f}"
+        found["memory"] = f"{entry['memory_gb']:.1f} GB"
     if "gpu_percent" in entry:
         found["GPU"] = f"{entry['gpu_percent']:.0f}%"
     return found

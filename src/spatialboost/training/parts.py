@@ -58,7 +58,7 @@ def part_names(objective: nn.Module) -> dict[str, str]:
         >>> encoder = sb.boost(VisionTransformer(embed_dim=48, depth=1, num_heads=2, num_classes=0))
         >>> objective = nn.ModuleDict({"encoder": encoder, "depth_head": nn.Linear(48, 1)})
         >>> list(dict.fromkeys(part_names(objective).values()))
-        ['encoder base', 'gates', 'Attn+', 'depth head']
+        ['encoder base', 'Attn+', 'gates', 'depth head']
     """
     encoder = getattr(objective, "encoder", None)
     own, parent = {}, ""
@@ -129,11 +129,12 @@ def stage_table(
         dataset: The training rows.
         processes: Number of processes of the run.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, title=f"{name} trains", title_justify="left", pad_edge=False)
+    table = Table(
+        box=None, title=f"What {name} trains", title_justify="left", title_style="", header_style="", pad_edge=False
+    )
     for column in ("part", "", "parameters", "trained", "dtype", "weights", "gradients", "optimiser", "together"):
         table.add_column(column, justify="left" if column in ("part", "", "dtype") else "right", no_wrap=True)
     for part in (*parts, _total(parts)):
@@ -163,10 +164,9 @@ def _lines(
     rows = len(dataset)
     batch = stage.batch_size * stage.accumulate * processes
     steps = stage.steps or math.ceil(stage.epochs * max(1, math.ceil(rows / batch)))
-    yield (
-        f"{rows:,} rows, {steps:,} steps of {batch:,} rows ({stage.batch_size} in a pass, {stage.accumulate} passes, "
-        f"{processes} processes): each row is seen {steps * batch / rows:.2g} times"
-    )
+    product = f"{stage.batch_size} in a pass x {stage.accumulate} passes x {processes} processes"
+    seen = f"each row is seen {steps * batch / rows:.2g} times"
+    yield f"{rows:,} rows, {steps:,} steps of {batch:,} rows ({product}): {seen}"
     tokens = tokens_of_a_row(dataset)
     if tokens:
         shown = ", ".join(f"{batch * number:,.0f} {kind}" for kind, number in tokens.items())

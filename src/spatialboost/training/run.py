@@ -28,6 +28,7 @@ from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.movement import state_digest
 from spatialboost.training.report import write_report
+from spatialboost.training.report_page import Finished, write_page
 from spatialboost.training.stage import check_new_weights, new_weights, train_stage
 from spatialboost.training.trackers import Trackers, check_trackers, public_config
 from spatialboost.weights.pretrained import load_pretrained, save_pretrained
@@ -66,8 +67,8 @@ def train(config: TrainConfig) -> TrainResult:
         >>> encoder = sb.load_pretrained(my_encoder, result.delta)  # doctest: +SKIP
 
     Finished stages are loaded from the folder of the run. An unfinished stage resumes from its last checkpoint. The
-    folder contains ``report.json``, ``losses.png``, and one folder for each stage with the files of the teacher. The
-    folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`.
+    folder contains ``report.html``, ``report.json``, ``losses.png``, and one folder for each stage with the files of
+    the teacher. The folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`.
 
     Args:
         config: The result of `load_config`.
@@ -92,7 +93,12 @@ def _train(config: TrainConfig) -> TrainResult:
     records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
     delta = run.finish()
     if _is_main():
-        write_report(config.out, config.model_dump(mode="json"), records, run.encoder)
+        report = write_report(config.out, config.model_dump(mode="json"), records, run.encoder)
+        write_page(
+            Finished(
+                report, config, run.teacher, run.training, run.held_out, lambda numbers: run.dataset(None, numbers)
+            )
+        )
     return TrainResult(run.teacher, run.encoder, config.out, records, delta)
 
 
