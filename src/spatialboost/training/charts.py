@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH, HEIGHT = 320, 150  # of the part inside the axes, in units of the SVG
+WIDTH, HEIGHT = 184, 130  # of the part inside the axes, in units of the SVG
 COLOURS = ("#2f6fb5", "#d06a1f", "#2e8b57", "#8a4fa3", "#5c6675")
 MOST_POINTS = 400  # of a curve; more are thinned out, evenly
 
@@ -19,7 +19,7 @@ def line_chart(title: str, series: Series, *, log: bool = False, line: float | N
     Example:
         >>> chart = line_chart("loss", {"loss": [(1, 2.0), (2, 1.0)]})
         >>> chart["curves"][0]["points"], [label for _, label in chart["x_ticks"]]
-        ('0.0,6.8 320.0,143.2', ['1', '2'])
+        ('0.0,5.9 184.0,124.1', ['1', '2'])
 
     Args:
         title: Text above the chart.
@@ -58,7 +58,7 @@ def line_chart(title: str, series: Series, *, log: bool = False, line: float | N
         ],
         "line": None if line is None else place(left, line)[1],
         "x_ticks": [(place(x, y_values[0])[0], _number(x)) for x in dict.fromkeys((left, max(xs)))],
-        "y_ticks": [(place(left, y)[1], _number(y, high - low if not log else None)) for y in y_values],
+        "y_ticks": [(place(left, y)[1], _number(y, y_values[2] - y_values[0])) for y in y_values],
     }
 
 
@@ -116,7 +116,8 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     """The ends of an axis, with some space; never both the same."""
     if high - low < 1e-12 + 1e-9 * abs(high):
         return low - max(abs(low) * 0.1, 1e-6), high + max(abs(high) * 0.1, 1e-6)
-    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+    below = low - 0.05 * (high - low)
+    return 0.0 if below < 0 <= low else below, high + 0.05 * (high - low)
 
 
 def _number(value: float, span: float | None = None) -> str:
@@ -125,5 +126,5 @@ def _number(value: float, span: float | None = None) -> str:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    digits = max(0, 2 - math.floor(math.log10(span)))
-    return f"{value:.{digits}f}" if digits <= 4 else f"{value:.2g}"
+    digits = max(0, 1 - math.floor(math.log10(span)))
+    return f"{value:.{digits}f}" if abs(value) >= 0.01 and digits <= 6 else f"{value:.2g}"

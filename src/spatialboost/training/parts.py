@@ -132,9 +132,7 @@ def stage_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        box=None, title=f"What {name} trains", title_justify="left", title_style="", header_style="", pad_edge=False
-    )
+    table = Table(title=f"What {name} trains", box=None, pad_edge=False, title_justify="left", header_style="")
     for column in ("part", "", "parameters", "trained", "dtype", "weights", "gradients", "optimiser", "together"):
         table.add_column(column, justify="left" if column in ("part", "", "dtype") else "right", no_wrap=True)
     for part in (*parts, _total(parts)):

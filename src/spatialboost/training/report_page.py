@@ -160,7 +160,7 @@ def _summary(run: Finished, depth: Mapping[str, Any]) -> Iterable[str]:
         most = max(gates, key=lambda gate: abs(gate["mean"] - 0.5))
         yield (
             f"{len(gates)} layers are boosted. The mean gate that is farthest from its start is that of layer "
-            f"{most['layer']}: Attn+ has a share of {1 - most['mean']:.3f} (0.5 at the start)."
+            f"{most['layer']}: Attn+ has a share of {1 - most['mean']:.4f} (0.5 at the start)."
         )
     if "value" in depth:
         value, rmse = depth["value"], depth["value"]["rmse"]
