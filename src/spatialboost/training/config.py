@@ -27,6 +27,7 @@ from spatialboost.teachers.registry import teacher_class
 from spatialboost.training.overrides import replaced
 from spatialboost.training.presets import read_preset
 from spatialboost.training.strategy import Strategy
+from spatialboost.training.trackers import Tracker
 from spatialboost.yaml_file import check_size, read_yaml
 
 
@@ -169,6 +170,7 @@ class TrainConfig(_Strict):
         device: ``auto`` uses a GPU if there is one.
         strategy: How several processes share the work, see `StrategyConfig`; None takes what `accelerate launch` says,
             and without it ``ddp``.
+        report_to: Trackers that get the log: ``tensorboard``, ``wandb`` or ``trackio``.
         out: Folder for the results of the run.
     """
 
@@ -179,6 +181,7 @@ class TrainConfig(_Strict):
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy takes, too
     device: Literal["auto", "cpu"] = "auto"
     strategy: Strategy | None = None
+    report_to: list[Tracker] = []
     out: UserPath
 
     @property

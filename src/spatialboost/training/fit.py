@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence, Sized
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
 from spatialboost.training.optimizers import build_optimizer, optimizer_state
+from spatialboost.training.pace import Pace
+from spatialboost.training.parts import count_parts, stage_table
 from spatialboost.training.processes import (
     PATIENCE,
     is_main,
@@ -41,6 +43,7 @@ from spatialboost.training.processes import (
     world_size,
 )
 from spatialboost.training.sharding import full_state, shards_like
+from spatialboost.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +59,10 @@ class Fit:
         steps: Optimiser steps, including those before a resume.
         seconds: Training time of this process.
         history: One entry for every `log_every` steps: step, loss (mean since the last entry), learning_rate,
-            grad_norm.
+            grad_norm, and what `spatialboost.training.pace` measures.
         trainable: For each part, the number of trainable parameters and of all parameters.
+        parts: What was trained, by part, with bytes, see `spatialboost.training.parts.Part`.
+        moved: What the check of the first steps has found, in one line.
         resumed_from: Step of the checkpoint that training resumed from; 0 without one.
     """
 
@@ -66,6 +71,8 @@ class Fit:
     history: list[dict[str, float]] = field(default_factory=list)
     trainable: dict[str, tuple[int, int]] = field(default_factory=dict)
     resumed_from: int = 0
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    moved: str = ""
 
 
 def fit(
@@ -80,6 +87,7 @@ def fit(
     device: str = "auto",
     workers: int = 0,
     name: str = "training",
+    trackers: Trackers | None = None,
 ) -> Fit:
     """Train the parameters in the given groups and no others.
 
@@ -99,6 +107,7 @@ def fit(
         device: ``auto`` uses a GPU if there is one.
         workers: Worker processes that read data; 0 reads in this process.
         name: Label of the progress bar.
+        trackers: Trackers that get the log.
     """
     if workers:
         os.environ.setdefault(
@@ -128,9 +137,10 @@ def fit(
             "parameters in the groups"
         )
     report = trainable_report(objective)
-    logger.info(
-        "%s trains %s", name, "; ".join(f"{part} {some:,} of {all_:,}" for part, (some, all_) in report.items())
-    )
+    parts = count_parts(objective, groups)
+    if arguments.should_log:
+        told = stage_table(name, objective, parts, stage, dataset, processes=arguments.world_size)
+        logger.info("%s", told)
     progress = Progress(name)
     trainer = _Engine(
         groups, stage, objective, arguments, rows=rows, label=name, data_collator=collate, train_dataset=dataset
@@ -138,12 +148,15 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
+    for callback in trackers.callbacks(name) if trackers is not None else ():
+        trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
     wait()  # no process may write before all have looked
     if checkpoint is not None and (checkpoint / BATCHES).exists():
         trainer.batches.check_facts(read_json(checkpoint / BATCHES))
+    movement = Movement(objective)
     if checkpoint is None:
-        trainer.add_callback(Movement(objective))
+        trainer.add_callback(movement)
     trainer.add_callback(Finite(name, groups, stage, trainer.finite))
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
         rows.leave_out({int(row): reason for row, reason in read_json(checkpoint / SKIPPED).items()})
@@ -164,6 +177,8 @@ def fit(
         history=[entry for entry in trainer.state.log_history if "loss" in entry],
         trainable=report,
         resumed_from=_step(checkpoint) if checkpoint else 0,
+        parts=[asdict(part) for part in parts],
+        moved=movement.told,
     )
 
 
@@ -255,6 +270,12 @@ class _Engine(BatchedTrainer):
         self.sharded = any(is_sharded(p) for p in model.parameters())
         self.finite = torch.ones((), dtype=torch.bool, device=args.device)  # whether all losses of this process were
         super().__init__(stage, model=model, args=args, **kwargs)
+        self.pace = Pace(model, self.args.device, self.args.world_size)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs = {**logs, **self.pace.entry(self.state.global_step, self.state.max_steps)}
+        super().log(logs, *args, **kwargs)
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         if not self.sharded:
@@ -289,6 +310,7 @@ class _Engine(BatchedTrainer):
         return self.lr_scheduler
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        self.pace.count(inputs)
         if self.rows is not None and self.rows.use_features:
             inputs = self.rows.features.complete(inputs)
         device = self.args.device  # the copy of pinned memory goes on while the device computes

@@ -58,6 +58,7 @@ class MovementCheck:
         self.module = module
         self.before = {name: state_digest(p) for name, p in module.named_parameters()}
         self.waiting: set[str] = set()
+        self.moved: set[str] = set()
         self.steps = 0
 
     @property
@@ -96,6 +97,7 @@ class MovementCheck:
                 "rounds small steps to zero"
             )
         self.steps += 1
+        self.moved = moved
 
 
 def _local(values: Tensor) -> Tensor:

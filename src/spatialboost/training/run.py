@@ -42,9 +42,11 @@ from spatialboost.training.movement import state_digest
 from spatialboost.training.processes import begin, from_main, is_main, own_device, wait, world_size
 from spatialboost.training.provenance import data_digest, write_provenance
 from spatialboost.training.report import write_report
+from spatialboost.training.report_page import Finished, write_page
 from spatialboost.training.stage import check_new_weights, check_ready, new_weights, train_stage
 from spatialboost.training.strategy import StrategyConfig, chosen_strategy
 from spatialboost.training.subset import choose_rows
+from spatialboost.training.trackers import Trackers, check_trackers, public_config
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,8 @@ def train(config: TrainConfig) -> TrainResult:
         >>> encoder = sb.load_pretrained(my_encoder, result.delta)  # doctest: +SKIP
 
     Finished stages are loaded from the folder of the run. An unfinished stage resumes from its last checkpoint. The
-    folder contains ``report.json``, ``losses.png``, and one folder for each stage with the files of the teacher. The
-    folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`.
+    folder contains ``report.html``, ``report.json``, ``losses.png``, and one folder for each stage with the files of
+    the teacher. The folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`.
 
     Args:
         config: The result of `load_config`.
@@ -95,7 +97,10 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 def _train(config: TrainConfig, strategy: StrategyConfig) -> TrainResult:
-    ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "strategy": True, "data": {"workers"}})
+    check_trackers(config.report_to)
+    # These may change when a run is resumed
+    own: Any = {"out": True, "device": True, "strategy": True, "report_to": True, "data": {"workers"}}
+    ours = config.model_dump(mode="json", exclude=own)
     ours[PROCESSES] = world_size()
     check_claim(config.out, ours)  # before anything is loaded
     kind = teacher_class(config.teacher.kind)
@@ -116,7 +121,12 @@ def _train(config: TrainConfig, strategy: StrategyConfig) -> TrainResult:
     records = {name: run.stage(name, stage) for name, stage in config.stages.items()}
     delta = run.finish()
     if is_main():
-        write_report(config.out, config.model_dump(mode="json"), records, run.encoder)
+        report = write_report(config.out, config.model_dump(mode="json"), records, run.encoder)
+        write_page(
+            Finished(
+                report, config, run.teacher, run.training, run.held_out, lambda numbers: run.dataset(None, numbers)
+            )
+        )
     return TrainResult(run.teacher, run.encoder, config.out, records, delta)
 
 
@@ -234,6 +244,7 @@ class _Run:
             strategy=self.strategy,
             before=before,
             after=after,
+            trackers=Trackers(self.config.report_to, self.out, public_config(self.config.model_dump(mode="json"))),
         )
         skipped = dataset.skipped
         record = {"fit": asdict(fitted), "rows": len(dataset), "skipped": skipped, **record}

@@ -19,6 +19,7 @@ from spatialboost.training.optimizers import muon_groups
 from spatialboost.training.processes import own_device, wait, world_size
 from spatialboost.training.sharding import call, sharded
 from spatialboost.training.strategy import StrategyConfig
+from spatialboost.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def train_stage(
     strategy: StrategyConfig | None = None,
     before: Callable[[Teacher], None] | None = None,
     after: Callable[[Teacher], None] | None = None,
+    trackers: Trackers | None = None,
 ) -> Fit:
     """Train one stage of a teacher. All parameters that the stage does not train are frozen.
 
@@ -54,6 +56,7 @@ def train_stage(
         strategy: How several processes share the work; None is data parallel.
         before: Called with the teacher before the first step, also if the training is resumed from a checkpoint.
         after: Called with the teacher after the last step. It is a teacher with a sharded objective under FSDP2.
+        trackers: Trackers that get the log.
     """
     stage, objective = teacher.stages[name], teacher.objective
     groups = prepare_stage(teacher, name, config, size=dataset.images.size, seed=seed)
@@ -80,6 +83,7 @@ def train_stage(
             device=device,
             workers=workers,
             name=name,
+            trackers=trackers,
         )
         if after is not None:
             call(ours.objective, lambda: after(ours))

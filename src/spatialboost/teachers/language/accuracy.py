@@ -16,12 +16,15 @@ from tqdm.auto import tqdm
 from spatialboost.encoders import read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.questions.kinds import scoring_of
-from spatialboost.teachers.protocol import Score
+from spatialboost.teachers.protocol import Sample, Score
 from spatialboost.training.data import RowDataset
 from spatialboost.training.processes import is_main
-from spatialboost.vlm.chat import stop_tokens, turn_endings
+from spatialboost.vlm.chat import IMAGE, stop_tokens, turn_endings
 from spatialboost.vlm.collate import Collator
 from spatialboost.vlm.model import SpatialVLM
+
+MOST_SAMPLES = 4  # answers of each kind that are kept with the score
+_NORMAL_95 = 1.959964  # 97.5 % of a normal distribution lie below it
 
 # Shape legend: I images of one conversation, N patches, D width of the encoder.
 
@@ -52,12 +55,14 @@ class Conversation:
         kinds: Kind of each turn.
         encoded: The tokens, as `encode_chat` returns them.
         patches_IND: Patch tokens of the images from the encoder.
+        row: Number of its row.
     """
 
     messages: list[dict[str, Any]]
     kinds: list[str]
     encoded: dict[str, Tensor]
     patches_IND: Tensor
+    row: int = -1
 
     def prompt(self, turn: int) -> dict[str, Tensor]:
         """The tokens before an answer, the same as in training.
@@ -111,9 +116,9 @@ def answer_accuracy(
     seen, answer_losses = read_answers(vlm, tokenizer, dataset, rows=rows, batch_size=batch_size)
     if generate:
         with evaluating(vlm):
-            scores = _generated(
-                vlm, tokenizer, seen, kinds, batch_size, max_new_tokens=max_new_tokens, progress=progress
-            )
+            asked = _questions(seen["image"], tokenizer, kinds, max_new_tokens)
+            replies = _replies(vlm, tokenizer, seen, asked, batch_size, progress=progress)
+        scores = _scores(seen["image"], asked, replies)
     else:
         scores = [
             Score(kind, name, len(right), float(np.mean(right)))
@@ -171,7 +176,7 @@ def _read(vlm: SpatialVLM, dataset: RowDataset, number: int, example: dict[str, 
     pixels = example["pixel_values"].to(next(vlm.parameters()).device)
     encoded = {name: value for name, value in example.items() if name not in ("pixel_values", "row")}
     patches_IND = read_tokens(vlm.encoder, pixels, layer=vlm.layer).patches
-    return Conversation(messages, kinds, encoded, patches_IND)
+    return Conversation(messages, kinds, encoded, patches_IND, number)
 
 
 def answer_losses_of(
@@ -197,53 +202,110 @@ def answer_losses_of(
     return found
 
 
-def _questions(chats: Sequence[Conversation], kinds: Sequence[str] | None) -> dict[str, list[tuple[int, int, str]]]:
-    """Kind -> (conversation, turn, true answer) of each question, sorted by turn, so similar lengths are together."""
+@dataclass(frozen=True)
+class Question:
+    """A question to generate an answer to.
+
+    Attributes:
+        chat: Number of its conversation among those that are scored.
+        turn: Place of the question in it.
+        kind: Kind of question.
+        truth: The true answer.
+        limit: Largest number of tokens of a reply.
+    """
+
+    chat: int
+    turn: int
+    kind: str
+    truth: str
+    limit: int
+
+
+def _questions(
+    chats: Sequence[Conversation], tokenizer: Any, kinds: Sequence[str] | None, limit: int | None
+) -> list[Question]:
+    """The questions of the chosen kinds, by kind, then by turn."""
     asked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for i, chat in enumerate(chats):
         last = int(chat.encoded["turns"].max())  # later turns did not fit into max_length
         for turn, kind in enumerate(chat.kinds[: last + 1]):
             if kinds is None or kind in kinds:
-                asked[kind].append((i, turn, chat.messages[2 * turn + 1]["content"]))
-    return {kind: sorted(questions, key=lambda question: question[1]) for kind, questions in asked.items()}
+                asked[kind].append((turn, i, chat.messages[2 * turn + 1]["content"]))
+    found = []
+    for kind, questions in asked.items():
+        longest = limit or 8 + max(len(ids) for ids in tokenizer([truth for _, _, truth in questions])["input_ids"])
+        ordered = sorted(questions, key=lambda question: question[0])
+        found += [Question(i, turn, kind, truth, longest) for turn, i, truth in ordered]
+    return found
 
 
-def _generated(
+def _replies(
     vlm: SpatialVLM,
     tokenizer: Any,
-    seen: dict[str, list[Conversation]],
-    kinds: Sequence[str] | None,
+    seen: Mapping[str, Sequence[Conversation]],
+    asked: Sequence[Question],
     batch_size: int,
     *,
-    max_new_tokens: int | None,
     progress: bool,
-) -> list[Score]:
-    asked = _questions(seen["image"], kinds)
-    scores = []
+) -> dict[str, list[str]]:
+    """Way to answer -> greedy replies to all questions.
+
+    Questions of all kinds share batches, so that these are full: first by the length of the replies, then by the turn,
+    and so by the length of the prompts. A reply is cut at the limit of its own kind.
+    """
     collate = Collator(tokenizer.pad_token_id, padding_side="left")
     stops, endings = stop_tokens(tokenizer, vlm.llm), turn_endings(tokenizer)
-    with tqdm(total=2 * sum(map(len, asked.values())), desc="answers", disable=not (progress and is_main())) as bar:
-        for kind, questions in asked.items():
-            truths = [truth for _, _, truth in questions]
-            longest = max_new_tokens or 8 + max(len(ids) for ids in tokenizer(truths)["input_ids"])
-            for name, chats in seen.items():
-                replies: list[str] = []
-                for start in range(0, len(questions), batch_size):
-                    part = questions[start : start + batch_size]
-                    batch = _to(collate([chats[i].prompt(turn) for i, turn, _ in part]), vlm)
-                    batch.pop("labels"), batch.pop("turns")
-                    new = vlm.generate(
-                        **batch,
-                        max_new_tokens=longest,
-                        eos_token_id=stops or None,
-                        pad_token_id=tokenizer.pad_token_id,
-                    )
-                    replies += [_cut(reply, endings) for reply in tokenizer.batch_decode(new, skip_special_tokens=True)]
-                    bar.update(len(part))
-                scores.append(score_answers(kind, name, replies, truths))
-            guess = scoring_of(kind).best_guess(truths)
-            scores.append(score_answers(kind, "guess", [guess] * len(truths), truths))
+    order = sorted(range(len(asked)), key=lambda place: (asked[place].limit, asked[place].turn))
+    found: dict[str, list[str]] = {name: [""] * len(asked) for name in seen}
+    with tqdm(total=len(seen) * len(asked), desc="answers", disable=not (progress and is_main())) as bar:
+        for name, chats in seen.items():
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                part = [asked[place] for place in places]
+                batch = _to(collate([chats[each.chat].prompt(each.turn) for each in part]), vlm)
+                batch.pop("labels"), batch.pop("turns")
+                new = vlm.generate(
+                    **batch,
+                    max_new_tokens=max(each.limit for each in part),
+                    eos_token_id=stops or None,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+                ids = [row[: each.limit] for row, each in zip(new, part, strict=True)]
+                texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+                for place, text in zip(places, texts, strict=True):
+                    found[name][place] = _cut(text, endings)
+                bar.update(len(part))
+    return found
+
+
+def _scores(
+    chats: Sequence[Conversation], asked: Sequence[Question], replies: Mapping[str, Sequence[str]]
+) -> list[Score]:
+    """For each kind, the score of each way to answer, and of the best constant answer."""
+    scores = []
+    for kind in dict.fromkeys(each.kind for each in asked):
+        places = [place for place, each in enumerate(asked) if each.kind == kind]
+        questions = [asked[place] for place in places]
+        truths, groups = [each.truth for each in questions], [each.chat for each in questions]
+        said = {name: [all_[place] for place in places] for name, all_ in replies.items()}
+        said["guess"] = [scoring_of(kind).best_guess(truths)] * len(truths)
+        found = [score_answers(kind, name, texts, truths, groups) for name, texts in said.items()]
+        samples = [_sample(chats, questions[place], {n: t[place] for n, t in said.items()}) for place in _few(groups)]
+        scores += [replace(each, samples=samples) if each.answerer == "image" else each for each in found]
     return scores
+
+
+def _few(groups: Sequence[int]) -> list[int]:
+    """Places of a few answers, of different conversations as far as there are."""
+    first = {group: place for place, group in reversed(list(enumerate(groups)))}
+    return [first[group] for group in sorted(first)][:MOST_SAMPLES]
+
+
+def _sample(chats: Sequence[Conversation], question: Question, replies: dict[str, str]) -> Sample:
+    chat, scoring = chats[question.chat], scoring_of(question.kind)
+    asked = str(chat.messages[2 * question.turn]["content"]).replace(IMAGE, "").strip()
+    right = {name: bool(scoring.right(reply, question.truth)) for name, reply in replies.items()}
+    return Sample(chat.row, question.turn, question.kind, asked, question.truth, replies, right)
 
 
 def _cut(reply: str, endings: Sequence[str]) -> str:
@@ -253,17 +315,60 @@ def _cut(reply: str, endings: Sequence[str]) -> str:
     return reply
 
 
-def score_answers(kind: str, answerer: str, replies: Sequence[str], truths: Sequence[str]) -> Score:
+def score_answers(
+    kind: str, answerer: str, replies: Sequence[str], truths: Sequence[str], groups: Sequence[int] | None = None
+) -> Score:
     """Compare replies with the true answers.
 
     Example:
-        >>> score_answers("depth", "image", ["The depth is 2.0 meters."], ["The depth is 2.500 meters."])
-        Score(kind='depth', answerer='image', answers=1, accuracy=1.0, relative_error=0.2, loss=None)
+        >>> score = score_answers("depth", "image", ["The depth is 2.0 meters."], ["The depth is 2.500 meters."])
+        >>> score.accuracy, score.relative_error, [round(end, 2) for end in score.interval]
+        (1.0, 0.2, [0.21, 1.0])
+
+    Args:
+        kind: Kind of question.
+        answerer: Way to answer.
+        replies: The replies.
+        truths: The true answers.
+        groups: The conversation of each answer; None if each has its own.
     """
     scoring, pairs = scoring_of(kind), list(zip(replies, truths, strict=True))
-    accuracy = float(np.mean([scoring.right(reply, truth) for reply, truth in pairs]))
+    right = [bool(scoring.right(reply, truth)) for reply, truth in pairs]
     errors = [error for reply, truth in pairs if (error := scoring.error(reply, truth)) is not None]
-    return Score(kind, answerer, len(truths), accuracy, float(np.mean(errors)) if errors else None)
+    error = float(np.mean(errors)) if errors else None
+    interval = accuracy_interval(right, range(len(right)) if groups is None else groups)
+    return Score(kind, answerer, len(truths), float(np.mean(right)), error, interval=interval)
+
+
+def accuracy_interval(right: Sequence[bool], groups: Sequence[int]) -> tuple[float, float]:
+    """The 95 % interval of an accuracy, for answers in groups that resemble each other.
+
+    Example:
+        >>> [round(end, 3) for end in accuracy_interval([True] * 30 + [False] * 10, range(40))]
+        [0.598, 0.858]
+        >>> [round(end, 3) for end in accuracy_interval([True] * 30 + [False] * 10, [i // 10 for i in range(40)])]
+        [0.26, 0.962]
+
+    Answers of one conversation depend on each other, so ten answers of one conversation tell less than ten of ten. The
+    number of answers is divided by the factor by which the variance over the conversations is larger than that of
+    independent answers (the design effect of Kish). If all answers are right or all wrong, the number of conversations
+    counts instead.
+
+    Source: Wilson (1927) for the interval; Kish (1965) for the design effect.
+    """
+    values, number = np.asarray(right, float), np.asarray(groups)
+    share, count, clusters = values.mean(), len(values), len(np.unique(number))
+    spread = share * (1 - share) / max(1, count - 1)
+    if spread and clusters > 1:
+        sums = np.array([(values[number == each] - share).sum() for each in np.unique(number)])
+        between = (sums**2).sum() / count**2 * clusters / (clusters - 1)
+        count = max(count / max(1.0, between / spread), 1.0)
+    else:
+        count = clusters
+    square = _NORMAL_95**2 / count
+    middle, half = (share + square / 2) / (1 + square), _NORMAL_95 / (1 + square)
+    half *= (share * (1 - share) / count + square / 4 / count) ** 0.5
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def _to(batch: dict[str, Tensor], vlm: SpatialVLM) -> dict[str, Tensor]:
