@@ -109,7 +109,7 @@ def opening(num: int) -> None:
         for number in range(num):
             path = Path(folder) / f"{number // 1000:04d}" / f"{number:06d}.jpg"
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(stream.getvalue() + bytes(number % 997))
+            path.write_bytes(stream.getvalue() + b"%d" % number + bytes(number % 997))
         start = time.perf_counter()
         views = Photographs(folder)
         opened = time.perf_counter()
