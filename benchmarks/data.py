@@ -2,9 +2,17 @@
 
     python benchmarks/data.py speed --frames PATH_TO_RGBD_FOLDER  # against decoding; two processes against one
     python benchmarks/data.py kills --times 20                    # SIGKILL at random moments, then resume
+    python benchmarks/data.py opening --files 200000              # a folder of many photographs
+    python benchmarks/data.py furnished --places 60               # rooms with furniture against plain rooms
+    python benchmarks/data.py frames --frames FOLDER              # how many frames give a conversation
+    python benchmarks/data.py poses --frames FOLDER               # errors of `matched-poses`
+    python benchmarks/data.py gravity --frames FOLDER --up 0 1 0  # above/below against the true heights
+    python benchmarks/data.py masks --photos COCO128 --model FOLDER  # IoU of MobileSAM's masks
 
 `speed` prints processor seconds for decoding an item and for turning ready cues into a row, and the ratio of both; then
-the wall times of one and two processes, which take turns. `kills` ends a build with SIGKILL again and again until it is
+one and two processes, which take turns: items a second, and the processor seconds of all processes together. The second
+figure does not depend on what else the machine does. Two processes cannot be faster than 2 times processor seconds of
+one over those of two. `kills` ends a build with SIGKILL again and again until it is
 complete, and compares the files with those of a build that was never interrupted: the same bytes, so no row is lost and
 none is there twice.
 """
@@ -12,8 +20,11 @@ none is there twice.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -21,14 +32,21 @@ import tempfile
 import time
 from pathlib import Path
 
+import data_cues
 import numpy as np
+from PIL import Image
 
+from spatialboost.scenes.cues import BAD_ITEM
 from spatialboost.scenes.dataset.row import make_row
 from spatialboost.scenes.dataset.writer import build_dataset, build_settings
+from spatialboost.scenes.furnished.source import Furnished
+from spatialboost.scenes.images.folder import Photographs
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.recipe import ExtractorSpec, Recipe
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.source_registry import SourceOptions
 
@@ -57,7 +75,7 @@ def per_item(frames: RGBDFolder, objects: Recipe) -> None:
 
 
 def processes(num: int, size: int, repeats: int) -> None:
-    """Wall time of a build in one process and in two."""
+    """Wall time and processor time of a build in one process and in two."""
     for kind, recipe in (
         ("rooms", Recipe("rooms", SourceOptions(num=num, size=size))),
         (
@@ -65,15 +83,59 @@ def processes(num: int, size: int, repeats: int) -> None:
             Recipe("rooms", SourceOptions(num=num, size=size), (ExtractorSpec("superpixels", {}),)),
         ),
     ):
-        best = {1: float("inf"), 2: float("inf")}
+        wall, used = {1: float("inf"), 2: float("inf")}, {1: float("inf"), 2: float("inf")}
         for _ in range(repeats):
-            for count in best:
+            for count in wall:
                 with tempfile.TemporaryDirectory() as out:
-                    start = time.perf_counter()
+                    start, before = time.perf_counter(), processor_seconds()
                     build_dataset(recipe, out, rows_per_shard=64, with_depth=True, progress=False, processes=count)
-                    best[count] = min(best[count], time.perf_counter() - start)
-        ratio = best[1] / best[2]
-        print(f"{kind}: {num / best[1]:.1f} items/s in one process, {num / best[2]:.1f} in two: {ratio:.2f} times")
+                    wall[count] = min(wall[count], time.perf_counter() - start)
+                    used[count] = min(used[count], processor_seconds() - before)
+        ratio, bound = wall[1] / wall[2], 2 * used[1] / used[2]
+        print(f"{kind}: {num / wall[1]:.1f} items/s in one process, {num / wall[2]:.1f} in two: {ratio:.2f} times")
+        print(f"    processor seconds: {used[1]:.1f} and {used[2]:.1f}, so at most {bound:.2f} times")
+
+
+def processor_seconds() -> float:
+    """Of this process and of its ended children."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def opening(num: int) -> None:
+    """Wall time to open a folder of photographs. They are small files of different sizes, in folders of 1,000."""
+    with tempfile.TemporaryDirectory() as folder:
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(stream, "JPEG")
+        for number in range(num):
+            path = Path(folder) / f"{number // 1000:04d}" / f"{number:06d}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(stream.getvalue() + b"%d" % number + bytes(number % 997))
+        start = time.perf_counter()
+        views = Photographs(folder)
+        opened = time.perf_counter()
+        assert len(views) == num and views[num // 2].image_HW3.shape == (16, 16, 3)
+        print(
+            f"{num} photographs: opened in {opened - start:.2f} s, one read {time.perf_counter() - opened:.3f} s later"
+        )
+
+
+def furnished(num: int, size: int) -> None:
+    """Processor time of furnished places when their models are new, and when they are known; and of plain rooms."""
+    places, rooms = Furnished(num, size=size), Rooms(num, size=size)
+
+    def seconds(views: Furnished | Rooms) -> float:
+        start = time.process_time()
+        for item in range(num):
+            with contextlib.suppress(*BAD_ITEM):
+                views[item]
+        return (time.process_time() - start) / num
+
+    new, warm, plain = seconds(places), float("inf"), float("inf")
+    for _ in range(3):  # in turns; a machine with other work gives too large figures, never too small ones
+        warm, plain = min(warm, seconds(places)), min(plain, seconds(rooms))
+        rooms = Rooms(num, size=size)
+    print(f"furnished: {1 / warm:.1f} places a second of one core; rooms {1 / plain:.1f}; ratio {plain / warm:.2f}")
+    print(f"the first {num} places, whose models are read: {new:.2f} s each")
 
 
 def kills(times: int, num: int, size: int, seed: int) -> None:
@@ -128,14 +190,47 @@ def main() -> None:
     kill.add_argument("--rooms", type=int, default=160)
     kill.add_argument("--size", type=int, default=96)
     kill.add_argument("--seed", type=int, default=0)
+    folders = commands.add_parser("opening")
+    folders.add_argument("--files", type=int, default=200_000)
+    places = commands.add_parser("furnished")
+    places.add_argument("--places", type=int, default=60)
+    places.add_argument("--size", type=int, default=224)
+    for name in ("frames", "poses", "gravity"):
+        each = commands.add_parser(name)
+        each.add_argument("--frames", type=Path, required=True)
+        each.add_argument("--size", type=int, default=240)
+        if name == "poses":
+            each.add_argument("--apart", type=int, default=5)
+            each.add_argument("--num", type=int, default=40)
+        if name == "gravity":
+            each.add_argument("--up", type=float, nargs=3)
+            for option in ("images", "intrinsics", "poses"):
+                each.add_argument(f"--{option}")
+    photos = commands.add_parser("masks")
+    photos.add_argument("--photos", type=Path, required=True)
+    photos.add_argument("--model", type=Path, required=True)
+    photos.add_argument("--num", type=int, default=24)
     args = parser.parse_args()
-    if args.command == "kills":
+    if args.command == "opening":
+        opening(args.files)
+    elif args.command == "furnished":
+        furnished(args.places, args.size)
+    elif args.command == "frames":
+        data_cues.frames(args.frames, args.size)
+    elif args.command == "poses":
+        data_cues.poses(args.frames, args.apart, args.num)
+    elif args.command == "gravity":
+        options = ReaderOptions(images=args.images, intrinsics=args.intrinsics, poses=args.poses)
+        data_cues.gravity(args.frames, args.size, args.up, options)
+    elif args.command == "masks":
+        data_cues.masks(args.photos, args.model, args.num)
+    elif args.command == "kills":
         kills(args.times, args.rooms, args.size, args.seed)
-        return
-    if args.frames:
-        objects = Recipe("rgbd", SourceOptions(path=args.frames), (ExtractorSpec("superpixels", {}),))
-        per_item(RGBDFolder(args.frames), objects)
-    processes(args.rooms, args.size, args.repeats)
+    else:
+        if args.frames:
+            objects = Recipe("rgbd", SourceOptions(path=args.frames), (ExtractorSpec("superpixels", {}),))
+            per_item(RGBDFolder(args.frames), objects)
+        processes(args.rooms, args.size, args.repeats)
 
 
 if __name__ == "__main__":

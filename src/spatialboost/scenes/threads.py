@@ -13,7 +13,7 @@ def limited_threads(count: int) -> Iterator[None]:
     """Let torch and the libraries of linear algebra use so many threads inside of the block.
 
     Rendering and superpixels make many short calls. More threads do not make them faster, but each thread waits for the
-    others in a loop that keeps its core busy: on a machine with other work, this made builds up to nine times slower.
+    others in a loop that keeps its core busy: on a machine with other work, builds then become many times slower.
 
     Example:
         >>> from spatialboost.scenes.threads import limited_threads

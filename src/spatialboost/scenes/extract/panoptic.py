@@ -29,7 +29,7 @@ class ClassMasks:
     is a thing becomes an object. Two things of one class are told apart by colour and place.
 
     Args:
-        model: a folder, or ``user/name`` on the Hub.
+        model: a folder, or ``user/name`` on the Hub. None takes ``default_model``.
         revision: branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
@@ -43,11 +43,12 @@ class ClassMasks:
     kind = "masks"
     short = "mask2former"
     words = False  # whether the network is told its task in words
+    default_model = "facebook/mask2former-swin-large-coco-panoptic"
 
     def __init__(
         self,
         *,
-        model: str = "facebook/mask2former-swin-large-coco-panoptic",
+        model: str | None = None,
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "float32",
@@ -59,7 +60,7 @@ class ClassMasks:
         self.threshold, self.max_objects = threshold, max_objects
         self.network = Network(
             "AutoModelForUniversalSegmentation",
-            model,
+            model or self.default_model,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -110,25 +111,7 @@ class OneFormer(ClassMasks):
     """The extractor ``oneformer``; see `ClassMasks`."""
 
     short, words = "oneformer", True
-
-    def __init__(
-        self,
-        *,
-        model: str = "shi-labs/oneformer_coco_swin_large",
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        threshold: float = 0.5,
-        max_objects: int = MAX_OBJECTS,
-    ) -> None:
-        super().__init__(
-            model=model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            threshold=threshold,
-            max_objects=max_objects,
-        )
+    default_model = "shi-labs/oneformer_coco_swin_large"
 
 
 def class_name(label: str) -> str:

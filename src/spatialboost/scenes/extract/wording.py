@@ -93,7 +93,12 @@ def name_colour(pixels_P3: np.ndarray) -> str:
     Args:
         pixels_P3: uint8 ``(P, 3)``, sRGB.
     """
-    lightness, a, b = np.median(rgb2lab(pixels_P3[None])[0], axis=0)
+    return name_lab(rgb2lab(pixels_P3[None])[0])
+
+
+def name_lab(colours_P3: np.ndarray) -> str:
+    """The same for colours in CIELAB."""
+    lightness, a, b = np.median(colours_P3, axis=0).tolist()
     chroma = float(np.hypot(a, b))
     if chroma < 11.0 or lightness < 10.0 or (chroma < 16.0 and lightness < 25.0):
         return "black" if lightness < 25.0 else "white" if lightness > 72.0 else "grey"

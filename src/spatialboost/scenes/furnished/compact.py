@@ -65,7 +65,9 @@ def merge_vertices(
         The new vertices, the new faces, and the old number of each new face.
     """
     old_F = np.arange(len(faces_F3)) if among_F is None else np.flatnonzero(among_F)
-    used = np.unique(faces_F3[old_F])
+    is_used = np.zeros(len(vertices_V3), bool)
+    is_used[faces_F3[old_F]] = True
+    used = np.flatnonzero(is_used)
     keys = np.floor(vertices_V3[used] / cell + 0.5).astype(np.int64)
     keys -= keys.min(0)
     span = keys.max(0) + 1

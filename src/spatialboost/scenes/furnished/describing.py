@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from skimage.color import rgb2lab
 
-from spatialboost.scenes.extract.wording import name_colour
+from spatialboost.scenes.extract.wording import name_lab
 from spatialboost.scenes.furnished.place import Footprint, Place, Thing
 
 _NEAR, _FAR = 0.55, 1.0  # metres: "next to" something, and clearly not next to it
@@ -47,14 +48,32 @@ class Seen:
     colour: str
 
 
-def look_at_thing(image_HW3: np.ndarray, mask_HW: np.ndarray) -> Seen:
-    """Measure what a view shows of a thing."""
-    index = np.flatnonzero(mask_HW)
-    width = mask_HW.shape[1]
-    pixels = image_HW3.reshape(-1, 3)
-    halves = [index[: len(index) // 2], index[len(index) // 2 :]]
-    names = {name_colour(pixels[half[:: max(1, len(half) // _PIXELS)]]) for half in halves if len(half)}
-    return Seen(len(index), float((index % width).mean() + 0.5) / width, names.pop() if len(names) == 1 else "")
+def look_at_things(image_HW3: np.ndarray, thing_HW: np.ndarray, fewest: float) -> dict[int, Seen]:
+    """Measure what a view shows of each thing that has enough pixels.
+
+    Args:
+        image_HW3: the view.
+        thing_HW: number of the thing at each pixel; below 0 = none.
+        fewest: how many pixels are enough.
+    """
+    numbers, counts = np.unique(thing_HW[thing_HW >= 0], return_counts=True)
+    thing_N, width = thing_HW.ravel(), thing_HW.shape[1]
+    found = {int(n): np.flatnonzero(thing_N == n) for n, count in zip(numbers, counts, strict=True) if count >= fewest}
+    samples = []
+    for index in found.values():
+        halves = [index[: len(index) // 2], index[len(index) // 2 :]]
+        samples += [half[:: max(1, len(half) // _PIXELS)] for half in halves]
+    if not samples:
+        return {}
+    colours = rgb2lab(image_HW3.reshape(-1, 3)[np.concatenate(samples)])
+    ends = np.cumsum([len(sample) for sample in samples])[:-1]
+    names = [{name_lab(part)} if len(part) else set() for part in np.split(colours, ends)]
+    seen = {}
+    for place, (number, index) in enumerate(found.items()):
+        both = names[2 * place] | names[2 * place + 1]
+        colour = both.pop() if len(both) == 1 else ""
+        seen[number] = Seen(len(index), float((index % width).mean() + 0.5) / width, colour)
+    return seen
 
 
 def describe(place: Place, views: Sequence[Mapping[int, Seen]]) -> dict[int, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +58,7 @@ def render_view(
         size: ``(height, width)`` in pixels.
     """
     height, width = size
-    v, u = np.mgrid[:height, :width].reshape(2, -1)
-    x, y = (u - (width - 1) / 2) / focal, (v - (height - 1) / 2) / focal
+    x, y = (part / focal for part in _pixels(height, width))
     ray_N3 = np.empty((height * width, 3), np.float32)
     for axis in range(3):
         ray_N3[:, axis] = pose_44[axis, 0] * x + pose_44[axis, 1] * y + pose_44[axis, 2]
@@ -148,9 +148,7 @@ def _find_light(
     Returns:
         Which light each pixel has looked for, ``(A,)``, and whether its way is free, float32 ``(A,)``.
     """
-    # Interleaved gradient noise (Jimenez 2014): neighbours have numbers that are far apart.
-    row, column = np.divmod(seen.at, size[1])
-    number_A = 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
+    number_A = _noise(*size).take(seen.at)
     kinds = len(place.lamps) + 1
     kind_A = (number_A * kinds).astype(np.int64)
     sample_A = ((number_A * kinds - kind_A) * 16).astype(np.int64)
@@ -158,14 +156,15 @@ def _find_light(
     for kind in range(kinds):
         mine = np.flatnonzero(kind_A == kind)
         if kind < len(place.lamps):
-            beam_A3[mine] = _beams(place.lamps[kind], seen.point_A3[mine], sample_A[mine])
+            beam_A3[mine] = _beams(place.lamps[kind], seen.point_A3.take(mine, 0), sample_A.take(mine))
         else:
             reach = np.float32(_OCCLUSION * (2 if place.outdoors else 1))
-            beam_A3[mine] = (seen.normal.T[mine] + _directions()[sample_A[mine]] * np.float32(0.98)) * reach
+            aside = _directions().take(sample_A.take(mine), 0) * np.float32(0.98)
+            beam_A3[mine] = (seen.normal.take(mine, 1).T + aside) * reach
     free_A = np.zeros(len(beam_A3), np.float32)
     towards = np.flatnonzero(_dot(seen.normal, beam_A3.T) > 0)
-    start = seen.point_A3[towards] + seen.flat_A3[towards] * np.float32(_TOO_NEAR)
-    free_A[towards] = ~triangles.tracer.blocked(start, beam_A3[towards])
+    start = seen.point_A3.take(towards, 0) + seen.flat_A3.take(towards, 0) * np.float32(_TOO_NEAR)
+    free_A[towards] = ~triangles.tracer.blocked(start, beam_A3.take(towards, 0))
     return kind_A, free_A
 
 
@@ -196,8 +195,9 @@ def _smooth(
             same &= thing[here] == thing[there]
             same &= _dot(normal[(slice(None), *here)], normal[(slice(None), *there)]) > 0.9
             share = same * np.float32(tap)
-            total[(slice(None), *here)] += values[(slice(None), *there)] * share
-            total[(slice(None), *there)] += values[(slice(None), *here)] * share
+            product = np.multiply(values[(slice(None), *there)], share)
+            total[(slice(None), *here)] += product
+            total[(slice(None), *there)] += np.multiply(values[(slice(None), *here)], share, out=product)
         values = total
     flat = values.reshape(2 * kinds, -1)[:, seen.at]
     return np.where(flat[kinds:] > 0, flat[:kinds] / np.maximum(flat[kinds:], 1e-6), 1.0)
@@ -266,6 +266,21 @@ def _beams(lamp: Lamp, point_A3: np.ndarray, sample_A: np.ndarray | None) -> np.
     return np.broadcast_to(spot, point_A3.shape) if lamp.sun else spot - point_A3
 
 
+@functools.lru_cache(4)
+def _pixels(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of the pixels of an image, counted from its middle."""
+    v, u = np.mgrid[:height, :width].reshape(2, -1)
+    return u - (width - 1) / 2, v - (height - 1) / 2
+
+
+@functools.lru_cache(4)
+def _noise(height: int, width: int) -> np.ndarray:
+    """Interleaved gradient noise (Jimenez 2014) in [0, 1): neighbours have numbers that are far apart."""
+    row, column = np.divmod(np.arange(height * width), width)
+    return 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
+
+
+@functools.cache
 def _square() -> np.ndarray:
     """``(16, 3)``: samples in a cube such that each pair of axes has one in each cell of a 4x4 grid."""
     k = np.arange(16)
@@ -273,6 +288,7 @@ def _square() -> np.ndarray:
     return np.stack([x, (z + x) % 2 - 1, z], 1).astype(np.float32)
 
 
+@functools.cache
 def _directions() -> np.ndarray:
     """``(16, 3)``: directions that cover the sphere. Added to a normal, they are spread as diffuse light is."""
     k = np.arange(16)

@@ -226,7 +226,9 @@ def _to_true_size(vertices_V3: np.ndarray, faces_F3: np.ndarray, piece: Piece) -
     # The model's axes are x right, y up, z to its front; ours are x right, y down, z to its back.
     turn_33 = np.diag([1.0, -1.0, -1.0]) @ piece.rotation_33
     turned_V3 = vertices_V3 @ turn_33.T
-    used_V3 = turned_V3[np.unique(faces_F3)]
+    is_used = np.zeros(len(turned_V3), bool)
+    is_used[faces_F3] = True
+    used_V3 = turned_V3[is_used]
     low_3, high_3 = used_V3.min(0), used_V3.max(0)
     extent_3 = high_3 - low_3
     scale_3 = np.ones(3)

@@ -81,16 +81,28 @@ class Footprint:
         """Whether two things would be inside of each other: no line separates their rectangles."""
         if self.low >= other.high - 1e-6 or other.low >= self.high - 1e-6:
             return False
+        x, z = other.x - self.x, other.z - self.z
         reach = math.hypot(self.half_x, self.half_z) + math.hypot(other.half_x, other.half_z)
-        if math.hypot(self.x - other.x, self.z - other.z) >= reach:
+        if math.hypot(x, z) >= reach:
             return False
-        mine, theirs = self.corners, other.corners
-        for yaw in (self.yaw, other.yaw):
-            for axis in ((np.cos(yaw), -np.sin(yaw)), (np.sin(yaw), np.cos(yaw))):
-                a, b = mine @ axis, theirs @ axis
-                if a.max() <= b.min() + 1e-9 or b.max() <= a.min() + 1e-9:
-                    return False
+        turn = other.yaw - self.yaw
+        cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+        for mine, theirs in ((self, other), (other, self)):
+            along, aside = math.cos(mine.yaw), math.sin(mine.yaw)
+            across = mine.half_x + theirs.half_x * cos + theirs.half_z * sin
+            deep = mine.half_z + theirs.half_x * sin + theirs.half_z * cos
+            if abs(x * along - z * aside) >= across - 1e-9 or abs(x * aside + z * along) >= deep - 1e-9:
+                return False
         return True
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far it goes from the middle of the floor, along x and z."""
+        cos, sin = abs(math.cos(self.yaw)), abs(math.sin(self.yaw))
+        return (
+            abs(self.x) + self.half_x * cos + self.half_z * sin,
+            abs(self.z) + self.half_x * sin + self.half_z * cos,
+        )
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ class Plan:
 
     def fits(self, footprint: Footprint) -> bool:
         """Whether a thing would be inside the room and outside of all other things."""
-        corners = footprint.corners
-        limit = np.array([self.size[0] / 2, self.size[2] / 2]) + 1e-6
-        if (np.abs(corners) > limit).any() or footprint.high > self.size[1] + 1e-6:
+        x, z = footprint.reach
+        width, height, depth = self.size
+        if x > width / 2 + 1e-6 or z > depth / 2 + 1e-6 or footprint.high > height + 1e-6:
             return False
         return not any(footprint.overlaps(other) for other in self._taken)
 
@@ -162,10 +162,10 @@ class Plan:
             return
         use, mesh = found
         rug = Thing(use, mesh, (float(x), 0.0, float(z)), float(yaw), flat=min(1.0, _RUG / max(mesh.size[1], 1e-6)))
-        limit = np.array([self.size[0] / 2, self.size[2] / 2])
-        if (np.abs(rug.footprint().corners) > limit).any():
+        outline = rug.footprint()
+        if outline.reach[0] > self.size[0] / 2 or outline.reach[1] > self.size[2] / 2:
             return
-        if not any(other.use.role == "rug" and other.footprint().overlaps(rug.footprint()) for other in self.things):
+        if not any(other.use.role == "rug" and other.footprint().overlaps(outline) for other in self.things):
             self.things.append(rug)
 
     def put_on(self, found: Found | None, below: int, taken: dict[tuple[int, int], list]) -> int | None:

@@ -13,7 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, CuesError, SceneObject
 from spatialboost.scenes.furnished.assembly import Triangles
 from spatialboost.scenes.furnished.catalogue import DEFAULT_PATH, list_authors, read_catalogue
-from spatialboost.scenes.furnished.describing import Seen, describe, look_at_thing
+from spatialboost.scenes.furnished.describing import describe, look_at_things
 from spatialboost.scenes.furnished.gardens import ROLES, sample_garden
 from spatialboost.scenes.furnished.library import Library
 from spatialboost.scenes.furnished.light import render_view
@@ -151,7 +151,7 @@ def render_place(place: Place, size: tuple[int, int]) -> list[Cues]:
         light = torch.from_numpy(view.light_3HW)[None]
         image = apply_camera_effects(light, [place], [number])[0]  # type: ignore[list-item]
         images.append(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-        shown.append(_look(view.thing_HW, images[-1]))
+        shown.append(look_at_things(images[-1], view.thing_HW, max(_NOTICED * height * width, 4)))
     descriptions = describe(place, shown)
     views = []
     for number, view in enumerate(rendered):
@@ -177,17 +177,6 @@ def render_place(place: Place, size: tuple[int, int]) -> list[Cues]:
             )
         )
     return views
-
-
-def _look(thing_HW: np.ndarray, image_HW3: np.ndarray) -> dict[int, Seen]:
-    """What a view shows of each thing that can be noticed in it."""
-    numbers, counts = np.unique(thing_HW[thing_HW >= 0], return_counts=True)
-    fewest = max(_NOTICED * thing_HW.size, 4)
-    return {
-        int(number): look_at_thing(image_HW3, thing_HW == number)
-        for number, count in zip(numbers, counts, strict=True)
-        if count >= fewest
-    }
 
 
 def _facts(

@@ -163,6 +163,7 @@ def apply_camera_effects(light_B3HW: Tensor, rooms: Sequence[Room], numbers: Seq
     count = image[0].numel()
     for b, (room, number) in enumerate(zip(rooms, numbers, strict=True)):
         offset = (room.seed * 7919 + number * 104729) % len(normal)
-        noise = normal.take(np.arange(offset, offset + count), mode="wrap")
+        fits = offset + count <= len(normal)
+        noise = normal[offset : offset + count] if fits else normal.take(np.arange(offset, offset + count), mode="wrap")
         image[b] += room.noise * torch.from_numpy(noise).to(image.device).view_as(image[b])
     return (image.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
