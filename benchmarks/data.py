@@ -2,16 +2,25 @@
 
     python benchmarks/data.py speed --frames PATH_TO_RGBD_FOLDER  # against decoding; two processes against one
     python benchmarks/data.py kills --times 20                    # SIGKILL at random moments, then resume
+    python benchmarks/data.py text-only --seeds 3 --balance -- --source rooms --num 1000 --size 80
+    python benchmarks/data.py check --rooms 10000 --size 96       # every answer, against the cues
 
 `speed` prints processor seconds for decoding an item and for turning ready cues into a row, and the ratio of both; then
 the wall times of one and two processes, which take turns. `kills` ends a build with SIGKILL again and again until it is
 complete, and compares the files with those of a build that was never interrupted: the same bytes, so no row is lost and
 none is there twice.
+
+`text-only` builds a data set several times with different seeds (the options after ``--`` are those of `spatialboost
+data build`) and prints for each kind of question, as means over the builds: turns, the best constant answer, the
+answers of a reader of the text alone, their difference with its standard error, and the share of "yes" or of the first
+choice. With `--balance` each data set is balanced before. `check` recomputes every answer of many rooms from their
+depth maps and masks.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -19,16 +28,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
+from spatialboost.scenes.dataset.balance import balance_dataset
+from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.row import make_row
+from spatialboost.scenes.dataset.text_only import measure_kind, read_turns
 from spatialboost.scenes.dataset.writer import build_dataset, build_settings
+from spatialboost.scenes.questions.checker import check_against_cues
 from spatialboost.scenes.questions.conversation import build_conversation
-from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.questions.plan import PAPER, TurnPlan
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.recipe import ExtractorSpec, Recipe
+from spatialboost.scenes.rooms.render import render_rooms
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.source_registry import SourceOptions
 
@@ -106,6 +121,55 @@ def kills(times: int, num: int, size: int, seed: int) -> None:
         print(f"{killed} kills: {same} of {len(expected)} files have the same bytes; left over: {left}")
 
 
+def text_only(seeds: int, balance: bool, options: list[str]) -> None:
+    """What the text alone tells, in several builds of the same views."""
+    found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    sides: dict[str, Counter[str]] = defaultdict(Counter)
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            data, cache = Path(folder) / f"seed {seed}", Path(folder) / "cache"
+            command = ["--out", data, "--seed", seed, "--cache", cache, "--no-depth", *options]
+            if run(command).wait():
+                sys.exit(f"data build failed: spatialboost data build {' '.join(map(str, command))}")
+            if balance:
+                report = balance_dataset(data, data := Path(folder) / f"balanced {seed}")
+                print(f"seed {seed}: {sum(report.left_out.values())} of {sum(report.turns.values())} turns left out")
+            rows = open_rows([data]).select_columns(["messages", "meta"])
+            read = read_turns((row["messages"], json.loads(row["meta"])) for row in rows)
+            for kind, turns in read.items():
+                right = measure_kind(turns)
+                sides[kind].update(turn.label for turn in turns)
+                if right.text_only is not None:
+                    found[kind].append((right.asked, 100 * right.prior, 100 * right.text_only))
+    print(f"{'kind':22} {'turns':>6} {'constant':>9} {'text':>6} {'difference':>16}  yes or first")
+    for kind, builds in found.items():
+        asked, prior, right = np.array(builds).T
+        error = np.std(right - prior, ddof=1) / np.sqrt(len(builds)) if len(builds) > 1 else float("nan")
+        pairs = (
+            ("Yes", "No"),
+            ("name 0", "name 1"),
+            ("Point 1 is closer than Point 2.", "Point 2 is closer than Point 1."),
+        )
+        one, other = next((pair for pair in pairs if sides[kind][pair[0]]), ("", ""))
+        total = sides[kind][one] + sides[kind][other]
+        even = f"{100 * sides[kind][one] / total:.1f} +- {50 / np.sqrt(total):.1f}" if total else ""
+        difference = f"{np.mean(right - prior):+.1f} +- {error:.1f}"
+        print(f"{kind:22} {asked.mean():6.0f} {prior.mean():9.1f} {right.mean():6.1f} {difference:>16}  {even}")
+
+
+def check(rooms: int, size: int, first: int) -> None:
+    """Recompute every answer about rooms, with the plan of one view and the templates of visual questions."""
+    plan, turns, wrong = TurnPlan({**PAPER, "vqa": 3}), 0, Counter[str]()
+    for start in range(first, first + rooms, 64):
+        for seed, view in enumerate(render_rooms(range(start, min(start + 64, first + rooms)), size=size), start):
+            talk = build_conversation(view, seed=seed, plan=plan)
+            turns += len(talk.meta["turns"])
+            wrong.update(check_against_cues(talk.messages, talk.meta, view))
+    print(f"{rooms} rooms, {turns} turns: {wrong.total()} problems")
+    for problem, times in wrong.most_common(10):
+        print(f"{times:6} {problem}")
+
+
 def run(words: list[object]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", BUILD, "--quiet", "data", "build", *map(str, words)]
     return subprocess.Popen(command, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -128,7 +192,21 @@ def main() -> None:
     kill.add_argument("--rooms", type=int, default=160)
     kill.add_argument("--size", type=int, default=96)
     kill.add_argument("--seed", type=int, default=0)
+    told = commands.add_parser("text-only")
+    told.add_argument("--seeds", type=int, default=3)
+    told.add_argument("--balance", action="store_true")
+    told.add_argument("options", nargs="*", help="after --: options of `spatialboost data build`")
+    answers = commands.add_parser("check")
+    answers.add_argument("--rooms", type=int, default=10_000)
+    answers.add_argument("--size", type=int, default=96)
+    answers.add_argument("--first", type=int, default=0)
     args = parser.parse_args()
+    if args.command == "text-only":
+        text_only(args.seeds, args.balance, args.options)
+        return
+    if args.command == "check":
+        check(args.rooms, args.size, args.first)
+        return
     if args.command == "kills":
         kills(args.times, args.rooms, args.size, args.seed)
         return
