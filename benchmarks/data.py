@@ -13,8 +13,8 @@ none is there twice.
 `text-only` builds a data set several times with different seeds (the options after ``--`` are those of `spatialboost
 data build`) and prints for each kind of question, as means over the builds: turns, the best constant answer, the
 answers of a reader of the text alone, their difference with its standard error, and the share of "yes" or of the first
-choice. With `--balance` each data set is balanced before. `check` recomputes every answer of many rooms from their
-depth maps and masks.
+choice. With `--balance` a second table is about the balanced data sets. `check` recomputes every answer of many rooms
+from their depth maps and masks.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from spatialboost.scenes.rooms.render import render_rooms
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.source_registry import SourceOptions
 
+SIDES = (("Yes", "No"), ("name 0", "name 1"), ("Point 1 is closer than Point 2.", "Point 2 is closer than Point 1."))
 BUILD = "import sys; from spatialboost.cli import main; main()"
 
 
@@ -123,38 +124,53 @@ def kills(times: int, num: int, size: int, seed: int) -> None:
 
 def text_only(seeds: int, balance: bool, options: list[str]) -> None:
     """What the text alone tells, in several builds of the same views."""
-    found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-    sides: dict[str, Counter[str]] = defaultdict(Counter)
+    tables = {"as built": KindTable()} | ({"balanced": KindTable()} if balance else {})
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            data, cache = Path(folder) / f"seed {seed}", Path(folder) / "cache"
-            command = ["--out", data, "--seed", seed, "--cache", cache, "--no-depth", *options]
+            data, balanced = Path(folder) / f"seed {seed}", Path(folder) / f"balanced {seed}"
+            command = ["--out", data, "--seed", seed, "--cache", Path(folder) / "cache", "--no-depth", *options]
             if run(command).wait():
                 sys.exit(f"data build failed: spatialboost data build {' '.join(map(str, command))}")
+            tables["as built"].add(data)
             if balance:
-                report = balance_dataset(data, data := Path(folder) / f"balanced {seed}")
-                print(f"seed {seed}: {sum(report.left_out.values())} of {sum(report.turns.values())} turns left out")
-            rows = open_rows([data]).select_columns(["messages", "meta"])
-            read = read_turns((row["messages"], json.loads(row["meta"])) for row in rows)
-            for kind, turns in read.items():
-                right = measure_kind(turns)
-                sides[kind].update(turn.label for turn in turns)
-                if right.text_only is not None:
-                    found[kind].append((right.asked, 100 * right.prior, 100 * right.text_only))
-    print(f"{'kind':22} {'turns':>6} {'constant':>9} {'text':>6} {'difference':>16}  yes or first")
-    for kind, builds in found.items():
-        asked, prior, right = np.array(builds).T
-        error = np.std(right - prior, ddof=1) / np.sqrt(len(builds)) if len(builds) > 1 else float("nan")
-        pairs = (
-            ("Yes", "No"),
-            ("name 0", "name 1"),
-            ("Point 1 is closer than Point 2.", "Point 2 is closer than Point 1."),
-        )
-        one, other = next((pair for pair in pairs if sides[kind][pair[0]]), ("", ""))
-        total = sides[kind][one] + sides[kind][other]
-        even = f"{100 * sides[kind][one] / total:.1f} +- {50 / np.sqrt(total):.1f}" if total else ""
-        difference = f"{np.mean(right - prior):+.1f} +- {error:.1f}"
-        print(f"{kind:22} {asked.mean():6.0f} {prior.mean():9.1f} {right.mean():6.1f} {difference:>16}  {even}")
+                report = balance_dataset(data, balanced)
+                left_out = (
+                    f"{report.left_out.total()} of {report.turns.total()} turns left out: {dict(report.left_out)}"
+                )
+                print(f"seed {seed}: {left_out}", flush=True)
+                tables["balanced"].add(balanced)
+    for name, table in tables.items():
+        print(f"\n{name:22} {'turns':>6} {'constant':>9} {'text':>6} {'difference':>16}  yes or first")
+        table.show()
+
+
+class KindTable:
+    """For each kind of question, the figures of several data sets."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+        self.labels: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, folder: Path) -> None:
+        """Read one data set."""
+        rows = open_rows([folder]).select_columns(["messages", "meta"])
+        for kind, turns in read_turns((row["messages"], json.loads(row["meta"])) for row in rows).items():
+            right = measure_kind(turns)
+            self.labels[kind].update(turn.label for turn in turns)
+            if right.text_only is not None:
+                self.found[kind].append((right.asked, 100 * right.prior, 100 * right.text_only))
+
+    def show(self) -> None:
+        """Print means, with standard errors over the data sets."""
+        for kind, builds in self.found.items():
+            asked, prior, right = np.array(builds).T
+            error = np.std(right - prior, ddof=1) / np.sqrt(len(builds)) if len(builds) > 1 else float("nan")
+            labels = self.labels[kind]
+            one, other = next((pair for pair in SIDES if labels[pair[0]]), ("", ""))
+            total = labels[one] + labels[other]
+            even = f"{100 * labels[one] / total:.1f} +- {50 / np.sqrt(total):.1f}" if total else ""
+            difference = f"{np.mean(right - prior):+.1f} +- {error:.1f}"
+            print(f"{kind:22} {asked.mean():6.0f} {prior.mean():9.1f} {right.mean():6.1f} {difference:>16}  {even}")
 
 
 def check(rooms: int, size: int, first: int) -> None:
