@@ -200,7 +200,8 @@ def _write(path: Path, new: Path, told: Mapping[int, set[int]], first: int, repo
             report.turns.update(turn["kind"] for turn in meta["turns"])
             report.left_out.update(meta["turns"][i]["kind"] for i in gone)
             if len(gone) == len(meta["turns"]):
-                skipped[str(meta["source"])] = report.emptied[str(meta["source"])] = LEFT_OUT
+                name = str(meta.get("source", first + number))
+                skipped[name] = report.emptied[name] = LEFT_OUT
                 continue
             rows.append({**row, **_without(row["messages"], meta, gone)} if gone else row)
     stream = io.BytesIO()
