@@ -8,6 +8,8 @@
     python benchmarks/data.py poses --frames FOLDER               # errors of `matched-poses`
     python benchmarks/data.py gravity --frames FOLDER --up 0 1 0  # above/below against the true heights
     python benchmarks/data.py masks --photos COCO128 --model FOLDER  # IoU of MobileSAM's masks
+    python benchmarks/data.py text-only --seeds 3 --balance -- --source rooms --num 1000 --size 80
+    python benchmarks/data.py check --rooms 10000 --size 96       # every answer, against the cues
 
 `speed` prints processor seconds for decoding an item and for turning ready cues into a row, and the ratio of both; then
 one and two processes, which take turns: items a second, and the processor seconds of all processes together. The second
@@ -15,13 +17,21 @@ figure does not depend on what else the machine does. Two processes cannot be fa
 one over those of two. `kills` ends a build with SIGKILL again and again until it is
 complete, and compares the files with those of a build that was never interrupted: the same bytes, so no row is lost and
 none is there twice.
+
+`text-only` builds a data set several times with different seeds (the options after ``--`` are those of `spatialboost
+data build`) and prints for each kind of question, as means over the builds: turns, the best constant answer, the
+answers of a reader of the text alone, their difference with its standard error, and the share of "yes" or of the first
+choice. With `--balance` a second table is about the balanced data sets. `check` recomputes every answer of many rooms
+from their depth maps and masks.
 """
 
 from __future__ import annotations
 
 import argparse
+import argparse
 import contextlib
 import io
+import json
 import os
 import random
 import resource
@@ -30,6 +40,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import data_cues
@@ -37,19 +48,26 @@ import numpy as np
 from PIL import Image
 
 from spatialboost.scenes.cues import BAD_ITEM
+from spatialboost.scenes.dataset.balance import balance_dataset
+from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.row import make_row
+from spatialboost.scenes.dataset.text_only import measure_kind, read_turns
 from spatialboost.scenes.dataset.writer import build_dataset, build_settings
 from spatialboost.scenes.furnished.source import Furnished
 from spatialboost.scenes.images.folder import Photographs
+from spatialboost.scenes.questions.checker import check_against_cues
 from spatialboost.scenes.questions.conversation import build_conversation
+from spatialboost.scenes.questions.plan import PAPER, TurnPlan
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.recipe import ExtractorSpec, Recipe
 from spatialboost.scenes.rooms import Rooms
+from spatialboost.scenes.rooms.render import render_rooms
 from spatialboost.scenes.scene import as_scene
 from spatialboost.scenes.source_registry import SourceOptions
 
+SIDES = (("Yes", "No"), ("name 0", "name 1"), ("Point 1 is closer than Point 2.", "Point 2 is closer than Point 1."))
 BUILD = "import sys; from spatialboost.cli import main; main()"
 
 
@@ -168,6 +186,70 @@ def kills(times: int, num: int, size: int, seed: int) -> None:
         print(f"{killed} kills: {same} of {len(expected)} files have the same bytes; left over: {left}")
 
 
+def text_only(seeds: int, balance: bool, options: list[str]) -> None:
+    """What the text alone tells, in several builds of the same views."""
+    tables = {"as built": KindTable()} | ({"balanced": KindTable()} if balance else {})
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            data, balanced = Path(folder) / f"seed {seed}", Path(folder) / f"balanced {seed}"
+            command = ["--out", data, "--seed", seed, "--cache", Path(folder) / "cache", "--no-depth", *options]
+            if run(command).wait():
+                sys.exit(f"data build failed: spatialboost data build {' '.join(map(str, command))}")
+            tables["as built"].add(data)
+            if balance:
+                report = balance_dataset(data, balanced)
+                left_out = (
+                    f"{report.left_out.total()} of {report.turns.total()} turns left out: {dict(report.left_out)}"
+                )
+                print(f"seed {seed}: {left_out}", flush=True)
+                tables["balanced"].add(balanced)
+    for name, table in tables.items():
+        print(f"\n{name:22} {'turns':>6} {'constant':>9} {'text':>6} {'difference':>16}  yes or first")
+        table.show()
+
+
+class KindTable:
+    """For each kind of question, the figures of several data sets."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+        self.labels: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, folder: Path) -> None:
+        """Read one data set."""
+        rows = open_rows([folder]).select_columns(["messages", "meta"])
+        for kind, turns in read_turns((row["messages"], json.loads(row["meta"])) for row in rows).items():
+            right = measure_kind(turns)
+            self.labels[kind].update(turn.label for turn in turns)
+            if right.text_only is not None:
+                self.found[kind].append((right.asked, 100 * right.prior, 100 * right.text_only))
+
+    def show(self) -> None:
+        """Print means, with standard errors over the data sets."""
+        for kind, builds in self.found.items():
+            asked, prior, right = np.array(builds).T
+            error = np.std(right - prior, ddof=1) / np.sqrt(len(builds)) if len(builds) > 1 else float("nan")
+            labels = self.labels[kind]
+            one, other = next((pair for pair in SIDES if labels[pair[0]]), ("", ""))
+            total = labels[one] + labels[other]
+            even = f"{100 * labels[one] / total:.1f} +- {50 / np.sqrt(total):.1f}" if total else ""
+            difference = f"{np.mean(right - prior):+.1f} +- {error:.1f}"
+            print(f"{kind:22} {asked.mean():6.0f} {prior.mean():9.1f} {right.mean():6.1f} {difference:>16}  {even}")
+
+
+def check(rooms: int, size: int, first: int) -> None:
+    """Recompute every answer about rooms, with the plan of one view and the templates of visual questions."""
+    plan, turns, wrong = TurnPlan({**PAPER, "vqa": 3}), 0, Counter[str]()
+    for start in range(first, first + rooms, 64):
+        for seed, view in enumerate(render_rooms(range(start, min(start + 64, first + rooms)), size=size), start):
+            talk = build_conversation(view, seed=seed, plan=plan)
+            turns += len(talk.meta["turns"])
+            wrong.update(check_against_cues(talk.messages, talk.meta, view))
+    print(f"{rooms} rooms, {turns} turns: {wrong.total()} problems")
+    for problem, times in wrong.most_common(10):
+        print(f"{times:6} {problem}")
+
+
 def run(words: list[object]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", BUILD, "--quiet", "data", "build", *map(str, words)]
     return subprocess.Popen(command, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -210,8 +292,20 @@ def main() -> None:
     photos.add_argument("--photos", type=Path, required=True)
     photos.add_argument("--model", type=Path, required=True)
     photos.add_argument("--num", type=int, default=24)
+    told = commands.add_parser("text-only")
+    told.add_argument("--seeds", type=int, default=3)
+    told.add_argument("--balance", action="store_true")
+    told.add_argument("options", nargs="*", help="after --: options of `spatialboost data build`")
+    answers = commands.add_parser("check")
+    answers.add_argument("--rooms", type=int, default=10_000)
+    answers.add_argument("--size", type=int, default=96)
+    answers.add_argument("--first", type=int, default=0)
     args = parser.parse_args()
-    if args.command == "opening":
+    if args.command == "text-only":
+        text_only(args.seeds, args.balance, args.options)
+    elif args.command == "check":
+        check(args.rooms, args.size, args.first)
+    elif args.command == "opening":
         opening(args.files)
     elif args.command == "furnished":
         furnished(args.places, args.size)

@@ -39,6 +39,18 @@ def test_rooms_are_built_and_shown(tmp_path):
     assert (tmp_path / "rooms" / "index.html").is_file()
 
 
+def test_the_field_of_view_is_said_and_a_data_set_is_balanced(tmp_path):
+    words = ["--num", 3, "--size", 48, "--turn", "depth=1", "--turn", "left_right=1", "--focal", "question"]
+    assert run("build", "--out", tmp_path / "rooms", *words)[0] == 0
+    assert "was built with plan.field_of_view True" in str(run("build", "--out", tmp_path / "rooms", *words[:-2])[2])
+    assert json.loads((tmp_path / "rooms" / "manifest.json").read_text())["settings"]["plan"]["field_of_view"] is True
+    assert "degrees" in open_rows([tmp_path / "rooms"])[0]["messages"][0]["content"]
+    code, output, _ = run("balance", tmp_path / "rooms", "--out", tmp_path / "new")
+    assert (code, "3 conversations; 0 turns left out" in output) == (0, True)
+    assert list(open_rows([tmp_path / "new"])) == list(open_rows([tmp_path / "rooms"]))
+    assert "exists; choose another folder" in str(run("balance", tmp_path / "rooms", "--out", tmp_path / "new")[2])
+
+
 def test_chosen_turns_and_shards(tmp_path):
     words = [
         "build",
@@ -159,6 +171,8 @@ def test_objects_are_proposed_on_real_frames(tmp_path, assets):
     [
         (["--source", "rgbd"], "needs --path FOLDER"),
         (["--path", "somewhere"], "--path is for --source rgbd"),
+        (["--focal", "wide"], "--focal is 'wide'; expected a number such as 0.87, or question"),
+        (["--focal", "nan"], "focal is nan; expected 0.1 to 30"),
         (["--num", "0"], "--num is 0; expected at least 1"),
         (["--num", "99999999999"], "--num is 99999999999; expected at most"),
         (["--size", "12by13"], "expected pixels such as 224"),

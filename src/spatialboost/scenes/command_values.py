@@ -61,6 +61,26 @@ def parse_views(text: str) -> ViewMix:
         raise SpatialBoostError(f"--{error}") from None
 
 
+def parse_focal(text: str) -> float | None:
+    """Read "0.87", a focal length for all views; None for "question", which writes that of each view into the question.
+
+    Example:
+        >>> parse_focal("0.87"), parse_focal("question")
+        (0.87, None)
+
+    Raises:
+        SpatialBoostError: the text has another form.
+    """
+    if text == "question":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise SpatialBoostError(
+            f"--focal is {text!r}; expected a number such as 0.87, or question to write the field of view into the text"
+        ) from None
+
+
 def parse_turns(words: Sequence[str]) -> dict[str, int]:
     """Read "depth=3", "closer=2", ...
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from spatialboost.errors import SpatialBoostError, plain
-from spatialboost.scenes.command_values import parse_direction, parse_size, parse_turns, parse_views
+from spatialboost.scenes.command_values import parse_direction, parse_focal, parse_size, parse_turns, parse_views
 from spatialboost.scenes.paths import user_path
 
 # Beyond these, a number is mistyped, and the build would not end or would not fit into memory
@@ -149,10 +149,11 @@ def build(
         ),
     ] = None,
     focal: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Cut or extend every view to this focal length, divided by the longer side (0.87 = 60 degrees), as if "
-            "one camera had taken all. Default: each view keeps its own."
+            help="A number: cut or extend every view to this focal length, divided by the longer side (0.87 = 60 "
+            "degrees), as if one camera had taken all. question: each view keeps its own, and questions about metres "
+            "say the field of view. Default: each view keeps its own."
         ),
     ] = None,
     cache: Annotated[
@@ -204,7 +205,8 @@ def build(
         if value is not None and value > largest:
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     mix = parse_views(views)
-    plan = TurnPlan(parse_turns(turn) if turn else PAPER if mix.counts == (1,) else SEVERAL, least=least)
+    asked = parse_turns(turn) if turn else PAPER if mix.counts == (1,) else SEVERAL
+    plan = TurnPlan(asked, least=least, field_of_view=focal == "question")
     pixels = None if size is None else parse_size(size)
     reader = ReaderOptions(
         depth_scale=depth_scale,
@@ -228,7 +230,7 @@ def build(
         options,
         tuple(ExtractorSpec.parse(text) for text in extract),
         None if cache is None else user_path(cache),
-        focal,
+        None if focal is None else parse_focal(focal),
     )
     try:
         report = build_dataset(

@@ -122,6 +122,19 @@ def make_intrinsics(focal: float, size: tuple[int, int]) -> np.ndarray:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], np.float64)
 
 
+def measure_field_of_view(cues: Cues) -> float:
+    """The angle between the left and the right edge of a view, in degrees.
+
+    Example:
+        >>> from spatialboost.scenes.rooms import Rooms
+        >>> 40 < measure_field_of_view(Rooms(1, size=64)[0]) < 100
+        True
+    """
+    (focal, _, centre), width = cues.intrinsics_33[0], cues.size[1]
+    edges = (centre + 0.5) / focal, (width - 0.5 - centre) / focal  # the centre of the first pixel is 0
+    return math.degrees(sum(map(math.atan, edges)))
+
+
 def unify_focal(cues: Cues, focal: float) -> Cues:
     """Cut or extend a view, so that its focal length is ``focal`` times its longer side.
 

@@ -80,3 +80,21 @@ def test_questions_about_rooms_cannot_be_answered_without_the_image():
     assert closer.text_only - closer.prior < 0.04  # it was 0.12 before the partners of points were matched
     for kind in ("front_behind", "larger_smaller", "above_below"):
         assert table[kind].text_only < 0.62  # three standard deviations of 150 fair coins
+
+
+def test_the_row_of_a_point_tells_little_of_its_depth_in_rooms():
+    views = render_rooms(range(9000, 9080), size=48)
+    told = {}
+    for wordings in (None, 2):  # two wordings: points as the first version drew them
+        plan = TurnPlan({"depth": 12}, wordings=wordings)
+        turns = [
+            turn for i, view in enumerate(views) for turn in build_conversation(view, seed=i, plan=plan).meta["turns"]
+        ]
+        rows, depths = [turn["points"][0][1] for turn in turns], [turn["depths"][0] for turn in turns]
+        told[wordings] = abs(float(np.corrcoef(rows, np.log(depths))[0, 1]))
+    assert told[None] < 0.2 < 0.3 < told[2]
+
+
+def test_each_form_of_a_kind_has_its_own_baseline():
+    rows = talks("vqa", [("Which is larger, the box or the ball?", "The box.", {"form": form}) for form in "ab" * 20])
+    assert set(measure_text_only(rows)) == {"vqa a", "vqa b"}

@@ -38,6 +38,7 @@ def test_a_plan_goes_through_json_and_pickle():
         "on_objects": 0.5,
         "least": 2,
         "wordings": None,
+        "field_of_view": False,
     }
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert pickle.loads(pickle.dumps(TurnPlan())) == TurnPlan()

@@ -99,10 +99,22 @@ def _told(turns: Sequence[ReadTurn]) -> list[ReadTurn]:
             break
         # without this number of right answers, it would be as good as the constant answer
         number = max(1, round(_STEP * len(kept) * excess / max(1 - labels.prior, excess)))
-        surest = set(np.argsort(-chances_T, kind="stable")[:number].tolist())
+        surest = _surest(chances_T, labels, number)
         told += [kept[i] for i in sorted(surest)]
         kept = [turn for i, turn in enumerate(kept) if i not in surest]
     return told
+
+
+def _surest(chances_T: np.ndarray, labels: Labels, number: int) -> set[int]:
+    """The turns with the highest probability, the same share of each answer, so that none becomes more frequent."""
+    answer_T = labels.values_T // (labels.reach or 1)
+    order = np.argsort(-chances_T, kind="stable")
+    rank_T, size_T = np.empty(len(order), int), np.empty(len(order), int)
+    for answer in np.unique(answer_T):
+        same = order[answer_T[order] == answer]
+        rank_T[same], size_T[same] = np.arange(len(same)), len(same)
+    share_T = (rank_T + 0.5) / size_T  # of the turns with the same answer, those that are surer
+    return set(np.argsort(share_T, kind="stable")[:number].tolist())
 
 
 def _judge(turns: Sequence[ReadTurn], labels: Labels) -> tuple[float, np.ndarray] | None:
@@ -188,7 +200,8 @@ def _write(path: Path, new: Path, told: Mapping[int, set[int]], first: int, repo
             report.turns.update(turn["kind"] for turn in meta["turns"])
             report.left_out.update(meta["turns"][i]["kind"] for i in gone)
             if len(gone) == len(meta["turns"]):
-                skipped[str(meta["source"])] = report.emptied[str(meta["source"])] = LEFT_OUT
+                name = str(meta.get("source", first + number))
+                skipped[name] = report.emptied[name] = LEFT_OUT
                 continue
             rows.append({**row, **_without(row["messages"], meta, gone)} if gone else row)
     stream = io.BytesIO()

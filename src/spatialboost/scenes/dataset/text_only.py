@@ -22,6 +22,7 @@ MAX_TURNS = 4000  # of one kind: evenly spaced ones are used
 _MIN_TURNS = 20  # fewer cannot be cross-validated
 _MAX_ANSWERS = 20  # a kind with more different answers is free text
 _RARE = 3  # a word or a word pair must occur in this many questions
+_MANY_WORDS = 25  # of a longer text, such as one with a caption, only pairs of words are used
 _BIN = 0.05  # of the logarithm of a length
 _INVERSE_PENALTY = 0.1  # of the logistic regression
 
@@ -53,12 +54,12 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
         >>> table["closer"].asked
         60
 
-    The classifier is a logistic regression on the words of the question, all ordered pairs of its words, and its
-    numbers with their squares and products. It is trained on four fifths of the conversations and answers the others,
-    five times. A question that refers to an earlier turn is read alone and together with the answer of that turn; the
-    better result counts. An answer
-    that is one of the names in the question counts as the first or the second of them. Lengths are classified in
-    bins, and the length with the best chance to be right by the kind's own scoring is the guess.
+    The classifier is a logistic regression on the words of the question, all ordered pairs and triples of its words
+    (only pairs in long texts and for lengths), and its numbers with their squares and products. It is trained on four
+    fifths of the conversations and answers the others, five times. A question that refers to an earlier turn is read
+    alone and together with the answer of that turn; the better result counts. An answer that is one of the names in the
+    question counts as the first or the second of them. Lengths are classified in bins, and the length with the best
+    chance to be right by the kind's own scoring is the guess.
 
     The more a classifier beats the constant answer, the more of the answers can be learned without looking at the
     image.
@@ -70,7 +71,7 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
         kind -> its baseline, in the order of the table of kinds. A kind with several forms of question has one entry
         for each form, such as ``"vqa where"``.
     """
-    return {kind: _measure(turns) for kind, turns in read_turns(talks).items()}
+    return {kind: measure_kind(turns) for kind, turns in read_turns(talks).items()}
 
 
 class ReadTurn(NamedTuple):
@@ -154,7 +155,8 @@ class Labels:
         return max(float((np.abs(self.values_T - value) <= self.reach).mean()) for value in values)
 
 
-def _measure(turns: Sequence[ReadTurn]) -> TextOnly:
+def measure_kind(turns: Sequence[ReadTurn]) -> TextOnly:
+    """The baseline of turns of one kind, from `read_turns`."""
     asked = len(turns)
     if asked > MAX_TURNS:
         turns = [turns[i] for i in np.linspace(0, asked - 1, MAX_TURNS).round().astype(int)]
@@ -203,7 +205,8 @@ def _classify(
     if len(set(values_T[train_T].tolist())) < 2:
         return values_T[train_T][:1], np.ones((int(test_T.sum()), 1))
     coarse_T = values_T // (reach or 1)  # fewer classes: neighbouring bins of lengths are learned together
-    features_TF = _features(texts, train_T)
+    # "closer, the A or the B?" needs three words together: which, and the order of the names
+    features_TF = _features(texts, train_T, 2 if reach else 3)
     model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=300)
     model.fit(features_TF[train_T], coarse_T[train_T])
     chances_TB = model.predict_proba(features_TF[test_T])
@@ -221,15 +224,15 @@ def _classify(
     return bins, mass_TB
 
 
-def _features(texts: Sequence[str], train_T: np.ndarray) -> Any:
-    """Words, ordered word pairs and numbers of each text, as a sparse matrix ``(T, F)``."""
+def _features(texts: Sequence[str], train_T: np.ndarray, most: int) -> Any:
+    """Words, up to ``most`` of them in their order, and numbers of each text, as a sparse matrix ``(T, F)``."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
     parts = []
     words = CountVectorizer(analyzer=list, binary=True, min_df=_RARE)
-    found = [_words_and_pairs(text) for text in texts]
+    found = [_combinations(text, most) for text in texts]
     try:
         words.fit([each for each, train in zip(found, train_T, strict=True) if train])
         parts.append(words.transform(found).astype(np.float64))
@@ -247,6 +250,8 @@ def _features(texts: Sequence[str], train_T: np.ndarray) -> Any:
 
 
 @lru_cache(maxsize=MAX_TURNS)
-def _words_and_pairs(text: str) -> tuple[str, ...]:
+def _combinations(text: str, most: int) -> tuple[str, ...]:
+    """Words of a text, and what up to this many of them are in their order."""
     words = re.findall(r"[a-z]+", text.lower())
-    return *words, *(f"{first} {second}" for first, second in combinations(words, 2))
+    sizes = range(1, 1 + (min(most, 2) if len(words) > _MANY_WORDS else most))
+    return tuple(" ".join(chosen) for size in sizes for chosen in combinations(words, size))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from spatialboost.scenes.focal import measure_field_of_view
 from spatialboost.scenes.questions.kinds import KINDS, LEVELS, Context, Kind
+from spatialboost.scenes.questions.phrases import format_angles
 from spatialboost.scenes.questions.plan import TurnPlan
+from spatialboost.scenes.questions.scoring import read_length
 from spatialboost.scenes.questions.turn import CannotAskError, Turn
 from spatialboost.scenes.questions.view import AskedView
+from spatialboost.scenes.questions.wordings import FIELD_OF_VIEW
 
 
 class Asker:
@@ -74,10 +77,23 @@ class Asker:
                 reason = reason or error
                 continue
             facts: dict[str, Any] = {"kind": kind.name, **turn.facts}
-            if view is None:
-                return replace(turn, facts=facts)
-            return Turn(name_view(view, turn.question), turn.answer, {**facts, "view": view})
+            question = turn.question
+            if view is not None:
+                question, facts["view"] = name_view(view, question), view
+            if context.view.plan.field_of_view and read_length(turn.answer) is not None:
+                said, facts["fields_of_view"] = self._say_fields_of_view(context)
+                question = f"{said} {question}"
+            return Turn(question, turn.answer, facts)
         raise reason or CannotAskError("there is nothing to ask about")
+
+    def _say_fields_of_view(self, context: Context) -> tuple[str, list[float]]:
+        """A sentence with the horizontal field of view of each image of a question, and the degrees.
+
+        There is one angle if all agree.
+        """
+        degrees = [round(measure_field_of_view(view.cues), 1) for view in context.views]
+        degrees = degrees[:1] if len(set(degrees)) == 1 else degrees
+        return context.word(FIELD_OF_VIEW, self.rng, angle=format_angles(degrees))[0], degrees
 
     def _contexts(self, kind: Kind) -> Iterator[tuple[int | None, Context]]:
         """The possible contexts of a turn, and the number of the view if the question must name it."""

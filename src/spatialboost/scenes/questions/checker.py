@@ -138,12 +138,35 @@ def _bare_question(messages: Sequence[dict[str, str]], meta: dict[str, Any], num
     if number == 0:
         question = question.removeprefix(f"{IMAGE_TAG}\n" * meta["images"])
     turn = meta["turns"][number]
+    if "fields_of_view" in turn:
+        question = _without_fields_of_view(question, turn, meta)
     if "view" not in turn:
         return question
     named = re.fullmatch(r"In image (\d+), (.)(.*)", question, re.DOTALL)
     if not named or int(named[1]) != turn["view"] + 1:
         raise SpatialBoostError(f"the question {question!r} does not name image {turn['view'] + 1}")
     return named[2].upper() + named[3]
+
+
+def _without_fields_of_view(question: str, turn: dict[str, Any], meta: dict[str, Any]) -> str:
+    """The question without the sentence before it, which must have the fields of view of the turn's images."""
+    views = facts_of_views(meta)
+    expected = []
+    for facts in views if turn.get("view") is None else [views[turn["view"]]]:
+        (focal, _, centre), width = facts["intrinsics"][0], facts["size"][1]
+        left, right = (np.array([(x - centre) / focal, 1.0]) for x in (-0.5, width - 0.5))
+        cosine = left @ right / np.linalg.norm(left) / np.linalg.norm(right)
+        expected.append(float(np.degrees(np.arccos(cosine))))
+    said = re.match(r"(?:[^.?]|\.\d)+\. ", question)
+    stated = [float(angle) for angle in re.findall(r"(\d+\.\d) degrees", said[0])] if said else []
+    if len(stated) == 1:
+        stated *= len(expected)
+    if not said or len(stated) != len(expected) or np.abs(np.subtract(stated, expected)).max() > 0.051:
+        wanted = ", ".join(f"{angle:.1f}" for angle in expected)
+        raise SpatialBoostError(
+            f"the question {question!r} does not say the fields of view, which are {wanted} degrees"
+        )
+    return question[said.end() :]
 
 
 def _facts_of_turn(turn: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:

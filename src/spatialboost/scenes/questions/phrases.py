@@ -23,6 +23,19 @@ def format_length(metres: float) -> str:
     return f"{millimetres // 1000}.{millimetres % 1000:03d} meters"
 
 
+def format_angles(degrees: Sequence[float]) -> str:
+    """Format the fields of view of one image, or of several images in their order.
+
+    Example:
+        >>> format_angles([61.2]), format_angles([61.2, 70.0])
+        ('61.2 degrees', '61.2 degrees in image 1 and 70.0 degrees in image 2')
+    """
+    if len(degrees) == 1:
+        return f"{degrees[0]:.1f} degrees"
+    parts = [f"{angle:.1f} degrees in image {i + 1}" for i, angle in enumerate(degrees)]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
 def format_point(hundredths: Sequence[int]) -> str:
     """Format a point that is given in hundredths of the image's width and height.
 

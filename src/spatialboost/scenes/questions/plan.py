@@ -67,6 +67,7 @@ class TurnPlan:
         wordings: None = all wordings of a question. A number = only the first ones of each kind, for a small language
             model that knows no others. Points are then drawn as in data sets of before there were more than
             two wordings, and the coordinates tell more about the answer.
+        field_of_view: questions with a length in the answer say the camera's horizontal field of view before, in words.
 
     Raises:
         SpatialBoostError: a kind is unknown, a number is wrong, there is no turn, or a question about a caption has no
@@ -79,6 +80,7 @@ class TurnPlan:
     on_objects: float = 0.5
     least: int = 1
     wordings: int | None = None
+    field_of_view: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.turns, Mapping):
@@ -108,6 +110,8 @@ class TurnPlan:
                 raise SpatialBoostError(f"{name} is {value!r}; it must be a number, must not be negative{limit}")
         if isinstance(self.least, bool) or not isinstance(self.least, int) or not 1 <= self.least <= self.total:
             raise SpatialBoostError(f"least is {self.least}; expected 1 to {self.total}, the number of all turns")
+        if not isinstance(self.field_of_view, bool):
+            raise SpatialBoostError(f"field_of_view is {self.field_of_view!r}; expected true or false")
         number = self.wordings
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise SpatialBoostError(
@@ -153,4 +157,4 @@ def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     counts |= {"distance": found["distance"], **dict.fromkeys(("caption", "caption_question"), int(found["caption"]))}
     turns = {kind: count for kind, count in counts.items() if count}
     numbers = {name: found[name] for name in ("min_gap", "smoothness", "on_objects")}
-    return {"turns": turns, **numbers, "least": sum(turns.values()), **_TWO_WORDINGS}
+    return {"turns": turns, **numbers, "least": sum(turns.values()), **_TWO_WORDINGS, "field_of_view": False}

@@ -114,6 +114,18 @@ CAPTION_QUESTION = {
     "larger": _choices("larger", "looks"),
     "smaller": _choices("smaller", "looks"),
 }
+# Before a question about metres, if the plan asks for it. An angle is "61.2 degrees"; if the angles of several images
+# differ, "61.2 degrees in image 1 and 70.0 degrees in image 2".
+FIELD_OF_VIEW = (
+    "The camera's horizontal field of view is {angle}.",
+    "The horizontal field of view of the camera is {angle}.",
+    "From left to right, the camera sees {angle}.",
+    "Horizontal field of view: {angle}.",
+    "The camera has a horizontal field of view of {angle}.",
+    "Seen from the camera, the left and the right edge of the image are {angle} apart.",
+    "The lens covers {angle} horizontally.",
+    "Between its left and its right edge, the image spans {angle}.",
+)
 # By style and form. The check of these kinds reads the text, so a new wording must have a form that the check knows.
 VQA: dict[str, dict[str, tuple[str, ...]]] = {
     "common": {
