@@ -61,7 +61,7 @@ class SpatialVLM(nn.Module):
         layer: Block of the encoder whose output is read.
         projector: Maps ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer projector of LLaVA-1.5.
         pool: Replaces squares of neighbouring patches by their mean, before the projector; None keeps all patches.
-        grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each visual token. The
+        grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each of them. The
             tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
             language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
