@@ -95,7 +95,7 @@ def test_scaled_rotary_positions_keep_the_length_of_the_configuration(scaling):
     """`max_position_embeddings` counts, also where positions are scaled, and where attention has a window."""
     rope = {"rope_type": scaling, "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 12}
     rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if scaling == "llama3" else {}
-    config = transformers.MistralConfig(**SHAPE, sliding_window=8, rope_scaling=rope)
+    config = transformers.MistralConfig(**GEMMA, sliding_window=8, rope_scaling=rope)
     assert num_positions(transformers.MistralForCausalLM(config)) == 48
 
 
