@@ -28,7 +28,6 @@ from their depth maps and masks.
 from __future__ import annotations
 
 import argparse
-import argparse
 import contextlib
 import io
 import json
@@ -58,7 +57,6 @@ from spatialboost.scenes.images.folder import Photographs
 from spatialboost.scenes.questions.checker import check_against_cues
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.plan import PAPER, TurnPlan
-from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.recipe import ExtractorSpec, Recipe

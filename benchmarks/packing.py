@@ -1,7 +1,7 @@
 """Tokens per second of training a language model on packed and on padded batches, for real lengths of conversations.
 
     python benchmarks/packing.py                     # three sets of procedural rooms, a small Llama
-    python benchmarks/packing.py --patches 64        # images of 112 instead of 224 pixels, with patches of 14
+    python benchmarks/packing.py --patches 256       # images of 224 instead of 112 pixels, with patches of 14
 
 The conversations are those of `spatialboost data build` with all kinds of turns: rooms of one view, rooms in the
 paper's mix of 2, 4 and 8 views, and one third of the first with two thirds of the second, as in the paper. Batches are
@@ -35,7 +35,7 @@ SETS = ("one view", "2 to 8 views", "both")
 
 
 def measure_packing(
-    *, rows: int = 48, batch: int = 16, steps: int = 3, width: int = 128, layers: int = 4, patches: int = 256
+    *, rows: int = 48, batch: int = 16, steps: int = 3, width: int = 128, layers: int = 4, patches: int = 64
 ) -> Iterator[dict[str, Any]]:
     """One record for each set of conversations and each stage: tokens per second padded and packed, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--width", type=int, default=128, help="of the language model")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--patches", type=int, default=256, help="visual tokens of an image")
+    parser.add_argument("--patches", type=int, default=64, help="visual tokens of an image")
     for record in measure_packing(**vars(parser.parse_args())):
         print(json.dumps(record), flush=True)
 

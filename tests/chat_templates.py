@@ -42,6 +42,7 @@ def _turns(before: str, after: str, prompt: str, role: str = "m.role") -> str:
 _IM = ("<|im_start|>", "<|im_end|>")
 _PHI = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>")
 _LLAMA = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
+_DEEPSEEK = ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
 
 TEMPLATES = {
     "chatml": Template(
@@ -56,6 +57,26 @@ TEMPLATES = {
         "<|im_end|>",
         "<|endoftext|>",
         (*_IM, "<|endoftext|>"),
+    ),
+    # Qwen3: answers after the last question begin with their thinking, or with an empty block of it; what stands before
+    # "</think>" in a content is taken for thinking; a message may be a list of parts
+    "qwen3": Template(
+        "{% set ns = namespace(last=-1) %}{% for m in messages %}"
+        "{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        "{% for m in messages %}{% set text = m.content if m.content is string else '' %}"
+        "{% set thinking = '' %}{% if m.role == 'assistant' and '</think>' in text %}"
+        "{% set thinking = text.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+        "{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.role == 'assistant' and loop.index0 > ns.last and (loop.last or thinking) %}"
+        "{{ '<think>\n' + thinking + '\n</think>\n\n' + text.lstrip('\n') }}{% else %}{{ text }}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+        "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{% endif %}",
+        "<|im_end|>",
+        "<|im_end|>",
+        (*_IM, "<|endoftext|>", "<think>", "</think>"),
     ),
     "gemma": Template(
         "{{ bos_token }}"
@@ -84,6 +105,40 @@ TEMPLATES = {
         "<|eot_id|>",
         "<|end_of_text|>",
         _LLAMA,
+    ),
+    # the first Llama 3: the head of an answer always follows, whether it is asked for or not; and the tokenizer's
+    # end-of-text token is not the one that ends a turn
+    "first llama3": Template(
+        "{% for m in messages %}{{ (bos_token if loop.first else '') + '<|start_header_id|>' + m.role"
+        " + '<|end_header_id|>\n\n' + (m.content | trim) + '<|eot_id|>' }}{% endfor %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
+        "<|eot_id|>",
+        "<|end_of_text|>",
+        _LLAMA,
+    ),
+    # Gemma 3: a content is a text or a list of parts
+    "gemma3": Template(
+        "{{ bos_token }}"
+        + ALTERNATE
+        + "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+        "{% if m.content is string %}{{ m.content | trim }}{% elif m.content is iterable %}{% for part in m.content %}"
+        "{{ '<start_of_image>' if part.type == 'image' else part.text | trim }}{% endfor %}"
+        "{% else %}{{ raise_exception('Invalid content type') }}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        "<end_of_turn>",
+        "<eos>",
+        ("<start_of_turn>", "<end_of_turn>", "<start_of_image>"),
+    ),
+    # DeepSeek-R1: nothing but the end of text after an answer, no end after a question, and thinking is cut off
+    "deepseek": Template(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ 'USER' + m.content }}{% else %}"
+        "{{ 'ASSISTANT' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT<think>\n' }}{% endif %}".replace("USER", _DEEPSEEK[0]).replace(
+            "ASSISTANT", _DEEPSEEK[1]
+        ),
+        _DEEPSEEK[2],
+        _DEEPSEEK[2],
+        _DEEPSEEK[:2],
     ),
     "mistral": Template(
         "{{ bos_token }}"

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IMAGE, plain_messages, render_chat, stop_tokens, turn_endings
 
@@ -27,6 +30,58 @@ def num_positions(llm: Any) -> int | None:
     config = llm.config.get_text_config() if hasattr(llm.config, "get_text_config") else llm.config
     found = getattr(config, "max_position_embeddings", None)  # GPT-2's `n_positions` has this name, too
     return found if isinstance(found, int) and found > 0 else None
+
+
+def word_scale(llm: Any) -> float:
+    """By what a language model multiplies the embeddings of tokens, but not embeddings that it is given.
+
+    Most models do not multiply, do it in the embedding module (Gemma), or do it with both (Granite). Falcon-H1 does it
+    with tokens only, so words that are given as embeddings would be too small for it.
+
+    Example:
+        >>> from spatialboost.vlm.llms import build_small_llm
+        >>> word_scale(build_small_llm([], width=32, layers=1, heads=2)[0])
+        1.0
+    """
+    factor = getattr(llm.config, "embedding_multiplier", None)
+    if not isinstance(factor, (int, float)) or factor == 1 or llm.get_input_embeddings().weight.is_meta:
+        return 1.0
+    return 1.0 if _difference(llm, 1.0) <= _difference(llm, factor) else float(factor)
+
+
+def check_embeddings(llm: Any) -> None:
+    """Check that a language model takes embeddings in the place of tokens, as visual tokens need it.
+
+    Raises:
+        SpatialBoostError: It does not, or reads words that are given as embeddings otherwise.
+    """
+    try:
+        difference = _difference(llm, word_scale(llm))
+    except (TypeError, ValueError, AttributeError) as error:  # what models raise that do not take embeddings
+        reason = " ".join(str(error).split())[:200]
+        raise SpatialBoostError(
+            f"{type(llm).__name__} takes no `inputs_embeds`, as which images enter a language model ({reason}): use "
+            "another language model"
+        ) from None
+    if difference > 0.05:
+        raise SpatialBoostError(
+            f"{type(llm).__name__} reads words that are given as embeddings otherwise than words that are given as "
+            f"tokens (the logits differ by {difference:.0%}), so images cannot enter it: use another language model"
+        )
+
+
+@torch.no_grad()
+def _difference(llm: Any, scale: float) -> float:
+    """The largest difference of logits for tokens and for their embeddings, as a share of the largest logit."""
+    table, was_training = llm.get_input_embeddings(), llm.training
+    ids: Tensor = torch.linspace(0, len(table.weight) - 1, 5, device=table.weight.device).long()[None]
+    llm.eval()
+    try:
+        tokens = llm(input_ids=ids, use_cache=False).logits.float()
+        given = llm(inputs_embeds=table(ids) * scale, use_cache=False).logits.float()
+    finally:
+        llm.train(was_training)
+    return float((tokens - given).abs().max() / tokens.abs().max().clamp_min(1e-12))
 
 
 def check_tokenizer(llm: Any, tokenizer: Any, name: object) -> None:

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from spatialboost.encoders import feature_dim, feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
-from spatialboost.vlm.llm_checks import num_positions
+from spatialboost.vlm.llm_checks import num_positions, word_scale
 from spatialboost.vlm.packing import Way, pack, start_packing, stop_packing
 from spatialboost.vlm.places import grid_code
 from spatialboost.vlm.pooling import PatchPool
@@ -61,10 +61,9 @@ class SpatialVLM(nn.Module):
         layer: Block of the encoder whose output is read.
         projector: Maps ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer projector of LLaVA-1.5.
         pool: Replaces squares of neighbouring patches by their mean, before the projector; None keeps all patches.
-        grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each visual token.
-            The tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small
-            new language model, which else has to learn two-dimensional positions from the token order. Not in the
-            paper.
+        grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each of them. The
+            tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
+            language model, which else has to learn two-dimensional positions from the token order. Not in the paper.
 
     Source: the paper's section 3.1; LLaVA-1.5 (arXiv 2310.03744) for the projector.
     """
@@ -91,6 +90,7 @@ class SpatialVLM(nn.Module):
         width = llm.get_input_embeddings().weight.shape[1]  # type: ignore[operator, union-attr]
         places_NE = None if grid is None else grid_code(grid, width)
         self.register_buffer("places_NE", places_NE, persistent=False)
+        self._word_scale = word_scale(llm)
         self._fast_head: bool | None = None
         self._packing: Way | None = None
 
@@ -144,6 +144,8 @@ class SpatialVLM(nn.Module):
                 "give `max_length`, or use fewer or smaller images"
             )
         embeds_BLE = self.llm.get_input_embeddings()(input_ids)
+        if self._word_scale != 1:
+            embeds_BLE = embeds_BLE * self._word_scale
         if patch_features is None and pixel_values is not None and len(pixel_values):
             patch_features = read_tokens(self.encoder, pixel_values, layer=self.layer).patches
         if patch_features is not None and self.pool is not None:
@@ -265,7 +267,7 @@ def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
         # of what the module returns, not of its weights: Gemma's multiplies them by the root of the width
         ids = torch.arange(0 if embeddings.is_meta else len(embeddings), device=embeddings.device)
         squares = [float(table(part).float().square().mean()) for part in ids.split(8192) if len(part)]
-        embedding_rms = (sum(squares) / len(squares)) ** 0.5 if squares else 0.02
+        embedding_rms = word_scale(llm) * (sum(squares) / len(squares)) ** 0.5 if squares else 0.02
         nn.init.normal_(into.weight, std=width_in**-0.5)
         nn.init.normal_(out.weight, std=embedding_rms / (_GELU_RMS * width**0.5))
         nn.init.zeros_(into.bias)

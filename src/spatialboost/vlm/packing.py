@@ -155,7 +155,7 @@ def start_packing(llm: Any) -> Way:
     if own == BY_CONVERSATION or "flash" in own:
         problem = _problem(llm)
         way: Way = "row"
-    elif own == "sdpa" and llm._can_set_attn_implementation():
+    elif own == "sdpa" and llm._can_set_attn_implementation() and not _has_chunks(llm):
         AttentionInterface.register(BY_CONVERSATION, attend_by_conversation)
         AttentionMaskInterface.register(BY_CONVERSATION, sdpa_mask)
         llm.set_attn_implementation(BY_CONVERSATION)
@@ -196,6 +196,11 @@ def attend_by_conversation(
         mask = None if attention_mask is None else attention_mask[:, :, own, own]  # of a sliding window
         found.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0])
     return torch.cat(found, 1), None
+
+
+def _has_chunks(llm: Any) -> bool:
+    """Whether some layers attend within chunks (Llama 4), which are counted from the start of the row."""
+    return getattr(llm.config.get_text_config(), "attention_chunk_size", None) is not None
 
 
 @torch.no_grad()

@@ -47,8 +47,6 @@ class LanguageOptions(TeacherOptions):
 
     Attributes:
         llm: The language model that teaches.
-        pool: Side of the squares of neighbouring patches whose mean is one visual token: 2 gives a quarter of the
-            tokens. It must divide the rows and the columns of patches.
         places: Add a code of its position in the image to each visual token, see `spatialboost.vlm.SpatialVLM`. For a
             ``small`` language model, set ``places: true`` in its kwargs too.
         projector_start: ``random``: random weights. ``zero``: the last layer starts at zero, so visual tokens start
@@ -56,15 +54,17 @@ class LanguageOptions(TeacherOptions):
         max_length: Largest number of tokens of a conversation; turns that do not fit are left out.
         earlier_run: Folder of another run, whose projector and, if it has one, whose language model of stage 2 this run
             begins with. `llm.name` is then not used.
+        pool: Side of the squares of neighbouring patches whose mean is one visual token: 2 gives a quarter of the
+            tokens. It must divide the rows and the columns of patches.
     """
 
     kind: Literal["language"] = "language"
     llm: LLMConfig = LLMConfig()
-    pool: int = Field(default=1, ge=1)
     places: bool = False
     projector_start: Literal["random", "zero"] = "random"
     max_length: int | None = Field(default=2048, ge=8)
     earlier_run: Path | None = None
+    pool: int = Field(default=1, ge=1)
 
     def from_folder(self, folder: Path) -> LanguageOptions:
         """The options with their relative paths joined to the folder of the run's file."""

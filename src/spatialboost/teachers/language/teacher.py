@@ -98,7 +98,7 @@ class LanguageTeacher(Teacher):
     @classmethod
     def build(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
         """Load the language model and make a new projector. If stage 2 is finished, its language model is loaded."""
-        from spatialboost.vlm.llm_checks import check_chats
+        from spatialboost.vlm.llm_checks import check_chats, check_embeddings
         from spatialboost.vlm.llms import load_llm
         from spatialboost.vlm.model import SpatialVLM, build_projector
         from spatialboost.vlm.pooling import PatchPool
@@ -118,6 +118,7 @@ class LanguageTeacher(Teacher):
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
         if earlier is not None:
             load_projector(projector, earlier / PROJECTOR)
+        check_embeddings(llm)
         check_chats(llm, tokenizer, _conversations(inputs))
         vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
         teacher = cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
