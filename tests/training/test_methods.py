@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, Trainer
 
 import spatialboost as sb
 from spatialboost.boosting.channel import boosted_layers
@@ -155,10 +155,41 @@ def check_full(encoder: torch.nn.Module, before: dict[str, torch.Tensor], keys: 
 
 
 def test_only_the_weights_that_are_read_are_fine_tuned(world, tmp_path):
-    result = train(load_config({**settings(world, tmp_path / "out", method="full"), "layer": 0}))
+    given = {**settings(world, tmp_path / "out", method="full", train_projector=True), "layer": 0}
+    del given["teacher"]["earlier_run"]
+    result = train(load_config({**given, "stage2": STAGE}))
     before = load_file(world / "encoder.safetensors")
     still = {name for name, p in result.encoder.state_dict().items() if torch.equal(p, before[name])}
     assert {name for name in before if name.startswith(("blocks.1.", "norm."))} == still
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_that_is_stopped_ends_with_the_same_weights(world, tmp_path, monkeypatch, method):
+    keys = {"method": method, "steps": 4, "save_every": 2}
+    whole = train(load_config(settings(world, tmp_path / "whole", **keys)))
+    step, left = Trainer.training_step, iter(range(3))
+
+    def stop(*args, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "training_step", stop)
+        train(load_config(settings(world, tmp_path / "stopped", **keys)))
+    again = train(load_config(settings(world, tmp_path / "stopped", **keys)))
+    assert again.stages["stage3"]["fit"]["resumed_from"] == 2
+    ours, theirs = (load_file(next(run.delta.glob("*.safetensors"))) for run in (again, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_projector_that_was_trained_on_other_features_is_refused(world, tmp_path):
+    given = settings(world, tmp_path / "out")
+    with pytest.raises(SpatialBoostError, match=r"earlier_run: .* was trained with layer: -1, and here layer is 0"):
+        train(load_config({**given, "layer": 0}))
+    given["teacher"]["places"] = True
+    with pytest.raises(SpatialBoostError, match=r"was trained with teacher.places: false, and here .* is true"):
+        train(load_config(given))
 
 
 @pytest.mark.parametrize(
