@@ -124,6 +124,38 @@ def test_values_are_replaced_on_the_command_line(override, read, encoder):
     assert config.stage3.steps == 3
 
 
+LANGUAGE = {
+    **GOOD,
+    "teacher": {"llm": {"name": "small"}, "places": True, "evaluate": 7},
+    "stage1": None,
+    "stage2": {"lr": 1e-5},
+    "stage3": {"lr": 3e-4, "steps": 9, "gate": "scalar", "turns": ["depth"], "train_projector": True},
+}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_another_teacher_is_one_key_and_has_the_same_data_encoder_and_stage_that_boosts(first, caplog):
+    overrides = ["boost.head_lr=1e-2", "teacher.targets=[depth, segmentation]"]
+    overrides.insert(first, "teacher.kind=pixel")
+    with caplog.at_level("INFO", "spatialboost"):
+        config = load_config(LANGUAGE, overrides)
+    assert (
+        config.teacher.kind == "pixel"
+        and config.teacher.evaluate == 7
+        and config.encoder.name == "vit_tiny_patch16_224"
+    )
+    assert config.teacher.targets == ["depth", "segmentation"] and list(config.stages) == ["head", "boost"]
+    assert (config.boost.lr, config.boost.steps, config.boost.gate, config.boost.head_lr) == (3e-4, 9, "scalar", 1e-2)
+    assert "no use for teacher.llm, teacher.places, stage1, stage2, stage3.turns, stage3.train_projector" in caplog.text
+    assert list(load_config(LANGUAGE, ["teacher.kind=language"]).stages) == ["stage2", "stage3"]  # no change
+    back = {**GOOD, "teacher": {"kind": "pixel", "targets": ["depth"]}, "boost": None, "head": {"steps": 3}}
+    assert list(load_config(back, ["teacher.kind=language"]).stages) == ["stage1", "stage2"]
+    with pytest.raises(SpatialBoostError, match=r"unknown teacher 'pixl'.*Did you mean 'pixel'"):
+        load_config(LANGUAGE, ["teacher.kind=pixl"])
+    with pytest.raises(SpatialBoostError, match=r'unknown key "teacher\.places"'):  # the file itself stays strict
+        load_config({**LANGUAGE, "teacher": {"kind": "pixel", "places": True}})
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, Trainer
 
 import spatialboost as sb
 from spatialboost.boosting.channel import boosted_layers
@@ -109,17 +109,6 @@ def test_each_switch_trains_what_it_says_and_gives_the_same_features_again(world
         assert torch.equal(features(open_encoder(section)), learnt)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_finished_run_is_scored_and_loaded_again(world, tmp_path, method):
-    given = settings(world, tmp_path / "out", method=method)
-    result = train(load_config(given))
-    assert {score.answerer for score in evaluate(tmp_path / "out", rows=2)} == {"image", "text", "guess"}
-    assert torch.equal(features(train(load_config(given)).encoder), features(result.encoder))
-    if method == "lora":  # the same seed gives the same new weights
-        again = train(load_config({**given, "out": str(tmp_path / "again")}))
-        assert torch.equal(features(again.encoder), features(result.encoder))
-
-
 def check_attn_plus(encoder: torch.nn.Module, before: dict[str, torch.Tensor], keys: dict[str, Any]) -> None:
     layers = boosted_layers(encoder)
     assert [channel.index for _, _, channel in layers] == ([1] if "layers" in keys else [0, 1])
@@ -154,11 +143,47 @@ def check_full(encoder: torch.nn.Module, before: dict[str, torch.Tensor], keys: 
     assert same - unread == set() and "lora" not in "".join(encoder.state_dict())
 
 
-def test_only_the_weights_that_are_read_are_fine_tuned(world, tmp_path):
-    result = train(load_config({**settings(world, tmp_path / "out", method="full"), "layer": 0}))
-    before = load_file(world / "encoder.safetensors")
-    still = {name for name, p in result.encoder.state_dict().items() if torch.equal(p, before[name])}
-    assert {name for name in before if name.startswith(("blocks.1.", "norm."))} == still
+def test_only_the_weights_that_are_read_are_fine_tuned():
+    encoder = VisionTransformer(**SHAPE).requires_grad_(False)
+    groups = METHODS["full"].groups(encoder, 0, BoostStageConfig(method="full"), size=(32, 32), seed=0)
+    chosen = {id(p) for group in groups for p in group["params"]}
+    left = {name for name, p in encoder.named_parameters() if id(p) not in chosen}
+    assert left == {name for name in encoder.state_dict() if name.startswith(("blocks.1.", "norm."))}
+    assert not any(p.requires_grad for p in encoder.parameters())  # the trainer sets it
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_is_scored_and_loaded_again_and_one_that_is_stopped_ends_the_same(world, tmp_path, monkeypatch, method):
+    keys = {"method": method, "steps": 3, "save_every": 2}
+    given = settings(world, tmp_path / "whole", **keys)
+    whole = train(load_config(given))
+    assert {score.answerer for score in evaluate(tmp_path / "whole", rows=2)} == {"image", "text", "guess"}
+    assert torch.equal(features(train(load_config(given)).encoder), features(whole.encoder))
+
+    step, left = Trainer.training_step, iter(range(2))
+
+    def stop(*args, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(*args, **options)
+
+    given["out"] = str(tmp_path / "stopped")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "training_step", stop)
+        train(load_config(given))
+    again = train(load_config(given))
+    assert again.stages["stage3"]["fit"]["resumed_from"] == 2
+    ours, theirs = (load_file(next(run.delta.glob("*.safetensors"))) for run in (again, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_projector_that_was_trained_on_other_features_is_refused(world, tmp_path):
+    given = settings(world, tmp_path / "out")
+    with pytest.raises(SpatialBoostError, match=r"earlier_run: .* was trained with layer: -1, and here layer is 0"):
+        train(load_config({**given, "layer": 0}))
+    given["teacher"]["places"] = True
+    with pytest.raises(SpatialBoostError, match=r"was trained with teacher.places: false, and here .* is true"):
+        train(load_config(given))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,28 @@ def test_the_demo_is_its_preset():
     facts = yaml.safe_load((FOLDER.parent / "assets" / "encoder" / "config.json").read_text())
     section = encoder_section()
     assert (section["kwargs"], section["mean"], section["std"]) == (facts["architecture"], facts["mean"], facts["std"])
+
+
+def commands() -> list[list[str]]:
+    """The commands of the page, with its variables put in."""
+    found, variables = [], {}
+    for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for name, value in variables.items():
+                line = line.replace(f"${name}", value)
+            if match := re.fullmatch(r'(\w+)="(.*)"', line):
+                variables[match[1]] = match[2]
+            else:
+                found.append(shlex.split(line))
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: words[-1])
+def test_each_command_of_the_page_is_a_configuration(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words[:3] == ["spatialboost", "train", "--config"] and set(words[4::2]) == {"-o"}
+    config = load_config(words[3], words[5::2])
+    assert config.out.parent == tmp_path / "runs" and config.stages
+    for override in words[5::2]:  # each changes something; the first folder is the preset's, and keys go with the kind
+        if not override.startswith(("data.folders=", "teacher.kind=")):
+            assert load_config(words[3], [o for o in words[5::2] if o != override]) != config, override

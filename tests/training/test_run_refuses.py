@@ -55,6 +55,15 @@ def settings(world: Path, out: Path, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**config, **changes}.items() if value != "left out"}
 
 
+def test_an_unknown_kind_of_turn_is_refused_before_anything_is_loaded(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("spatialboost.training.run._open_encoder", None)  # loading anything would fail
+    given = settings(world, tmp_path / "out")
+    given["stage3"]["turns"] = ["depth", "depht"]
+    with pytest.raises(SpatialBoostError, match=r"stage3.turns: unknown kind of turn 'depht'; known are .*closer, .*"):
+        train(load_config(given))
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
 def made_up(world: Path, out: Path, **changes: Any) -> dict[str, Any]:
     none = {name: "left out" for name in ("stage1", "stage2", "stage3")}
     steps = {"steps": 2, "batch_size": 4, "lr": 1e-3, "save_every": 0}

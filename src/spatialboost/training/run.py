@@ -63,7 +63,8 @@ class TrainResult:
         encoder: The encoder; boosted, if a stage that boosts was run.
         out: Folder of the run.
         stages: Stage name -> its record, as in ``report.json``.
-        delta: Folder with the boosted weights, if a stage that boosts was run.
+        delta: Folder with what a stage that boosts has learnt, if one was run: the boosted weights, or those of the
+            stage's other `method`. `spatialboost.encoders.open_encoder` takes each as its `delta`.
     """
 
     teacher: Teacher
@@ -82,7 +83,8 @@ def train(config: TrainConfig) -> TrainResult:
 
     Finished stages are loaded from the folder of the run. An unfinished stage resumes from its last checkpoint. The
     folder contains ``report.html``, ``report.json``, ``losses.png``, and one folder for each stage with the files of
-    the teacher. The folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`.
+    the teacher. The folder of a stage that boosts also contains ``delta/``, for `spatialboost.load_pretrained`; or
+    ``adapter/`` for its method ``lora``, and ``encoder/`` for ``full``. ``run.json`` says what the run was made of.
 
     Args:
         config: The result of `load_config`.

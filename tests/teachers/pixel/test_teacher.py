@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
@@ -103,6 +104,22 @@ def test_both_stages_train_what_they_say(finished):
     kinds = {(s["kind"], s["answerer"]) for s in finished.stages["boost"]["scores"]}
     assert kinds == {(kind, answerer) for kind in ("depth", "segmentation") for answerer in ("image", "guess")}
     assert all(0 <= s["accuracy"] <= 1 and s["answers"] > 0 for s in finished.stages["head"]["scores"])
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_file_of_a_language_run_and_one_key_train_pixels(settings, tmp_path, method):
+    stage = {"batch_size": 4, "steps": 2, "save_every": 0, "log_every": 1}
+    file = tmp_path / "run.yaml"
+    language = {"kind": "language", "llm": {"name": "small"}, "evaluate": 3}
+    own = {"teacher": language, "stage1": stage, "stage2": stage, "stage3": {**stage, "method": method}}
+    shared = {key: settings[key] for key in ("encoder", "data", "device")}
+    file.write_text(yaml.safe_dump({**shared, **own, "out": str(tmp_path / "out")}))
+    result = train(load_config(file, ["teacher.kind=pixel", "head.steps=2"]))
+    assert set(result.stages) == {"head", "boost"} and result.stages["boost"]["method"] == method
+    assert result.stages["boost"]["fit"]["steps"] == 2 and not sb.status(result.encoder).layers
+    trained, total = result.stages["boost"]["fit"]["trainable"]["encoder"]
+    assert (trained == total) == (method == "full") and trained
+    assert result.stages["boost"]["fit"]["trainable"]["depth_head"] == (49, 49)
 
 
 def test_the_delta_and_the_heads_are_saved(finished, settings):

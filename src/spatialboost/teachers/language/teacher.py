@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -116,7 +117,8 @@ class LanguageTeacher(Teacher):
         projector = build_projector(inputs.encoder, llm)
         if options.projector_start == "zero":
             torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
-        if earlier is not None:
+        if options.earlier_run is not None and earlier is not None:
+            check_same_features(options.earlier_run, layer=inputs.layer, places=options.places)
             load_projector(projector, earlier / PROJECTOR)
         check_embeddings(llm)
         check_chats(llm, tokenizer, _conversations(inputs))
@@ -236,6 +238,25 @@ def last_stage(run: Path) -> Path:
             f"earlier_run: {run} has no finished stage 1 or 2; expected the folder of a run of this teacher"
         )
     return found
+
+
+def check_same_features(run: Path, *, layer: int, places: bool) -> None:
+    """Refuse the projector of a run that gave it other features, which have the same width.
+
+    Raises:
+        SpatialBoostError: The run read another block of the encoder, or had other codes of positions.
+    """
+    file = run / "config.json"
+    if not file.is_file():
+        return  # only its stages were copied
+    found = json.loads(file.read_text(encoding="utf-8"))
+    theirs = {"layer": found.get("layer", layer), "teacher.places": found.get("teacher", {}).get("places", places)}
+    for key, value in {"layer": layer, "teacher.places": places}.items():
+        if theirs[key] != value:
+            raise SpatialBoostError(
+                f"earlier_run: {run} was trained with {key}: {json.dumps(theirs[key])}, and here {key} is "
+                f"{json.dumps(value)}, so its projector would get other features: use the same value"
+            )
 
 
 def load_projector(projector: torch.nn.Module, file: Path) -> None:
