@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 
 from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.config import StageConfig
-from spatialboost.training.movement import MovementCheck
+from spatialboost.training.movement import MovementCheck, local_part
 from spatialboost.training.processes import anywhere
 
 logger = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 class Movement(TrainerCallback):
     """Runs the movement check around the first optimiser steps."""
 
-    def __init__(self, objective: nn.Module) -> None:
-        self.objective = objective
+    def __init__(self, objective: nn.Module, *, gradients: bool = True) -> None:
+        self.objective, self.gradients = objective, gradients
         self.check: MovementCheck | None = None
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.check = MovementCheck(self.objective)
+        self.check = MovementCheck(self.objective, gradients=self.gradients)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         if self.check is not None:
@@ -65,7 +65,7 @@ class Finite(TrainerCallback):
 @torch.no_grad()
 def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Whether this process's parts of tensors are finite."""
-    local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+    local = [local_part(each) for each in tensors]
     parts = [each for each in local if each.numel()]
     if not parts:
         return torch.tensor(True)

@@ -77,6 +77,8 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
     if not file.exists() or (not any(out.glob("*/result.json")) and not any(out.glob("*/checkpoint-*"))):
         return False
     theirs = read_json(file)
+    _check_rows_of_a_step(out, ours, theirs)
+    ours, theirs = (_without_division(each) for each in (ours, theirs))
     differ = [key for key in ours if ours[key] != theirs.get(key, ours[key] if key == ENCODER else None)]
     if ENCODER in differ:
         raise SpatialBoostError(
@@ -92,6 +94,37 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
 
 
 ENCODER = "encoder_weights"  # key of a checksum of the encoder's weights
+PROCESSES = "processes"  # key of the number of processes
+DIVISION = ("batch_size", "accumulate")  # how a stage's rows of one step are divided
+
+
+def _check_rows_of_a_step(out: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Another number of processes may go on with a run, if each step has as many rows as before."""
+    for name, stage in ours.items():
+        both = stage, theirs.get(name)
+        if not all(isinstance(each, Mapping) and all(key in each for key in DIVISION) for each in both):
+            continue
+        if (out / name / "result.json").exists():  # finished, so it is only loaded
+            continue
+        counts = [each.get(PROCESSES, 1) for each in (ours, theirs)]
+        now, before = (
+            count * each["batch_size"] * each["accumulate"] for count, each in zip(counts, both, strict=True)
+        )
+        if now != before:
+            raise SpatialBoostError(
+                f"{out} contains a run whose {name} takes {before} rows a step, and this one takes {now}: processes "
+                f"({counts[0]} now, {counts[1]} then) x batch_size ({stage['batch_size']}) x accumulate "
+                f"({stage['accumulate']}). Choose batch_size and accumulate so that it is {before}, or another `out`"
+            )
+
+
+def _without_division(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the number of processes and what may change with it."""
+    return {
+        name: {key: value for key, value in each.items() if key not in DIVISION} if isinstance(each, Mapping) else each
+        for name, each in config.items()
+        if name != PROCESSES
+    }
 
 
 def write_claim(out: Path, ours: Mapping[str, Any]) -> None:

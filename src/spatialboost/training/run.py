@@ -20,7 +20,16 @@ from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.teachers.protocol import Readiness, Row, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
-from spatialboost.training.claim import CONFIG, ENCODER, check_claim, locked, read_json, write_claim, write_json
+from spatialboost.training.claim import (
+    CONFIG,
+    ENCODER,
+    PROCESSES,
+    check_claim,
+    locked,
+    read_json,
+    write_claim,
+    write_json,
+)
 from spatialboost.training.config import StageConfig, TrainConfig, load_config
 from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
@@ -83,6 +92,7 @@ def train(config: TrainConfig) -> TrainResult:
 
 def _train(config: TrainConfig, strategy: StrategyConfig) -> TrainResult:
     ours = config.model_dump(mode="json", exclude={"out": True, "device": True, "strategy": True, "data": {"workers"}})
+    ours[PROCESSES] = world_size()
     check_claim(config.out, ours)  # before anything is loaded
     run = _Run(config, strategy=strategy)
     run.check_rows()
@@ -118,7 +128,7 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
         raise SpatialBoostError(
             f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
         )
-    given = {key: value for key, value in read_json(out / CONFIG).items() if key != ENCODER}
+    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (ENCODER, PROCESSES)}
     config = load_config({**given, "out": out, "device": device})
     if folders:
         config.data.folders, config.data.held_out = list(folders), 0
