@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -168,8 +169,17 @@ def main() -> None:
         message = explain(error)
         if message is None or os.environ.get("SPATIALBOOST_DEBUG", "0") not in ("", "0"):
             raise
-        typer.echo(f"error: {message}", err=True)
+        tell(error, message)
         sys.exit(2)
+
+
+def tell(error: Exception, message: str) -> None:
+    """Print an error; of several processes that raise it together only the main one does."""
+    rank = int(os.environ.get("RANK", 0))
+    if rank and getattr(error, "everywhere", False):
+        time.sleep(3)  # launchers end the others as soon as one process ends, and the main one has to print first
+        return
+    typer.echo(f"error: {message}" if not rank else f"error in process {rank}: {message}", err=True)
 
 
 def explain(error: Exception) -> str | None:

@@ -45,8 +45,21 @@ class SpatialBoostError(ValueError):
         True
     """
 
+    everywhere = False
+
     def __init__(self, message: object = "") -> None:
         super().__init__(redact(plain(str(message))))
+
+
+def everywhere(error: SpatialBoostError) -> SpatialBoostError:
+    """Mark an error that all processes of a distributed run raise together: only the main process prints it.
+
+    Example:
+        >>> everywhere(SpatialBoostError("no rows")).everywhere
+        True
+    """
+    error.everywhere = True
+    return error
 
 
 class StoppedError(RuntimeError):

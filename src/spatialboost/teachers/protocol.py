@@ -99,6 +99,11 @@ class Objective(nn.Module):
     A batch contains the output of the teacher's `collate` and the images of all rows, concatenated: ``pixel_values``
     ``(I, 3, H, W)``, or ``patch_features`` ``(I, N, D)`` in a cached stage.
 
+    A mean over another number of items in each batch, such as tokens, depends on how the rows are divided among batches
+    and processes. It does not if the class has ``accepts_loss_kwargs = True`` and ``forward`` divides its sums by
+    ``num_items_in_batch``: by default the number of labels that are not -100, or what a method ``num_items(batch)``
+    counts. The trainer adds these numbers over all batches of an optimiser step, in all processes.
+
     Attributes:
         encoder: The encoder that is trained.
         layer: Block of the encoder whose output is read.

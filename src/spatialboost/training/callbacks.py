@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.config import StageConfig
-from spatialboost.training.movement import MovementCheck
-from spatialboost.training.processes import anywhere, everywhere
+from spatialboost.training.movement import MovementCheck, local_part
+from spatialboost.training.processes import anywhere
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 class Movement(TrainerCallback):
     """Runs the movement check around the first optimiser steps."""
 
-    def __init__(self, objective: nn.Module) -> None:
-        self.objective = objective
+    def __init__(self, objective: nn.Module, *, gradients: bool = True) -> None:
+        self.objective, self.gradients = objective, gradients
         self.check: MovementCheck | None = None
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.check = MovementCheck(self.objective)
+        self.check = MovementCheck(self.objective, gradients=self.gradients)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         if self.check is not None:
@@ -65,10 +65,11 @@ class Finite(TrainerCallback):
 @torch.no_grad()
 def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Whether this process's parts of tensors are finite."""
-    local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
-    largest = torch._foreach_norm([each for each in local if each.numel()], float("inf"))
-    if not largest:
+    local = [local_part(each) for each in tensors]
+    parts = [each for each in local if each.numel()]
+    if not parts:
         return torch.tensor(True)
+    largest = torch._foreach_norm(parts, float("inf"))
     return torch.stack([each.float() for each in largest]).isfinite().all()
 
 
@@ -86,11 +87,11 @@ def not_finite(what: str, name: str, step: int, stage: StageConfig) -> SpatialBo
 class _Stop(TrainerCallback):
     """Saves a checkpoint and ends the training after the step in which the process was asked to end."""
 
-    asked = False
+    asked = stopping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        (self.asked,) = anywhere(self.asked)  # one process may have been asked, and all have to stop
-        if self.asked:
+        (self.stopping,) = anywhere(self.asked)  # one process may have been asked, and all have to stop
+        if self.stopping:
             control.should_save = control.should_training_stop = True
 
 
@@ -111,7 +112,7 @@ def stopped_by_signal(trainer: Trainer, name: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+    if stop.stopping:
         raise everywhere(
             SpatialBoostError(
                 f"{name} was asked to end (SIGTERM) and has saved a checkpoint after step {trainer.state.global_step}: "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState, Traini
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from spatialboost.boosting.channel import is_sharded
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.batched_trainer import BATCHES, BatchedTrainer
 from spatialboost.training.callbacks import Finite, Movement, Progress, memory_explained, stopped_by_signal
 from spatialboost.training.claim import read_json
@@ -31,14 +30,17 @@ from spatialboost.training.compiled import compiled
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
-from spatialboost.training.optimizers import build_optimizer, optimizer_state
-from spatialboost.training.processes import PATIENCE, is_main, loss_explained, wait
+from spatialboost.training.optimizers import build_optimizer, cosine_schedule, optimizer_state
+from spatialboost.training.processes import PATIENCE, is_main, loss_explained, wait, world_size
 from spatialboost.training.sharding import full_state, shards_like
+from spatialboost.training.strategy import StrategyConfig
+from spatialboost.training.zero import full_weight, load_zero, start_zero
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "trainable.safetensors"
 SKIPPED = "skipped.json"
+ZERO = "zero"  # folder of DeepSpeed's own files in a checkpoint
 
 
 @dataclass
@@ -72,6 +74,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
+    strategy: StrategyConfig | None = None,
     name: str = "training",
 ) -> Fit:
     """Train the parameters in the given groups and no others.
@@ -91,6 +94,7 @@ def fit(
         seed: Random seed for the order of the data.
         device: ``auto`` uses a GPU if there is one.
         workers: Worker processes that read data; 0 reads in this process.
+        strategy: ``deepspeed`` divides the objective by ZeRO. For FSDP2 it is divided before, see `sharded`.
         name: Label of the progress bar.
     """
     if workers:
@@ -106,6 +110,13 @@ def fit(
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU (`torchrun`, `accelerate launch`), "
             "or choose one GPU with CUDA_VISIBLE_DEVICES"
         )
+    if isinstance(dataset, Sized) and len(dataset) < world_size():
+        raise everywhere(
+            SpatialBoostError(
+                f"{name} has {len(dataset)} rows for {world_size()} processes, and each needs at least one: start "
+                "fewer processes, or give more rows"
+            )
+        )
     trained = {id(p) for group in groups for p in group["params"]}
     mismatched = [n for n, p in objective.named_parameters() if p.requires_grad != (id(p) in trained)]
     if mismatched:
@@ -119,7 +130,7 @@ def fit(
     )
     progress = Progress(name)
     trainer = _Engine(
-        groups, stage, objective, arguments, rows=rows, label=name, data_collator=collate, train_dataset=dataset
+        groups, stage, objective, arguments, strategy, rows=rows, data_collator=collate, train_dataset=dataset
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -129,7 +140,7 @@ def fit(
     if checkpoint is not None and (checkpoint / BATCHES).exists():
         trainer.batches.check_facts(read_json(checkpoint / BATCHES))
     if checkpoint is None:
-        trainer.add_callback(Movement(objective))
+        trainer.add_callback(Movement(objective, gradients=not trainer.by_zero))
     trainer.add_callback(Finite(name, groups, stage, trainer.finite))
     if checkpoint is not None and rows is not None and (checkpoint / SKIPPED).exists():
         rows.leave_out({int(row): reason for row, reason in read_json(checkpoint / SKIPPED).items()})
@@ -231,12 +242,13 @@ class _Engine(BatchedTrainer):
         stage: StageConfig,
         model: nn.Module,
         args: Any,
+        strategy: StrategyConfig | None,
         *,
         rows: RowDataset | None,
-        label: str,
         **kwargs: Any,
     ) -> None:
-        self.groups, self.stage, self.rows, self.label = groups, stage, rows, label
+        self.groups, self.stage, self.rows, self.strategy = groups, stage, rows, strategy
+        self.by_zero = strategy is not None and strategy.kind == "deepspeed" and world_size() > 1
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
         self.sharded = any(is_sharded(p) for p in model.parameters())
         self.finite = torch.ones((), dtype=torch.bool, device=args.device)  # whether all losses of this process were
@@ -247,6 +259,8 @@ class _Engine(BatchedTrainer):
             super()._move_model_to_device(model, device)
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if self.by_zero:
+            return self.engine
         if self.sharded and isinstance(model, _Sharded):
             return model
         if self.sharded:
@@ -256,8 +270,23 @@ class _Engine(BatchedTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             fused = self.args.device.type in ("cpu", "cuda")
-            self.optimizer = build_optimizer(self.groups, beta2=self.stage.beta2, fused=fused)
+            self.optimizer = build_optimizer(self.groups, beta2=self.stage.beta2, fused=fused and not self.by_zero)
+            if self.by_zero and self.strategy is not None:
+                self._start_zero(self.strategy)
         return self.optimizer
+
+    def _start_zero(self, strategy: StrategyConfig) -> None:
+        own: Any = self
+        self.optimizer = start_zero(own.model, own.optimizer, strategy, self.stage, self.args.device)
+        self.engine = self.optimizer.engine
+
+        def backward(loss: Tensor, **_: Any) -> None:
+            self.engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
+            self.engine.backward(loss, scale_wrt_gas=False)
+
+        accelerator: Any = self.accelerator
+        accelerator.backward = backward
+        accelerator.clip_grad_norm_ = lambda *_, **__: None  # the engine clips
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -285,7 +314,8 @@ class _Engine(BatchedTrainer):
         """Write the trained parameters. All processes gather them, and the main one writes."""
         model: Any = self.model
         parameters = dict(model.named_parameters())
-        values = full_state({name: parameters[name].detach() for name in self.trained}, keep=is_main())
+        values = {name: full_weight(parameters[name]) for name in self.trained} if self.by_zero else parameters
+        values = full_state({name: values[name].detach() for name in self.trained}, keep=is_main())
         if not is_main():
             return
         folder = Path(output_dir or str(self.args.output_dir))
@@ -312,6 +342,8 @@ class _Engine(BatchedTrainer):
         """Write the whole state of the optimiser, so that another number of processes can go on with it."""
         optimizer: Any = self.optimizer
         scheduler: Any = self.lr_scheduler
+        if self.by_zero:  # in the processes' own files
+            self.engine.save_checkpoint(output_dir, tag=ZERO, save_latest=False, exclude_frozen_parameters=True)
         state = full_state(optimizer.state_dict(), keep=is_main())
         if is_main():
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
@@ -323,6 +355,15 @@ class _Engine(BatchedTrainer):
         optimizer: Any = self.optimizer
         scheduler: Any = self.lr_scheduler
         folder = Path(checkpoint)
+        if self.by_zero != (folder / ZERO).exists():
+            raise everywhere(
+                SpatialBoostError(
+                    f"{folder} was {'not ' if self.by_zero else ''}made by deepspeed, whose checkpoints only it can "
+                    "use: choose the strategy of that time"
+                )
+            )
+        if self.by_zero:
+            load_zero(self.engine, folder, ZERO)
         saved = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", mmap=self.sharded, weights_only=True)
         optimizer.load_state_dict(saved)
         for parameter, state in optimizer_state(optimizer):
@@ -334,25 +375,3 @@ class _Engine(BatchedTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         wait()  # the main process now writes the file that makes the checkpoint complete
-
-
-def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int], float]:
-    """Share of the highest learning rate at each step: linear warm-up, then a cosine down to `lowest`.
-
-    Example:
-        >>> shape = cosine_schedule(10, warmup=0.2, lowest=0.1)
-        >>> [round(shape(step), 2) for step in range(10)]
-        [0.5, 1.0, 1.0, 0.97, 0.87, 0.72, 0.55, 0.38, 0.23, 0.13]
-
-    Unlike in transformers' schedule, the first value is above zero. So the first step changes the parameters and can be
-    checked.
-    """
-    rising = math.ceil(warmup * steps)
-
-    def shape(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        done = min(1.0, (step - rising) / max(1, steps - rising))
-        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
-
-    return shape

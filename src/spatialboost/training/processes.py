@@ -109,12 +109,6 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def everywhere(error: SpatialBoostError) -> SpatialBoostError:
-    """Mark an error that all processes raise together: only the main process prints it."""
-    error.everywhere = True  # type: ignore[attr-defined]
-    return error
-
-
 @contextmanager
 def loss_explained(name: str) -> Iterator[None]:
     """Say so if another process has ended, which this process sees as a broken connection."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.encoders.libraries import find_library
-from spatialboost.errors import SpatialBoostError
+from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.teachers.protocol import Readiness, Row, Score, Teacher, TeacherInputs
 from spatialboost.teachers.registry import teacher_class
@@ -36,7 +36,7 @@ from spatialboost.training.data import RowDataset, RowImages, num_workers
 from spatialboost.training.features import FeatureStore
 from spatialboost.training.fit import Fit, remove_checkpoints
 from spatialboost.training.movement import state_digest
-from spatialboost.training.processes import begin, everywhere, from_main, is_main, own_device, wait, world_size
+from spatialboost.training.processes import begin, from_main, is_main, own_device, wait, world_size
 from spatialboost.training.report import write_report
 from spatialboost.training.stage import check_new_weights, new_weights, train_stage
 from spatialboost.training.strategy import StrategyConfig, chosen_strategy

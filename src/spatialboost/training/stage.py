@@ -93,6 +93,7 @@ def train_stage(
             seed=seed,
             device=device,
             workers=workers,
+            strategy=strategy,
             name=name,
         )
         if after is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spatialboost.errors import SpatialBoostError, plain
+from spatialboost.errors import SpatialBoostError, everywhere, plain
 
 app = typer.Typer(help="Boost an encoder, stage by stage.", invoke_without_command=True)
 
@@ -34,15 +34,21 @@ def train(
     from spatialboost.encoders.run_file import user_path
     from spatialboost.training.config import load_config
 
-    settings = load_config(config, override or ())
+    try:
+        settings = load_config(config, override or ())
+    except SpatialBoostError as error:  # every process reads the same file
+        raise everywhere(error) from None
     if out is not None:
         settings = settings.model_copy(update={"out": user_path(out)})
     if check:
         typer.echo(settings.model_dump_json(indent=2))
         return
+    from spatialboost.training.processes import is_main
     from spatialboost.training.run import train as run
 
     result = run(settings)
+    if not is_main():
+        return
     typer.echo(f"report: {result.out / 'report.json'}")
     if result.delta is not None:
         typer.echo(f"delta:  {result.delta}")

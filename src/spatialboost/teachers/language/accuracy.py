@@ -18,6 +18,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.questions.kinds import scoring_of
 from spatialboost.teachers.protocol import Score
 from spatialboost.training.data import RowDataset
+from spatialboost.training.processes import is_main
 from spatialboost.vlm.chat import stop_tokens, turn_endings
 from spatialboost.vlm.collate import Collator
 from spatialboost.vlm.model import SpatialVLM
@@ -220,7 +221,7 @@ def _generated(
     scores = []
     collate = Collator(tokenizer.pad_token_id, padding_side="left")
     stops, endings = stop_tokens(tokenizer, vlm.llm), turn_endings(tokenizer)
-    with tqdm(total=2 * sum(map(len, asked.values())), desc="answers", disable=not progress) as bar:
+    with tqdm(total=2 * sum(map(len, asked.values())), desc="answers", disable=not (progress and is_main())) as bar:
         for kind, questions in asked.items():
             truths = [truth for _, _, truth in questions]
             longest = max_new_tokens or 8 + max(len(ids) for ids in tokenizer(truths)["input_ids"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +40,8 @@ class PixelObjective(Objective):
         grid: Rows and columns of patches; needed for cached features.
     """
 
+    accepts_loss_kwargs = True  # transformers.Trainer then passes `num_items_in_batch` to forward
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -54,6 +59,14 @@ class PixelObjective(Objective):
         self.depth_head = nn.Linear(width, 1) if depth else None
         self.class_head = nn.Linear(width, num_classes) if num_classes else None
 
+    def num_items(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Patches with a known depth, and pixels with a class ``(2,)``; None if the patch grid is unknown."""
+        if self.grid is None:
+            return None
+        depth, classes = batch.get("depth"), batch.get("classes")
+        known = 0 if depth is None else int(patch_log_depth(depth, batch.get("valid"), self.grid)[1].sum())
+        return torch.tensor([known, 0 if classes is None else int((classes != IGNORE).sum())])
+
     @property
     def heads(self) -> nn.ModuleDict:
         """Target name -> head."""
@@ -67,6 +80,7 @@ class PixelObjective(Objective):
         valid: Tensor | None = None,
         classes: Tensor | None = None,
         patch_features: Tensor | None = None,
+        num_items_in_batch: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss of a batch.
 
@@ -76,18 +90,25 @@ class PixelObjective(Objective):
             valid: Where `depth` is known ``(B, H', W')``; None uses all finite depths above 0.
             classes: Number of each pixel's class ``(B, H', W')``, -100 where there is none.
             patch_features: Patch tokens of the encoder ``(B, N, D)``, instead of `pixel_values`.
+            num_items_in_batch: The numbers that the sums of the losses are divided by, as `num_items` counts them over
+                all batches of an optimiser step; None takes the means over this batch.
         """
+        depth_items, class_items = (None, None) if num_items_in_batch is None else num_items_in_batch
         patches_BND, grid = self._patches(pixel_values, patch_features)
         loss = patches_BND.new_zeros(())
         if self.depth_head is not None:
             if depth is None:
                 raise SpatialBoostError("the objective has a head for depth, and the batch has no `depth`")
-            loss = loss + self._depth_loss(patches_BND, depth, valid, grid)
+            loss = loss + self._depth_loss(patches_BND, depth, valid, grid, depth_items)
         if self.class_head is not None:
             if classes is None:
                 raise SpatialBoostError("the objective has a head for segmentation, and the batch has no `classes`")
             logits_BCHW = self.class_logits(patches_BND, grid, (classes.shape[1], classes.shape[2]))
-            loss = loss + nn.functional.cross_entropy(logits_BCHW.float(), classes, ignore_index=IGNORE)
+            reduction = "mean" if class_items is None else "sum"
+            entropy = nn.functional.cross_entropy(
+                logits_BCHW.float(), classes, ignore_index=IGNORE, reduction=reduction
+            )
+            loss = loss + (entropy if class_items is None else entropy / class_items)
         return {"loss": loss}
 
     @torch.no_grad()
@@ -113,13 +134,18 @@ class PixelObjective(Objective):
         logits_BCN = self.class_head(patches_BND).transpose(1, 2)
         return nn.functional.interpolate(logits_BCN.unflatten(2, grid), size=size, mode="bilinear", align_corners=False)
 
-    def _depth_loss(self, patches_BND: Tensor, depth: Tensor, valid: Tensor | None, grid: Grid) -> Tensor:
+    def _depth_loss(
+        self, patches_BND: Tensor, depth: Tensor, valid: Tensor | None, grid: Grid, items: Tensor | None
+    ) -> Tensor:
         target_BN, known_BN = patch_log_depth(depth, valid, grid)
         if not known_BN.any():
             raise SpatialBoostError(
                 "no patch of the batch has a valid depth: check the unit (metres) and the valid mask"
             )
-        return nn.functional.smooth_l1_loss(self.log_depth(patches_BND)[known_BN], target_BN[known_BN])
+        predicted_A, true_A = self.log_depth(patches_BND)[known_BN], target_BN[known_BN]
+        if items is None:
+            return nn.functional.smooth_l1_loss(predicted_A, true_A)
+        return nn.functional.smooth_l1_loss(predicted_A, true_A, reduction="sum") / items
 
     def _patches(self, pixel_values: Tensor | None, patch_features: Tensor | None) -> tuple[Tensor, Grid]:
         if patch_features is not None:
