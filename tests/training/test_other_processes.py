@@ -116,7 +116,7 @@ def two_processes(folder: Path, out: Path, stage: str, step: int) -> list[int]:
         for rank in range(2)
     ]
     try:
-        return [process.wait(timeout=200) for process in workers]
+        return [process.wait(timeout=600) for process in workers]
     finally:
         for process in workers:
             process.kill()
