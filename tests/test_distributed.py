@@ -168,7 +168,7 @@ def worker(world: Path) -> None:
         note("asked", error_of(result_of, given))
     shutil.copytree(world / "fsdp2", world / "one-goes-on") if not dist.get_rank() else None
     note("fsdp2", result_of(given))
-    note("shares", shares)
+    note("shares", list(shares))
     for kind in KINDS:
         note(f"pixel {kind}", result_of(pixel_settings(world, f"pixel-{kind}", strategy=kind)))
         note(f"nan {kind}", error_of(fit_line, world / f"nan-{kind}", kind, 8))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.teachers.language import ChatDataset
 from spatialboost.teachers.language.chats import ShuffledAnswers
 from spatialboost.training.config import load_config
@@ -132,6 +133,29 @@ def test_all_stages_are_trained_with_bad_rows(tmp_path):
     for record in result.stages.values():
         assert set(record["skipped"]) == {0, 1, 2, 3, 4, 5}  # an undecodable column that is not read does not matter
     assert "`meta` is [1]" in result.stages["stage1"]["skipped"][4]
+
+
+def test_files_that_disappear_or_are_cut_while_rows_are_read(tmp_path):
+    rows = make_rows(16)
+    for number in (12, 13):  # images in files of their own, of which one is not there
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(rows[number]["images"][0]["bytes"])
+        rows[number] = {**rows[number], "images": [{"bytes": None, "path": str(file)}]}
+    file.unlink()
+    parts = [write(rows[at : at + 4], tmp_path / str(at)) / "part-00000.parquet" for at in range(0, 16, 4)]
+    opened = open_rows([part.parent for part in parts])
+    _, tokenizer, small = build(rows[:12])
+    dataset = ChatDataset(opened, small.images, tokenizer)
+    assert int(dataset[5]["row"]) == 5
+    dataset[0]  # another row group is in memory now
+    parts[1].unlink()
+    content = parts[2].read_bytes()
+    parts[2].write_bytes(content[: len(content) // 2])
+    assert {int(dataset[place]["row"]) for place in range(16)} == {0, 1, 2, 3, 12, 14, 15}
+    reasons = dataset.skipped
+    assert sorted(reasons) == [*range(4, 12), 13]
+    for number, place in {4: parts[1], 8: parts[2], 13: file}.items():
+        assert str(place) in reasons[number]
 
 
 def test_bad_maps_of_the_pixel_teacher(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def train_and_note(config: dict[str, Any], kill: tuple[str, int] | None = None) 
         return collate(self, examples)
 
     def noted_step(self, *args, **kwargs):
-        at = (self.label, self.state.global_step)
+        at = (Path(self.args.output_dir).name, self.state.global_step)
         if at == kill:
             torch.distributed.barrier()  # what both processes do before is the same each time
             os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +116,7 @@ def two_processes(folder: Path, out: Path, stage: str, step: int) -> list[int]:
         for rank in range(2)
     ]
     try:
-        return [process.wait(timeout=200) for process in workers]
+        return [process.wait(timeout=600) for process in workers]
     finally:
         for process in workers:
             process.kill()
@@ -142,9 +143,12 @@ def test_two_processes_are_killed_and_one_goes_on(world):
         ({"accumulate": 3}, "stage2: the run began with 4 rows in a step: set batch_size: 2 and accumulate: 2"),
     ],
 )
-def test_other_global_batches_are_refused_with_the_settings_that_fit(world, keys, told):
+def test_other_global_batches_are_refused_with_the_settings_that_fit(world, keys, told, tmp_path):
+    out = Path(shutil.copytree(world / "whole", tmp_path / "whole"))
+    (out / "stage2" / "result.json").unlink()  # what is finished is only loaded
+    given = settings(world, out)
     with pytest.raises(SpatialBoostError, match=told):
-        run.train(load_config({**(given := settings(world, world / "whole")), "stage2": {**given["stage2"], **keys}}))
+        run.train(load_config({**given, "stage2": {**given["stage2"], **keys}}))
 
 
 if __name__ == "__main__":

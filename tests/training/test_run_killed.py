@@ -60,7 +60,7 @@ before(run, "write_json")
 amid(fit, "save_file", lambda args: args[1])
 amid(torch, "save", lambda args: args[1])
 amid(TrainerState, "save_to_json", lambda args: args[1])
-for left in (3, 6, 10, 12, 21, 14, 9, 15, 4, 22, 17, 8):
+for left in (3, 8, 9, 7, 10, 6, 9, 11, 8):
     child = os.fork()
     if not child:
         run.train(load_config(json.loads(sys.argv[1])))
@@ -99,7 +99,7 @@ def test_a_run_that_is_killed_often_ends_the_same(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLER, *both], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     killed = done.stdout.split("\n")[:-1]
-    assert len(killed) > 8 and sum(each.startswith("amid") for each in killed) > 2, killed
+    assert len(killed) > 6 and sum(each.startswith("amid") for each in killed) > 2, killed
     reports = [json.loads((tmp_path / out / "report.json").read_text()) for out in ("whole", "killed")]
     ours, theirs = ({n: s["fit"]["history"] for n, s in report["stages"].items()} for report in reports)
     assert ours == theirs

@@ -82,5 +82,5 @@ class BatchedTrainer(Trainer):
         if self.args.should_save:
             checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             checkpoint.mkdir(parents=True, exist_ok=True)
-            write_json(checkpoint / BATCHES, self.batches.facts())
+            write_json(checkpoint / BATCHES, self.batches.facts(self.state.global_step))
         super()._save_checkpoint(model, trial)

@@ -85,9 +85,22 @@ class GlobalBatches(Sampler[list[int]]):
         own = [max(0, min(self.batch_size, rows - each)) for each in starts]
         return [each * self.processes / rows for each in own]
 
-    def facts(self) -> dict[str, int]:
-        """What a checkpoint records, so that the rows that follow can be found again; see `check_facts`."""
-        return {"rows": self.count, "seed": self.seed, "global_batch": self.global_batch}
+    def facts(self, step: int = 0) -> dict[str, int]:
+        """What a checkpoint records, so that the rows that follow can be found again; see `check_facts`.
+
+        Example:
+            >>> GlobalBatches(10, 2, 2).facts(step=4)
+            {'rows': 10, 'seed': 0, 'global_batch': 4, 'epoch': 1, 'read': 4}
+        """
+        epoch, steps = divmod(step, self.steps)
+        read = min(self.count, steps * self.global_batch)  # rows of this epoch
+        return {
+            "rows": self.count,
+            "seed": self.seed,
+            "global_batch": self.global_batch,
+            "epoch": epoch,
+            "read": read,
+        }
 
     def check_facts(self, found: Mapping[str, Any]) -> None:
         """Check that a training can go on from a checkpoint with exactly the rows that were not read.

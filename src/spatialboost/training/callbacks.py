@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from spatialboost.errors import SpatialBoostError, everywhere
 from spatialboost.training.config import StageConfig
-from spatialboost.training.movement import MovementCheck
+from spatialboost.training.movement import MovementCheck, local_part
 from spatialboost.training.pace import device_use, progress_words
 from spatialboost.training.parts import moved_line, part_names
 from spatialboost.training.processes import anywhere
@@ -32,13 +32,13 @@ class Movement(TrainerCallback):
         told: What has moved and what has not, in one line; empty before the check is complete.
     """
 
-    def __init__(self, objective: nn.Module) -> None:
-        self.objective = objective
+    def __init__(self, objective: nn.Module, *, gradients: bool = True) -> None:
+        self.objective, self.gradients = objective, gradients
         self.check: MovementCheck | None = None
         self.told = ""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.check = MovementCheck(self.objective)
+        self.check = MovementCheck(self.objective, gradients=self.gradients)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         if self.check is not None:
@@ -78,7 +78,7 @@ class Finite(TrainerCallback):
 @torch.no_grad()
 def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Whether this process's parts of tensors are finite."""
-    local = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+    local = [local_part(each) for each in tensors]
     parts = [each for each in local if each.numel()]
     if not parts:
         return torch.tensor(True)

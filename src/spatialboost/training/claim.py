@@ -118,6 +118,8 @@ def keep_global_batches(out: Path, ours: Mapping[str, Any], stages: Mapping[str,
     theirs = read_json(out / CONFIG)
     now, before = ours[PROCESSES], theirs.get(PROCESSES, ours[PROCESSES])
     for name, stage in stages.items():
+        if (out / name / "result.json").exists():  # finished, so it is only loaded
+            continue
         earlier = theirs.get(name) or ours[name]
         wanted = earlier["batch_size"] * earlier["accumulate"] * before
         if stage.batch_size * stage.accumulate * now == wanted:

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def repeated_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of the models inside a module: the members of its lists of modules of one class.
+    """The blocks of the models inside a module: the members of its lists and sequences of modules of one class.
 
     Example:
         >>> [block.in_features for block in repeated_blocks(nn.ModuleDict({"a": nn.ModuleList([nn.Linear(2, 2)] * 3)}))]
@@ -17,7 +17,7 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
     """
     found: dict[int, nn.Module] = {}
     for part in module.modules():
-        if isinstance(part, nn.ModuleList) and len({type(block) for block in part}) == 1:
+        if isinstance(part, (nn.ModuleList, nn.Sequential)) and len({type(block) for block in part}) == 1:
             found |= {id(block): block for block in part}
     inner = {id(each) for block in found.values() for each in block.modules() if each is not block}
     return [block for block in found.values() if id(block) not in inner]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 import time
@@ -31,24 +30,20 @@ from spatialboost.training.compiled import compiled
 from spatialboost.training.config import StageConfig
 from spatialboost.training.data import RowCollator, RowDataset
 from spatialboost.training.movement import trainable_report
-from spatialboost.training.optimizers import build_optimizer, optimizer_state
+from spatialboost.training.optimizers import build_optimizer, cosine_schedule, optimizer_state
 from spatialboost.training.pace import Pace
 from spatialboost.training.parts import count_parts, stage_table
-from spatialboost.training.processes import (
-    PATIENCE,
-    is_main,
-    loss_explained,
-    total,
-    wait,
-    world_size,
-)
+from spatialboost.training.processes import PATIENCE, is_main, loss_explained, wait, world_size
 from spatialboost.training.sharding import full_state, shards_like
+from spatialboost.training.strategy import StrategyConfig
 from spatialboost.training.trackers import Trackers
+from spatialboost.training.zero import full_weight, load_zero, start_zero
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "trainable.safetensors"
 SKIPPED = "skipped.json"
+ZERO = "zero"  # folder of DeepSpeed's own files in a checkpoint
 
 
 @dataclass
@@ -86,6 +81,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
+    strategy: StrategyConfig | None = None,
     name: str = "training",
     trackers: Trackers | None = None,
 ) -> Fit:
@@ -106,6 +102,7 @@ def fit(
         seed: Random seed for the order of the data.
         device: ``auto`` uses a GPU if there is one.
         workers: Worker processes that read data; 0 reads in this process.
+        strategy: ``deepspeed`` divides the objective by ZeRO. For FSDP2 it is divided before, see `sharded`.
         name: Label of the progress bar.
         trackers: Trackers that get the log.
     """
@@ -143,7 +140,7 @@ def fit(
         logger.info("%s", told)
     progress = Progress(name)
     trainer = _Engine(
-        groups, stage, objective, arguments, rows=rows, label=name, data_collator=collate, train_dataset=dataset
+        groups, stage, objective, arguments, strategy, rows=rows, data_collator=collate, train_dataset=dataset
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -154,7 +151,7 @@ def fit(
     wait()  # no process may write before all have looked
     if checkpoint is not None and (checkpoint / BATCHES).exists():
         trainer.batches.check_facts(read_json(checkpoint / BATCHES))
-    movement = Movement(objective)
+    movement = Movement(objective, gradients=not trainer.by_zero)
     if checkpoint is None:
         trainer.add_callback(movement)
     trainer.add_callback(Finite(name, groups, stage, trainer.finite))
@@ -260,12 +257,13 @@ class _Engine(BatchedTrainer):
         stage: StageConfig,
         model: nn.Module,
         args: Any,
+        strategy: StrategyConfig | None,
         *,
         rows: RowDataset | None,
-        label: str,
         **kwargs: Any,
     ) -> None:
-        self.groups, self.stage, self.rows, self.label = groups, stage, rows, label
+        self.groups, self.stage, self.rows, self.strategy = groups, stage, rows, strategy
+        self.by_zero = strategy is not None and strategy.kind == "deepspeed" and world_size() > 1
         self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
         self.sharded = any(is_sharded(p) for p in model.parameters())
         self.finite = torch.ones((), dtype=torch.bool, device=args.device)  # whether all losses of this process were
@@ -282,24 +280,34 @@ class _Engine(BatchedTrainer):
             super()._move_model_to_device(model, device)
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if self.by_zero:
+            return self.engine
         if self.sharded and isinstance(model, _Sharded):
             return model
         if self.sharded:
             return _Sharded(model, self.args.device, bf16=self.args.bf16)
         return super()._wrap_model(model, *args, **kwargs)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        count = getattr(self.model, "num_items", None)
-        if count is None or not batch_samples:
-            return super()._get_num_items_in_batch(batch_samples, device)
-        counts = [count(batch) for batch in batch_samples]
-        return None if any(each is None for each in counts) else total(torch.stack(counts).sum(0)).to(device)
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             fused = self.args.device.type in ("cpu", "cuda")
-            self.optimizer = build_optimizer(self.groups, beta2=self.stage.beta2, fused=fused)
+            self.optimizer = build_optimizer(self.groups, beta2=self.stage.beta2, fused=fused and not self.by_zero)
+            if self.by_zero and self.strategy is not None:
+                self._start_zero(self.strategy)
         return self.optimizer
+
+    def _start_zero(self, strategy: StrategyConfig) -> None:
+        own: Any = self
+        self.optimizer = start_zero(own.model, own.optimizer, strategy, self.stage, self.args.device)
+        self.engine = self.optimizer.engine
+
+        def backward(loss: Tensor, **_: Any) -> None:
+            self.engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
+            self.engine.backward(loss, scale_wrt_gas=False)
+
+        accelerator: Any = self.accelerator
+        accelerator.backward = backward
+        accelerator.clip_grad_norm_ = lambda *_, **__: None  # the engine clips
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -328,7 +336,8 @@ class _Engine(BatchedTrainer):
         """Write the trained parameters. All processes gather them, and the main one writes."""
         model: Any = self.model
         parameters = dict(model.named_parameters())
-        values = full_state({name: parameters[name].detach() for name in self.trained}, keep=is_main())
+        values = {name: full_weight(parameters[name]) for name in self.trained} if self.by_zero else parameters
+        values = full_state({name: values[name].detach() for name in self.trained}, keep=is_main())
         if not is_main():
             return
         folder = Path(output_dir or str(self.args.output_dir))
@@ -355,6 +364,8 @@ class _Engine(BatchedTrainer):
         """Write the whole state of the optimiser, so that another number of processes can go on with it."""
         optimizer: Any = self.optimizer
         scheduler: Any = self.lr_scheduler
+        if self.by_zero:  # in the processes' own files
+            self.engine.save_checkpoint(output_dir, tag=ZERO, save_latest=False, exclude_frozen_parameters=True)
         state = full_state(optimizer.state_dict(), keep=is_main())
         if is_main():
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
@@ -366,6 +377,15 @@ class _Engine(BatchedTrainer):
         optimizer: Any = self.optimizer
         scheduler: Any = self.lr_scheduler
         folder = Path(checkpoint)
+        if self.by_zero != (folder / ZERO).exists():
+            raise everywhere(
+                SpatialBoostError(
+                    f"{folder} was {'not ' if self.by_zero else ''}made by deepspeed, whose checkpoints only it can "
+                    "use: choose the strategy of that time"
+                )
+            )
+        if self.by_zero:
+            load_zero(self.engine, folder, ZERO)
         saved = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", mmap=self.sharded, weights_only=True)
         optimizer.load_state_dict(saved)
         for parameter, state in optimizer_state(optimizer):
@@ -377,25 +397,3 @@ class _Engine(BatchedTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         wait()  # the main process now writes the file that makes the checkpoint complete
-
-
-def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int], float]:
-    """Share of the highest learning rate at each step: linear warm-up, then a cosine down to `lowest`.
-
-    Example:
-        >>> shape = cosine_schedule(10, warmup=0.2, lowest=0.1)
-        >>> [round(shape(step), 2) for step in range(10)]
-        [0.5, 1.0, 1.0, 0.97, 0.87, 0.72, 0.55, 0.38, 0.23, 0.13]
-
-    Unlike in transformers' schedule, the first value is above zero. So the first step changes the parameters and can be
-    checked.
-    """
-    rising = math.ceil(warmup * steps)
-
-    def shape(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        done = min(1.0, (step - rising) / max(1, steps - rising))
-        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
-
-    return shape

@@ -29,7 +29,7 @@ def state_digest(values: nn.Module | Tensor) -> tuple[int, ...]:
     if isinstance(values, nn.Module):
         sums = [state_digest(value) for value in (*values.parameters(), *values.buffers())]
         return tuple(number for pair in sums for number in pair)
-    bits = _local(values).detach().contiguous().view(-1)
+    bits = local_part(values).detach().contiguous().view(-1)
     bits = bits.to(torch.uint8) if bits.dtype == torch.bool else bits.view(_INTEGER[bits.element_size()])
     total = squares = torch.zeros((), dtype=torch.int64, device=bits.device)
     for chunk in bits.split(_CHUNK):
@@ -44,6 +44,10 @@ class MovementCheck:
     A parameter whose first gradient is exactly zero need not change before the second step. This is so for the gates,
     as Attn and Attn+ are equal at the start.
 
+    Args:
+        module: The module that is trained.
+        gradients: False: gradients cannot be read, as DeepSpeed keeps them; parameters are given two steps to change.
+
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -54,8 +58,8 @@ class MovementCheck:
         >>> check.after_step()
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, *, gradients: bool = True) -> None:
+        self.module, self.gradients = module, gradients
         self.before = {name: state_digest(p) for name, p in module.named_parameters()}
         self.waiting: set[str] = set()
         self.moved: set[str] = set()
@@ -69,6 +73,9 @@ class MovementCheck:
     def before_step(self) -> None:
         """Check the gradients; call it after the backward pass."""
         trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        if not self.gradients:
+            self.waiting = {name for name, _ in trainable}
+            return
         without = [name for name, p in trainable if p.grad is None]
         if without:
             raise SpatialBoostError(
@@ -79,7 +86,9 @@ class MovementCheck:
         if frozen:
             raise SpatialBoostError(f"{_names(frozen)} are frozen but have gradients: clear them before training")
         if not self.steps:
-            self.waiting = _nowhere([(name, bool(_local(p.grad).any())) for name, p in trainable if p.grad is not None])
+            self.waiting = _nowhere(
+                [(name, bool(local_part(p.grad).any())) for name, p in trainable if p.grad is not None]
+            )
 
     def after_step(self) -> None:
         """Check the parameters; call it after the optimiser step."""
@@ -100,7 +109,7 @@ class MovementCheck:
         self.moved = moved
 
 
-def _local(values: Tensor) -> Tensor:
+def local_part(values: Tensor) -> Tensor:
     """This process's part of a sharded tensor; another tensor as it is."""
     return values.to_local() if hasattr(values, "to_local") else values
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -184,3 +185,25 @@ def groups_of(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float
         {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def cosine_schedule(steps: int, warmup: float, lowest: float) -> Callable[[int], float]:
+    """Share of the highest learning rate at each step: linear warm-up, then a cosine down to `lowest`.
+
+    Example:
+        >>> shape = cosine_schedule(10, warmup=0.2, lowest=0.1)
+        >>> [round(shape(step), 2) for step in range(10)]
+        [0.5, 1.0, 1.0, 0.97, 0.87, 0.72, 0.55, 0.38, 0.23, 0.13]
+
+    Unlike in transformers' schedule, the first value is above zero. So the first step changes the parameters and can be
+    checked.
+    """
+    rising = math.ceil(warmup * steps)
+
+    def shape(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        done = min(1.0, (step - rising) / max(1, steps - rising))
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return shape

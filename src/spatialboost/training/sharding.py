@@ -15,6 +15,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.protocol import Groups, Teacher
 from spatialboost.training.processes import world_size
 from spatialboost.training.strategy import StrategyConfig
+from spatialboost.training.zero import full_weight
 
 Result = TypeVar("Result")
 _CALL = "call_with_all_weights"
@@ -35,7 +36,7 @@ def sharded(
         strategy: Settings of FSDP2.
         device: Device of this process.
     """
-    if strategy.kind != "fsdp2" or world_size() == 1:
+    if strategy.kind == "ddp" or world_size() == 1:
         yield teacher, groups
         return
     whole = dict(teacher.objective.named_parameters())
@@ -47,13 +48,16 @@ def sharded(
     }
     ours = copy.deepcopy(teacher, memo)
     del memo
-    shard(ours.objective, strategy, device)
+    if strategy.kind == "fsdp2":
+        shard(ours.objective, strategy, device)
+    else:
+        ours.objective.to(device)  # DeepSpeed divides it in `fit`
     parts = dict(ours.objective.named_parameters())
     yield ours, [{**group, "params": [parts[names[id(p)]] for p in group["params"]]} for group in groups]
     with torch.no_grad():
         for name, parameter in parts.items():
             if parameter.requires_grad:
-                whole[name].copy_(full_value(parameter))
+                whole[name].copy_(full_weight(parameter))
 
 
 def shard(objective: nn.Module, strategy: StrategyConfig, device: torch.device) -> None:

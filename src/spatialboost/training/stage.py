@@ -82,6 +82,7 @@ def train_stage(
             seed=seed,
             device=device,
             workers=workers,
+            strategy=strategy,
             name=name,
             trackers=trackers,
         )

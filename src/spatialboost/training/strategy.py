@@ -88,7 +88,14 @@ def chosen_strategy(given: StrategyConfig | None) -> StrategyConfig:
     if theirs == "megatron":
         raise SpatialBoostError("accelerate's configuration asks for Megatron-LM; expected DDP, FSDP or DeepSpeed")
     if theirs == "deepspeed":
-        return given or StrategyConfig(kind="deepspeed")
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "false"
+        file, stage, place = (
+            os.environ.get(f"ACCELERATE_DEEPSPEED_{name}", "none")
+            for name in ("CONFIG_FILE", "ZERO_STAGE", "OFFLOAD_OPTIMIZER_DEVICE")
+        )
+        if file != "none":
+            return given or StrategyConfig(kind="deepspeed", file=Path(file))
+        return given or StrategyConfig(kind="deepspeed", zero=3 if stage == "3" else 2, offload=place == "cpu")
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise SpatialBoostError(
             "accelerate's configuration asks for FSDP of version 1, which cannot mix frozen and trained weights: set "

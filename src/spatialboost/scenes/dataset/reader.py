@@ -244,8 +244,8 @@ class Column(Sequence[Any]):
 def open_image(image: Any) -> Any:
     """Decode an image in a row to 8-bit RGB. A PIL image or an array is returned unchanged.
 
-    The EXIF orientation is applied, as by ``datasets``. Images that `build_dataset` wrote have none; in files of other
-    software, photographs often have one.
+    An image without bytes is read from the file at its ``path``. The EXIF orientation is applied, as by ``datasets``.
+    Images that `build_dataset` wrote have none; in files of other software, photographs often have one.
 
     Raises:
         SpatialBoostError: there are no bytes, PIL cannot decode them, or the range of the pixel values is not known.
@@ -271,16 +271,28 @@ def open_depth(image: Mapping[str, Any]) -> np.ndarray:
 def _decode(image: Mapping[str, Any], *, upright: bool = False) -> PIL.Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if image.get("bytes") is None:
-        raise SpatialBoostError("it has no bytes in the data set")
+    data = image.get("bytes")
+    if data is None:
+        data = _read_file(image.get("path"))
     try:
-        decoded = Image.open(io.BytesIO(image["bytes"]))
+        decoded = Image.open(io.BytesIO(data))
         decoded.load()
         return ImageOps.exif_transpose(decoded) if upright else decoded
     except UnidentifiedImageError:
         raise SpatialBoostError("its bytes are not an image format that PIL can read") from None
     except Exception as error:  # decoders raise many kinds of exceptions on damaged bytes
         raise SpatialBoostError(f"its bytes cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _read_file(path: str | None) -> bytes:
+    """The bytes of an image that is not in the data set, but in a file of its own, as ``datasets`` can write it."""
+    if path is None or not Path(path).is_absolute():
+        where = "no path" if path is None else f"its path {path} is not absolute"
+        raise SpatialBoostError(f"it has no bytes in the data set, and {where}")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SpatialBoostError(f"its file {path} cannot be read ({error.strerror})") from None
 
 
 def _read_footer(path: Path) -> tuple[list[int], list[str]]:
