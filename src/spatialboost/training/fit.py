@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,7 @@ class _Engine(Trainer):
         accelerator: Any = self.accelerator
         accelerator.backward = backward
         accelerator.clip_grad_norm_ = lambda *_, **__: None  # the engine clips
+        accelerator.no_sync = lambda *_, **__: nullcontext()  # it reduces the gradients of each batch
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
