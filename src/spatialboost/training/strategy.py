@@ -96,8 +96,8 @@ def chosen_strategy(given: StrategyConfig | None) -> StrategyConfig:
             return given or StrategyConfig(kind="deepspeed", file=Path(file))
         if stage == "3":
             raise SpatialBoostError(
-                "accelerate's configuration asks for DeepSpeed's ZeRO of stage 3; expected stage 2, or `strategy: fsdp2` "
-                "in the run's file, which divides the weights, too"
+                "accelerate's configuration asks for DeepSpeed's ZeRO of stage 3; expected stage 2, or "
+                "`strategy: fsdp2` in the run's file, which divides the weights, too"
             )
         return given or StrategyConfig(kind="deepspeed", offload=place == "cpu")
     if os.environ.get("FSDP_VERSION", "1") != "2":
