@@ -224,7 +224,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(2)
     ]
     try:
-        told = [process.communicate(timeout=400)[1].decode() for process in workers]
+        told = [process.communicate(timeout=1200)[1].decode() for process in workers]
     finally:
         for process in workers:
             process.kill()

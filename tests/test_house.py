@@ -167,7 +167,7 @@ EXTRAS = {
     "probes": {"probes"},
     "vlm": {"train"},
     "teachers": {"train"},
-    "training": {"train", "lora", "trackers"},
+    "training": {"train", "lora", "trackers", "deepspeed"},
     "experiments": {"demo"},
     "demo": {"demo"},
     "encoders": {"open-clip", "train", "extract", "lora"},  # the last three: to load what a run or an extractor names

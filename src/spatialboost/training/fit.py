@@ -308,6 +308,7 @@ class _Engine(BatchedTrainer):
         accelerator: Any = self.accelerator
         accelerator.backward = backward
         accelerator.clip_grad_norm_ = lambda *_, **__: None  # the engine clips
+        accelerator.no_sync = lambda *_, **__: nullcontext()  # it reduces the gradients of each batch
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:

@@ -22,38 +22,37 @@ class StrategyConfig(BaseModel):
 
     Attributes:
         kind: ``ddp``: each process has the whole model. ``fsdp2``: weights, gradients and the optimiser's state are
-            divided among the processes. ``deepspeed``: the same by DeepSpeed's ZeRO; needs the extra ``deepspeed``.
+            divided among the processes. ``deepspeed``: gradients and the optimiser's state are divided by DeepSpeed's
+            ZeRO of stage 2; needs the extra ``deepspeed``.
         reshard: For fsdp2: free the gathered weights of a block after its forward pass. False is faster and needs
             memory for the whole model.
-        zero: For deepspeed: 2 divides gradients and the state of the optimiser, 3 also the weights.
         offload: For fsdp2 and deepspeed: keep what is divided in main memory.
-        file: For deepspeed: a JSON file of DeepSpeed, which is used in place of `zero` and `offload`.
+        file: For deepspeed: a JSON file of DeepSpeed, which is used in place of `offload`.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["ddp", "fsdp2", "deepspeed"] = "ddp"
     reshard: bool = True
-    zero: Literal[2, 3] = 3
     offload: bool = False
     file: Path | None = Field(default=None)
 
     @model_validator(mode="after")
     def _own_keys(self) -> StrategyConfig:
-        known = {"ddp": set(), "fsdp2": {"reshard", "offload"}, "deepspeed": {"zero", "offload", "file"}}[self.kind]
+        known = {"ddp": set(), "fsdp2": {"reshard", "offload"}, "deepspeed": {"offload", "file"}}[self.kind]
         wrong = sorted(self.model_fields_set - {"kind"} - known)
         if wrong:
             raise ValueError(
                 f"strategy {self.kind} has no key {wrong[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
             )
-        if self.file is not None and self.model_fields_set & {"zero", "offload"}:
-            raise ValueError("strategy.file has the settings of DeepSpeed, so leave out zero and offload")
+        if self.file is not None and "offload" in self.model_fields_set:
+            raise ValueError("strategy.file has the settings of DeepSpeed, so leave out offload")
         return self
 
     @property
     def shards(self) -> bool:
         """Whether no process has the whole model on its device."""
-        return self.kind == "fsdp2" or (self.kind == "deepspeed" and (self.file is not None or self.zero == 3))
+        return self.kind == "fsdp2"
 
 
 def _from_name(section: Any) -> Any:
@@ -95,7 +94,12 @@ def chosen_strategy(given: StrategyConfig | None) -> StrategyConfig:
         )
         if file != "none":
             return given or StrategyConfig(kind="deepspeed", file=Path(file))
-        return given or StrategyConfig(kind="deepspeed", zero=3 if stage == "3" else 2, offload=place == "cpu")
+        if stage == "3":
+            raise SpatialBoostError(
+                "accelerate's configuration asks for DeepSpeed's ZeRO of stage 3; expected stage 2, or "
+                "`strategy: fsdp2` in the run's file, which divides the weights, too"
+            )
+        return given or StrategyConfig(kind="deepspeed", offload=place == "cpu")
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise SpatialBoostError(
             "accelerate's configuration asks for FSDP of version 1, which cannot mix frozen and trained weights: set "

@@ -71,14 +71,13 @@ def zero_settings(strategy: StrategyConfig, stage: StageConfig) -> dict[str, Any
     """DeepSpeed's settings: those of its own file, or of the strategy, with the batch size and clipping of the stage.
 
     Example:
-        >>> zero_settings(StrategyConfig(kind="deepspeed", zero=2), StageConfig(clip=0.5))["zero_optimization"]
+        >>> zero_settings(StrategyConfig(kind="deepspeed"), StageConfig(clip=0.5))["zero_optimization"]
         {'stage': 2}
     """
     if strategy.file is None:
-        zero: dict[str, Any] = {"stage": strategy.zero}
+        zero: dict[str, Any] = {"stage": 2}
         if strategy.offload:
             zero |= {"offload_optimizer": {"device": "cpu"}}
-            zero |= {"offload_param": {"device": "cpu"}} if strategy.zero == 3 else {}
         given: dict[str, Any] = {"zero_optimization": zero}
     else:
         given = _read(strategy.file)
@@ -96,7 +95,7 @@ def zero_settings(strategy: StrategyConfig, stage: StageConfig) -> dict[str, Any
 
 def full_weight(parameter: Tensor) -> Tensor:
     """The values of a parameter that ZeRO or FSDP2 has divided; all processes have to call this."""
-    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
+    if not hasattr(parameter, "_hp_mapping"):
         return full_value(parameter)
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -133,6 +132,14 @@ def _read(file: Path) -> dict[str, Any]:
             SpatialBoostError(
                 f"strategy.file: {file} has the section {wrong[0]!r}, which the stages of the run's file decide: "
                 "leave it out"
+            )
+        )
+    stage = given.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (1, 2):
+        raise everywhere(
+            SpatialBoostError(
+                f"strategy.file: {file} asks for ZeRO of stage {stage}; expected 1 or 2, or `strategy: fsdp2`, which "
+                "divides the weights, too"
             )
         )
     return given
