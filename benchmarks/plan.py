@@ -5,9 +5,9 @@
     python benchmarks/plan.py models --out runs/models               # encoder x language model, from their sizes
 
 `check` trains five steps of each stage of both teachers, with two sizes of encoder and language model, with and without
-checkpointing, each in a process of its own. On a CPU it measures twice: what torch's allocator has given out (the
-profiler's memory events), and the resident memory of the process, from which that before the models were built is taken
-away. The first step is not measured, as the check of what moved makes copies. It prints a table for docs/training.md.
+checkpointing. On a CPU it measures twice: what torch's allocator has given out (the profiler's memory events), and the
+resident memory of the process, from which that before the models were built is taken away. The first step is not
+measured, as the check of what moved makes copies. It prints a table for docs/training.md.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
+import logging
 import os
-import subprocess
 import sys
 from itertools import accumulate
 from pathlib import Path
@@ -28,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 MB = 10**6
-SIZE, BATCH = 112, 4
+SIZE, BATCH = 112, 2
 SIZES = {
     "S": ({"embed_dim": 192, "depth": 6, "num_heads": 3}, {"width": 256, "layers": 3, "heads": 4}),
     "M": ({"embed_dim": 384, "depth": 12, "num_heads": 6}, {"width": 512, "layers": 6, "heads": 8}),
@@ -124,37 +123,32 @@ def train(config: dict[str, Any], stage: str, device: str, folder: Path) -> dict
     return measured.peaks
 
 
-def measure(args: argparse.Namespace) -> None:
-    """One case in this process: prints its peaks in bytes."""
-    config = configuration(args.out, args.stage, args.size, args.checkpointing)
+def measure(args: argparse.Namespace, stage: str, size: str, checkpointing: bool) -> dict[str, int]:
+    """The peaks of one case in bytes."""
     before = 0
     if args.device == "cpu":
-        train(configuration(args.out, args.stage, "S", False), args.stage, "cpu", args.out / "warm-up")
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         before = resident("VmRSS")
-    peaks = train(config, args.stage, args.device, args.out / "case")
-    print(json.dumps({way: peak - before * (way == "resident") for way, peak in peaks.items()}))
-
-
-def measured_elsewhere(args: argparse.Namespace, stage: str, size: str, checkpointing: bool) -> dict[str, int]:
-    words = [sys.executable, __file__, "measure", "--out", str(args.out), "--device", args.device]
-    words += ["--stage", stage, "--size", size, *(["--checkpointing"] if checkpointing else [])]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}  # freed memory goes back
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    case = f"{stage}-{size}-{checkpointing}"
+    peaks = train(configuration(args.out, stage, size, checkpointing), stage, args.device, args.out / case)
+    return {way: peak - before * (way == "resident") for way, peak in peaks.items()}
 
 
 def check(args: argparse.Namespace) -> None:
     """The table of planned and measured peaks."""
+    if os.environ.get("MALLOC_ARENA_MAX") != "1":  # begin again, so that freed memory goes back to the system
+        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     from spatialboost.training.config import load_config
     from spatialboost.training.plan import plan
 
+    logging.disable(logging.WARNING)
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "rows").exists():
         write_rows(args.out)
+    for stage in ("stage3", "boost"):
+        measure(args, stage, "S", False)  # what is loaded once is not counted
     ways = ["allocator"] if args.device == "cuda" else ["allocator", "resident"]
     print("| stage | size | checkpointing | plan MB | " + " | ".join(f"{way} MB | plan / {way}" for way in ways) + " |")
     print("|---" * (4 + 2 * len(ways)) + "|")
@@ -163,9 +157,8 @@ def check(args: argparse.Namespace) -> None:
             for checkpointing in (False, True):
                 if checkpointing and stage == "head":
                     continue  # the heads alone keep nothing that could be computed again
-                settings = load_config(configuration(args.out, stage, size, checkpointing))
-                total = plan(settings)[0].total()
-                peaks = measured_elsewhere(args, stage, size, checkpointing)
+                total = plan(load_config(configuration(args.out, stage, size, checkpointing)))[0].total()
+                peaks = measure(args, stage, size, checkpointing)
                 cells = [stage, size, "yes" if checkpointing else "no", f"{total / MB:.0f}"]
                 for way in ways:
                     cells += [f"{peaks[way] / MB:.0f}", f"{total / peaks[way]:.2f}"]
@@ -267,12 +260,6 @@ def main() -> None:
     one = commands.add_parser("check", help=check.__doc__)
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(run=check)
-    one = commands.add_parser("measure", help=measure.__doc__)
-    one.add_argument("--out", type=Path, required=True)
-    one.add_argument("--stage", required=True)
-    one.add_argument("--size", required=True)
-    one.add_argument("--checkpointing", action="store_true")
-    one.set_defaults(run=measure)
     one = commands.add_parser("models", help=models.__doc__)
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--gpus", type=int, default=8)
