@@ -110,9 +110,7 @@ def pixel_rows() -> list[dict[str, Any]]:
     ("name", "changes"),
     [
         ("stage1", {}),
-        ("stage2", {"bf16": True}),
         ("stage2", {"matrix_lr": 0.01}),
-        ("stage3", {}),
         ("stage3", {"bf16": True}),
         ("stage3", {"checkpointing": True}),
         ("head", {}),
@@ -163,9 +161,8 @@ def saved(forward: Callable[[], torch.Tensor], objective: torch.nn.Module) -> li
 def test_a_larger_batch_is_computed_from_measured_ones(data):
     config = load_config(settings(data, "language"))
     planned = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (1, BATCH, 2 * BATCH))
-    again = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (4, 40))
-    for size in (4, 40):
-        assert planned.total(batch_size=size) == pytest.approx(again.total(batch_size=size), rel=0.01)
+    again = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (40,))
+    assert planned.total(batch_size=40) == pytest.approx(again.total(batch_size=40), rel=0.01)
     card = again.total(batch_size=40) + 1000
     found = planned.largest_batch(card)
     assert planned.total(batch_size=found) <= card < planned.total(batch_size=found + 1)
