@@ -2,12 +2,12 @@
 
     python benchmarks/plan.py check --out runs/plan                  # on a CPU: about 10 minutes on two cores
     python benchmarks/plan.py check --out runs/plan --device cuda    # on a GPU: torch.cuda.max_memory_allocated
-    python benchmarks/plan.py models                                 # encoder x language model, from their sizes
+    python benchmarks/plan.py models --out runs/models               # encoder x language model, from their sizes
 
 `check` trains five steps of each stage of both teachers, with two sizes of encoder and language model, with and without
-checkpointing, each in a process of its own. On a CPU it measures twice: what torch's allocator has given out (the
-profiler's memory events), and the resident memory of the process, from which that before the models were built is taken
-away. The first step is not measured, as the check of what moved makes copies. It prints a table for docs/training.md.
+checkpointing. On a CPU it measures twice: what torch's allocator has given out (the profiler's memory events), and the
+resident memory of the process, from which that before the models were built is taken away. The first step is not
+measured, as the check of what moved makes copies. It prints a table for docs/training.md.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
+import logging
 import os
-import subprocess
 import sys
 from itertools import accumulate
 from pathlib import Path
@@ -28,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 MB = 10**6
-SIZE, BATCH = 112, 4
+SIZE, BATCH = 112, 2
 SIZES = {
     "S": ({"embed_dim": 192, "depth": 6, "num_heads": 3}, {"width": 256, "layers": 3, "heads": 4}),
     "M": ({"embed_dim": 384, "depth": 12, "num_heads": 6}, {"width": 512, "layers": 6, "heads": 8}),
@@ -124,37 +123,32 @@ def train(config: dict[str, Any], stage: str, device: str, folder: Path) -> dict
     return measured.peaks
 
 
-def measure(args: argparse.Namespace) -> None:
-    """One case in this process: prints its peaks in bytes."""
-    config = configuration(args.out, args.stage, args.size, args.checkpointing)
+def measure(args: argparse.Namespace, stage: str, size: str, checkpointing: bool) -> dict[str, int]:
+    """The peaks of one case in bytes."""
     before = 0
     if args.device == "cpu":
-        train(configuration(args.out, args.stage, "S", False), args.stage, "cpu", args.out / "warm-up")
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         before = resident("VmRSS")
-    peaks = train(config, args.stage, args.device, args.out / "case")
-    print(json.dumps({way: peak - before * (way == "resident") for way, peak in peaks.items()}))
-
-
-def measured_elsewhere(args: argparse.Namespace, stage: str, size: str, checkpointing: bool) -> dict[str, int]:
-    words = [sys.executable, __file__, "measure", "--out", str(args.out), "--device", args.device]
-    words += ["--stage", stage, "--size", size, *(["--checkpointing"] if checkpointing else [])]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}  # freed memory goes back
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    case = f"{stage}-{size}-{checkpointing}"
+    peaks = train(configuration(args.out, stage, size, checkpointing), stage, args.device, args.out / case)
+    return {way: peak - before * (way == "resident") for way, peak in peaks.items()}
 
 
 def check(args: argparse.Namespace) -> None:
     """The table of planned and measured peaks."""
+    if os.environ.get("MALLOC_ARENA_MAX") != "1":  # begin again, so that freed memory goes back to the system
+        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     from spatialboost.training.config import load_config
     from spatialboost.training.plan import plan
 
+    logging.disable(logging.WARNING)
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "rows").exists():
         write_rows(args.out)
+    for stage in ("stage3", "boost"):
+        measure(args, stage, "S", False)  # what is loaded once is not counted
     ways = ["allocator"] if args.device == "cuda" else ["allocator", "resident"]
     print("| stage | size | checkpointing | plan MB | " + " | ".join(f"{way} MB | plan / {way}" for way in ways) + " |")
     print("|---" * (4 + 2 * len(ways)) + "|")
@@ -163,13 +157,101 @@ def check(args: argparse.Namespace) -> None:
             for checkpointing in (False, True):
                 if checkpointing and stage == "head":
                     continue  # the heads alone keep nothing that could be computed again
-                settings = load_config(configuration(args.out, stage, size, checkpointing))
-                total = plan(settings)[0].total()
-                peaks = measured_elsewhere(args, stage, size, checkpointing)
+                total = plan(load_config(configuration(args.out, stage, size, checkpointing)))[0].total()
+                peaks = measure(args, stage, size, checkpointing)
                 cells = [stage, size, "yes" if checkpointing else "no", f"{total / MB:.0f}"]
                 for way in ways:
                     cells += [f"{peaks[way] / MB:.0f}", f"{total / peaks[way]:.2f}"]
                 print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def save_models(folder: Path) -> None:
+    """Configurations of published models, with the sizes that their authors give; no weights."""
+    from transformers import Dinov2Config, DINOv3ViTConfig, Qwen2Config, SiglipVisionConfig
+
+    def qwen(vocabulary: int, width: int, inner: int, layers: int, heads: int, groups: int, **rest: Any) -> Any:
+        shape = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+        shape |= {"vocab_size": vocabulary, "num_attention_heads": heads, "num_key_value_heads": groups}
+        return Qwen2Config(**shape, rope_theta=1e6, rms_norm_eps=1e-6, max_position_embeddings=32768, **rest)
+
+    shapes = {
+        "Qwen2-7B": qwen(152064, 3584, 18944, 28, 28, 4, tie_word_embeddings=False),
+        "Qwen2.5-0.5B": qwen(151936, 896, 4864, 24, 14, 2, tie_word_embeddings=True),
+        "DINOv2 B/14": Dinov2Config(
+            hidden_size=768, num_hidden_layers=12, num_attention_heads=12, image_size=518, patch_size=14
+        ),
+        "DINOv2 g/14": Dinov2Config(
+            hidden_size=1536,
+            num_hidden_layers=40,
+            num_attention_heads=24,
+            image_size=518,
+            patch_size=14,
+            use_swiglu_ffn=True,
+        ),
+        "SigLIP2 g/16": SiglipVisionConfig(
+            hidden_size=1536,
+            intermediate_size=6144,
+            num_hidden_layers=40,
+            num_attention_heads=16,
+            image_size=256,
+            patch_size=16,
+        ),
+        "DINOv3 L/16": dinov3(DINOv3ViTConfig, 1024, 4096, 24, 16),
+        "DINOv3 7B/16": dinov3(DINOv3ViTConfig, 4096, 8192, 40, 32, use_gated_mlp=True),
+    }
+    for name, config in shapes.items():
+        config.save_pretrained(folder / name)
+
+
+def dinov3(cls: Any, width: int, inner: int, layers: int, heads: int, **rest: Any) -> Any:
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+    return cls(**shape, patch_size=16, image_size=256, num_register_tokens=4, **rest)
+
+
+# preset, encoder (None: the preset's own, which timm builds by its name), language model, stages
+SETTINGS = (
+    ("single-gpu-24gb", "DINOv2 B/14", "Qwen2.5-0.5B", ("stage1", "stage2", "stage3")),
+    ("paper/dinov3", "DINOv3 L/16", "Qwen2-7B", ("stage3",)),
+    ("paper/openclip", None, "Qwen2-7B", ("stage3",)),
+    ("paper/siglip2", "SigLIP2 g/16", "Qwen2-7B", ("stage3",)),
+    ("paper/dinov2", "DINOv2 g/14", "Qwen2-7B", ("stage3",)),
+    ("paper/dinov3", "DINOv3 7B/16", "Qwen2-7B", ("stage1", "stage2", "stage3")),
+)
+
+
+def models(args: argparse.Namespace) -> None:
+    """The presets with the published sizes of their models: memory by encoder, language model, stage and strategy."""
+    from spatialboost.training.config import load_config
+    from spatialboost.training.plan import CARDS, GB, ONE, STRATEGIES, _outline, _plan_stage
+
+    save_models(args.out)
+    several = [each.label for each in STRATEGIES]
+    heads = ["preset, encoder, language model", "stage", "batch", "trains, M", "weights", "optimiser", "gradients"]
+    heads += ["activations", "one GPU", *(f"{label}, {args.gpus} GPUs" for label in several)]
+    heads += [f"largest batch, {label}, {args.gpus} x {CARDS[-1]} GB" for label in several]
+    print("| " + " | ".join(heads) + " |")
+    print("|---" * len(heads) + "|", flush=True)
+    for preset, encoder, llm, stages in SETTINGS:
+        changes = [f"teacher.llm.name={args.out / llm}", f"data.folders=[{args.out / 'no-data'}]", *args.override]
+        changes += [] if encoder is None else [f"encoder.name={args.out / encoder}"]
+        config = load_config(preset, changes)
+        parts = _outline(config)
+        for name in stages:
+            stage = getattr(config, name)
+            found = _plan_stage(parts, name, stage, (1, stage.batch_size))
+            memory = found.memory[stage.batch_size]
+            cells = [f"{preset}, {encoder or 'OpenCLIP G/14'}, {llm}", name, str(stage.batch_size)]
+            cells += [f"{found.trained / 1e6:,.1f}"]
+            sizes = [memory.weights, memory.optimizer, memory.gradients, memory.activations, found.total(ONE)]
+            sizes += [found.total(each, args.gpus) for each in STRATEGIES]
+            cells += [f"{size / GB:.1f}" for size in sizes]
+            batches = [found.largest_batch(CARDS[-1] * GB, each, args.gpus) for each in STRATEGIES]
+            print("| " + " | ".join([*cells, *(str(size) if size else "none" for size in batches)]) + " |", flush=True)
 
 
 def main() -> None:
@@ -178,12 +260,11 @@ def main() -> None:
     one = commands.add_parser("check", help=check.__doc__)
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(run=check)
-    one = commands.add_parser("measure", help=measure.__doc__)
+    one = commands.add_parser("models", help=models.__doc__)
     one.add_argument("--out", type=Path, required=True)
-    one.add_argument("--stage", required=True)
-    one.add_argument("--size", required=True)
-    one.add_argument("--checkpointing", action="store_true")
-    one.set_defaults(run=measure)
+    one.add_argument("--gpus", type=int, default=8)
+    one.add_argument("--override", "-o", action="append", default=[], help="KEY=VALUE, as for `spatialboost train`")
+    one.set_defaults(run=models)
     for one in commands.choices.values():
         one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()

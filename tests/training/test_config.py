@@ -93,7 +93,7 @@ def test_reads_yaml_and_names_the_file(tmp_path):
 
 
 def test_the_documented_configurations_are_some():
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "training-reference.md").read_text()
     (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     config = load_config(yaml.safe_load(text))
     assert config.stage3.bf16 and config.stage1.turns == ["caption"] and config.data.held_out == 64

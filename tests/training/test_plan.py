@@ -110,9 +110,7 @@ def pixel_rows() -> list[dict[str, Any]]:
     ("name", "changes"),
     [
         ("stage1", {}),
-        ("stage2", {"bf16": True}),
         ("stage2", {"matrix_lr": 0.01}),
-        ("stage3", {}),
         ("stage3", {"bf16": True}),
         ("stage3", {"checkpointing": True}),
         ("head", {}),
@@ -163,9 +161,8 @@ def saved(forward: Callable[[], torch.Tensor], objective: torch.nn.Module) -> li
 def test_a_larger_batch_is_computed_from_measured_ones(data):
     config = load_config(settings(data, "language"))
     planned = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (1, BATCH, 2 * BATCH))
-    again = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (4, 40))
-    for size in (4, 40):
-        assert planned.total(batch_size=size) == pytest.approx(again.total(batch_size=size), rel=0.01)
+    again = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (40,))
+    assert planned.total(batch_size=40) == pytest.approx(again.total(batch_size=40), rel=0.01)
     card = again.total(batch_size=40) + 1000
     found = planned.largest_batch(card)
     assert planned.total(batch_size=found) <= card < planned.total(batch_size=found + 1)
@@ -183,12 +180,13 @@ def test_strategies_divide_what_they_say():
 
 
 def test_what_would_help_is_computed_too(data, monkeypatch):
-    config = load_config(settings(data, "language"))
-    first = plan(config)[2]
-    monkeypatch.setattr("spatialboost.training.plan.GB", first.total(batch_size=1) // 25)  # not even one row fits
-    found = plan(config)[2]
-    assert list(found.savers) == ["batch_size=1", "stage3.checkpointing=true"]
-    assert found.savers["batch_size=1"] == first.total(batch_size=1)
+    config = load_config(settings(data, "language"), ["stage1=null", "stage2=null"])
+    row = _plan_stage(_outline(config), "stage3", config.stages["stage3"], (1,)).total(batch_size=1)
+    monkeypatch.setattr("spatialboost.training.plan.GB", row // 25)  # not even one row fits 24 of these
+    (found,) = plan(config)
+    assert found.savers["batch_size=1"] == row
+    assert list(found.savers)[1] == "stage3.checkpointing=true"
+    assert found.savers["stage3.checkpointing=true"] < row
     text = "\n".join(str(part) for part in plan_tables([found], gpus=8))
     assert "stage3.checkpointing=true" in text
 
@@ -213,7 +211,7 @@ def test_neither_weights_nor_data_are_needed(tmp_path):
 
 
 def test_a_model_whose_configuration_cannot_be_reached_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     file = tmp_path / "run.yaml"
     content = settings(tmp_path / "rows", "language")
     content["teacher"]["llm"] = {"name": "nobody/no-such-model"}
@@ -228,7 +226,13 @@ def test_a_model_whose_configuration_cannot_be_reached_is_one_clear_error(tmp_pa
 
 def test_the_papers_models_are_planned_from_their_sizes_alone(tmp_path):
     """DINOv3 ViT-L/16 and Qwen2-7B: the numbers of parameters are those that their authors give."""
-    save_papers_models(tmp_path)
+    from transformers import DINOv3ViTConfig, Qwen2Config
+
+    large = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    DINOv3ViTConfig(**large, patch_size=16, num_register_tokens=4).save_pretrained(tmp_path / "dinov3-l")
+    seven = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+    qwen = Qwen2Config(**seven, vocab_size=152064, num_key_value_heads=4, tie_word_embeddings=False)
+    qwen.save_pretrained(tmp_path / "qwen2-7b")
     config = load_config(
         {
             "encoder": {"library": "hf", "name": str(tmp_path / "dinov3-l")},

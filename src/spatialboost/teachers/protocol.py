@@ -240,7 +240,7 @@ class Teacher(ABC):
     """Base class of the teachers. Its class attributes are read before anything is loaded.
 
     To add a teacher, write a subclass and add one line to `spatialboost.teachers.registry.TEACHERS`; see the example
-    in ``docs/training.md``.
+    in ``docs/training-reference.md``.
 
     Attributes:
         Options: Class with the keys of `teacher:` in a run's file.

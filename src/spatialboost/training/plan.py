@@ -289,14 +289,19 @@ def _stacks(module: nn.Module) -> Iterator[list[nn.Module]]:
 def _try_savers(config: TrainConfig, name: str, found: StagePlan, bytes_: int) -> dict[str, int]:
     """Settings that need less memory, one after another, until the stage fits with one row at a time."""
     tried = {"batch_size=1": found.total(batch_size=1)}
-    changes: list[str] = []
+    changes = [f"{other}=null" for other in config.stages if other != name]  # a setting may not go with another stage
+    lightest = load_config(config.model_dump(mode="json"), changes)
     teacher = teacher_class(config.teacher.kind)
     for change in (*(f"{name}.{each}" for each in SAVERS), *teacher.savers.get(name, ())):
         if min(tried.values()) <= bytes_:
             break
-        changes.append(change)
-        lighter = load_config(config.model_dump(mode="json"), changes)
-        if lighter != config:
+        try:
+            lighter = load_config(config.model_dump(mode="json"), [*changes, change])
+        except SpatialBoostError:
+            continue  # this model cannot be loaded so
+        if lighter != lightest:
+            changes.append(change)
+            lightest = lighter
             tried[change] = _plan_stage(_outline(lighter), name, getattr(lighter, name), (1,)).total(batch_size=1)
     return tried
 

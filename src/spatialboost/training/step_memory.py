@@ -131,18 +131,19 @@ def measure_step(
     optimizer = build_optimizer(groups, beta2=stage.beta2, fused=True)
     objective.train()
     with _Tracker(objective) as tracker, tracker.following_gradients(parameters):
-        for _ in range(min(stage.accumulate, 2)):
-            batch = make_batch()
-            with torch.autocast("cpu", torch.bfloat16, enabled=stage.bf16):
-                loss = objective(**batch)["loss"]
-            found.activations, found.copies = tracker.others, tracker.copies
-            loss.backward()
-            del loss, batch
+        batch = make_batch()
+        with torch.autocast("cpu", torch.bfloat16, enabled=stage.bf16):
+            loss = objective(**batch)["loss"]
+        found.activations, found.copies = tracker.others, tracker.copies
+        loss.backward()
+        del loss, batch
         found.gradients = tracker.gradients
         if stage.clip:
             torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
         before = tracker.others
         early, tracker.moments = tracker.moments, {}
+        if stage.accumulate > 1:  # from the second forward on, all gradients are there all the time
+            early = {found.gradients: max(early.values())}
         optimizer.step()
         found.optimizer = tracker.others - before
     # from the second step on, the state is there all the time
@@ -173,8 +174,10 @@ class _Tracker(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         copied = function is aten._to_copy.default and keys <= self.weights
         for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor) and _key(tensor) not in keys | self.weights | self.sizes.keys():
-                self._follow(tensor, "copies" if copied else "others")
+            if isinstance(tensor, Tensor):
+                key = _key(tensor)
+                if key not in keys and key not in self.sizes and key not in self.weights:
+                    self._follow(tensor, "copies" if copied else "others")
         return out
 
     @contextmanager

@@ -25,6 +25,7 @@ def outline_teacher(cls: type[LanguageTeacher], options: LanguageOptions, inputs
     from spatialboost.teachers.language.teacher import LLM, _conversations, last_stage
     from spatialboost.vlm.model import SpatialVLM, build_projector
     from spatialboost.vlm.outline import outline_llm
+    from spatialboost.vlm.pooling import PatchPool
 
     name, kwargs = options.llm.name, dict(options.llm.kwargs)
     if options.earlier_run is not None and (saved := last_stage(options.earlier_run) / LLM).is_dir():
@@ -33,6 +34,7 @@ def outline_teacher(cls: type[LanguageTeacher], options: LanguageOptions, inputs
         name,
         conversations=_conversations(inputs) if name == "small" else (),
         dtype=getattr(torch, options.llm.dtype),
+        quantization=options.llm.quantization,
         with_tokenizer=len(inputs.rows) > 0,
         **kwargs,
     )
@@ -40,11 +42,11 @@ def outline_teacher(cls: type[LanguageTeacher], options: LanguageOptions, inputs
         tokenizer = SimpleNamespace(pad_token_id=0)
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    projector = build_projector(inputs.encoder, llm)
-    grid = inputs.images.grid if options.places else None
-    vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, grid=grid)
+    projector, pool = build_projector(inputs.encoder, llm), PatchPool(inputs.images.grid, options.pool)
+    grid = pool.grid if options.places else None
+    vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
     vlm._fast_head = head_is_plain(llm)  # else it would be measured, for which the weights need values
-    return cls(vlm, tokenizer, inputs.images.num_tokens, options=options, seed=inputs.seed)
+    return cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
 
 
 def head_is_plain(llm: Any) -> bool:

@@ -62,7 +62,8 @@ class LanguageTeacher(Teacher):
         "stage3": Stage(BoostConfig, boosts=True),
     }
     savers: ClassVar[Mapping[str, Sequence[str]]] = {
-        stage: ["teacher.llm.dtype=bfloat16"] for stage in ("stage1", "stage3")
+        "stage1": ["teacher.llm.dtype=bfloat16"],
+        "stage3": ["teacher.llm.dtype=bfloat16", "teacher.llm.quantization=4bit"],
     }
 
     def __init__(
