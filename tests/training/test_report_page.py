@@ -107,11 +107,17 @@ def test_what_a_question_asks_about_is_drawn(language):
     assert objects and all(card.count("<path") == card.count("<circle") == 2 for card in objects)
 
 
-def test_the_pixel_teacher_has_a_page(rooms, tmp_path):
-    train(load_config(settings(rooms, tmp_path / "run", {"kind": "pixel"}, head=QUICK, boost=QUICK)))
+def test_the_pixel_teacher_has_a_page_and_a_picture_that_fails_costs_nothing_else(rooms, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of paint")
+
+    monkeypatch.setattr("spatialboost.training.report_page.token_pictures", broken)
+    result = train(load_config(settings(rooms, tmp_path / "run", {"kind": "pixel"}, head=QUICK, boost=QUICK)))
     page = Page(tmp_path / "run" / "report.html")
-    assert "depth head" in page.text and "RMSE" in page.text and "Tokens as colours" in page.text
+    assert "depth head" in page.text and "RMSE" in page.text and not page.open
     assert "Sample answers: not shown, because the teacher pixel answers no questions" in page.text
+    assert "Tokens: not shown, because RuntimeError: out of paint" in page.text
+    assert result.delta is not None and json.loads((tmp_path / "run" / "report.json").read_text())
 
 
 def test_rows_without_depth_and_without_held_out_rows(tmp_path):
@@ -125,31 +131,18 @@ def test_rows_without_depth_and_without_held_out_rows(tmp_path):
     assert "written by other software" in page.text
 
 
-def test_a_picture_that_cannot_be_made_costs_nothing_else(tmp_path, monkeypatch):
-    def broken(*args, **kwargs):
-        raise RuntimeError("out of paint")
-
-    monkeypatch.setattr("spatialboost.training.report_page.token_pictures", broken)
-    folder = write_parquet(make_rows(8), tmp_path / "data")
-    stage3 = {**QUICK, "require_answers": False, "train_projector": True}
-    given = settings(folder, tmp_path / "run", {"llm": SMALL, "evaluate": 0}, stage1=None, stage2=QUICK, stage3=stage3)
-    result = train(load_config(given))
-    page = Page(tmp_path / "run" / "report.html")
-    assert "Tokens: not shown, because RuntimeError: out of paint" in page.text
-    assert "Depth: not shown, because the rows have no depth maps" in page.text
-    assert "no held-out rows are scored (teacher.evaluate is 0)" in page.text
-    assert result.delta is not None and json.loads((tmp_path / "run" / "report.json").read_text())
-
-
 def test_several_views_are_shown_side_by_side(tmp_path):
     rows = make_rows(6)
     for row in rows:
         row["images"] = row["images"] * 2
         row["messages"][0]["content"] = "<image>\n" + row["messages"][0]["content"]
     folder = write_parquet(rows, tmp_path / "data")
-    train(load_config(settings(folder, tmp_path / "run", {"llm": SMALL}, stage1=None, stage2=QUICK, stage3=None)))
+    stage3 = {**QUICK, "require_answers": False, "train_projector": True}
+    train(load_config(settings(folder, tmp_path / "run", {"llm": SMALL}, stage1=None, stage2=QUICK, stage3=stage3)))
     page = Page(tmp_path / "run" / "report.html")
-    assert all(card.count('class="view photo-') == 2 for card in page.source.split('<div class="card">')[1:])
+    assert "Depth: not shown, because the rows have no depth maps" in page.text
+    assert all(card.count('class="view photo-') == 2 for card in page.source.split('<div class="card many">')[1:])
+    assert '<div class="card many">' in page.source
 
 
 def test_colours_are_the_principal_components_of_scikit_learn():
