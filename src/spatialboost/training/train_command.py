@@ -43,7 +43,8 @@ def train(
     from spatialboost.training.run import train as run
 
     result = run(settings)
-    typer.echo(f"report: {result.out / 'report.json'}")
+    page = result.out / "report.html"  # not there if it could not be made, which is logged
+    typer.echo(f"report: {page if page.exists() else result.out / 'report.json'}")
     if result.delta is not None:
         typer.echo(f"delta:  {result.delta}")
 
