@@ -70,7 +70,7 @@ def evaluate(
     scores = score(run, folders=[user_path(each) for each in data or ()], rows=rows)
     table = Table(box=None, pad_edge=False)  # without lines it fits into 80 columns
     for column in ("kind", "answers", "answered from", "right", "relative error", "loss"):
-        table.add_column(column, no_wrap=column in ("kind", "answered from"))
+        table.add_column(column, no_wrap=column != "relative error")
     for each in scores:
         numbers = (f"{value:.3f}" if value is not None else "" for value in (each.relative_error, each.loss))
         right = f"{100 * each.accuracy:.1f} %"
