@@ -127,7 +127,7 @@ def test_rows_without_depth_and_without_held_out_rows(tmp_path):
     train(load_config(given))
     page = Page(tmp_path / "run" / "report.html")
     assert "Sample answers: not shown, because the run holds no rows out" in page.text
-    assert "Depth: not shown, because no stage has boosted the encoder" in page.text
+    assert "Depth: not shown, because the encoder has no Attn+" in page.text
     assert "written by other software" in page.text
 
 
