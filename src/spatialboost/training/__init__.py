@@ -5,7 +5,9 @@
 - `stage`: one stage of a teacher: freeze, boost, choose what is trained.
 - `fit`: the training loop: `transformers.Trainer` with our optimiser, checks and checkpoints.
 - `data` and `features`: rows, read when they are needed; features of a frozen encoder, computed once.
-- `optimizers`, `movement`, `report`: Muon and AdamW; the check of the first steps; the report of a run.
+- `optimizers`, `movement`: Muon and AdamW; the check of the first steps.
+- `parts`, `pace`, `trackers`: what a stage trains; what the log tells beside the loss; where else the log goes.
+- `report`, `report_page`, `charts`, `pictures`: ``report.json``; ``report.html`` and what is drawn on it.
 
 The teachers are in `spatialboost.teachers`. The code in this package does not depend on a particular teacher.
 """

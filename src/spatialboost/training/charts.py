@@ -52,7 +52,7 @@ def line_chart(title: str, series: Series, *, log: bool = False, line: float | N
                 "colour": COLOURS[i % len(COLOURS)],
                 "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in points)),
                 "dots": [place(*p) for p in points] if len(points) < 3 else [],
-                "last": _number(points[-1][1]),
+                "last": _number(points[-1][1], min(y_values[2] - y_values[0], abs(points[-1][1]))),
             }
             for i, (name, points) in enumerate(curves.items())
         ],
@@ -94,14 +94,14 @@ def stage_charts(history: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]
     ranges = dict.fromkeys(key for entry in history for key in entry if key.startswith("attn_plus_layers_"))
     named = {f"layers {key.removeprefix('attn_plus_layers_').replace('_', '-')}": points(key) for key in ranges}
     speeds = {
-        key.removesuffix("_per_second").replace("_", " "): points(key)
+        key.removesuffix("_per_second").removesuffix("_tokens"): points(key)
         for key in ("visual_tokens_per_second", "text_tokens_per_second", "images_per_second")
     }
     charts = [
         line_chart("loss", {"loss": points("loss")}, log=True),
         line_chart("learning rate", {"learning rate": points("learning_rate")}),
         line_chart("share of Attn+ (0.5 at the start)", named, line=0.5) if named else None,
-        line_chart("a second", speeds),
+        line_chart("images per second" if speeds.get("images") else "tokens per second", speeds),
     ]
     return [chart for chart in charts if chart is not None]
 

@@ -144,14 +144,14 @@ def depth_pictures(
     )
     result = depth_probe(encoder, fit_on, test_on, image_size=image_size, layer=layer, num_panels=SHOWN)
     panels = result.panels
-    figure = Figure(figsize=(CELL * panels[0].num_pictures, sum(CELL * p.aspect + 0.3 for p in panels)))
+    size = (CELL * panels[0].num_pictures, sum(CELL * panel.aspect + 0.3 for panel in panels))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(panels), panels[0].num_pictures, squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         panel.draw(row)
         for axis in row:
             axis.set_xticks([])
             axis.set_yticks([])
-    figure.set_layout_engine("constrained")
     stream = io.BytesIO()
     figure.savefig(stream, dpi=100)
     return result, stream.getvalue()

@@ -249,7 +249,7 @@ def _check_whole(run: Finished) -> None:
 def _check_boosted(run: Finished) -> None:
     _check_whole(run)
     if not boosted_layers(run.encoder):
-        raise SpatialBoostError("no stage has boosted the encoder")
+        raise SpatialBoostError("the encoder has no Attn+ that could be left out to see its base")
 
 
 def _depth(run: Finished, rows: Any) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def check_trackers(names: Sequence[Tracker]) -> None:
                 f'report_to names {name}, which is not installed: pip install "spatialboost[trackers]" (or only '
                 f"pip install {name}), or leave it out of report_to"
             )
-    if "wandb" not in names or os.environ.get("WANDB_MODE", "") in ("offline", "disabled", "dryrun"):
+    offline = os.environ.get("WANDB_MODE", "") in ("offline", "disabled", "dryrun")
+    if "wandb" not in names or offline or int(os.environ.get("RANK", 0)):  # only the main process sends
         return
     import wandb
 

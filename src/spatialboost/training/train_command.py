@@ -56,7 +56,8 @@ def train(
     result = run(settings)
     if not is_main():
         return
-    typer.echo(f"report: {result.out / 'report.json'}")
+    page = result.out / "report.html"  # not there if it could not be made, which is logged
+    typer.echo(f"report: {page if page.exists() else result.out / 'report.json'}")
     if result.delta is not None:
         typer.echo(f"delta:  {result.delta}")
 
@@ -91,13 +92,17 @@ def evaluate(
 
     run = user_path(run)
     scores = score(run, folders=[user_path(each) for each in data or ()], rows=rows)
-    table = Table("kind", "answers", "answered from", "right", "95 % interval", "relative error", "loss")
+    table = Table(box=None, pad_edge=False)  # without lines it fits into 80 columns
+    for column in ("kind", "answers", "answered from", "right", "relative error", "loss"):
+        table.add_column(column, no_wrap=column != "relative error")
     for each in scores:
         numbers = (f"{value:.3f}" if value is not None else "" for value in (each.relative_error, each.loss))
-        interval = "" if each.interval is None else " to ".join(f"{100 * end:.0f}" for end in each.interval)
         right = f"{100 * each.accuracy:.1f} %"
-        table.add_row(escape(plain(each.kind)), str(each.answers), each.answerer, right, interval, *numbers)
+        if each.interval is not None:
+            right += " ({:.0f} to {:.0f})".format(*(100 * end for end in each.interval))
+        table.add_row(escape(plain(each.kind)), str(each.answers), each.answerer, right, *numbers)
     Console().print(table)
+    typer.echo("in brackets: 95 % interval of the share that is right, with the conversation as the unit")
     file = user_path(out) if out is not None else run / "eval.json"
     file.write_text(json.dumps([each.to_json() for each in scores], indent=1) + "\n", encoding="utf-8")
     typer.echo(f"scores: {file}")

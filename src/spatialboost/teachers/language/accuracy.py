@@ -250,12 +250,13 @@ def _replies(
 ) -> dict[str, list[str]]:
     """Way to answer -> greedy replies to all questions.
 
-    Questions of all kinds share batches, so that these are full: first by the length of the replies, then by the turn,
-    and so by the length of the prompts. A reply is cut at the limit of its own kind.
+    Questions of all kinds share batches, so that these are full. Those with replies of about the same length are
+    together (within a factor of two), and among them those of about the same prompt, which is longer with each turn.
+    A reply is cut at the limit of its own kind.
     """
     collate = Collator(tokenizer.pad_token_id, padding_side="left")
     stops, endings = stop_tokens(tokenizer, vlm.llm), turn_endings(tokenizer)
-    order = sorted(range(len(asked)), key=lambda place: (asked[place].limit, asked[place].turn))
+    order = sorted(range(len(asked)), key=lambda place: (asked[place].limit.bit_length(), asked[place].turn))
     found: dict[str, list[str]] = {name: [""] * len(asked) for name in seen}
     with tqdm(total=len(seen) * len(asked), desc="answers", disable=not (progress and is_main())) as bar:
         for name, chats in seen.items():
