@@ -21,7 +21,14 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.files import replace_file
 from spatialboost.scenes.dataset.part import write_table
-from spatialboost.scenes.dataset.schema import arrow_schema, dataset_facts, dataset_files, open_parquet, validate_file
+from spatialboost.scenes.dataset.schema import (
+    arrow_schema,
+    dataset_facts,
+    dataset_files,
+    open_parquet,
+    validate_file,
+    with_facts,
+)
 from spatialboost.scenes.dataset.text_only import FOLDS, MAX_TURNS, Labels, ReadTurn, guess_answers, read_turns
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.kinds import KINDS
@@ -205,7 +212,7 @@ def _write(path: Path, new: Path, told: Mapping[int, set[int]], first: int, repo
                 continue
             rows.append({**row, **_without(row["messages"], meta, gone)} if gone else row)
     stream = io.BytesIO()
-    write_table(pa.Table.from_pylist(rows, schema=arrow_schema(settings, skipped)), stream)
+    write_table(pa.Table.from_pylist(rows, schema=with_facts(arrow_schema(settings), settings, skipped)), stream)
     replace_file(new, stream.getvalue())
     report.rows += len(rows)
     return int(facts["rows"])
