@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 from spatialboost.teachers.language import BoostConfig, boost_encoder
 from spatialboost.training import fit
