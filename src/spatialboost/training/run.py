@@ -94,6 +94,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     strategy = chosen_strategy(config.strategy)
     begin(config.device)
+    if world_size() > 1:
+        logger.info("%d processes share the work by %s", world_size(), strategy.kind)
     with locked(config.out):
         return _train(config, strategy)
 
