@@ -227,7 +227,9 @@ def save_llava(folder: Path) -> None:
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    # Like Llama's tokenizer; with token_type_ids, transformers 4 would refuse to generate
+    inputs = ["input_ids", "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **special)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
