@@ -26,8 +26,8 @@ from spatialboost.scenes.readers.rgbd import RGBDFolder
 
 
 def masks(photos: Path, model: Path, num: int) -> None:
-    """For each polygon of coco128, the best IoU of a mask of MobileSAM."""
-    extractor, best, images = open_extractor("mobile-sam", model=str(model)), [], 0
+    """For each polygon of coco128, the best IoU of a mask of MobileSAM; all masks count, not only the largest ones."""
+    extractor, best, shares, images = open_extractor("mobile-sam", model=str(model), max_objects=200), [], [], 0
     paths = sorted((photos / "images").glob("*.jpg"))
     for path in paths[:: max(1, len(paths) // num)][:num]:
         labels = photos / "labels" / f"{path.stem}.txt"
@@ -39,7 +39,10 @@ def masks(photos: Path, model: Path, num: int) -> None:
         images += 1
         found = [thing.mask_HW for thing in addition["objects"]]
         best += [max(((truth & mask).sum() / (truth | mask).sum() for mask in found), default=0.0) for truth in truths]
+        shares += [truth.mean() for truth in truths]
+    large = np.array(shares) >= 0.01
     print(f"{images} photographs, {len(best)} polygons: mean of the best IoU {np.mean(best):.3f}")
+    print(f"of the {large.sum()} with at least 1 % of the image: {np.array(best)[large].mean():.3f}")
 
 
 def polygons(labels: Path, size: tuple[int, int]) -> list[np.ndarray]:

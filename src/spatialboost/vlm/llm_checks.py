@@ -74,7 +74,8 @@ def check_embeddings(llm: Any) -> None:
 def _difference(llm: Any, scale: float) -> float:
     """The largest difference of logits for tokens and for their embeddings, as a share of the largest logit."""
     table, was_training = llm.get_input_embeddings(), llm.training
-    ids: Tensor = torch.linspace(0, len(table.weight) - 1, 5, device=table.weight.device).long()[None]
+    length = min(5, num_positions(llm) or 5)
+    ids: Tensor = torch.linspace(0, len(table.weight) - 1, length, device=table.weight.device).long()[None]
     llm.eval()
     try:
         tokens = llm(input_ids=ids, use_cache=False).logits.float()
