@@ -180,6 +180,7 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "torchvision": "timm imports it; its models are hosts, too",
     "tensorboard": "torch.utils.tensorboard imports it",
     "trackio": "transformers' callback imports it",
+    "pytest-xdist": "a plugin of pytest, which loads it",
 }
 
 
