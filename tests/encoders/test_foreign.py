@@ -395,6 +395,7 @@ def test_no_other_file_calls_their_loaders():
     for path in source.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if {called, called.rpartition(".")[2]} & LOADERS or called.endswith(".from_pretrained"):
+            ours = called == "PeftConfig.from_pretrained" or "weights_only=True" in ast.unparse(node)  # files of a run
+            if not ours and ({called, called.rpartition(".")[2]} & LOADERS or called.endswith(".from_pretrained")):
                 found.append(path.relative_to(source).as_posix())
     assert set(found) == {"encoders/foreign/load.py"}

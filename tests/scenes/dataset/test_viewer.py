@@ -74,7 +74,7 @@ def test_one_page_shows_everything_and_loads_nothing(folder, tmp_path):
     assert not re.search(r"url\(|@import|https?://", text)
     assert text.count("12 of 12 turns right") == 4
     assert "red box, depth" in text
-    assert "the closest to the viewer" in text
+    assert "Answer: Yes." in text
     assert len(re.findall(r'class="bubble', text)) == 4 * 24
     truths = [json.loads(unescape(truth)) for truth in re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)]
     metas = [meta for path in dataset_files(folder) for meta in pq.read_table(path)["meta"].to_pylist()]
@@ -91,11 +91,14 @@ def test_text_is_escaped(folder, tmp_path):
 
 
 def test_a_wrong_answer_is_shown_as_wrong(folder, tmp_path):
-    tamper(folder / "part-00001.parquet", "Answer: Yes", "Answer: No")
+    file = folder / "part-00001.parquet"
+    told = [json.dumps(messages) for messages in pq.read_table(file)["messages"].to_pylist()]
+    number = sum("Answer: Yes" in each for each in told)
+    tamper(file, "Answer: Yes", "Answer: No")
     page = write_page(folder, tmp_path / "page.html")
-    assert page.wrong == 2
+    assert page.wrong == number > 0
     text = page.path.read_text()
-    assert "2 of the shown conversations have wrong answers" in text
+    assert re.search(rf"{number} of the shown conversations have wrong answers", text)
     assert "but yes is right" in text
 
 

@@ -109,10 +109,10 @@ def test_points_keep_off_edges_and_holes():
 def test_points_spread_over_the_image_and_onto_objects():
     cues, hits, points = tiny_cues(), Counter(), []
     for seed in range(100):
-        for turn in build_conversation(cues, seed=seed, plan=PIXELS_ONLY).meta["turns"][:4]:
+        for turn in build_conversation(cues, seed=seed, plan=PIXELS_ONLY).meta["turns"]:
             points += turn["points"]
-            row, column = turn["pixels"][0]
-            hits.update(o.description for o in cues.objects if o.mask_HW[row, column])
+            for row, column in turn["pixels"]:
+                hits.update(o.description for o in cues.objects if o.mask_HW[row, column])
     assert set(hits) == set(BOXES)
     assert min(hits.values()) > 20  # the book covers 2 % of the image
     assert sum(hits.values()) < 0.75 * len(points)  # and many points are not on any object
