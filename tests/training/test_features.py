@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import os
 import pickle
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +10,6 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.training.data import RowCollator
 from spatialboost.training.features import FeatureStore
 from spatialboost.vlm import Collator
-from training_rows import make_rows
 
 
 @pytest.fixture
@@ -144,50 +138,3 @@ def test_a_store_of_its_own_leaves_nothing_behind(world):
 def test_a_store_that_is_not_open_says_so(world):
     with pytest.raises(SpatialBoostError, match="call open"):
         FeatureStore(4).complete(world[2](0))
-
-
-def worker(folder: Path) -> None:
-    """One of two processes that train stage 1; every image is read by one of them."""
-    from spatialboost.teachers.language import AlignConfig, align
-    from training_rows import build
-
-    rank = int(os.environ["RANK"])
-    vlm, _, dataset = build(make_rows(16))
-    dataset.features = FeatureStore(16, folder=folder / "features")
-    seen = []
-    vlm.encoder.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    stage = AlignConfig(epochs=3, batch_size=4, lr=1e-3, save_every=0, log_every=1)
-    align(vlm, dataset, stage, folder=folder / "stage1", device="cpu")
-    torch.save((sum(seen), vlm.projector.state_dict()), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_share_what_the_encoder_gives(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    code = "import sys, test_features; from pathlib import Path; test_features.worker(Path(sys.argv[1]))"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        said = process.communicate(timeout=120)[1].decode()
-        assert process.returncode == 0, said[-3000:]
-    (first, ours), (second, theirs) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert (first, second) == (8, 8)  # of 16 images in three epochs
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert len(list((tmp_path / "features").glob("*.features"))) == 2

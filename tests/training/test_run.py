@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,45 +154,6 @@ def test_more_held_out_than_there_is(world, tmp_path):
     given["data"]["held_out"] = 16
     with pytest.raises(SpatialBoostError, match="held_out is 16, but there are only 16 rows"):
         train(load_config(given))
-
-
-KILLED = """
-import json, os, signal, sys
-from spatialboost.training.config import load_config
-from spatialboost.training.run import train
-from transformers import Trainer
-
-step = Trainer.training_step
-calls = 0
-
-def dying(self, *args, **kwargs):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *args, **kwargs)
-
-Trainer.training_step = dying
-train(load_config(json.loads(sys.argv[1])))
-"""
-
-
-# Stage 1 has 2 steps, each other stage 8: the step in which the run is killed, and the checkpoint before it
-@pytest.mark.parametrize(("call", "stage"), [(8, "stage2"), (16, "stage3")])
-def test_a_run_that_is_killed_ends_the_same(finished, world, tmp_path, call, stage):
-    _, result = finished
-    given = settings(*world, tmp_path / "out")
-    command = [sys.executable, "-c", KILLED, json.dumps(given), str(call)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert (tmp_path / "out" / stage / "checkpoint-3").exists()
-    resumed = train(load_config(given))
-    assert resumed.stages[stage]["fit"]["resumed_from"] == 3
-    ours, theirs = (load_file(each.delta / "model.safetensors") for each in (resumed, result))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    losses = [[e["loss"] for e in each.stages[stage]["fit"]["history"]] for each in (resumed, result)]
-    assert losses[0] == losses[1]
 
 
 def test_a_run_that_is_asked_to_end_saves_and_ends_the_same(finished, world, tmp_path, monkeypatch):
