@@ -58,16 +58,12 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """An entry of the registry.
+    """An entry of the registry."""
 
-    Attributes:
-        open: ``"module:function"``; the function takes `SourceOptions` and returns a source.
-        extract: names of the extractors that find objects in its views; empty if the views already have objects.
-        depth: name of the extractor that gives depth to its views; empty if the views already have depth.
-    """
-
-    open: str
+    open: str  # "module:function"; the function takes `SourceOptions` and returns a source
+    # names of the extractors that find objects in its views; empty if the views already have objects
     extract: tuple[str, ...] = ()
+    # name of the extractor that gives depth to its views; empty if the views already have depth
     depth: tuple[str, ...] = ()
 
 

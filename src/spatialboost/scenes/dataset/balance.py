@@ -46,20 +46,13 @@ Talk = tuple[Sequence[Mapping[str, str]], Mapping[str, Any]]
 
 @dataclass
 class Balanced:
-    """What `balance_dataset` did.
+    """What `balance_dataset` did."""
 
-    Attributes:
-        path: folder of the new data set.
-        rows: number of its conversations.
-        turns: kind -> number of turns before.
-        left_out: kind -> number of turns that were left out.
-        emptied: conversations of which no turn is left: name of the view -> reason.
-    """
-
-    path: Path
-    rows: int = 0
-    turns: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
+    path: Path  # folder of the new data set
+    rows: int = 0  # number of its conversations
+    turns: Counter[str] = field(default_factory=Counter)  # kind -> number of turns before
+    left_out: Counter[str] = field(default_factory=Counter)  # kind -> number of turns that were left out
+    # conversations of which no turn is left: name of the view -> reason
     emptied: dict[str, str] = field(default_factory=dict)
 
 

@@ -26,46 +26,31 @@ _MOST_ANSWERS = 6  # of a kind, in the table
 
 @dataclass
 class KindStats:
-    """The turns of one kind.
+    """The turns of one kind."""
 
-    Attributes:
-        turns: number of turns.
-        answers: verdict -> number of turns, for kinds whose answers are not lengths.
-        lengths: true lengths in metres, for the others.
-        words: mean number of words of question and answer.
-    """
-
-    turns: int = 0
+    turns: int = 0  # number of turns
+    # verdict -> number of turns, for kinds whose answers are not lengths
     answers: Counter[str] = field(default_factory=Counter)
-    lengths: list[float] = field(default_factory=list)
-    words: tuple[float, float] = (0.0, 0.0)
+    lengths: list[float] = field(default_factory=list)  # true lengths in metres, for the others
+    words: tuple[float, float] = (0.0, 0.0)  # mean number of words of question and answer
 
 
 @dataclass
 class Stats:
-    """The statistics of a data set, made by `measure_dataset`.
+    """The statistics of a data set, made by `measure_dataset`."""
 
-    Attributes:
-        rows: number of conversations.
-        views: number of views -> conversations with so many.
-        turns: number of turns -> conversations with so many.
-        kinds: kind of question -> its turns.
-        left_out: kind -> conversations in which a turn of it could not be asked.
-        replaced: kind -> turns in whose place one of another kind was asked.
-        text_only: kind -> how well its answers can be guessed from the text, see `measure_text_only`.
-        skipped: item -> the reason why it has no conversation.
-        unreadable: number of rows whose ``meta`` is not as a build writes it.
-    """
-
-    rows: int = 0
-    views: Counter[int] = field(default_factory=Counter)
-    turns: Counter[int] = field(default_factory=Counter)
-    kinds: dict[str, KindStats] = field(default_factory=dict)
+    rows: int = 0  # number of conversations
+    views: Counter[int] = field(default_factory=Counter)  # number of views -> conversations with so many
+    turns: Counter[int] = field(default_factory=Counter)  # number of turns -> conversations with so many
+    kinds: dict[str, KindStats] = field(default_factory=dict)  # kind of question -> its turns
+    # kind -> conversations in which a turn of it could not be asked
     left_out: Counter[str] = field(default_factory=Counter)
+    # kind -> turns in whose place one of another kind was asked
     replaced: Counter[str] = field(default_factory=Counter)
+    # kind -> how well its answers can be guessed from the text, see `measure_text_only`
     text_only: dict[str, TextOnly] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    unreadable: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)  # item -> the reason why it has no conversation
+    unreadable: int = 0  # number of rows whose meta is not as a build writes it
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; lengths as quantiles."""

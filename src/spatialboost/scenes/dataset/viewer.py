@@ -25,21 +25,13 @@ from spatialboost.scenes.questions.meta import facts_of_views
 
 @dataclass(frozen=True)
 class Page:
-    """The result of :func:`write_page`.
+    """The result of :func:`write_page`."""
 
-    Attributes:
-        path: the HTML file.
-        shown: number of conversations on the page.
-        rows: number of conversations in the data set.
-        wrong: number of conversations on the page in which the checker found problems.
-        left_out: row that cannot be shown -> why.
-    """
-
-    path: Path
-    shown: int
-    rows: int
-    wrong: int
-    left_out: Mapping[str, str]
+    path: Path  # the HTML file
+    shown: int  # number of conversations on the page
+    rows: int  # number of conversations in the data set
+    wrong: int  # number of conversations on the page in which the checker found problems
+    left_out: Mapping[str, str]  # row that cannot be shown -> why
 
 
 def write_page(

@@ -18,17 +18,11 @@ _COLOUR_WEIGHT = 0.35  # of the colour difference
 
 @dataclass(frozen=True)
 class Tree:
-    """Regions from superpixels up to the whole image. The cost of a node is never below the cost of its children.
+    """Regions from superpixels up to the whole image. The cost of a node is never below the cost of its children."""
 
-    Attributes:
-        children: the two children of each node; None for superpixels.
-        birth_M: cost of the merge that made the node; 0 for superpixels.
-        death_M: cost of the merge of the node with another node; inf for the root.
-    """
-
-    children: list[tuple[int, int] | None]
-    birth_M: np.ndarray
-    death_M: np.ndarray
+    children: list[tuple[int, int] | None]  # the two children of each node; None for superpixels
+    birth_M: np.ndarray  # cost of the merge that made the node; 0 for superpixels
+    death_M: np.ndarray  # cost of the merge of the node with another node; inf for the root
 
     def leaves(self, node: int) -> list[int]:
         """The superpixels of a node."""

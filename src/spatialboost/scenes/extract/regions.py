@@ -27,17 +27,11 @@ _STEP = 0.03  # relative difference of two depths above which one surface is in 
 
 @dataclass(frozen=True)
 class Region:
-    """A mask that may become an object.
+    """A mask that may become an object."""
 
-    Attributes:
-        mask_HW: bool ``(H, W)``.
-        score: confidence of the network, 0 to 1.
-        name: what it shows, such as ``"chair"``; "" if that is not known.
-    """
-
-    mask_HW: np.ndarray
-    score: float
-    name: str = ""
+    mask_HW: np.ndarray  # bool (H, W)
+    score: float  # confidence of the network, 0 to 1
+    name: str = ""  # what it shows, such as "chair"; "" if that is not known
 
 
 def objects_of(view: PartialCues, regions: Sequence[Region], *, max_objects: int = MAX_OBJECTS) -> list[SceneObject]:

@@ -21,19 +21,12 @@ _MAX_BEHIND = 0.05  # fraction of the readings that may lie behind a wall or bel
 
 @dataclass(frozen=True)
 class Surface:
-    """The surface that a depth map shows.
+    """The surface that a depth map shows."""
 
-    Attributes:
-        depth_HW: depth in metres; holes are filled with the nearest reading.
-        points_HW3: points in metres in the camera's frame.
-        normals_HW3: normals of length one that point towards the camera.
-        known_HW: bool, pixels at most three pixels away from a reading.
-    """
-
-    depth_HW: np.ndarray
-    points_HW3: np.ndarray
-    normals_HW3: np.ndarray
-    known_HW: np.ndarray
+    depth_HW: np.ndarray  # depth in metres; holes are filled with the nearest reading
+    points_HW3: np.ndarray  # points in metres in the camera's frame
+    normals_HW3: np.ndarray  # normals of length one that point towards the camera
+    known_HW: np.ndarray  # bool, pixels at most three pixels away from a reading
 
 
 def measure_surface(cues: Cues, *, window: int) -> Surface:

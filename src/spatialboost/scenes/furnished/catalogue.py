@@ -28,30 +28,19 @@ _MAX_METRES = 60.0  # a model that is larger in any direction has a wrong unit
 
 @dataclass(frozen=True)
 class Piece:
-    """One model of the catalogue.
+    """One model of the catalogue."""
 
-    Attributes:
-        name: as the catalogue writes it, such as ``"Corner sofa"``.
-        category: as the catalogue writes it, such as ``"Living room"``; may be empty.
-        size: width, height, depth in metres. None = the size of the model itself, whose unit is the metre.
-        elevation: height of its bottom above the floor where it usually hangs, metres; 0 = it stands.
-        opening: whether it is a door or a window, which needs a hole in its wall.
-        rotation_33: turns the model's axes (x right, y up, z to the front) before it is scaled.
-        creator: who made the model; may be empty.
-        licence: under which licence it is; may be empty.
-        file: where it comes from: archive or folder, and path inside it.
-        read: returns the bytes of a file that is named relative to the model's own folder.
-    """
-
-    name: str
-    category: str
+    name: str  # as the catalogue writes it, such as "Corner sofa"
+    category: str  # as the catalogue writes it, such as "Living room"; may be empty
+    # width, height, depth in metres. None = the size of the model itself, whose unit is the metre.
     size: tuple[float, float, float] | None
-    elevation: float
-    opening: bool
-    rotation_33: np.ndarray
-    creator: str
-    licence: str
-    file: str
+    elevation: float  # height of its bottom above the floor where it usually hangs, metres; 0 = it stands
+    opening: bool  # whether it is a door or a window, which needs a hole in its wall
+    rotation_33: np.ndarray  # turns the model's axes (x right, y up, z to the front) before it is scaled
+    creator: str  # who made the model; may be empty
+    licence: str  # under which licence it is; may be empty
+    file: str  # where it comes from: archive or folder, and path inside it
+    # returns the bytes of a file that is named relative to the model's own folder
     read: Callable[[str], bytes] = field(repr=False, compare=False)
 
     @property
@@ -62,17 +51,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All models that can be used.
+    """All models that can be used."""
 
-    Attributes:
-        pieces: the models, in the order of the files.
-        skipped: name of each entry that cannot be used -> reason.
-        hash: of the content of all files; the same models have the same hash wherever they lie.
-    """
-
-    pieces: tuple[Piece, ...]
-    skipped: dict[str, str]
-    hash: str
+    pieces: tuple[Piece, ...]  # the models, in the order of the files
+    skipped: dict[str, str]  # name of each entry that cannot be used -> reason
+    hash: str  # of the content of all files; the same models have the same hash wherever they lie
 
 
 def read_catalogue(path: Path | str) -> Catalogue:

@@ -35,17 +35,11 @@ _ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a view shows of a thing.
+    """What a view shows of a thing."""
 
-    Attributes:
-        pixels: number of its pixels.
-        column: mean column of its pixels, as a fraction of the image's width.
-        colour: name of its colour; empty if it has several.
-    """
-
-    pixels: int
-    column: float
-    colour: str
+    pixels: int  # number of its pixels
+    column: float  # mean column of its pixels, as a fraction of the image's width
+    colour: str  # name of its colour; empty if it has several
 
 
 def look_at_things(image_HW3: np.ndarray, thing_HW: np.ndarray, fewest: float) -> dict[int, Seen]:

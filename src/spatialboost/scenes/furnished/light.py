@@ -19,17 +19,11 @@ _TAPS = ((1, 2.0), (2, 1.4), (3, 0.8))  # distance and weight of the pixels in t
 
 
 class Rendered(NamedTuple):
-    """One rendered view.
+    """One rendered view."""
 
-    Attributes:
-        light_3HW: float32 linear light.
-        depth_HW: float32 z in metres, NaN where the sky is seen.
-        thing_HW: number of the thing at each pixel; -1 for walls and ground, -2 for the sky.
-    """
-
-    light_3HW: np.ndarray
-    depth_HW: np.ndarray
-    thing_HW: np.ndarray
+    light_3HW: np.ndarray  # float32 linear light
+    depth_HW: np.ndarray  # float32 z in metres, NaN where the sky is seen
+    thing_HW: np.ndarray  # number of the thing at each pixel; -1 for walls and ground, -2 for the sky
 
 
 class _Seen(NamedTuple):

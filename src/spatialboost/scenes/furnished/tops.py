@@ -21,17 +21,11 @@ _MIN_POINTS = 12
 
 @dataclass(frozen=True)
 class Top:
-    """A level surface of a model, in the model's own frame.
+    """A level surface of a model, in the model's own frame."""
 
-    Attributes:
-        height: above the floor, metres.
-        clearance: free height above it, metres.
-        points_P2: x and z of points on it, ``_STEP`` apart.
-    """
-
-    height: float
-    clearance: float
-    points_P2: np.ndarray
+    height: float  # above the floor, metres
+    clearance: float  # free height above it, metres
+    points_P2: np.ndarray  # x and z of points on it, _STEP apart
 
     def place(
         self, rng: np.random.Generator, half: tuple[float, float], yaw: float, taken: list[tuple[float, float, float]]

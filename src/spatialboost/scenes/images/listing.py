@@ -36,23 +36,15 @@ _TARS_AT_ONCE = 8  # only headers are read, so most of the time is spent waiting
 
 @dataclass
 class Listing:
-    """Images in natural order. N = number of images.
+    """Images in natural order. N = number of images."""
 
-    Attributes:
-        names: path relative to the folder; for an image in a tar file, the path of the tar file comes first.
-        sizes_N: bytes; -1 if that is not known, such as for a link to a missing file.
-        starts_N: where the image begins in its tar file, in bytes.
-        tars_N: number of its tar file in ``tars``; -1 for a file of its own.
-        tars: paths of the tar files, relative to the folder.
-        others: number of files that are no images.
-    """
-
+    # path relative to the folder; for an image in a tar file, the path of the tar file comes first
     names: Sequence[str]
-    sizes_N: np.ndarray
-    starts_N: np.ndarray
-    tars_N: np.ndarray
-    tars: Sequence[str] = ()
-    others: int = 0
+    sizes_N: np.ndarray  # bytes; -1 if that is not known, such as for a link to a missing file
+    starts_N: np.ndarray  # where the image begins in its tar file, in bytes
+    tars_N: np.ndarray  # number of its tar file in tars; -1 for a file of its own
+    tars: Sequence[str] = ()  # paths of the tar files, relative to the folder
+    others: int = 0  # number of files that are no images
 
 
 def list_images(path: Path) -> Listing:

@@ -86,17 +86,11 @@ def clear_axis(values_3: np.ndarray, least: float, ratio: float) -> int | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """An object in one of the views.
+    """An object in one of the views."""
 
-    Attributes:
-        context: the views.
-        view: number of the view.
-        number: number of the object in the view.
-    """
-
-    context: Context
-    view: int
-    number: int
+    context: Context  # the views
+    view: int  # number of the view
+    number: int  # number of the object in the view
 
     @cached_property
     def thing(self) -> SceneObject:

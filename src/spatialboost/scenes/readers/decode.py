@@ -23,19 +23,12 @@ MILLIMETRES = 1000.0  # values per metre of integers, if nothing else is known; 
 
 @dataclass(frozen=True)
 class DepthFormat:
-    """How the values of depth maps are to be read.
+    """How the values of depth maps are to be read."""
 
-    Attributes:
-        scale: values per metre; None = integers are millimetres, floating-point values are metres.
-        low: smaller depth is no reading, in metres.
-        high: larger depth is no reading, in metres.
-        rotated: whether the lowest three of 16 bits are the highest in truth, as in SUN RGB-D.
-    """
-
-    scale: float | None = None
-    low: float = 0.0
-    high: float = np.inf
-    rotated: bool = False
+    scale: float | None = None  # values per metre; None = integers are millimetres, floating-point values are metres
+    low: float = 0.0  # smaller depth is no reading, in metres
+    high: float = np.inf  # larger depth is no reading, in metres
+    rotated: bool = False  # whether the lowest three of 16 bits are the highest in truth, as in SUN RGB-D
 
 
 def read_image(file: Path, source: str) -> np.ndarray:

@@ -18,23 +18,15 @@ Z_UP = np.array([0.0, 0.0, 1.0])
 
 @dataclass(frozen=True)
 class Frame:
-    """The parts of one frame; files are not decoded yet.
+    """The parts of one frame; files are not decoded yet."""
 
-    Attributes:
-        image: file, or uint8 ``(H, W, 3)``.
-        depth: file, or float32 ``(H, W)`` in metres; None = the data set has no depth.
-        intrinsics: of the image; None = not known.
-        depth_intrinsics_33: of the depth map, if its camera is another one at the same place; None = those of the
-        image. pose_44: camera to world, or None.
-        up_3: unit vector, "up" along gravity in the camera's frame, or None.
-    """
-
-    image: Path | np.ndarray
-    depth: Path | np.ndarray | None = None
-    intrinsics: Intrinsics | None = None
+    image: Path | np.ndarray  # file, or uint8 (H, W, 3)
+    depth: Path | np.ndarray | None = None  # file, or float32 (H, W) in metres; None = the data set has no depth
+    intrinsics: Intrinsics | None = None  # of the image; None = not known
+    # of the depth map, if its camera is another one at the same place; None = those of the image
     depth_intrinsics: Intrinsics | None = None
-    pose_44: np.ndarray | None = None
-    up_3: np.ndarray | None = None
+    pose_44: np.ndarray | None = None  # camera to world, or None
+    up_3: np.ndarray | None = None  # unit vector, "up" along gravity in the camera's frame, or None
 
 
 class Recording:

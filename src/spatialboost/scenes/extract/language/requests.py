@@ -29,21 +29,13 @@ NOT_JSON, WRONG_FIELDS, CUT = "it is not JSON", "it is JSON with other fields", 
 
 @dataclass(frozen=True)
 class Request:
-    """One request to a language model.
+    """One request to a language model."""
 
-    Attributes:
-        view: number of the view that gets the answer.
-        key: the fact that the answer becomes: "caption", "vqa", or "scene_vqa" for questions about several views.
-        prompt: the text of the user.
-        images_HW3: the images, uint8 RGB; empty for a model that reads only text.
-        facts: what is known of the views that it is about.
-    """
-
-    view: int
-    key: str
-    prompt: str
-    images_HW3: Sequence[np.ndarray] = ()
-    facts: Sequence[Mapping[str, Any]] = ()
+    view: int  # number of the view that gets the answer
+    key: str  # the fact that the answer becomes: "caption", "vqa", or "scene_vqa" for questions about several views
+    prompt: str  # the text of the user
+    images_HW3: Sequence[np.ndarray] = ()  # the images, uint8 RGB; empty for a model that reads only text
+    facts: Sequence[Mapping[str, Any]] = ()  # what is known of the views that it is about
 
     def hash(self, model: str) -> str:
         """A hash of everything that decides the answer: the model, the prompts and the pixels."""
@@ -56,17 +48,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said.
+    """What a model said."""
 
-    Attributes:
-        text: its text; "" if it gave none.
-        cut: whether it stopped at its limit of tokens.
-        problem: why there is no answer, such as "no answer: timed out"; "" if there is one.
-    """
-
-    text: str
-    cut: bool = False
-    problem: str = ""
+    text: str  # its text; "" if it gave none
+    cut: bool = False  # whether it stopped at its limit of tokens
+    problem: str = ""  # why there is no answer, such as "no answer: timed out"; "" if there is one
 
 
 @dataclass

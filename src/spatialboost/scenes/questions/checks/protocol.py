@@ -14,16 +14,12 @@ from spatialboost.scenes.cues import Cues
 
 @dataclass(frozen=True)
 class MeasuredView:
-    """A view whose objects were measured again, from all of their points.
+    """A view whose objects were measured again, from all of their points."""
 
-    Attributes:
-        cues: the view.
-        extents: extent of each object in ``meta``, float ``(6,)``: xmin, ymin, zmin, xmax, ymax, zmax in metres.
-        heights: lowest and highest height of each object along gravity, float ``(2,)``; empty if gravity is unknown.
-    """
-
-    cues: Cues
+    cues: Cues  # the view
+    # extent of each object in meta, float (6,): xmin, ymin, zmin, xmax, ymax, zmax in metres
     extents: Sequence[np.ndarray]
+    # lowest and highest height of each object along gravity, float (2,); empty if gravity is unknown
     heights: Sequence[np.ndarray] = ()
 
 

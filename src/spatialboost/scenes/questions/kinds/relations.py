@@ -16,20 +16,15 @@ from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 @dataclass(frozen=True)
 class Relation(Kind):
-    """Whether a relation holds between two objects.
-
-    Attributes:
-        words: the word that is true if the first object is the left, upper, nearer or larger one, and its opposite.
-        comparison: template of the sentence that states the true word.
-        compared: the property of the two cubes that is compared.
-    """
+    """Whether a relation holds between two objects."""
 
     name: str
     title: str
+    # the word that is true if the first object is the left, upper, nearer or larger one, and its opposite
     words: tuple[str, str]
     wordings: tuple[str, ...]
-    comparison: str
-    compared: str = "positions"
+    comparison: str  # template of the sentence that states the true word
+    compared: str = "positions"  # the property of the two cubes that is compared
 
     level = "object"
     objects = 2
