@@ -1,4 +1,4 @@
-"""What several views tell together: how the camera moved, which objects are the same, and what is visible where.
+"""What several views tell together: which objects are the same, and what is visible where.
 
 The frame of all answers is that of the first view's camera (x right, y down, z forward, metres).
 """
@@ -6,7 +6,7 @@ The frame of all answers is that of the first view's camera (x right, y down, z 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Shape legend: H, W = image height and width in pixels; P = points of an object; G = points with two decimals.
 
-_DIRECTIONS = (("to the left", "to the right"), ("up", "down"), ("backwards", "forwards"))
-_TURNS = (("to the left", "to the right"), ("down", "up"), ("counterclockwise", "clockwise"))
 _AGREE = 0.05  # two depths of one point differ by at most this fraction of the depth, plus the noise
 _MAX_POINTS = 2000  # of one object; with more, an evenly spaced sample is taken
 _SAME, _OTHER = 0.6, 0.02  # share of an object's points on a mask of another view: the same object, another object
@@ -37,51 +35,6 @@ _PLACES = re.compile(
     r"farthest|front|behind|back|close|closest|distant|wall|floor|ceiling|background|foreground)\b",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Motion:
-    """How the camera got from the first view to another one.
-
-    Attributes:
-        pose_44: from the other camera's frame to the first one.
-    """
-
-    pose_44: np.ndarray
-
-    @property
-    def step_3(self) -> np.ndarray:
-        """Right, down, forwards, in metres."""
-        return self.pose_44[:3, 3]
-
-    @property
-    def turns_3(self) -> np.ndarray:
-        """Degrees: to the right, up, and clockwise as the camera sees it; the last two after the first."""
-        turn_33 = self.pose_44[:3, :3]
-        right = np.arctan2(turn_33[0, 2], turn_33[2, 2])
-        up = np.arcsin(np.clip(-turn_33[1, 2], -1, 1))
-        return np.degrees([right, up, np.arctan2(turn_33[1, 0], turn_33[1, 1])])
-
-
-def direction_words(axis: int, value: float) -> tuple[str, str]:
-    """The word for a step along an axis of the first camera, and its opposite."""
-    return _pair(_DIRECTIONS[axis], value)
-
-
-def turn_words(axis: int, value: float) -> tuple[str, str]:
-    """The word for a turn (sideways, up or down, about the optical axis), and its opposite."""
-    return _pair(_TURNS[axis], value)
-
-
-def _pair(words: tuple[str, str], value: float) -> tuple[str, str]:
-    return (words[1], words[0]) if value > 0 else words
-
-
-def clear_axis(values_3: np.ndarray, least: float, ratio: float) -> int | None:
-    """The axis along which a step or a turn is clearly the largest; None if there is no such axis."""
-    _, middle, large = np.argsort(np.abs(values_3)).tolist()
-    size = abs(values_3[large])
-    return large if size >= least and size >= ratio * abs(values_3[middle]) else None
 
 
 @dataclass(frozen=True)
@@ -244,13 +197,3 @@ def point_on(mask_HW: np.ndarray, rng: np.random.Generator) -> Point | None:
         return None
     y, x = found[rng.integers(len(found))].tolist()
     return x, y
-
-
-def stated_axes(values_3: np.ndarray, least: float) -> list[int]:
-    """The axes of a step or a turn that are stated: those of at least this size, the largest first."""
-    return [int(axis) for axis in np.argsort(-np.abs(values_3)) if abs(values_3[axis]) >= least]
-
-
-def join_parts(parts: Sequence[str]) -> str:
-    """A list in words: "one", "one and two", "one, two and three"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

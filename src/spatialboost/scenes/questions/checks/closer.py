@@ -17,7 +17,6 @@ class CloserCheck(Check):
     level = 0
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Compare both depths."""
         yield from check_named_points(question, turn, facts["size"], 2)
         asked = re.fullmatch(rf"(.*)\bPoint 1 : {POINT.pattern}(.*)\bPoint 2 : {POINT.pattern}(.*)", question)
         words = " | ".join(asked[i] for i in (1, 4, 7)) if asked else ""
@@ -33,7 +32,6 @@ class CloserCheck(Check):
             yield f"the recorded verdict is {turn['verdict']}, but point {nearer} is closer"
 
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
-        """Read the depth map at both points and around them."""
         yield from measure_points(question, turn, views[0].cues)
         around = depths_around(question, views[0].cues)
         if max(around[turn["verdict"] - 1]) >= min(around[2 - turn["verdict"]]):

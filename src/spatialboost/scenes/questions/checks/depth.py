@@ -17,7 +17,6 @@ class DepthCheck(Check):
     level = 0
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Compare text, point and depth."""
         yield from check_named_points(question, turn, facts["size"], 1)
         if not re.search(r"\b(?:depth|deep)\b", question) or re.search(r"\b(?:Point \d|closer|nearer)\b", question):
             yield f"the question {question!r} does not ask for a depth"
@@ -25,5 +24,4 @@ class DepthCheck(Check):
         yield from check_length(stated and stated[1], turn["depths"][0])
 
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
-        """Read the depth map at the point."""
         yield from measure_points(question, turn, views[0].cues)

@@ -17,7 +17,6 @@ class SameObjectCheck(Check):
     level = 1
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Compare the text with the turn; if the source knows the objects, their names decide."""
         yield from check_images(question, turn["images"], facts["images"])
         if turn["images"][0] != 0:
             yield "the first object is not in image 1"
@@ -40,7 +39,6 @@ class SameObjectCheck(Check):
             yield f"the answer calls the object {shown!r}, but the verdict is {turn['verdict']}"
 
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
-        """Look at the point, and compare both objects again."""
         image = turn["images"][1]
         there = views[image].cues
         height, width = there.size

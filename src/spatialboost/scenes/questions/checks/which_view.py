@@ -24,7 +24,6 @@ class WhichViewCheck(Check):
     level = 1
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Look for the object's name in both views."""
         yield from check_images(question, turn["images"], facts["images"])
         yield from check_named_objects(question, turn, facts, [turn["view_of_object"]])
         shows = turn["verdict"]
@@ -48,7 +47,6 @@ class WhichViewCheck(Check):
             yield f"{name!r} is among the objects of the images {showing}, but the verdict is {shows}"
 
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
-        """Look for the object in both views."""
         here, name = turn["view_of_object"], turn["names"][0]
         there = next(image for image in turn["images"] if image != here)
         thing, cues = thing_of(views, here, name), views[there].cues

@@ -44,11 +44,9 @@ class Colmap(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has a model."""
         return _find_model(folder) is not None
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image with its camera and pose."""
         photo = self.photos[index]
         depth = self.depths.get(Path(photo.name).stem)
         return Frame(

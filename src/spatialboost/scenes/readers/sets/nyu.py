@@ -32,11 +32,9 @@ class NYU(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has images and depth maps of these names."""
         return all(_list(folder))
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image and its depth map."""
         image, depth = self.pairs[index]
         return Frame(image=image, depth=depth, intrinsics=CAMERA)
 

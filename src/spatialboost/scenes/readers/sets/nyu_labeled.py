@@ -39,7 +39,6 @@ class NYULabeled(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether it is a file that ends in ``.mat``."""
         return folder.suffix == ".mat" and folder.is_file()
 
     def frame(self, index: int, source: str) -> Frame:
