@@ -99,10 +99,6 @@ def read_build_file(file: Path, options: Sequence[str]) -> dict[str, Any]:
     with ``./`` before it. Turns are a list as on the
     command line, or ``{KIND: COUNT, ...}``. A key without a value has its default.
 
-    Args:
-        file: the YAML file.
-        options: names of the options.
-
     Returns:
         The values by the name of the option, as the command line has them; relative paths start at the file's folder.
 

@@ -100,11 +100,6 @@ def default_extractors(name: str, source: Source, *, objects: bool = True) -> tu
         >>> default_extractors("rooms", Rooms(1, size=32)), default_extractors("images", [])
         ((), ('depth-anything', 'superpixels'))
 
-    Args:
-        name: name of the source.
-        source: the opened source. It may say for itself whether it ``has_depth`` and ``has_objects``.
-        objects: whether objects are needed.
-
     Raises:
         SpatialBoostError: the name is unknown.
     """

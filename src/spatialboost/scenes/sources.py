@@ -37,11 +37,6 @@ class Mapped:
         >>> views = Mapped(Rooms(2, size=32), lambda view: resize_cues(view, 16), name="small rooms")
         >>> views[0].size
         (16, 16)
-
-    Args:
-        source: source of views or scenes.
-        functions: each takes one view and returns one view. They are applied in this order, to every view of a scene.
-        name: name of the new source.
     """
 
     def __init__(self, source: Source, *functions: Callable[[Cues], Cues], name: str) -> None:
@@ -73,11 +68,6 @@ class Walk:
         >>> walk = Walk(render_views(sample_room(3), poses, size=16), views=2, stride=2)
         >>> len(walk), [view.source for view in walk[1].views]
         (3, ['synthetic:3/view1', 'synthetic:3/view3'])
-
-    Args:
-        frames: views in the order in which they were taken; each has a pose.
-        views: number of views in each scene.
-        stride: number of frames from one view to the next.
 
     Raises:
         SpatialBoostError: there are too few frames, or a number is below one.

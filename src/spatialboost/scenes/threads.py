@@ -20,9 +20,6 @@ def limited_threads(count: int) -> Iterator[None]:
         >>> with limited_threads(1):
         ...     torch.get_num_threads()
         1
-
-    Args:
-        count: number of threads, at least one.
     """
     before = torch.get_num_threads()
     with ExitStack() as stack:

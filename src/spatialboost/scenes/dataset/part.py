@@ -48,13 +48,7 @@ class Parts:
         return range(number * size, min((number + 1) * size, self.settings["items"]))
 
     def write(self, number: int, source: Source, on_item: Callable[[], object]) -> None:
-        """Write a file. Its metadata has the skipped items with the reasons.
-
-        Args:
-            number: number of the file.
-            source: the opened source.
-            on_item: called after every item.
-        """
+        """Write a file. Its metadata has the skipped items with the reasons."""
         import pyarrow as pa
 
         rows, skipped = [], {}

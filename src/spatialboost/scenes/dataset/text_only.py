@@ -59,9 +59,6 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
     The more a classifier beats the constant answer, the more of the answers can be learned without looking at the
     image.
 
-    Args:
-        talks: messages and ``meta`` of each conversation.
-
     Returns:
         kind -> its baseline, in the order of the table of kinds. A kind with several forms of question has one entry
         for each form, such as ``"vqa where"``.

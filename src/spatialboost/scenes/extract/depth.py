@@ -46,9 +46,7 @@ class DepthEstimator:
 
     Args:
         model: a folder, or a name on the Hub. None takes the default of the class.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         focal: the focal length of all views: ``"1200px"``, ``"60deg"`` (horizontal field of view) or ``"26mm"`` (35 mm
             equivalent). None takes that of each view.
         noise: standard deviation of the depth divided by the depth. None takes the default of the class.
@@ -158,13 +156,7 @@ class DepthEstimator:
         return [self._addition(*each) for each in zip(views, depths, focals, scales, strict=True)]
 
     def _focal(self, view: PartialCues, angle: float | None, scale: float) -> tuple[float, str]:
-        """The focal length of a view in pixels, and where it is from.
-
-        Args:
-            view: the view.
-            angle: horizontal field of view in degrees that the network has estimated.
-            scale: pixels of the network's input for each pixel of the view.
-        """
+        """The focal length of a view in pixels, and where it is from."""
         size = view.image_HW3.shape[:2]
         if self.focal is not None:
             return self.focal.pixels(size), "given"

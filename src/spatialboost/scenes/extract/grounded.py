@@ -29,9 +29,7 @@ class Grounded:
         model: Grounding DINO or MM Grounding DINO: a folder, or ``user/name`` on the Hub.
         masks: SAM, SAM 2 or EdgeTAM, which draws the mask in each box. None takes the whole box as the mask: then what
             lies behind an object counts as a part of it, and its extent in 3D is too large.
-        revision: branch, tag or commit of `model` on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         threshold: smallest confidence of an object, 0 to 1.
         max_objects: maximum number of objects in a view.
 

@@ -37,12 +37,7 @@ class Tree:
 
 
 def make_superpixels(edges_HW: np.ndarray, *, cell: int) -> np.ndarray:
-    """Watershed from the pixel with the weakest edge in each cell. Returns labels from 0 on, int ``(H, W)``.
-
-    Args:
-        edges_HW: edge strength of each pixel.
-        cell: side of the square cells, in pixels.
-    """
+    """Watershed from the pixel with the weakest edge in each square cell. Returns labels from 0 on, int ``(H, W)``."""
     height, width = edges_HW.shape
     rows, columns = -(-height // cell), -(-width // cell)
     padding = ((0, rows * cell - height), (0, columns * cell - width))

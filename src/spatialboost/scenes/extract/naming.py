@@ -29,11 +29,6 @@ def name_objects(image_HW3: np.ndarray, regions: Sequence[tuple[np.ndarray, str]
     The description is the shortest of these that no other object of the view has: the name alone, with the colour,
     with the place, with both. The other ones that no other object has are further descriptions of the object.
 
-    Args:
-        image_HW3: uint8 ``(H, W, 3)``, RGB.
-        regions: mask and name of each, the most important first. A region without a name is an "object" with at least
-            a colour.
-
     Returns:
         The objects, in the same order. Regions that look alike and are at the same place have no unique description:
         the first of them is left out like the others.

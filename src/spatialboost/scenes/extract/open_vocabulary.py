@@ -37,9 +37,7 @@ class OpenVocabulary:
         threshold: smallest probability of a thing that counts as seen, 0 to 1. Those of SigLIP are low: try 0.05.
         least: smallest number of things that must be seen.
         model: CLIP, SigLIP or SigLIP 2: a folder, or ``user/name`` on the Hub.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: there is no prompt, the model cannot be loaded, or a number is out of its range.

@@ -30,9 +30,7 @@ class ClassMasks:
 
     Args:
         model: a folder, or ``user/name`` on the Hub. None takes ``default_model``.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         threshold: smallest confidence of an object, 0 to 1.
         max_objects: maximum number of objects in a view.
 

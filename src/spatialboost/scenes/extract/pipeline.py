@@ -134,13 +134,9 @@ class Extracted:
 def _apply(
     extractor: Extractor, items: list[Views | Exception], cache: ExtractionCache | None, keys: list[str]
 ) -> None:
-    """Apply one extractor to a batch of items. An item with a view that cannot be used is replaced by the exception.
+    """Apply one extractor to a batch of items, and replace the key of each item by its key after this step.
 
-    Args:
-        extractor: the extractor.
-        items: the views of each item; changed.
-        cache: where results are stored.
-        keys: the key of each item before this step; replaced by its key after this step.
+    An item with a view that cannot be used is replaced by the exception.
     """
     together = KINDS[extractor.kind].together
     good = {number: views for number, views in enumerate(items) if not isinstance(views, Exception)}

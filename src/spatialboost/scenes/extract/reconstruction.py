@@ -53,9 +53,7 @@ class MatchedPoses:
     Args:
         matcher: LightGlue, SuperGlue or EfficientLoFTR: a folder, or ``user/name`` on the Hub. None takes SIFT.
         least: smallest number of points that must agree with a pose; a scene with a view below it is left out.
-        revision: branch, tag or commit of the matcher on the Hub.
-        device: of the matcher: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the matcher's weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: pycolmap is missing, the matcher cannot be loaded, or ``least`` is below six.

@@ -54,9 +54,7 @@ class RegionText:
             the Hub.
         prompt: what a model that chats is asked. For a captioner, the beginning of its text; Florence-2 needs
             ``"<CAPTION>"``.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: the model cannot be loaded.

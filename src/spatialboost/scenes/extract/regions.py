@@ -38,11 +38,6 @@ def objects_of(view: PartialCues, regions: Sequence[Region], *, max_objects: int
     """The objects of a view: its settled regions (see `settle_regions`) with descriptions that are unique in the view.
 
     A region that gets no unique description is left out.
-
-    Args:
-        view: the view; its depth is used where it is known.
-        regions: masks of the size of the view's image.
-        max_objects: maximum number of objects.
     """
     regions = settle_regions(regions, _depth_of(view), max_objects=max_objects)
     return name_objects(view.image_HW3, [(region.mask_HW, region.name) for region in regions])

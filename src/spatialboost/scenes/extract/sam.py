@@ -18,12 +18,7 @@ _AT_ONCE = 64  # clicks in one call of the mask decoder
 
 
 class Segmenter:
-    """A model that turns clicks or boxes into masks: SAM, SAM 2 or EdgeTAM.
-
-    Args:
-        model: a folder, or ``user/name`` on the Hub.
-        options: revision, device and dtype; see `Network`.
-    """
+    """A model that turns clicks or boxes into masks: SAM, SAM 2 or EdgeTAM."""
 
     def __init__(self, model: str, **options: Any) -> None:
         self.network = Network("AutoModelForMaskGeneration", model, words=True, **options)
@@ -93,9 +88,7 @@ class Sam:
 
     Args:
         model: SAM, SAM 2 or EdgeTAM: a folder, or ``user/name`` on the Hub.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         clicks: clicks along each edge of the image; small things need more.
         max_objects: maximum number of objects in a view.
 

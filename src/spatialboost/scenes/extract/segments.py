@@ -44,11 +44,7 @@ _MAX_OBJECTS = 8
 
 
 class Superpixels:
-    """The extractor that calls ``propose_objects``: masks and descriptions from colour and depth, without a network.
-
-    Args:
-        max_objects: maximum number of objects in a view.
-    """
+    """The extractor that calls ``propose_objects``: masks and descriptions from colour and depth, without a network."""
 
     kind = "masks"
 
@@ -92,10 +88,6 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     large region over a long range of costs. It is rejected if it is part of the floor or a wall, too small, too large,
     cut by the image border, ragged, or mostly without depth. Masks do not overlap, and descriptions are unique. The
     same view always gives the same objects, ordered by score.
-
-    Args:
-        cues: the view. Its objects are replaced.
-        max_objects: maximum number of objects.
 
     Returns:
         The same view with the objects that were found; there may be none.

@@ -69,9 +69,6 @@ def read_catalogue(path: Path | str) -> Catalogue:
     Nothing is unpacked, and no model is opened yet. An entry that cannot be used (a path that leaves the archive, a
     missing model, no size) is skipped and named in ``skipped``.
 
-    Args:
-        path: a folder, or one ``.sh3f`` file.
-
     Raises:
         SpatialBoostError: the path does not exist or has no model that can be used.
     """

@@ -43,13 +43,7 @@ class Seen:
 
 
 def look_at_things(image_HW3: np.ndarray, thing_HW: np.ndarray, fewest: float) -> dict[int, Seen]:
-    """Measure what a view shows of each thing that has enough pixels.
-
-    Args:
-        image_HW3: the view.
-        thing_HW: number of the thing at each pixel; below 0 = none.
-        fewest: how many pixels are enough.
-    """
+    """Measure what a view shows of each thing that has enough pixels. Below 0, there is no thing at a pixel."""
     numbers, counts = np.unique(thing_HW[thing_HW >= 0], return_counts=True)
     thing_N, width = thing_HW.ravel(), thing_HW.shape[1]
     found = {int(n): np.flatnonzero(thing_N == n) for n, count in zip(numbers, counts, strict=True) if count >= fewest}
@@ -72,10 +66,6 @@ def look_at_things(image_HW3: np.ndarray, thing_HW: np.ndarray, fewest: float) -
 
 def describe(place: Place, views: Sequence[Mapping[int, Seen]]) -> dict[int, tuple[str, ...]]:
     """Descriptions that fit only one of the visible things, the most natural first; none if there is no such one.
-
-    Args:
-        place: the place.
-        views: for each view, number of each visible thing -> what the view shows of it.
 
     Returns:
         Number of each thing -> its descriptions. They are the same in all views.

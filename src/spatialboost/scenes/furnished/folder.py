@@ -19,12 +19,7 @@ def read_folder(path: Path, skipped: dict[str, str], parts: list[str]) -> Iterat
 
     ``chair.json`` beside ``chair.glb`` may say ``name``, ``category``, ``width``, ``depth``, ``height``, ``elevation``
     (all in centimetres), ``doorOrWindow``, ``modelRotation``, ``creator`` and ``license``, as in a ``.sh3f`` file.
-    Without sizes the model's own unit is the metre.
-
-    Args:
-        path: the folder.
-        skipped: name of each model that cannot be used -> reason; filled in.
-        parts: path and checksum of each file that is used; filled in.
+    Without sizes the model's own unit is the metre. What is skipped, and path and checksum of what is used, are added.
     """
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in file.relative_to(path).parts):

@@ -19,9 +19,6 @@ _TRIES = 6
 class Library:
     """The models of a catalogue, by role.
 
-    Args:
-        catalogue: from `read_catalogue`.
-
     Attributes:
         uses: role -> the pieces with this role.
         problems: file of each model that could not be loaded -> reason.

@@ -42,15 +42,7 @@ class _Seen(NamedTuple):
 def render_view(
     place: Place, triangles: Triangles, pose_44: np.ndarray, focal: float, size: tuple[int, int]
 ) -> Rendered:
-    """Render one view.
-
-    Args:
-        place: the place.
-        triangles: of the place.
-        pose_44: camera to world.
-        focal: focal length in pixels.
-        size: ``(height, width)`` in pixels.
-    """
+    """Render one view: the pose is camera to world, focal length and size ``(height, width)`` are in pixels."""
     height, width = size
     x, y = (part / focal for part in _pixels(height, width))
     ray_N3 = np.empty((height * width, 3), np.float32)

@@ -23,11 +23,6 @@ Found = tuple[Use, Mesh]
 class Plan:
     """The floor plan of a place: what stands where.
 
-    Args:
-        library: the models.
-        rng: the only source of randomness.
-        size: width, height, depth, metres.
-
     Attributes:
         things: the things so far.
         openings: the doors and windows so far.

@@ -52,11 +52,7 @@ def make_texture(image: Image.Image) -> Texture:
 
 
 class TextureTable:
-    """The textures of a scene in one table, so that all pixels are looked up at once.
-
-    Args:
-        textures: one for each material.
-    """
+    """The textures of a scene in one table, so that all pixels are looked up at once."""
 
     def __init__(self, textures: Sequence[Texture]) -> None:
         unique = list({id(texture): texture for texture in textures}.values())

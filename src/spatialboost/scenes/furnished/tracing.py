@@ -28,10 +28,6 @@ class Tracer:
         >>> hits = tracer.first(np.zeros((1, 3)), np.array([[0, 0, 0.5]]))
         >>> hits.t_N.tolist(), hits.face_N.tolist()
         ([4.0], [0])
-
-    Args:
-        vertices_V3: positions.
-        faces_F3: numbers of vertices.
     """
 
     def __init__(self, vertices_V3: np.ndarray, faces_F3: np.ndarray) -> None:

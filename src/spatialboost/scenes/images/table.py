@@ -111,11 +111,6 @@ def open_table(options: SourceOptions) -> Source:
 def find_column(schema: pyarrow.Schema, column: str | None, where: str) -> str:
     """The column with images.
 
-    Args:
-        schema: of the data set.
-        column: the name that the user gave, or None.
-        where: the data set, for errors.
-
     Raises:
         SpatialBoostError: there is none, several, or the given column has no images.
     """

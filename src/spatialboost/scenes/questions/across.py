@@ -175,13 +175,7 @@ def objects_in(context: Context, view: int) -> list[Seen]:
 
 
 def other_views(context: Context, rng: np.random.Generator, told_by: tuple[str, ...] = ()) -> Iterator[int]:
-    """The numbers of all views but the first, in random order.
-
-    Args:
-        context: the views.
-        rng: the only source of randomness.
-        told_by: kinds of question that tell the answer. Views that an earlier turn of them is about are left out.
-    """
+    """The numbers of all views but the first, in random order, without those that such an earlier turn is about."""
     told = [turn["images"][1] for turn in context.earlier if turn["kind"] in told_by]
     yield from (k for k in (rng.permutation(len(context.views) - 1) + 1).tolist() if k not in told)
 

@@ -71,11 +71,6 @@ def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple
 
     Names with the same noun are preferred, and among these the shortest: every further word could tell something.
 
-    Args:
-        relation: the kind of question.
-        a: names of the first object.
-        b: names of the second object.
-
     Returns:
         Both names, and whether they say nothing about the answer: they have the same noun, or nouns do not matter. None
         if an object has only names that contain the answer, such as what hangs on walls for above and below.

@@ -124,14 +124,7 @@ class CocoFile:
 def label_objects(
     labels_HW: np.ndarray, names: Mapping[int, str], size: tuple[int, int], source: str
 ) -> Sequence[SceneObject]:
-    """The objects of a label image: one for each value that has a name.
-
-    Args:
-        labels_HW: integers, 0 = no object.
-        names: value to name.
-        size: height and width of the masks.
-        source: for messages.
-    """
+    """The objects of a label image: one for each value but 0 that has a name."""
     found = [int(value) for value in np.unique(labels_HW) if value]
     nameless = [value for value in found if value not in names]
     if nameless:
@@ -143,11 +136,6 @@ def to_objects(masks: Iterable[tuple[str, np.ndarray]], size: tuple[int, int], s
     """Objects of names and masks. Of two masks that overlap, the smaller one keeps the pixels that both have.
 
     Objects whose name no question can use and objects without a pixel are left out, with a warning.
-
-    Args:
-        masks: name and bool mask of each object, of any size.
-        size: height and width of the result.
-        source: for messages.
     """
     kept: list[tuple[str, np.ndarray]] = []
     for name, mask_HW in masks:

@@ -274,14 +274,7 @@ class Frames:
         return read_depth(frame.depth or Path(), source, self.depth_format)
 
     def _fit(self, frame: Frame, image: tuple[int, int], intrinsics_33: np.ndarray, source: str) -> Measured:
-        """Depth map and intrinsics at the size of the view.
-
-        Args:
-            frame: with depth.
-            image: height and width of the image.
-            intrinsics_33: of the image.
-            source: for messages.
-        """
+        """Depth map and intrinsics at the size of the view."""
         depth_HW = self._read_depth(frame, source)
         size = self._fitted_size(image, depth_HW.shape, frame, source)
         target_33 = rescale_intrinsics(intrinsics_33, image, size)
@@ -376,14 +369,7 @@ def _resize_image(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _sample_depth(
     depth_HW: np.ndarray, depth_33: np.ndarray, size: tuple[int, int], target_33: np.ndarray
 ) -> np.ndarray:
-    """The depth map as another camera at the same place sees it, by nearest neighbour; 0 where it does not reach.
-
-    Args:
-        depth_HW: as stored.
-        depth_33: its camera matrix.
-        size: height and width of the result.
-        target_33: the camera matrix of the result.
-    """
+    """The depth map as another camera at the same place sees it, by nearest neighbour; 0 where it does not reach."""
     (fx, _, cx), (_, fy, cy) = target_33[:2]
     (depth_fx, _, depth_cx), (_, depth_fy, depth_cy) = depth_33[:2]
     # Rounding is up at .5, where a pixel of the view is between two of the depth map, as in `resize_cues`

@@ -82,12 +82,7 @@ def read_intrinsics(file: Path) -> Intrinsics:
 
 
 def given_intrinsics(text: str, folder: Path) -> Intrinsics:
-    """The intrinsics of an option: the numbers themselves, or the name of a file.
-
-    Args:
-        text: ``"fx fy cx cy"``, ``"fx fy cx cy WIDTH HEIGHT"``, or a file, looked for in the folder first.
-        folder: the folder of the frames.
-    """
+    """The intrinsics of an option: the numbers themselves, or the name of a file."""
     try:
         rows = parse_numbers(text, "", "")
     except SpatialBoostError:

@@ -56,12 +56,6 @@ def intrinsics_problem(intrinsics_33: np.ndarray, size: tuple[int, int], size_kn
         True
         >>> intrinsics_problem(full, (960, 1280), False, "K")[:48]
         'the principal point of K is (319.5, 239.5), far '
-
-    Args:
-        intrinsics_33: camera matrix.
-        size: height and width of an image.
-        size_known: whether it is known that they are for images of this size.
-        origin: where they are from, for the message.
     """
     height, width = size
     (fx, skew, cx), (fy, cy) = intrinsics_33[0], intrinsics_33[1, 1:]

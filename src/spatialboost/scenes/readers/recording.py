@@ -73,10 +73,6 @@ class Recording:
     def frame(self, index: int, source: str) -> Frame:
         """The parts of a frame.
 
-        Args:
-            index: number of the frame.
-            source: its name for error messages.
-
         Raises:
             CuesError: the frame cannot be used.
         """

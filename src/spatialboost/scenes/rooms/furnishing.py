@@ -29,16 +29,7 @@ def sample_things(
     count: int,
     avoid: tuple[str, str],
 ) -> tuple[Thing, ...]:
-    """Sample things that fit into a room. They do not overlap, and each has a unique description.
-
-    Args:
-        rng: the only source of randomness.
-        size: width, height, depth of the room, metres.
-        pose_44: camera to world. No thing is close to the camera, and most things are in its view.
-        fov: horizontal field of view, degrees.
-        count: number of things to aim for; fewer if they do not fit.
-        avoid: colours of walls and floor; a thing of the same colour would be hard to see.
-    """
+    """Sample things that fit into a room. They do not overlap, and each has a unique description."""
     things: list[Thing] = []
     for _ in range(40 * count):
         if len(things) == count:

@@ -79,11 +79,6 @@ def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
 
     A convex thing cannot hide a lamp from its own points that face the lamp. So the primitive of a point itself is not
     tested. A point that faces away from the lamp is dark because of its normal.
-
-    Args:
-        batch: the rooms.
-        points_B3N: world positions of the points.
-        index_BN: index of the primitive that each point lies on.
     """
     lamps_BS3 = batch.lights_BS6[:, :, :3]
     dark_BSN = torch.zeros((*lamps_BS3.shape[:2], index_BN.shape[1]), dtype=torch.bool, device=index_BN.device)

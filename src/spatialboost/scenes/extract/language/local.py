@@ -35,9 +35,7 @@ class LocalVlm:
         what: "caption", "vqa" (question-answer pairs) or "both".
         pairs: number of pairs of each of the three styles.
         batch_size: number of requests that the model answers together.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: the model cannot be used, or an option is wrong.

@@ -51,13 +51,7 @@ class Relation(Kind):
         return Turn(question, f"{reason} Answer: {'Yes' if verdict else 'No'}.", facts)
 
     def reason(self, first: tuple[str, ObjectFact], second: tuple[str, ObjectFact], word: str) -> str:
-        """The text with which every answer about two objects begins: their locations and their comparison.
-
-        Args:
-            first: name and measurements of the first object.
-            second: of the second object.
-            word: the word that is true.
-        """
+        """The text with which every answer about two objects begins: their locations and their comparison."""
         (a, fact_a), (b, fact_b) = first, second
         compared = self.comparison.format(a=a, b=b, word=word)
         return f"{format_locations(a, fact_a.cube, b, fact_b.cube)} Comparing their 3D {self.compared}, {compared}."
