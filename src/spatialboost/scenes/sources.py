@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.scene import Scene
-from spatialboost.scenes.sizes import validate_size
+from spatialboost.scenes.sizes import nearest_pixels, resize_image, validate_size
 
 
 class Source(Protocol):
@@ -150,16 +149,13 @@ def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
     if isinstance(size, int):
         scale = size / min(cues.size)
         size = round(old_h * scale), round(old_w * scale)
-    height, width = size
-    validate_size((height, width))
+    validate_size(size)
     if size == cues.size:
         return cues
-    rows = np.minimum(((np.arange(height) + 0.5) * old_h / height).astype(int), old_h - 1)
-    columns = np.minimum(((np.arange(width) + 0.5) * old_w / width).astype(int), old_w - 1)
-    nearest = np.ix_(rows, columns)
+    nearest = nearest_pixels(cues.size, size)
     return replace(
         cues,
-        image_HW3=np.asarray(Image.fromarray(cues.image_HW3).resize((width, height), Image.Resampling.BILINEAR)),
+        image_HW3=resize_image(cues.image_HW3, size),
         depth_HW=cues.depth_HW[nearest],
         valid_HW=cues.valid_HW[nearest],
         intrinsics_33=rescale_intrinsics(cues.intrinsics_33, cues.size, size),

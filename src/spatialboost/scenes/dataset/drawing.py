@@ -15,18 +15,7 @@ from spatialboost.scenes.camera import project
 
 # Shape legend: H, W = image height and width in pixels.
 
-COLOURS = (
-    "#ff4d4d",
-    "#2f9bff",
-    "#25b34b",
-    "#ffab00",
-    "#c457ff",
-    "#00bfb3",
-    "#ff6fb5",
-    "#9a8c00",
-    "#8a5a44",
-    "#6b7cff",
-)
+COLOURS = ["#ff4d4d", "#2f9bff", "#25b34b", "#ffab00", "#c457ff", "#00bfb3", "#ff6fb5", "#9a8c00", "#8a5a44", "#6b7cff"]
 _CORNERS = [(i, j, k) for k, j, i in product((0, 1), repeat=3)]
 
 

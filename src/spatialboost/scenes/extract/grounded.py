@@ -13,7 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.extract.networks import Network, run_by_size
 from spatialboost.scenes.extract.panoptic import check_threshold
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
-from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, box_mask, check_max_objects, objects_of
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, add_objects, box_mask, check_max_objects
 from spatialboost.scenes.extract.sam import Segmenter
 
 log = logging.getLogger(__name__)
@@ -76,10 +76,8 @@ class Grounded:
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""
         found = self.boxes([view.image_HW3 for view in views])
-        return [
-            {"objects": objects_of(view, self._regions(view, *each), max_objects=self.max_objects)}
-            for view, each in zip(views, found, strict=True)
-        ]
+        regions = [self._regions(view, *each) for view, each in zip(views, found, strict=True)]
+        return add_objects(views, regions, max_objects=self.max_objects)
 
     def boxes(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, list[float], list[str]]]:
         """For each image: boxes ``[x0, y0, x1, y1]`` in pixels ``(N, 4)``, their scores, and their names."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM, Cues
 from spatialboost.scenes.extract.cache import ExtractionCache, content_of, identity_of
 from spatialboost.scenes.extract.protocol import KINDS, Addition, Extractor, PartialCues
 from spatialboost.scenes.scene import Scene
+from spatialboost.scenes.sources import Source
 
 Views = list[PartialCues]  # the views of one item
 
@@ -26,16 +27,6 @@ class Batch(list[PartialCues]):
     def __init__(self, views: Sequence[PartialCues], items: Sequence[int]) -> None:
         super().__init__(views)
         self.items = items
-
-
-class PartialSource(Protocol):
-    """A `Source` whose items may lack cues."""
-
-    def __len__(self) -> int:
-        """Number of items."""
-
-    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues | Views:
-        """The item with this index; a list has the views of one place."""
 
 
 class Extracted:
@@ -68,7 +59,7 @@ class Extracted:
 
     def __init__(
         self,
-        source: PartialSource,
+        source: Source,
         extractors: Sequence[Extractor],
         *,
         batch_size: int = 8,

@@ -10,7 +10,7 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import SceneObject
 from spatialboost.scenes.extract.naming import name_objects
-from spatialboost.scenes.extract.protocol import PartialCues
+from spatialboost.scenes.extract.protocol import Addition, PartialCues
 
 # Shape legend: H, W = image height and width in pixels; a box is [x0, y0, x1, y1] in pixels, x1 and y1 outside of it.
 
@@ -39,8 +39,14 @@ def objects_of(view: PartialCues, regions: Sequence[Region], *, max_objects: int
 
     A region that gets no unique description is left out.
     """
-    regions = settle_regions(regions, _depth_of(view), max_objects=max_objects)
+    regions = settle_regions(regions, view.known_depth(), max_objects=max_objects)
     return name_objects(view.image_HW3, [(region.mask_HW, region.name) for region in regions])
+
+
+def add_objects(views: Sequence[PartialCues], found: Sequence[Sequence[Region]], *, max_objects: int) -> list[Addition]:
+    """What a segmenter adds to each view: `objects_of` its regions."""
+    pairs = zip(views, found, strict=True)
+    return [{"objects": objects_of(view, regions, max_objects=max_objects)} for view, regions in pairs]
 
 
 def settle_regions(
@@ -161,13 +167,3 @@ def _median(depth_HW: np.ndarray, mask_HW: np.ndarray) -> float:
     values = depth_HW[mask_HW]
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else float("nan")
-
-
-def _depth_of(view: PartialCues) -> np.ndarray | None:
-    """The depth of a view with NaN where there is no reading; None if it is not known."""
-    if view.depth_HW is None:
-        return None
-    valid_HW = np.isfinite(view.depth_HW) & (view.depth_HW > 0)
-    if view.valid_HW is not None:
-        valid_HW &= view.valid_HW
-    return np.where(valid_HW, view.depth_HW, np.nan)

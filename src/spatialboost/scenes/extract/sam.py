@@ -10,7 +10,7 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.extract.networks import Network
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
-from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, add_objects, check_max_objects
 
 # Shape legend: N = boxes, K = masks, H, W = size of an image, h, w = size of a mask of the network.
 
@@ -119,7 +119,4 @@ class Sam:
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view."""
         found = self.segmenter.everything([view.image_HW3 for view in views], clicks=self.clicks)
-        return [
-            {"objects": objects_of(view, regions, max_objects=self.max_objects)}
-            for view, regions in zip(views, found, strict=True)
-        ]
+        return add_objects(views, found, max_objects=self.max_objects)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.color import rgb2lab
 
-from spatialboost.scenes.extract.wording import name_lab
+from spatialboost.scenes.extract.naming import name_lab
 from spatialboost.scenes.furnished.place import Footprint, Place, Thing
 
 _NEAR, _FAR = 0.55, 1.0  # metres: "next to" something, and clearly not next to it
@@ -20,16 +20,13 @@ _BY = ("window", "door")  # things are "by" these and "next to" the others
 _PIXELS = 240  # of each half of a thing, to name its colour
 _APART = 0.03  # of the image's width: things whose middles are closer are not put in order
 # Colours that people may confuse; a colour is also confused with itself
-_ALIKE = (
-    {"white", "grey", "beige"},
-    {"grey", "black"},
-    {"black", "brown"},
-    {"brown", "orange", "beige", "yellow", "red"},
-    {"red", "pink", "purple"},
-    {"blue", "purple", "cyan"},
-    {"green", "cyan"},
-    {"green", "yellow"},
-)
+_ALIKE = [
+    set(words.split())
+    for words in (
+        *("white grey beige", "grey black", "black brown", "brown orange beige yellow red"),
+        *("red pink purple", "blue purple cyan", "green cyan", "green yellow"),
+    )
+]
 _ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth")
 
 

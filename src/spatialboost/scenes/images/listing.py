@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialboost.scenes.paths import is_hidden_name
+from spatialboost.scenes.paths import is_hidden_name, natural_order
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # no random access: one would have to unpack all before
 
 _BLOCK = 512  # bytes of a tar file
-_NUMBERS = re.compile(r"([0-9]+)")
 _TARS_AT_ONCE = 8  # only headers are read, so most of the time is spent waiting for the disk
 
 
@@ -185,15 +183,3 @@ def _headers(file: Path) -> Iterator[tuple[str, int, int]]:
                 return
             if member.isreg() and not member.issparse():
                 yield member.name, member.size, member.offset_data
-
-
-def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Sort key of a name that compares numbers by value.
-
-    Example:
-        >>> sorted(["10.jpg", "2.jpg", "a.jpg"], key=natural_order)
-        ['2.jpg', '10.jpg', 'a.jpg']
-    """
-    pieces: list[str | int] = [*_NUMBERS.split(name)]  # text and number in turn, text first
-    pieces[1::2] = map(int, pieces[1::2])
-    return pieces, name

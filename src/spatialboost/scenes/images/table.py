@@ -16,9 +16,9 @@ from spatialboost.errors import SpatialBoostError, plain, unknown
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.images.folder import choose_views, open_images
-from spatialboost.scenes.images.listing import TAR, natural_order
+from spatialboost.scenes.images.listing import TAR
 from spatialboost.scenes.images.photograph import describe_size, view_photograph
-from spatialboost.scenes.paths import is_hidden_name, user_path
+from spatialboost.scenes.paths import is_hidden_name, natural_order, user_path
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
 from spatialboost.scenes.sources import Source, evenly_spaced

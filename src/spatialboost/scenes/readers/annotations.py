@@ -18,6 +18,7 @@ from spatialboost.scenes.cues import CuesError, SceneObject
 from spatialboost.scenes.paths import is_wanted
 from spatialboost.scenes.readers.decode import read_labels
 from spatialboost.scenes.readers.text import read_json, read_text
+from spatialboost.scenes.sizes import nearest_pixels
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def to_objects(masks: Iterable[tuple[str, np.ndarray]], size: tuple[int, int], s
                 "%s: the object name %r is left out; expected up to %d letters and blanks", source, name[:80], _LONGEST
             )
             continue
-        kept.append((name, _resize_mask(mask_HW, size)))
+        kept.append((name, mask_HW[nearest_pixels(mask_HW.shape, size)]))
     free_HW = np.ones(size, bool)
     finished: dict[int, SceneObject] = {}
     for number in sorted(range(len(kept)), key=lambda number: int(kept[number][1].sum())):
@@ -219,14 +220,6 @@ def decode_runs(text: str) -> list[int]:
 def _is_usable(name: str) -> bool:
     """Whether a question can contain a name: words, and no mark-up or control characters."""
     return 0 < len(name) <= _LONGEST and all(letter.isalnum() or letter in " -'.,()/&" for letter in name)
-
-
-def _resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if mask_HW.shape == size:
-        return mask_HW
-    rows = np.minimum(((np.arange(size[0]) + 0.5) * mask_HW.shape[0] / size[0]).astype(int), mask_HW.shape[0] - 1)
-    columns = np.minimum(((np.arange(size[1]) + 0.5) * mask_HW.shape[1] / size[1]).astype(int), mask_HW.shape[1] - 1)
-    return mask_HW[np.ix_(rows, columns)]
 
 
 Names = tuple[dict[int, str], dict[str, dict[int, str]]]  # of all frames; of single frames

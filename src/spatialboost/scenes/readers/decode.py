@@ -26,7 +26,6 @@ class DepthFormat:
     """How the values of depth maps are to be read."""
 
     scale: float | None = None  # values per metre; None = integers are millimetres, floating-point values are metres
-    low: float = 0.0  # smaller depth is no reading, in metres
     high: float = np.inf  # larger depth is no reading, in metres
     rotated: bool = False  # whether the lowest three of 16 bits are the highest in truth, as in SUN RGB-D
 
@@ -120,8 +119,7 @@ def to_metres(values_HW: np.ndarray, form: DepthFormat) -> np.ndarray:
         values_HW = ((values_HW >> 3) | (values_HW << 13)).astype(np.uint16)
     depth_HW = (values_HW / (form.scale or (MILLIMETRES if whole else 1.0))).astype(np.float32)
     depth_HW[lost_HW] = 0
-    if form.low > 0 or form.high < np.inf:
-        depth_HW[(depth_HW < form.low) | (depth_HW > form.high)] = 0
+    depth_HW[depth_HW > form.high] = 0
     return depth_HW
 
 

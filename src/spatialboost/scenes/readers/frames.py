@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.extract.gravity import find_up_of_walk
+from spatialboost.scenes.extract.gravity import find_up_of_walk, up_in_camera
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.annotations import Annotations, open_annotations
 from spatialboost.scenes.readers.decode import MILLIMETRES, assumed_scale, image_size, read_depth, read_image
@@ -23,8 +22,8 @@ from spatialboost.scenes.readers.matching import find_path
 from spatialboost.scenes.readers.options import Fit, ReaderOptions
 from spatialboost.scenes.readers.plausibility import Measured, check_depth, intrinsics_problem, principal_point_warning
 from spatialboost.scenes.readers.poses import PoseOf, open_poses, to_camera_to_world
-from spatialboost.scenes.readers.recording import Frame, Recording, shared_up
-from spatialboost.scenes.sizes import validate_size
+from spatialboost.scenes.readers.recording import Frame, Recording
+from spatialboost.scenes.sizes import resize_image, validate_size
 from spatialboost.scenes.sources import resize_cues
 
 log = logging.getLogger(__name__)
@@ -122,7 +121,7 @@ class Frames:
         self._check_late(source)
         view = self._read(index, source)
         if view.pose_44 is not None and view.up_3 is None:
-            view = replace(view, up_3=shared_up(view.pose_44, self._world_up))
+            view = replace(view, up_3=up_in_camera(self._world_up, view.pose_44))
         return resize_cues(view, self.size) if self.size is not None and isinstance(view, Cues) else view
 
     @cached_property
@@ -151,7 +150,7 @@ class Frames:
         fitted = self._fit(frame, image_HW3.shape[:2], intrinsics_33, source)
         size = fitted.depth_HW.shape
         return Cues(
-            image_HW3=_resize_image(image_HW3, size),
+            image_HW3=resize_image(image_HW3, size),
             depth_HW=fitted.depth_HW,
             intrinsics_33=fitted.intrinsics_33,
             source=source,
@@ -269,8 +268,8 @@ class Frames:
 
     def _read_depth(self, frame: Frame, source: str) -> np.ndarray:
         if isinstance(frame.depth, np.ndarray):
-            form = self.depth_format
-            return np.where((frame.depth >= form.low) & (frame.depth <= form.high), frame.depth, 0).astype(np.float32)
+            usable_HW = (frame.depth >= 0) & (frame.depth <= self.depth_format.high)
+            return np.where(usable_HW, frame.depth, 0).astype(np.float32)
         return read_depth(frame.depth or Path(), source, self.depth_format)
 
     def _fit(self, frame: Frame, image: tuple[int, int], intrinsics_33: np.ndarray, source: str) -> Measured:
@@ -336,7 +335,7 @@ class Frames:
         intrinsics_33 = None if frame.intrinsics is None else self._intrinsics_of(frame, old, source)
         size = _target_size(old, self.size)
         return PartialCues(
-            image_HW3=_resize_image(image_HW3, size),
+            image_HW3=resize_image(image_HW3, size),
             source=source,
             intrinsics_33=None if intrinsics_33 is None else rescale_intrinsics(intrinsics_33, old, size),
             objects=self._objects(index, size, source),
@@ -358,12 +357,6 @@ def _target_size(size: tuple[int, int], wanted: int | tuple[int, int] | None) ->
         wanted = round(size[0] * wanted / min(size)), round(size[1] * wanted / min(size))
     validate_size(wanted)
     return wanted
-
-
-def _resize_image(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image_HW3.shape[:2] == size:
-        return image_HW3
-    return np.asarray(Image.fromarray(image_HW3).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _sample_depth(

@@ -12,9 +12,8 @@ from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.paths import is_hidden, user_path
+from spatialboost.scenes.paths import is_hidden, natural_order, user_path
 from spatialboost.scenes.readers.frames import Frames
-from spatialboost.scenes.readers.matching import natural_order
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Recording
 from spatialboost.scenes.source_registry import SourceOptions

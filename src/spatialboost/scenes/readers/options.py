@@ -23,7 +23,6 @@ class ReaderOptions:
 
     Attributes:
         depth_scale: values per metre of the depth maps, such as 1000 (millimetres) or 5000 (TUM RGB-D).
-        min_depth: smaller depth is no reading, in metres.
         max_depth: larger depth is no reading, in metres.
         intrinsics: a file, or the numbers ``"fx fy cx cy"`` or ``"fx fy cx cy WIDTH HEIGHT"`` in pixels. With the size,
             they are rescaled to images of another size.
@@ -43,7 +42,6 @@ class ReaderOptions:
     """
 
     depth_scale: float | None = None
-    min_depth: float | None = None
     max_depth: float | None = None
     intrinsics: str | None = None
     poses: str | None = None
@@ -56,14 +54,10 @@ class ReaderOptions:
     up: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("depth_scale", "min_depth", "max_depth", "pose_scale"):
+        for name in ("depth_scale", "max_depth", "pose_scale"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise SpatialBoostError(f"{name} is {value:g}; expected a number above zero")
-        if self.min_depth is not None and self.max_depth is not None and self.min_depth >= self.max_depth:
-            raise SpatialBoostError(
-                f"min_depth is {self.min_depth:g} and max_depth {self.max_depth:g}; expected the first to be smaller"
-            )
         for name, choices in (("pose_type", get_args(PoseType)), ("fit", get_args(Fit))):
             if getattr(self, name) not in choices:
                 raise SpatialBoostError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")

@@ -13,7 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import project, unproject
 from spatialboost.scenes.readers.decode import MILLIMETRES
 from spatialboost.scenes.readers.options import PoseType
-from spatialboost.scenes.readers.poses import to_camera_to_world
+from spatialboost.scenes.readers.poses import PoseOf, to_camera_to_world
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ class Measured:
 
 
 Measure = Callable[[int], Measured | None]  # None = the frame is not readable
-PoseOf = Callable[[int], np.ndarray | None]  # camera to world of a frame; None = not known
 
 
 def intrinsics_problem(intrinsics_33: np.ndarray, size: tuple[int, int], size_known: bool, origin: str) -> str | None:

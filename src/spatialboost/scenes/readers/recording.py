@@ -90,21 +90,4 @@ class Recording:
     def format_with(self, options: ReaderOptions) -> DepthFormat:
         """How depth maps are read: the options, and otherwise the layout."""
         form = self.depth_format
-        return replace(
-            form,
-            scale=options.depth_scale or form.scale,
-            low=options.min_depth or form.low,
-            high=options.max_depth or form.high,
-        )
-
-
-def shared_up(pose_44: np.ndarray | None, up_world_3: np.ndarray | None) -> np.ndarray | None:
-    """The direction "up" in the camera's frame, if the pose and the world's "up" are known.
-
-    Example:
-        >>> shared_up(np.eye(4), np.array([0, 0, 2.0])).tolist()
-        [0.0, 0.0, 1.0]
-    """
-    if pose_44 is None or up_world_3 is None or not np.isfinite(pose_44).all():
-        return None
-    return pose_44[:3, :3].T @ (up_world_3 / np.linalg.norm(up_world_3))
+        return replace(form, scale=options.depth_scale or form.scale, high=options.max_depth or form.high)

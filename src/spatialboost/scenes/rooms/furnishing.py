@@ -11,13 +11,6 @@ from spatialboost.scenes.rooms.colours import PALETTE
 from spatialboost.scenes.rooms.materials import pick, sample_material
 from spatialboost.scenes.rooms.room import Thing
 
-TEXTURE_WORDS = {
-    "plain": "plain",
-    "checkered": "checkered",
-    "striped": "striped",
-    "speckled": "speckled",
-    "wooden": "wooden",
-}
 PLACE_WORDS = {"floor": "on the floor", "wall": "on the wall", "box": "on a box", "cylinder": "on a cylinder"}
 
 
@@ -210,7 +203,7 @@ def _aliases(thing: Thing, things: Sequence[Thing]) -> tuple[str, ...]:
 
 def _phrase(traits: dict[str, str], extras: Sequence[str]) -> str:
     words = [traits["size"] if "size" in extras else "", traits["colour"]]
-    words.append(TEXTURE_WORDS[traits["texture"]] if "texture" in extras else "")
+    words.append(traits["texture"] if "texture" in extras else "")
     words.append(traits["shape"])
     words.append(PLACE_WORDS[traits["place"]] if "place" in extras else "")
     return " ".join(word for word in words if word)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -70,14 +70,12 @@ class LocalVlm:
         """The texts for each view."""
         requests = make_requests(views, what=self.what, pairs=self.pairs, images=self.images)
         replies: list[Reply] = [Reply("")] * len(requests)
-        # Requests of one kind and with one number of images go through together
-        alike = sorted(range(len(requests)), key=lambda i: (requests[i].key, len(requests[i].images_HW3)))
-        groups: dict[tuple[str, int], list[int]] = {}
-        for i in alike:
-            groups.setdefault((requests[i].key, len(requests[i].images_HW3)), []).append(i)
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for i, request in enumerate(requests):  # those of one kind and with one number of images go through together
+            groups[request.key, len(request.images_HW3)].append(i)
         for numbers in groups.values():
-            waiting = iter(numbers)
-            while batch := list(islice(waiting, self.batch_size)):
+            for start in range(0, len(numbers), self.batch_size):
+                batch = numbers[start : start + self.batch_size]
                 for i, reply in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
                     replies[i] = reply
         return make_additions(views, requests, replies)

@@ -11,7 +11,7 @@ import numpy as np
 
 from spatialboost.scenes.camera import project, unproject
 from spatialboost.scenes.cues import Cues, SceneObject
-from spatialboost.scenes.questions.checks.boxes import centre_of
+from spatialboost.scenes.questions.checks.boxes import bare_name, centre_of
 from spatialboost.scenes.questions.checks.protocol import MeasuredView
 
 # Shape legend: P = points of an object.
@@ -56,7 +56,9 @@ def measure_pose(views: Sequence[MeasuredView], image: int) -> np.ndarray:
 def thing_of(views: Sequence[MeasuredView], image: int, facts_name: str) -> SceneObject | None:
     """The object of an image with this description or alias."""
     found = [
-        thing for thing in views[image].cues.objects if facts_name in map(_bare, (thing.description, *thing.aliases))
+        thing
+        for thing in views[image].cues.objects
+        if facts_name in map(bare_name, (thing.description, *thing.aliases))
     ]
     return found[0] if found else None
 
@@ -90,7 +92,3 @@ def seen_by(thing: SceneObject, cues: Cues, target: Cues) -> np.ndarray:
     landed = np.zeros(target.size, bool)
     landed[rows[visible], columns[visible]] = True
     return landed
-
-
-def _bare(description: str) -> str:
-    return re.sub(r"(?i)^(a|an|the) ", "", " ".join(description.split())).rstrip(".")

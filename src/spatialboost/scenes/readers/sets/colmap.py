@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.paths import natural_order
 from spatialboost.scenes.readers.colmap_model import Camera, Photo, read_model
 from spatialboost.scenes.readers.layout import Layout
-from spatialboost.scenes.readers.matching import DEPTHS, list_files, natural_order
+from spatialboost.scenes.readers.matching import DEPTHS, list_files
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Frame, Recording
 
