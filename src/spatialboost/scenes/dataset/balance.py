@@ -26,7 +26,8 @@ from spatialboost.scenes.dataset.schema import (
     dataset_facts,
     dataset_files,
     open_parquet,
-    validate_file,
+    read_meta,
+    read_talks,
     with_facts,
 )
 from spatialboost.scenes.dataset.text_only import FOLDS, MAX_TURNS, Labels, ReadTurn, guess_answers, read_turns
@@ -169,19 +170,14 @@ def balance_dataset(folder: Path | str, out: Path | str) -> Balanced:
 
 
 def _talks(path: Path) -> Iterator[Talk]:
-    with open_parquet(path, "columns messages and meta") as file:
-        validate_file(path, file, ("messages", "meta"))
-        for batch in file.iter_batches(1024, columns=["messages", "meta"]):
-            for row in batch.to_pylist():
-                yield row["messages"], _meta(path, row)
+    return ((messages, _checked(path, messages, meta)) for messages, meta in read_talks(path))
 
 
-def _meta(path: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(path: Path, messages: Sequence[Mapping[str, str]], meta: Any) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads(row["meta"])
-        if len(row["messages"]) == 2 * len(meta["turns"]) and all("kind" in turn for turn in meta["turns"]):
-            return meta
-    except (TypeError, ValueError, KeyError, RecursionError):
+        if len(messages) == 2 * len(meta["turns"]) and all("kind" in turn for turn in meta["turns"]):
+            return dict(meta)
+    except (TypeError, ValueError, KeyError):
         pass
     raise SpatialBoostError(f"{path} has a row whose column meta is not as a build writes it; build the file again")
 
@@ -196,7 +192,7 @@ def _write(path: Path, new: Path, told: Mapping[int, set[int]], first: int, repo
     skipped, rows = dict(facts["skipped"]), []
     with open_parquet(path) as file:
         for number, row in enumerate(row for batch in file.iter_batches(16) for row in batch.to_pylist()):
-            meta, gone = _meta(path, row), told.get(first + number, set())
+            meta, gone = _checked(path, row["messages"], read_meta(row)), told.get(first + number, set())
             report.turns.update(turn["kind"] for turn in meta["turns"])
             report.left_out.update(meta["turns"][i]["kind"] for i in gone)
             if len(gone) == len(meta["turns"]):

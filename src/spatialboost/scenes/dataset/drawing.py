@@ -1,8 +1,9 @@
-"""Images for the HTML page of a data set: coloured depth maps, outlines of objects, and data URIs."""
+"""HTML pages of a data set, and their images: coloured depth maps, outlines of objects, and data URIs."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -90,6 +91,19 @@ def draw_box(extent_m: Sequence[float], intrinsics_33: np.ndarray) -> str:
         for a, b in combinations(range(8), 2)
         if sum(first != second for first, second in zip(_CORNERS[a], _CORNERS[b], strict=True)) == 1
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """An HTML template of this folder with its values; all text is escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("spatialboost.scenes.dataset")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def _png(image: Image.Image, **options: Any) -> bytes:

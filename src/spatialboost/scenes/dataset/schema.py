@@ -127,6 +127,24 @@ def open_parquet(path: Path | str, part: str | None = None) -> Iterator[pyarrow.
         raise SpatialBoostError(f"{path} cannot be read as parquet ({reason}); build it again or remove it") from error
 
 
+def read_talks(path: Path) -> Iterator[tuple[list[dict[str, str]], Any]]:
+    """Messages and decoded ``meta`` of each row of a file, without its images; None for a ``meta`` that is no JSON."""
+    columns = ["messages", "meta"]
+    with open_parquet(path, "columns messages and meta") as file:
+        validate_file(path, file, columns)
+        for batch in file.iter_batches(1024, columns=columns):
+            for row in batch.to_pylist():
+                yield row["messages"], read_meta(row)
+
+
+def read_meta(row: Mapping[str, Any]) -> Any:
+    """The decoded ``meta`` of a row; None if it is no JSON."""
+    try:
+        return json.loads(row["meta"])
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
 def dataset_facts(path: Path) -> dict[str, Any]:
     """Read the facts in a file's metadata: settings of the build, number of ``rows``, ``skipped`` items with reasons.
 

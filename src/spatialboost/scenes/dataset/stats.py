@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.drawing import as_uri
+from spatialboost.scenes.dataset.drawing import as_uri, render_page
 from spatialboost.scenes.dataset.files import replace_file
-from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files, open_parquet, validate_file
+from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files, read_talks
 from spatialboost.scenes.dataset.text_only import TextOnly, measure_text_only
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.kinds import KINDS, scoring_of
@@ -76,7 +76,7 @@ def measure_dataset(folder: Path | str) -> Stats:
     stats, words, talks = Stats(), defaultdict(list), []
     for path in files:
         stats.skipped |= dataset_facts(path)["skipped"]
-    for messages, meta in _conversations(files):
+    for messages, meta in (talk for path in files for talk in read_talks(path)):
         stats.rows += 1
         try:
             turns = [(str(turn["kind"]), *texts) for turn, texts in zip(meta["turns"], _pairs(messages), strict=True)]
@@ -119,19 +119,6 @@ def quantiles(lengths: Sequence[float]) -> dict[str, float]:
     return {f"{point} %": round(float(at), 3) for point, at in zip(points, np.percentile(lengths, points), strict=True)}
 
 
-def _conversations(files: Sequence[Path]) -> Iterator[tuple[list[dict[str, str]], dict[str, Any]]]:
-    for path in files:
-        with open_parquet(path, "columns messages and meta") as file:
-            validate_file(path, file, ("messages", "meta"))
-            for batch in file.iter_batches(1024, columns=["messages", "meta"]):
-                for row in batch.to_pylist():
-                    try:
-                        meta = json.loads(row["meta"])
-                    except (TypeError, ValueError, RecursionError):
-                        meta = None
-                    yield row["messages"], meta if isinstance(meta, dict) else {}
-
-
 def _pairs(messages: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     for question, answer in zip(messages[::2], messages[1::2], strict=True):
         yield question["content"].replace("<image>\n", ""), answer["content"]
@@ -143,17 +130,13 @@ def write_stats(folder: Path | str, html_path: Path | str) -> Stats:
     Raises:
         SpatialBoostError: the folder has no data set, it cannot be read, or the page has the name of a folder.
     """
-    from jinja2 import Environment, PackageLoader
-
     folder, html_path = user_path(folder), user_path(html_path)
     if html_path.is_dir() or html_path.suffix in (".parquet", ".json"):
         raise SpatialBoostError(f"the page cannot be written to {html_path}; expected the name of an HTML file")
     stats = measure_dataset(folder)
     reasons = Counter(reason.split(": ", 1)[-1] for reason in stats.skipped.values())
-    environment = Environment(
-        loader=PackageLoader("spatialboost.scenes.dataset"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("stats.html.j2").render(
+    page = render_page(
+        "stats.html.j2",
         title=folder.resolve().name,
         stats=stats,
         titles={name: KINDS[name].title for name in KINDS},
