@@ -31,13 +31,10 @@ class FocalLength:
     Example:
         >>> round(FocalLength.parse("60deg").pixels((480, 640))), round(FocalLength.parse("26mm").pixels((480, 640)))
         (554, 481)
-
-    Attributes:
-        value: the number.
-        unit: ``"px"`` = pixels of the view, ``"deg"`` = horizontal field of view, ``"mm"`` = 35 mm equivalent.
     """
 
-    value: float
+    value: float  # the number
+    # "px" = pixels of the view, "deg" = horizontal field of view, "mm" = 35 mm equivalent
     unit: Literal["px", "deg", "mm"]
 
     @classmethod

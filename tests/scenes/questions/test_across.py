@@ -131,7 +131,7 @@ def test_an_object_behind_another_one_is_neither_shown_nor_clearly_hidden():
             assert not seen.is_hidden_in(view)
             for other in range(3):
                 shows = [thing.description for thing in scene.views[other].objects]
-                assert not (seen.description in shows and seen.is_hidden_in(other))
+                assert not (seen.fact.description in shows and seen.is_hidden_in(other))
 
 
 def test_verdicts_are_even_and_the_words_that_are_offered_do_not_tell():

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,9 @@ def balance_dataset(folder: Path | str, out: Path | str) -> Balanced:
     files = dataset_files(folder)
     if out.exists():
         raise SpatialBoostError(f"{out} exists; choose another folder for the balanced data set")
-    told = told_turns(talk for path in files for talk in _talks(path))
+    told = told_turns(
+        (messages, _checked(path, messages, meta)) for path in files for messages, meta in read_talks(path)
+    )
     report, row = Balanced(out), 0
     beside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
@@ -167,10 +169,6 @@ def balance_dataset(folder: Path | str, out: Path | str) -> Balanced:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return report
-
-
-def _talks(path: Path) -> Iterator[Talk]:
-    return ((messages, _checked(path, messages, meta)) for messages, meta in read_talks(path))
 
 
 def _checked(path: Path, messages: Sequence[Mapping[str, str]], meta: Any) -> dict[str, Any]:

@@ -105,15 +105,10 @@ def read_turns(
 
 @dataclass(frozen=True)
 class Labels:
-    """The answers of turns of one kind as numbers.
+    """The answers of turns of one kind as numbers."""
 
-    Attributes:
-        values_T: number of each answer, int ``(T,)``. Of lengths: the bin of the logarithm.
-        reach: answers whose numbers differ by at most this count as the same.
-    """
-
-    values_T: np.ndarray
-    reach: int
+    values_T: np.ndarray  # number of each answer, int (T,). Of lengths: the bin of the logarithm.
+    reach: int  # answers whose numbers differ by at most this count as the same
 
     @classmethod
     def of(cls, turns: Sequence[ReadTurn]) -> Labels | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.extract.networks import Network
+from spatialboost.scenes.extract.networks import Network, run_in_groups
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.focal import FocalLength, make_intrinsics
 
@@ -110,23 +110,21 @@ class DepthEstimator:
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """Depth, intrinsics, noise and ``facts["focal"]`` of each view; see `Extractor`."""
         processor = self.network.processor
-        found: list[Addition | None] = [None] * len(views)
-        groups: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
+        found: dict[int, Addition] = {}
+        inputs: list[tuple[int, Any]] = []  # number of the view, and the input of the network
         for number, view in enumerate(views):
             try:
-                inputs = processor(images=view.image_HW3.copy(), input_data_format="channels_last", return_tensors="pt")
+                made = processor(images=view.image_HW3.copy(), input_data_format="channels_last", return_tensors="pt")
+                inputs.append((number, made["pixel_values"]))
             except (ValueError, RuntimeError) as error:  # an image that it cannot resize or pad
                 found[number] = CuesError(f"{view.source}: the network cannot take this image ({error})")
-                continue
-            groups.setdefault(tuple(inputs["pixel_values"].shape), []).append((number, inputs["pixel_values"]))
-        for group in groups.values():
-            for start in range(0, len(group), self.at_once):
-                part = group[start : start + self.at_once]
-                numbers = [number for number, _ in part]
-                additions = self._run([views[number] for number in numbers], [pixels for _, pixels in part])
-                for number, addition in zip(numbers, additions, strict=True):
-                    found[number] = addition
-        return [addition for addition in found if addition is not None]
+
+        def run(part: list[tuple[int, Any]]) -> list[Addition]:
+            return self._run([views[number] for number, _ in part], [pixels for _, pixels in part])
+
+        additions = run_in_groups(inputs, lambda each: tuple(each[1].shape), run, self.at_once)
+        found |= {number: addition for (number, _), addition in zip(inputs, additions, strict=True)}
+        return [found[number] for number in range(len(views))]
 
     def _run(self, views: Sequence[PartialCues], pixels: Sequence[Any]) -> list[Addition]:
         """One forward pass for images that have the same size as input of the network."""

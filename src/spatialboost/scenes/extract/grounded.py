@@ -74,7 +74,6 @@ class Grounded:
         )
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         found = self.boxes([view.image_HW3 for view in views])
         regions = [self._regions(view, *each) for view, each in zip(views, found, strict=True)]
         return add_objects(views, regions, max_objects=self.max_objects)

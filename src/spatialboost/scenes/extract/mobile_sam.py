@@ -60,7 +60,6 @@ class MobileSam:
         self.name = f"mobile-sam ({short_name(model)}, {clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         return add_objects(views, [self.everything(view.image_HW3) for view in views], max_objects=self.max_objects)
 
     def everything(self, image_HW3: np.ndarray) -> list[Region]:

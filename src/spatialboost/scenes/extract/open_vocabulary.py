@@ -74,7 +74,6 @@ class OpenVocabulary:
         self.name = f"open-vocabulary ({self.network.label}, {asked})"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The probabilities, or why a view is left out."""
         found = run_by_size([view.image_HW3 for view in views], lambda images: list(self.probabilities(images)))
         return [self._judge(view, scores_N) for view, scores_N in zip(views, found, strict=True)]
 

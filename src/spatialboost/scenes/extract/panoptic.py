@@ -68,7 +68,6 @@ class ClassMasks:
         self.name = f"{self.short} ({self.network.label}, above {threshold:g}, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         return add_objects(views, self.segments([view.image_HW3 for view in views]), max_objects=self.max_objects)
 
     def segments(self, images: Sequence[np.ndarray]) -> list[list[Region]]:

@@ -117,6 +117,5 @@ class Sam:
         self.name = f"sam2 ({self.segmenter.network.label}, {clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         found = self.segmenter.everything([view.image_HW3 for view in views], clicks=self.clicks)
         return add_objects(views, found, max_objects=self.max_objects)

@@ -52,7 +52,6 @@ class Superpixels:
         self.name = "proposals" if max_objects == MAX_OBJECTS else f"up to {max_objects} proposals"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         with limited_threads(1):
             return [self._propose(view) for view in views]
 

@@ -139,15 +139,8 @@ def _make_resolver(read: Any) -> Any:
     from trimesh.resolvers import Resolver
 
     class Files(Resolver):
-        def __init__(self) -> None:
-            self.missing: list[str] = []
-
         def get(self, key: str) -> bytes:
-            try:
-                return read(key)
-            except (OSError, ValueError):
-                log.debug("no file %r beside the model", key)
-                raise
+            return read(key)
 
         def write(self, name: str, data: Any) -> None:
             raise OSError("models are only read")

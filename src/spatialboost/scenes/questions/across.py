@@ -49,21 +49,12 @@ class Seen:
     def thing(self) -> SceneObject:
         """The object with its mask."""
         things = self.cues.objects
-        return next(thing for thing in things if clean_description(thing.description) == self.description)
+        return next(thing for thing in things if clean_description(thing.description) == self.fact.description)
 
     @property
-    def _fact(self) -> ObjectFact:
+    def fact(self) -> ObjectFact:
+        """Its measurements."""
         return self.context.views[self.view].objects[self.number]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Its description and its aliases."""
-        return self._fact.names
-
-    @property
-    def height(self) -> float:
-        """The height of its mask's centre in the image, 0 (top) to 1."""
-        return self._fact.centre_xy[1]
 
     @property
     def cues(self) -> Cues:
@@ -71,26 +62,21 @@ class Seen:
         return self.context.views[self.view].cues
 
     @property
-    def description(self) -> str:
-        """Its description in its view."""
-        return self._fact.description
-
-    @property
     def plain_name(self) -> str | None:
         """The first of its descriptions that does not say where it is; None if each of them does."""
-        return next((name for name in self.names if not _PLACES.search(name)), None)
+        return next((name for name in self.fact.names if not _PLACES.search(name)), None)
 
     @cached_property
     def centre_3(self) -> np.ndarray:
         """The centre of its extent, in the frame of the first view."""
-        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
+        extent_23 = np.reshape(self.fact.extent_m, (2, 3))
         pose_44 = self.context.poses[self.view]
         return pose_44[:3, :3] @ extent_23.mean(0) + pose_44[:3, 3]
 
     @property
     def noise_m(self) -> float:
         """Standard deviation of its distance from its own camera, metres."""
-        return self.cues.depth_noise * self._fact.depth_m
+        return self.cues.depth_noise * self.fact.depth_m
 
     @cached_property
     def cloud(self) -> np.ndarray:
@@ -146,7 +132,7 @@ class Seen:
         """Whether another view clearly does not show it: no part of it, and nothing with its name."""
         cues = self.context.views[view].cues
         for thing in cues.objects:
-            if clean_description(thing.description) in (self.description, self.plain_name):
+            if clean_description(thing.description) in (self.fact.description, self.plain_name):
                 return False
             if thing.identity is not None and thing.identity == self.thing.identity:
                 return False
@@ -156,7 +142,7 @@ class Seen:
 
     def _corner_shows_in(self, view: int) -> bool:
         """Whether a corner of its box or its centre is in the image of a view and not behind a surface."""
-        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
+        extent_23 = np.reshape(self.fact.extent_m, (2, 3))
         corners_83 = np.array([[extent_23[(i >> axis) & 1, axis] for axis in range(3)] for i in range(8)])
         pose_44 = self.context.poses[self.view]
         points_93 = np.vstack([corners_83, extent_23.mean(0)]) @ pose_44[:3, :3].T + pose_44[:3, 3]

@@ -25,16 +25,11 @@ Order = Literal["forward", "reverse", "random"]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation, and the facts from which its answers were computed.
+    """A conversation, and the facts from which its answers were computed."""
 
-    Attributes:
-        messages: ``{"role": "user" | "assistant", "content": text}`` alternating; the first begins with one
-            ``<image>`` line for each image.
-        meta: ground truth as JSON-compatible values, described in ``docs/data-format.md``.
-    """
-
+    # {"role": "user" | "assistant", "content": text} alternating; the first begins with one <image> line for each image
     messages: list[dict[str, str]]
-    meta: dict[str, Any]
+    meta: dict[str, Any]  # ground truth as JSON-compatible values, described in docs/data-format.md
 
 
 def build_conversation(
@@ -96,8 +91,8 @@ def build_conversation(
         meta["left_out"] = asker.left_out
     if asker.replaced:
         meta["replaced"] = asker.replaced
-    if dropped := _dropped(scene):
-        meta["dropped"] = dropped
+    if dropped := sum((Counter(view.facts.get("dropped", {})) for view in scene.views), Counter[str]()):
+        meta["dropped"] = dict(dropped)
     return Conversation(_messages(turns, len(views)), meta)
 
 
@@ -146,14 +141,6 @@ def _view_facts(view: AskedView) -> dict[str, Any]:
         "intrinsics": np.asarray(view.cues.intrinsics_33, np.float64).tolist(),
         **view.facts,
     }
-
-
-def _dropped(scene: Scene) -> dict[str, int]:
-    """Texts that extractors dropped: reason -> number."""
-    dropped: Counter[str] = Counter()
-    for view in scene.views:
-        dropped.update(view.facts.get("dropped", {}))
-    return dict(dropped)
 
 
 def _too_few(asked: int, plan: TurnPlan, left_out: dict[str, str]) -> str:

@@ -59,16 +59,11 @@ class ObjectFact:
 
 @dataclass(frozen=True)
 class Layout:
-    """The scene's box in metres and the objects that are large enough to be asked about.
+    """The scene's box in metres and the objects that are large enough to be asked about."""
 
-    Attributes:
-        box_m: the box.
-        objects: the usable objects.
-        up: the direction against gravity in the camera's frame, of length 1; None if unknown.
-    """
-
-    box_m: tuple[float, ...]
-    objects: tuple[ObjectFact, ...]
+    box_m: tuple[float, ...]  # the box
+    objects: tuple[ObjectFact, ...]  # the usable objects
+    # the direction against gravity in the camera's frame, of length 1; None if unknown
     up: tuple[float, ...] | None = None
 
 

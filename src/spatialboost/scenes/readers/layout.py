@@ -25,21 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is handed out. A line in ``SOURCES`` of `source_registry` gives it a name for ``--source``.
+    """How a data set is handed out. A line in ``SOURCES`` of `source_registry` gives it a name for ``--source``."""
 
-    Attributes:
-        name: its name for ``--source``.
-        recording: reads one recording.
-        expected: what a folder of it has, for messages.
-        levels: how many folders down from the user's folder the recordings may be.
-        depth_noise: standard deviation of a reading divided by the depth.
-    """
-
-    name: str
-    recording: type[Recording]
-    expected: str
-    levels: int = 3
-    depth_noise: float = 0.01
+    name: str  # its name for --source
+    recording: type[Recording]  # reads one recording
+    expected: str  # what a folder of it has, for messages
+    levels: int = 3  # how many folders down from the user's folder the recordings may be
+    depth_noise: float = 0.01  # standard deviation of a reading divided by the depth
 
     def __call__(self, options: SourceOptions) -> Source:
         """Open the frames of a folder, or of all recordings in it: all, or some, evenly spaced.

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from spatialboost.scenes.rooms.colours import PALETTE
-from spatialboost.scenes.rooms.materials import pick, sample_material
+from spatialboost.scenes.rooms.materials import PALETTE, pick, sample_material
 from spatialboost.scenes.rooms.room import Thing
 
 PLACE_WORDS = {"floor": "on the floor", "wall": "on the wall", "box": "on a box", "cylinder": "on a cylinder"}

@@ -17,7 +17,7 @@ from torch import Tensor
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, SceneObject
 from spatialboost.scenes.rooms import raycast
-from spatialboost.scenes.rooms.colours import PALETTE
+from spatialboost.scenes.rooms.materials import PALETTE
 from spatialboost.scenes.rooms.room import Material, Room, Thing, look, scale
 from spatialboost.scenes.rooms.sampling import sample_room
 from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
@@ -72,13 +72,8 @@ def render_scenes(
         >>> [view.source for view in scene.views]
         ['synthetic:2', 'synthetic:2/view1']
 
-    A thing has the same description in every view.
-
-    Args:
-        seeds: non-negative integers.
-        views: number of cameras in each room, or a mix of numbers, from which one is drawn for each seed.
-        size: side of a square image, or ``(height, width)``, in pixels.
-        device: device of the ray casting.
+    A thing has the same description in every view. ``views`` is a number, or a mix from which one is drawn for each
+    seed; size and device are those of `render_rooms`.
     """
     shots: list[Shot] = []
     starts, mix = [0], ViewMix.of(views)
@@ -107,12 +102,6 @@ def render_views(
         >>> views = render_views(room, [room.pose_44, look((0.5, -1.4, -1.0), yaw=-0.2, pitch=0.2)], size=32)
         >>> len(views)
         2
-
-    Args:
-        room: from ``sample_room``.
-        poses: 4x4 camera-to-world matrices. Each camera must be inside the room and outside of its things.
-        size: side of a square image, or ``(height, width)``, in pixels.
-        device: device of the ray casting.
 
     Raises:
         SpatialBoostError: a camera is outside of the room.

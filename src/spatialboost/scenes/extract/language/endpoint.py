@@ -127,7 +127,6 @@ class Endpoint:
         self.provenance = {"model": model, "prompts": prompts.VERSION, "licence": "see the terms of the model's server"}
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The texts for each view."""
         requests = make_requests(views, what=self.what, pairs=self.pairs, images=self.images)
         replies = _run(self._ask_all(requests))
         self.answers.write_totals()

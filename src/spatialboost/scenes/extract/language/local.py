@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError, StoppedError
 from spatialboost.scenes.extract.language import prompts
 from spatialboost.scenes.extract.language.requests import Reply, Request, check_options, make_additions, make_requests
-from spatialboost.scenes.extract.networks import Network
+from spatialboost.scenes.extract.networks import Network, run_in_groups
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 
 MAX_TOKENS = {"caption": 200, "vqa": 1500, "scene_vqa": 1500}  # of one answer
@@ -67,17 +66,11 @@ class LocalVlm:
         self.name = f"{what} of {self.network.label}" + ("" if what == "caption" else f" with {pairs} pairs of a style")
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The texts for each view."""
         requests = make_requests(views, what=self.what, pairs=self.pairs, images=self.images)
-        replies: list[Reply] = [Reply("")] * len(requests)
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for i, request in enumerate(requests):  # those of one kind and with one number of images go through together
-            groups[request.key, len(request.images_HW3)].append(i)
-        for numbers in groups.values():
-            for start in range(0, len(numbers), self.batch_size):
-                batch = numbers[start : start + self.batch_size]
-                for i, reply in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
-                    replies[i] = reply
+        # Requests of one kind and with one number of images go through together
+        replies = run_in_groups(
+            requests, lambda request: (request.key, len(request.images_HW3)), self._answer, self.batch_size
+        )
         return make_additions(views, requests, replies)
 
     def _answer(self, requests: Sequence[Request]) -> list[Reply]:

@@ -15,14 +15,12 @@ from spatialboost.scenes.questions.checks.camera import (
     CameraTranslationCheck,
 )
 from spatialboost.scenes.questions.checks.caption import CaptionCheck, CaptionQuestionCheck
-from spatialboost.scenes.questions.checks.closer import CloserCheck
-from spatialboost.scenes.questions.checks.depth import DepthCheck
+from spatialboost.scenes.questions.checks.objects_across import SameObjectCheck, WhichViewCheck
 from spatialboost.scenes.questions.checks.pairs import DistanceCheck, RelationCheck
 from spatialboost.scenes.questions.checks.pairs_across import CloserAcrossCheck, DistanceAcrossCheck
+from spatialboost.scenes.questions.checks.points import CloserCheck, DepthCheck
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
-from spatialboost.scenes.questions.checks.same_object import SameObjectCheck
 from spatialboost.scenes.questions.checks.vqa import VqaCheck
-from spatialboost.scenes.questions.checks.which_view import WhichViewCheck
 
 __all__ = ["CHECKS", "Check", "MeasuredView", "check_named"]
 

@@ -12,12 +12,11 @@ from spatialboost.scenes.questions.kinds.camera import CAMERA_DIRECTION, CAMERA_
 from spatialboost.scenes.questions.kinds.caption import CAPTION, CAPTION_QUESTION
 from spatialboost.scenes.questions.kinds.closer import CLOSER
 from spatialboost.scenes.questions.kinds.depth import DEPTH
+from spatialboost.scenes.questions.kinds.objects_across import SAME_OBJECT, WHICH_VIEW
 from spatialboost.scenes.questions.kinds.pairs import ABOVE_BELOW, DISTANCE, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
 from spatialboost.scenes.questions.kinds.pairs_across import CLOSER_ACROSS, DISTANCE_ACROSS
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
-from spatialboost.scenes.questions.kinds.same_object import SAME_OBJECT
 from spatialboost.scenes.questions.kinds.vqa import SCENE_VQA, VQA
-from spatialboost.scenes.questions.kinds.which_view import WHICH_VIEW
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 
 __all__ = ["KINDS", "LEVELS", "Context", "Kind", "kind_named", "scoring_of"]

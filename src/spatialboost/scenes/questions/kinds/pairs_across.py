@@ -65,7 +65,7 @@ def _metres(seen: Seen) -> float:
 
 def _names(a: Seen, b: Seen) -> list[str]:
     """Names with the same noun that do not tell which object is closer; empty if there are none."""
-    found = choose_names("front_behind", a.names, b.names)
+    found = choose_names("front_behind", a.fact.names, b.fact.names)
     return [] if found is None or found[2] > 1 else list(found[:2])
 
 
@@ -107,7 +107,7 @@ class DistanceAcross(Kind):
         raise CannotAskError("no object of image 1 and no different object of another image are clearly apart")
 
     def _turn(self, a: Seen, b: Seen, metres: float, rng: np.random.Generator) -> Turn:
-        names, k = [seen.plain_name or seen.description for seen in (a, b)], str(b.view + 1)
+        names, k = [seen.plain_name or seen.fact.description for seen in (a, b)], str(b.view + 1)
         facts: dict[str, Any] = {"images": [0, b.view], "objects": [a.number, b.number], "names": names}
         facts["distance"], facts["known_by"] = round(metres, 6), "source" if a.knows(b) else "overlap"
         question, facts["template"] = a.context.word(self.wordings, rng, a=names[0], b=names[1], k=k)
