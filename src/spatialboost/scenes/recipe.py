@@ -90,8 +90,8 @@ def read_build_file(file: Path, options: Sequence[str]) -> dict[str, Any]:
     """Read the YAML file of a build: one key for each option of ``spatialboost data build``.
 
     An extractor is a text as on the command line, or ``{name: NAME, key: value, ...}``; a model in a folder is written
-    with ``./`` before it. Turns are a list as on the
-    command line, or ``{KIND: COUNT, ...}``. A key without a value has its default.
+    with ``./`` before it. Turns are a list as on the command line, or ``{KIND: COUNT, ...}``. A key without a value has
+    its default.
 
     Returns:
         The values by the name of the option, as the command line has them; relative paths start at the file's folder.

@@ -31,13 +31,8 @@ def write_parts(
 ) -> None:
     """Write some files of a data set. The files are the same bytes for every engine and number of processes.
 
-    Args:
-        parts: the files.
-        numbers: numbers of the files to write.
-        source: the opened source, for this process.
-        processes: number of processes. With Ray, the number of workers that need no GPU.
-        engine: "local" or "ray".
-        advance: called with the number of items that were done since the last call.
+    With Ray, ``processes`` is the number of workers that need no GPU. ``advance`` is called with the number of items
+    that were done since its last call.
 
     Raises:
         SpatialBoostError: a process was ended from outside.

@@ -53,7 +53,6 @@ def write_page(
     """Show the first conversations of a data set on one self-contained page.
 
     Example:
-        >>> from spatialboost.scenes.dataset.viewer import write_page
         >>> write_page("data/rooms", "rooms.html", limit=8)  # doctest: +SKIP
 
     Depth maps and outlines need a data set that was built with ``with_depth=True``. Without them, the points are drawn

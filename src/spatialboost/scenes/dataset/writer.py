@@ -76,7 +76,6 @@ def build_dataset(
     """Make a conversation about every item of a source, and write the conversations to parquet files.
 
     Example:
-        >>> from spatialboost.scenes.dataset.writer import build_dataset
         >>> from spatialboost.scenes.rooms import Rooms
         >>> report = build_dataset(Rooms(8, size=64), "rooms", seed=0)  # doctest: +SKIP
         >>> rows = datasets.load_dataset("parquet", data_files="rooms/*.parquet")["train"]  # doctest: +SKIP

@@ -41,13 +41,8 @@ def keep_masks(
 ) -> torch.Tensor:
     """The numbers of the masks to keep, the best score first: sure, stable, not empty, and each thing once.
 
-    Args:
-        logits_Khw: masks before the threshold 0.
-        scores_K: IoU that the network predicts for each mask; a score that is not a number is never kept.
-        min_stability: smallest `stability`.
-
-    Returns:
-        int64, at most ``(K,)``.
+    The masks are logits before the threshold 0, the scores the IoU that the network predicts; one that is not a number
+    is never kept.
     """
     masks_Khw = logits_Khw > 0
     good_K = (scores_K > MIN_SCORE) & (stability(logits_Khw) > min_stability) & masks_Khw.any(-1).any(-1)

@@ -104,14 +104,11 @@ def place_words(mask_HW: np.ndarray, *, fine: bool) -> str:
 
 
 def name_colour(pixels_P3: np.ndarray) -> str:
-    """Name the median colour of some pixels.
+    """Name the median colour of some pixels, uint8 sRGB.
 
     Example:
         >>> name_colour(np.array([[200, 20, 30], [190, 30, 30], [90, 90, 90]], np.uint8))
         'red'
-
-    Args:
-        pixels_P3: uint8 ``(P, 3)``, sRGB.
     """
     return name_lab(rgb2lab(pixels_P3[None])[0])
 

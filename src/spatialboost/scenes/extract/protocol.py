@@ -21,7 +21,6 @@ class PartialCues:
     """A view with possibly missing cues: the fields of `Cues`. Only the image and the source are always set.
 
     Example:
-        >>> import numpy as np
         >>> view = PartialCues(np.zeros((4, 6, 3), np.uint8), "holiday.jpg")
         >>> view.to_cues()
         Traceback (most recent call last):

@@ -73,7 +73,6 @@ def propose_objects(cues: Cues, *, max_objects: int = MAX_OBJECTS) -> Cues:
     """Find objects in a view from colour and depth alone, and describe each by its size, colour and place.
 
     Example:
-        >>> from spatialboost.scenes.extract.segments import propose_objects
         >>> from spatialboost.scenes.rooms.render import render_rooms
         >>> view = propose_objects(render_rooms([10], size=64)[0])
         >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1

@@ -26,7 +26,6 @@ class Triangles:
     """All triangles of a place, for one size of image.
 
     Args:
-        place: the place.
         pixel_angle: 1 / focal length in pixels. What is finer than a pixel at its distance is simplified.
         budget: about how many faces the things may have together.
 

@@ -43,11 +43,7 @@ def _pattern(name: str, variant: int) -> Texture:
 def _noise(rng: np.random.Generator, cells: tuple[int, int], octaves: int = 1, gain: float = 0.5) -> np.ndarray:
     """Noise that continues across the border of the image: a coarse grid of random numbers, in finer and finer steps.
 
-    Args:
-        rng: the only source of randomness.
-        cells: number of cells of the coarsest grid, down and across.
-        octaves: how many times the cells are halved.
-        gain: weight of each step compared with the one before.
+    The coarsest grid has so many cells down and across; ``gain`` is the weight of a step compared with the one before.
     """
     total = np.zeros((_SIDE, _SIDE))
     weight = 1.0

@@ -101,12 +101,7 @@ class Plan:
     def beside(self, found: Found | None, other: int, direction: str, gap: float, shift: float = 0.0) -> int | None:
         """Put a thing next to another one: at its ``"left"``, ``"right"``, ``"front"`` or ``"back"``.
 
-        Args:
-            found: the piece and its mesh.
-            other: number of the other thing.
-            direction: the side of the other thing, as seen by someone in front of it.
-            gap: metres between the two.
-            shift: metres along that side.
+        The side is as someone in front of the other thing sees it. Metres between the two, and along that side.
         """
         if found is None:
             return None
@@ -166,10 +161,7 @@ class Plan:
     def put_on(self, found: Found | None, below: int, taken: dict[tuple[int, int], list]) -> int | None:
         """Put a small thing on a free part of a surface of another thing; returns its number or None.
 
-        Args:
-            found: the piece and its mesh.
-            below: number of the thing below.
-            taken: (number of a thing, number of a surface) -> what stands there; extended.
+        ``taken`` has what stands on each surface (number of a thing, number of a surface); it is extended.
         """
         if found is None:
             return None

@@ -32,11 +32,7 @@ class Top:
     ) -> tuple[float, float] | None:
         """A place for a thing: all of its outline lies on the surface, and it touches no other thing.
 
-        Args:
-            rng: the only source of randomness.
-            half: half its width and depth.
-            yaw: rotation, relative to the model.
-            taken: x, z and radius of the things that stand there.
+        ``half`` is half its width and depth, ``taken`` x, z and radius of the things that stand there.
 
         Returns:
             x and z in the model's frame, or None.

@@ -38,8 +38,6 @@ def build_conversation(
     """Ask questions about a view or a scene that its cues can answer.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.cues import Cues
         >>> cues = Cues(
         ...     image_HW3=np.zeros((40, 40, 3), np.uint8),
         ...     depth_HW=np.full((40, 40), 2.0, np.float32),

@@ -71,8 +71,6 @@ def measure_layout(cues: Cues) -> Layout:
     """Measure the scene's box and every usable object of a view.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.cues import Cues, SceneObject
         >>> mask = np.zeros((40, 40), bool)
         >>> mask[10:20, 10:20] = True
         >>> cues = Cues(

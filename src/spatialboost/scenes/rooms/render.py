@@ -41,7 +41,6 @@ def render_rooms(
     The result for a seed depends only on the seed, the size and the kind of device, not on the other seeds.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import render_rooms
         >>> cues = render_rooms([0, 1, 2], size=64)[2]
         >>> cues.image_HW3.shape, cues.source
         ((64, 64, 3), 'synthetic:2')
@@ -67,7 +66,6 @@ def render_scenes(
     """Render several views of the room of each seed. The first view is the same as from ``render_rooms``.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import render_scenes
         >>> scene = render_scenes([2], views=2, size=32)[0]
         >>> [view.source for view in scene.views]
         ['synthetic:2', 'synthetic:2/view1']
@@ -97,7 +95,6 @@ def render_views(
     """Render one room from several cameras.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import look, render_views, sample_room
         >>> room = sample_room(3)
         >>> views = render_views(room, [room.pose_44, look((0.5, -1.4, -1.0), yaw=-0.2, pitch=0.2)], size=32)
         >>> len(views)

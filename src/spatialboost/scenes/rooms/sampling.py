@@ -19,7 +19,6 @@ def sample_room(seed: int) -> Room:
     """Sample the full description of the room of a seed, without rendering it.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import sample_room
         >>> room = sample_room(17)
         >>> 4 <= len(room.things) <= 9
         True

@@ -162,9 +162,6 @@ def take_views(frames: Source, views: int | ViewMix, stride: int | None, measure
 
     Without a stride, the views are chosen by the measure; its default is `Overlap`.
 
-    Returns:
-        A source with a ``name`` that says how its views were chosen, to be added to that of the frames.
-
     Raises:
         SpatialBoostError: both a stride and a mix or a measure are given, or there are too few frames.
     """

@@ -64,12 +64,6 @@ class Check(ABC):
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
         """Compare the turn with new measurements of the depth maps and masks. The default measures nothing.
 
-        Args:
-            question: text of the question, without image lines and without the name of the view.
-            turn: facts of the turn.
-            views: the view that the turn is about, or all views for a turn about the whole scene.
-
-        Yields:
-            One sentence for each problem.
+        As `check`, with the view that the turn is about, or all views for a turn about the whole scene.
         """
         yield from ()
