@@ -17,7 +17,7 @@ from spatialboost.scenes.readers.frames import Frames
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Recording
 from spatialboost.scenes.source_registry import SourceOptions
-from spatialboost.scenes.sources import Source, evenly_spaced
+from spatialboost.scenes.sources import Mapped, Source, evenly_spaced
 from spatialboost.scenes.views.choosing import name_of_choice, take_views
 
 log = logging.getLogger(__name__)
@@ -172,19 +172,12 @@ class Unusable:
         raise CuesError(f"{self.name}: {self.reason}")
 
 
-class Named:
+class Named(Mapped):
     """A source under another name, which says whether its views have objects and depth, as the first frames have."""
 
     def __init__(self, source: Source, name: str, first: Frames) -> None:
-        self.source, self.name = source, name
+        super().__init__(source, name=name)
         self.has_objects, self.has_depth = first.has_objects, first.has_depth
-        self.names: Sequence[str] | None = getattr(source, "names", None)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int, /) -> Any:
-        return self.source[index]
 
 
 def _find(folder: Path, recording: type[Recording], options: ReaderOptions, levels: int) -> list[Path]:

@@ -32,9 +32,9 @@ def sample_things(
             placed = _hang(rng, size, half)
             place = "wall"
         elif things and rng.random() < 0.3:
-            placed, place, half = _stack(rng, size, things, half)
+            placed, place, half = _stack(rng, things, half)
         else:
-            placed = _stand(rng, size, pose_44, fov, half)
+            placed = _stand(rng, pose_44, fov, half)
             place = "floor"
         if placed is None:
             continue
@@ -88,9 +88,7 @@ def _size_word(shape: str, half: tuple[float, float, float]) -> str:
 Placed = tuple[tuple[float, float, float], float] | None
 
 
-def _stand(
-    rng: np.random.Generator, size: tuple[float, float, float], pose_44: np.ndarray, fov: float, half: Sequence[float]
-) -> Placed:
+def _stand(rng: np.random.Generator, pose_44: np.ndarray, fov: float, half: Sequence[float]) -> Placed:
     """Place a thing on the floor, at a random distance and angle within the camera's view."""
     distance = rng.uniform(1.1, 6.5)
     angle = np.arctan2(pose_44[0, 2], pose_44[2, 2]) + np.radians(rng.uniform(-0.46, 0.46) * fov)
@@ -110,7 +108,7 @@ def _hang(rng: np.random.Generator, size: tuple[float, float, float], half: Sequ
 
 
 def _stack(
-    rng: np.random.Generator, size: tuple[float, float, float], things: list[Thing], half: tuple[float, float, float]
+    rng: np.random.Generator, things: list[Thing], half: tuple[float, float, float]
 ) -> tuple[Placed, str, tuple[float, float, float]]:
     """Place a thing on top of a box or cylinder, and shrink it to fit there."""
     below = things[int(rng.integers(len(things)))]
