@@ -139,6 +139,9 @@ def _make_resolver(read: Any) -> Any:
     from trimesh.resolvers import Resolver
 
     class Files(Resolver):
+        def __init__(self) -> None:
+            pass
+
         def get(self, key: str) -> bytes:
             return read(key)
 
