@@ -51,9 +51,6 @@ class DepthEstimator:
             equivalent). None takes that of each view.
         noise: standard deviation of the depth divided by the depth. None takes the default of the class.
 
-    Attributes:
-        provenance: ``model``, ``revision`` and ``licence``.
-
     Raises:
         SpatialBoostError: the model does not exist, is of another kind or has no metric depth, or an option is wrong.
     """

@@ -63,11 +63,7 @@ def describe_objects(cues: Cues, masks: Sequence[np.ndarray]) -> list[tuple[str,
     """Descriptions of objects without a name, such as ``"large grey object on the left"``, and shorter unique ones.
 
     The shorter ones leave out size, place or both, so that a question can use one that does not contain its answer.
-    An object has none if an earlier one has the same description.
-
-    Args:
-        cues: the view.
-        masks: bool ``(H, W)`` each, with at least one valid depth; the most important first.
+    An object has none if an earlier one has the same description. Each mask needs a valid depth.
     """
     plain = [f"{name_colour(cues.image_HW3[mask_HW])} object" for mask_HW in masks]
     sized = [f"{_size_word(cues, mask_HW)} {name}".strip() for name, mask_HW in zip(plain, masks, strict=True)]

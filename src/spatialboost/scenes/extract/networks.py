@@ -43,9 +43,6 @@ class Network:
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         words: whether the processor also takes text.
 
-    Attributes:
-        provenance: ``model``, ``revision`` and ``licence``.
-
     Raises:
         SpatialBoostError: the device or the dtype is unknown, or the model does not exist or has another task.
     """

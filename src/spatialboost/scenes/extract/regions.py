@@ -70,11 +70,6 @@ def settle_regions(
     - otherwise to the smaller one: a mask spills over what stands in front of it more often than the other way round.
 
     A region that loses more than half of its pixels is dropped.
-
-    Args:
-        regions: in any order.
-        depth_HW: depth in metres, NaN where there is no reading; None if it is not known.
-        max_objects: maximum number of regions.
     """
     fit = [region for region in regions if _fits(region)]
     ranked = sorted(fit, key=lambda region: -region.score * float(np.sqrt(region.mask_HW.sum())))

@@ -21,12 +21,7 @@ Found = tuple[Use, Mesh]
 
 
 class Plan:
-    """The floor plan of a place: what stands where.
-
-    Attributes:
-        things: the things so far.
-        openings: the doors and windows so far.
-    """
+    """The floor plan of a place: what stands where, so far."""
 
     def __init__(self, library: Library, rng: np.random.Generator, size: tuple[float, float, float]) -> None:
         self.library, self.rng, self.size = library, rng, size

@@ -34,8 +34,7 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
         ((480, 640, 3), True)
 
     Args:
-        content: the bytes of the image file.
-        source: name of the view.
+        content, source: the bytes of the image file, and the name of the view.
         size: shorter edge, or ``(height, width)``, in pixels; an image of another shape is cut around its middle. None
             makes the shorter edge 480 pixels if it is longer.
 

@@ -61,12 +61,7 @@ def open_annotations(folder: Path) -> Annotations | None:
 
 
 class LabelImages:
-    """A label image ``masks/FRAME.png`` for each frame, and the name of each value. The value 0 is no object.
-
-    Args:
-        folder: with one-channel PNG of 8 or 16 bit.
-        names: ``names.json`` or ``names.csv``.
-    """
+    """A label image ``masks/FRAME.png`` of 8 or 16 bit for each frame, and the name of each value but 0, no object."""
 
     def __init__(self, folder: Path, names: Path) -> None:
         self.files = {file.stem: file for file in folder.iterdir() if is_wanted(file) and file.suffix.lower() == ".png"}

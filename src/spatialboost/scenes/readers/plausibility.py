@@ -107,14 +107,8 @@ def check_depth(
 ) -> str:
     """Compare the depth of a few frames with what is usual, and with the poses. Returns what the depth is.
 
-    Args:
-        folder: for messages.
-        measure: reads the depth of a frame.
-        pose_of: camera to world of a frame, or None.
-        num: number of frames.
-        scale: values per metre.
-        usual: lowest and highest usual median, and highest usual 99th percentile, in metres.
-        given: whether the folder, an option or the data set gives the scale.
+    ``usual`` is the lowest and highest usual median and the highest usual 99th percentile, in metres. ``given``: the
+    folder, an option or the data set gives the scale (values per metre).
 
     Raises:
         SpatialBoostError: the depth is not what it would be at this scale.

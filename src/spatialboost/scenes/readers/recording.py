@@ -30,27 +30,17 @@ class Frame:
 
 
 class Recording:
-    """Frames that one camera took in one place. There is one subclass for each layout, in ``sets/``.
+    """Frames that one camera took in one place. There is one subclass for each layout, in ``sets/``."""
 
-    Attributes:
-        usual: usual median of the depth, and usual 99th percentile, in metres: outside of them, a warning is logged.
-        file_options: which of the options ``images``, ``depths`` and ``associations`` the layout has.
-        depth_format: how depth maps are read.
-        up_world_3: direction of "up" along gravity in the world of the poses, if the layout tells it.
-        metric_poses: whether poses are in metres.
-        folder: where it is.
-        names: one name for each frame.
-        times: time of each frame in seconds; None = not known.
-    """
-
+    # usual median of the depth, and usual 99th percentile, in metres: outside of them, a warning is logged
     usual: ClassVar[tuple[float, float, float]] = (0.6, 5.0, 12.0)
-    file_options: ClassVar[tuple[str, ...]] = ()
-    depth_format: DepthFormat = DepthFormat()
-    up_world_3: np.ndarray | None = None
-    metric_poses: bool = True
+    file_options: ClassVar[tuple[str, ...]] = ()  # of the options images, depths and associations, those that it has
+    depth_format: DepthFormat = DepthFormat()  # how depth maps are read
+    up_world_3: np.ndarray | None = None  # direction of "up" in the world of the poses, if the layout tells it
+    metric_poses: bool = True  # whether poses are in metres
     folder: Path
-    names: Sequence[str]
-    times: Sequence[float | None] | None = None
+    names: Sequence[str]  # one for each frame
+    times: Sequence[float | None] | None = None  # of each frame in seconds; None = not known
 
     def __init__(self, folder: Path, options: ReaderOptions, root: Path) -> None:
         """List the frames. Files of single frames are not read yet.

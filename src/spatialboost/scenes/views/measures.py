@@ -27,19 +27,12 @@ _LPIPS_EDGE = 224  # pixels, shorter edge of an image for LPIPS
 
 
 class ViewMeasure(Protocol):
-    """How much two frames differ: 0 = they are the same, and more = they have less in common.
+    """How much two frames differ: 0 = they are the same, and more = they have less in common."""
 
-    Attributes:
-        name: its name in the settings of a data set, with the options that change the choice.
-        nearest: smallest difference of the first and the last view of a scene.
-        farthest: largest difference of any two views of a scene.
-        same: frames that differ by less are taken for the same picture.
-    """
-
-    name: str
-    nearest: float
-    farthest: float
-    same: float
+    name: str  # in the settings of a data set, with the options that change the choice
+    nearest: float  # smallest difference of the first and the last view of a scene
+    farthest: float  # largest difference of any two views of a scene
+    same: float  # frames that differ by less are taken for the same picture
 
     def reduce(self, view: View) -> Any:
         """What the measure needs of a frame. It is kept in memory for many frames.

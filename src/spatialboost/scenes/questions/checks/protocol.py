@@ -36,14 +36,10 @@ class Check(ABC):
         ...             yield f"the answer is {answer!r}, but the image is {width} pixels wide"
         >>> list(ImageSize().check("How many pixels wide is the image?", "3 pixels.", {}, {"size": [2, 4]}))
         ["the answer is '3 pixels.', but the image is 4 pixels wide"]
-
-    Attributes:
-        level: level of the turns in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption.
-        follows: kind of the turn that must come before, about the same view; None if no turn must come before.
     """
 
-    level: int
-    follows: str | None = None
+    level: int  # of the turns in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption
+    follows: str | None = None  # kind of the turn that must come before, about the same view; None = no turn must
 
     @abstractmethod
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
