@@ -37,10 +37,10 @@ _FARTHEST = 1e6  # metres from the origin of the poses
 class Frames:
     """The frames of a recording; a frame is read when it is indexed.
 
-    A frame with depth is a `Cues`, one without a `PartialCues`. What the user's options say has precedence over what the
-    recording says; size and noise are as for `RGBDFolder`. Its name, in the names of the views, is that of its folder by
-    default. With ``check_late``, the recording is checked when its first frame is read; then no frame of a bad recording
-    can be used. ``said`` are warnings that are not to be repeated: recordings of one data set share it.
+    A frame with depth is a `Cues`, one without a `PartialCues`. The user's options have precedence over what the
+    recording says; size and noise are as for `RGBDFolder`. The name, in the names of the views, is that of the folder
+    by default. With ``check_late``, the recording is checked when its first frame is read; then no frame of a bad
+    recording can be used. ``said`` are warnings that are not to be repeated: recordings of one data set share it.
 
     Raises:
         SpatialBoostError: a file that an option names is missing or has another form, or depth, intrinsics and poses do
