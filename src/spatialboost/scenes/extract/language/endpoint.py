@@ -181,7 +181,7 @@ class Endpoint:
         if not reply.problem and not reply.cut and request.key != "caption" and not _is_json(reply.text):
             again = [
                 {"role": "assistant", "content": reply.text[:2000]},
-                {"role": "user", "content": prompts.ask_again()},
+                {"role": "user", "content": prompts.AGAIN},
             ]
             second, more = await self._send(client, request, [*messages, *again])
             reply, usage = (reply if second.problem else second), usage + more

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from spatialboost.scenes.questions.checks.generated import FORM, LETTERS, check_
 from spatialboost.scenes.questions.layout import measure_layout
 from spatialboost.scenes.questions.view import layout_facts
 
-What = Literal["caption", "vqa", "both"]
 WHAT = ("caption", "vqa", "both")
 MAX_PAIRS = 20  # of each style
 MAX_SENTENCES = 5  # of a caption; small models do not stop
