@@ -1,4 +1,4 @@
-"""The kinds of question: one file for each kind, and a table of all kinds.
+"""The kinds of question: one file for kinds of one subject, and a table of all kinds.
 
 Open `protocol` first: it defines the interface of a kind. To add a kind, write its file here and its check in
 `spatialboost.scenes.questions.checks`, and add one line to the table of each folder. Turns are drawn by level and,
