@@ -1,8 +1,9 @@
 """The checks of the kinds of question: one file for checks of one subject, and a table of all checks.
 
 Open `protocol` first. A check recomputes each answer from ``meta`` with separate code: nothing here imports the kinds,
-the layout, the points or the phrases. The checks share `lengths`, `points`, `boxes` and `across` (several views). `generated` checks a text of a language model: `statements` reads its claims by the forms in `grammar`, and
-`claims` compares them with the layout.
+the layout, the points or the phrases. The checks share `lengths`, `points`, `boxes` and `across` (several views).
+`generated` checks a text of a language model: `statements` reads its claims by the forms in `grammar`, and `claims`
+compares them with the layout.
 """
 
 from __future__ import annotations
