@@ -17,8 +17,6 @@ def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
     """Compute the 3D point of each pixel of a depth map.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.camera import unproject
         >>> intrinsics = np.array([[100.0, 0, 1.5], [0, 100.0, 0.5], [0, 0, 1]])
         >>> unproject(np.full((2, 4), 2.0), intrinsics)[0, 3].tolist()
         [0.03, -0.01, 2.0]
@@ -44,8 +42,6 @@ def project(points: np.ndarray, intrinsics_33: np.ndarray) -> np.ndarray:
     """Compute the pixel of each 3D point. This is the inverse of ``unproject``.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.camera import project
         >>> intrinsics = np.array([[100.0, 0, 1.5], [0, 100.0, 0.5], [0, 0, 1]])
         >>> project(np.array([0.03, -0.01, 2.0]), intrinsics).tolist()
         [3.0, 0.0]
@@ -68,8 +64,6 @@ def rescale_intrinsics(intrinsics_33: np.ndarray, old_size: tuple[int, int], new
     changes accordingly.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.camera import rescale_intrinsics
         >>> intrinsics = np.array([[100.0, 0, 49.5], [0, 100.0, 39.5], [0, 0, 1]])  # the middle of 80 x 100 pixels
         >>> rescale_intrinsics(intrinsics, (80, 100), (40, 50)).tolist()
         [[50.0, 0.0, 24.5], [0.0, 50.0, 19.5], [0.0, 0.0, 1.0]]

@@ -60,8 +60,6 @@ class Cues:
     """RGB image, metric depth, camera and objects of one view.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.cues import Cues
         >>> cues = Cues(
         ...     image_HW3=np.zeros((4, 6, 3), np.uint8),
         ...     depth_HW=np.full((4, 6), 2.0, np.float32),

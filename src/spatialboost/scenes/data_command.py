@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +17,11 @@ MAX_SEED = 2**63 - 1
 MAX_ROWS = 10**5
 MAX_PROCESSES = 4096
 
-READING = "Options of sources that read a folder"
+
+def reading(text: str) -> Any:
+    """An option of sources that read a folder."""
+    return typer.Option(help=text, rich_help_panel="Options of sources that read a folder")
+
 
 app = typer.Typer(help="Turn views and their 3D cues into conversations on disk.", no_args_is_help=True)
 
@@ -59,53 +63,29 @@ def build(
     column: Annotated[
         str | None, typer.Option(help="The column of a data set that has the images. Default: the only one.")
     ] = None,
-    depth_scale: Annotated[
-        float | None,
-        typer.Option(help="Values per metre of the depth maps, such as 1000 or 5000.", rich_help_panel=READING),
-    ] = None,
-    max_depth: Annotated[
-        float | None, typer.Option(help="Depth beyond this is no reading, in metres.", rich_help_panel=READING)
-    ] = None,
+    depth_scale: Annotated[float | None, reading("Values per metre of the depth maps, such as 1000 or 5000.")] = None,
+    max_depth: Annotated[float | None, reading("Depth beyond this is no reading, in metres.")] = None,
     intrinsics: Annotated[
         str | None,
-        typer.Option(
-            help="A file, or 'fx fy cx cy' in pixels, or 'fx fy cx cy WIDTH HEIGHT' for images of another size.",
-            rich_help_panel=READING,
-        ),
+        reading("A file, or 'fx fy cx cy' in pixels, or 'fx fy cx cy WIDTH HEIGHT' for images of another size."),
     ] = None,
-    poses: Annotated[
-        str | None, typer.Option(help="A file with all poses, or a folder with one file each.", rich_help_panel=READING)
-    ] = None,
+    poses: Annotated[str | None, reading("A file with all poses, or a folder with one file each.")] = None,
     pose_type: Annotated[
         Literal["camera-to-world", "world-to-camera", "opengl"],
-        typer.Option(help="What the poses are. opengl: camera to world, y up and z backward.", rich_help_panel=READING),
+        reading("What the poses are. opengl: camera to world, y up and z backward."),
     ] = "camera-to-world",
-    pose_scale: Annotated[
-        float | None,
-        typer.Option(help="Metres per unit of the poses; those of COLMAP need it.", rich_help_panel=READING),
-    ] = None,
-    up: Annotated[
-        str | None,
-        typer.Option(help="Direction against gravity in the world of the poses: '0 0 1'.", rich_help_panel=READING),
-    ] = None,
+    pose_scale: Annotated[float | None, reading("Metres per unit of the poses; those of COLMAP need it.")] = None,
+    up: Annotated[str | None, reading("Direction against gravity in the world of the poses: '0 0 1'.")] = None,
     fit: Annotated[
         Literal["smaller", "image", "depth"],
-        typer.Option(
-            help="Size of a view if its image and its depth map have different sizes: that of the smaller one, of the "
-            "image, or of the depth map.",
-            rich_help_panel=READING,
+        reading(
+            "Size of a view if its image and its depth map have different sizes: that of the smaller one, of the "
+            "image, or of the depth map."
         ),
     ] = "smaller",
-    associations: Annotated[
-        str | None,
-        typer.Option(help="A file with lines IMAGE DEPTH, or TIME IMAGE TIME DEPTH.", rich_help_panel=READING),
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Pattern of the images, such as 'color/*.jpg'.", rich_help_panel=READING)
-    ] = None,
-    depths: Annotated[
-        str | None, typer.Option(help="Pattern of the depth maps, such as 'depth/*.png'.", rich_help_panel=READING)
-    ] = None,
+    associations: Annotated[str | None, reading("A file with lines IMAGE DEPTH, or TIME IMAGE TIME DEPTH.")] = None,
+    images: Annotated[str | None, reading("Pattern of the images, such as 'color/*.jpg'.")] = None,
+    depths: Annotated[str | None, reading("Pattern of the depth maps, such as 'depth/*.png'.")] = None,
     num: Annotated[
         int | None,
         typer.Option(help="Number of items. Default: 1000 rooms, or all frames. Fewer frames are spaced evenly."),

@@ -31,13 +31,10 @@ class FocalLength:
     Example:
         >>> round(FocalLength.parse("60deg").pixels((480, 640))), round(FocalLength.parse("26mm").pixels((480, 640)))
         (554, 481)
-
-    Attributes:
-        value: the number.
-        unit: ``"px"`` = pixels of the view, ``"deg"`` = horizontal field of view, ``"mm"`` = 35 mm equivalent.
     """
 
-    value: float
+    value: float  # the number
+    # "px" = pixels of the view, "deg" = horizontal field of view, "mm" = 35 mm equivalent
     unit: Literal["px", "deg", "mm"]
 
     @classmethod
@@ -77,10 +74,6 @@ def exif_focal(exif: Mapping[int, Any], size: tuple[int, int]) -> float | None:
         ...         ExifTags.Base.ExifImageHeight: 3000}
         >>> round(exif_focal(exif, (480, 640))), exif_focal(exif, (480, 480)) is None
         (481, True)
-
-    Args:
-        exif: the values of EXIF's own directory, by tag.
-        size: ``(height, width)`` of the image.
     """
     tag = ExifTags.Base
     stored = _number(exif.get(tag.ExifImageHeight)), _number(exif.get(tag.ExifImageWidth))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from spatialboost.errors import SpatialBoostError
 
+_NUMBERS = re.compile(r"([0-9]+)")
 # Folders of systems and archives; other hidden names begin with a dot
 _SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
@@ -50,3 +52,16 @@ def is_wanted(path: Path) -> bool:
     A link to a missing file counts, so that it is reported and not passed over.
     """
     return not is_hidden(path) and (path.is_file() or path.is_symlink())
+
+
+def natural_order(file: Path | str) -> tuple[list[str | int], str]:
+    """Sort key that compares numbers by value (2 before 10): of the name of a file without its ending, or of a text.
+
+    Example:
+        >>> sorted(["10.jpg", "2.jpg", "a.jpg"], key=natural_order)
+        ['2.jpg', '10.jpg', 'a.jpg']
+    """
+    stem, name = (file, file) if isinstance(file, str) else (file.stem, file.name)
+    pieces: list[str | int] = [*_NUMBERS.split(stem)]  # text and number in turn, text first
+    pieces[1::2] = map(int, pieces[1::2])
+    return pieces, name

@@ -68,19 +68,13 @@ class Recipe:
         >>> recipe = Recipe("rooms", SourceOptions(num=3, size=32), (ExtractorSpec("superpixels", {}),))
         >>> len(recipe()), recipe().name
         (3, 'rooms 0-2 32 px with proposals')
-
-    Attributes:
-        source: name in `spatialboost.scenes.source_registry`.
-        options: options of the source.
-        extract: the extractors, in this order.
-        cache: folder in which the results of extractors are stored.
-        focal: focal length that all views get, see `spatialboost.scenes.focal.unify_focal`; None keeps that of each.
     """
 
-    source: str
-    options: SourceOptions
-    extract: Sequence[ExtractorSpec] = ()
-    cache: Path | None = None
+    source: str  # name in `spatialboost.scenes.source_registry`
+    options: SourceOptions  # options of the source
+    extract: Sequence[ExtractorSpec] = ()  # the extractors, in this order
+    cache: Path | None = None  # folder in which the results of extractors are stored
+    # focal length that all views get, see `spatialboost.scenes.focal.unify_focal`; None keeps that of each
     focal: float | None = None
 
     def __call__(self) -> Source:
@@ -96,12 +90,8 @@ def read_build_file(file: Path, options: Sequence[str]) -> dict[str, Any]:
     """Read the YAML file of a build: one key for each option of ``spatialboost data build``.
 
     An extractor is a text as on the command line, or ``{name: NAME, key: value, ...}``; a model in a folder is written
-    with ``./`` before it. Turns are a list as on the
-    command line, or ``{KIND: COUNT, ...}``. A key without a value has its default.
-
-    Args:
-        file: the YAML file.
-        options: names of the options.
+    with ``./`` before it. Turns are a list as on the command line, or ``{KIND: COUNT, ...}``. A key without a value has
+    its default.
 
     Returns:
         The values by the name of the option, as the command line has them; relative paths start at the file's folder.

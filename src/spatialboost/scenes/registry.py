@@ -16,11 +16,6 @@ def look_up(table: Mapping[str, Any], what: str, name: str) -> Any:
         >>> look_up({"root": "math:sqrt"}, "function", "root")(9.0)
         3.0
 
-    Args:
-        table: name to object, or to ``"module:attribute"``.
-        what: what the table's names stand for, such as "source"; used in the error message.
-        name: the name to look up.
-
     Raises:
         SpatialBoostError: the table does not have this name. The message suggests the most similar name.
     """

@@ -1,6 +1,9 @@
-"""How large an image may be."""
+"""How large an image may be, and images and masks of another size."""
 
 from __future__ import annotations
+
+import numpy as np
+from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 
@@ -31,3 +34,29 @@ def validate_size(size: int | tuple[int, int], views: int = 1) -> None:
             f"size is {height}x{width} pixels{of}; expected at most {MAX_EDGE} pixels for each edge and {MAX_PIXELS} "
             "in all images of an item"
         )
+
+
+def resize_image(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A uint8 image of ``(height, width)``, with bilinear filtering; the image itself if it has this size.
+
+    Example:
+        >>> resize_image(np.zeros((4, 6, 3), np.uint8), (2, 3)).shape
+        (2, 3, 3)
+    """
+    if image_HW3.shape[:2] == size:
+        return image_HW3
+    return np.asarray(Image.fromarray(image_HW3).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def nearest_pixels(old: tuple[int, int], new: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Index of the rows and columns that give a map or mask of size ``old`` the size ``new``, by nearest neighbour.
+
+    Example:
+        >>> np.arange(8).reshape(2, 4)[nearest_pixels((2, 4), (1, 2))].tolist()
+        [[5, 7]]
+    """
+    rows, columns = (
+        np.minimum(((np.arange(after) + 0.5) * before / after).astype(int), before - 1)
+        for before, after in zip(old, new, strict=True)
+    )
+    return np.ix_(rows, columns)

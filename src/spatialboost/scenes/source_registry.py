@@ -23,30 +23,21 @@ if TYPE_CHECKING:
 class SourceOptions:
     """Options of a source from the command line. None = the default of the source.
 
-    Attributes:
-        path: folder to read.
-        num: number of items.
-        first: seed of the first item, for generated items.
-        size: shorter edge, or ``(height, width)``, in pixels.
-        views: number of views in each item, or a mix of numbers. With more than one, an item is a `Scene`.
-        stride: number of frames from one view to the next, for a sequence of frames. None = the views are chosen.
-        measure: how the views are chosen; None = the default of the source.
-        column: the column of a data set that has the images.
-        reader: options of the sources that read a folder.
-
     Raises:
         SpatialBoostError: ``num``, ``views`` or ``stride`` is below one.
     """
 
-    path: Path | None = None
-    num: int | None = None
-    first: int = 0
-    size: int | tuple[int, int] | None = None
+    path: Path | None = None  # folder to read
+    num: int | None = None  # number of items
+    first: int = 0  # seed of the first item, for generated items
+    size: int | tuple[int, int] | None = None  # shorter edge, or (height, width), in pixels
+    # number of views in each item, or a mix of numbers. With more than one, an item is a `Scene`.
     views: int | ViewMix = 1
+    # number of frames from one view to the next, for a sequence of frames. None = the views are chosen.
     stride: int | None = None
-    measure: ViewMeasure | None = None
-    column: str | None = None
-    reader: ReaderOptions = field(default_factory=ReaderOptions)
+    measure: ViewMeasure | None = None  # how the views are chosen; None = the default of the source
+    column: str | None = None  # the column of a data set that has the images
+    reader: ReaderOptions = field(default_factory=ReaderOptions)  # options of the sources that read a folder
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -58,16 +49,12 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """An entry of the registry.
+    """An entry of the registry."""
 
-    Attributes:
-        open: ``"module:function"``; the function takes `SourceOptions` and returns a source.
-        extract: names of the extractors that find objects in its views; empty if the views already have objects.
-        depth: name of the extractor that gives depth to its views; empty if the views already have depth.
-    """
-
-    open: str
+    open: str  # "module:function"; the function takes `SourceOptions` and returns a source
+    # names of the extractors that find objects in its views; empty if the views already have objects
     extract: tuple[str, ...] = ()
+    # name of the extractor that gives depth to its views; empty if the views already have depth
     depth: tuple[str, ...] = ()
 
 
@@ -84,7 +71,7 @@ SOURCES: dict[str, SourceKind] = {
     "arkitscenes": SourceKind(f"{_SETS}.arkitscenes:LAYOUT", extract=("superpixels",)),
     "kitti": SourceKind(f"{_SETS}.kitti:LAYOUT", extract=("superpixels",)),
     "nyu": SourceKind(f"{_SETS}.nyu:LAYOUT", extract=("superpixels",)),
-    "nyu-labeled": SourceKind(f"{_SETS}.nyu_labeled:LAYOUT", extract=("superpixels",)),
+    "nyu-labeled": SourceKind(f"{_SETS}.nyu:LABELED", extract=("superpixels",)),
     "scannet": SourceKind(f"{_SETS}.scannet:LAYOUT", extract=("superpixels",)),
     "scannetpp": SourceKind(f"{_SETS}.scannetpp:LAYOUT", extract=("superpixels",)),
     "sunrgbd": SourceKind(f"{_SETS}.sunrgbd:LAYOUT", extract=("superpixels",)),
@@ -103,11 +90,6 @@ def default_extractors(name: str, source: Source, *, objects: bool = True) -> tu
         >>> from spatialboost.scenes.rooms import Rooms
         >>> default_extractors("rooms", Rooms(1, size=32)), default_extractors("images", [])
         ((), ('depth-anything', 'superpixels'))
-
-    Args:
-        name: name of the source.
-        source: the opened source. It may say for itself whether it ``has_depth`` and ``has_objects``.
-        objects: whether objects are needed.
 
     Raises:
         SpatialBoostError: the name is unknown.

@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.scene import Scene
-from spatialboost.scenes.sizes import validate_size
+from spatialboost.scenes.sizes import nearest_pixels, resize_image, validate_size
 
 
 class Source(Protocol):
@@ -37,11 +36,6 @@ class Mapped:
         >>> views = Mapped(Rooms(2, size=32), lambda view: resize_cues(view, 16), name="small rooms")
         >>> views[0].size
         (16, 16)
-
-    Args:
-        source: source of views or scenes.
-        functions: each takes one view and returns one view. They are applied in this order, to every view of a scene.
-        name: name of the new source.
     """
 
     def __init__(self, source: Source, *functions: Callable[[Cues], Cues], name: str) -> None:
@@ -73,11 +67,6 @@ class Walk:
         >>> walk = Walk(render_views(sample_room(3), poses, size=16), views=2, stride=2)
         >>> len(walk), [view.source for view in walk[1].views]
         (3, ['synthetic:3/view1', 'synthetic:3/view3'])
-
-    Args:
-        frames: views in the order in which they were taken; each has a pose.
-        views: number of views in each scene.
-        stride: number of frames from one view to the next.
 
     Raises:
         SpatialBoostError: there are too few frames, or a number is below one.
@@ -160,16 +149,13 @@ def resize_cues(cues: Cues, size: int | tuple[int, int]) -> Cues:
     if isinstance(size, int):
         scale = size / min(cues.size)
         size = round(old_h * scale), round(old_w * scale)
-    height, width = size
-    validate_size((height, width))
+    validate_size(size)
     if size == cues.size:
         return cues
-    rows = np.minimum(((np.arange(height) + 0.5) * old_h / height).astype(int), old_h - 1)
-    columns = np.minimum(((np.arange(width) + 0.5) * old_w / width).astype(int), old_w - 1)
-    nearest = np.ix_(rows, columns)
+    nearest = nearest_pixels(cues.size, size)
     return replace(
         cues,
-        image_HW3=np.asarray(Image.fromarray(cues.image_HW3).resize((width, height), Image.Resampling.BILINEAR)),
+        image_HW3=resize_image(cues.image_HW3, size),
         depth_HW=cues.depth_HW[nearest],
         valid_HW=cues.valid_HW[nearest],
         intrinsics_33=rescale_intrinsics(cues.intrinsics_33, cues.size, size),

@@ -16,13 +16,9 @@ def limited_threads(count: int) -> Iterator[None]:
     others in a loop that keeps its core busy: on a machine with other work, builds then become many times slower.
 
     Example:
-        >>> from spatialboost.scenes.threads import limited_threads
         >>> with limited_threads(1):
         ...     torch.get_num_threads()
         1
-
-    Args:
-        count: number of threads, at least one.
     """
     before = torch.get_num_threads()
     with ExitStack() as stack:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.extract.naming import describe_objects, name_colour
 from spatialboost.scenes.extract.segments import propose_objects
-from spatialboost.scenes.extract.wording import describe_objects, name_colour
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.rooms.render import render_rooms
 
@@ -117,8 +117,8 @@ def test_things_that_sound_alike_get_finer_places_or_no_name():
         mask = np.zeros(view.size, bool)
         mask[row : row + 20, 90:110] = True
         masks.append(mask)
-    names = describe_objects(view, masks)
-    assert names == ["grey object at the top right", "grey object at the bottom right", ""]
+    first, second, third = describe_objects(view, masks)
+    assert (first[0], second[0], third) == ("grey object at the top right", "grey object at the bottom right", ())
 
 
 @pytest.mark.parametrize(

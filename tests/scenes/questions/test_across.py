@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spatialboost.scenes.questions.across import Motion, Seen, objects_in
+from spatialboost.scenes.questions.across import Seen, objects_in
 from spatialboost.scenes.questions.checker import check_against_cues, check_conversation
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.kinds import KINDS, Context
+from spatialboost.scenes.questions.kinds.camera import turns_of
 from spatialboost.scenes.questions.layout import measure_layout
 from spatialboost.scenes.questions.plan import SEVERAL, TurnPlan
 from spatialboost.scenes.questions.view import AskedView
@@ -130,7 +131,7 @@ def test_an_object_behind_another_one_is_neither_shown_nor_clearly_hidden():
             assert not seen.is_hidden_in(view)
             for other in range(3):
                 shows = [thing.description for thing in scene.views[other].objects]
-                assert not (seen.description in shows and seen.is_hidden_in(other))
+                assert not (seen.fact.description in shows and seen.is_hidden_in(other))
 
 
 def test_verdicts_are_even_and_the_words_that_are_offered_do_not_tell():
@@ -192,7 +193,7 @@ def test_an_object_whose_names_say_where_it_is_has_no_plain_name():
 def test_the_turns_of_a_camera_are_those_with_which_it_was_made():
     for yaw, pitch, roll in ((30, 0, 0), (0, -20, 0), (10, 5, 3), (-40, 20, -15)):
         pose = look((0, 0, 0), *np.radians([yaw, pitch, roll]))
-        np.testing.assert_allclose(Motion(pose).turns_3, [yaw, -pitch, roll], atol=1e-9)
+        np.testing.assert_allclose(turns_of(pose), [yaw, -pitch, roll], atol=1e-9)
 
 
 def test_real_frames_are_asked_about(assets):

@@ -24,9 +24,9 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.data_command import app
+from spatialboost.scenes.extract.gravity import up_in_camera
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.options import ReaderOptions
-from spatialboost.scenes.readers.recording import shared_up
 from spatialboost.scenes.source_registry import SourceOptions, default_extractors, open_source
 
 
@@ -42,7 +42,7 @@ def up_of(source, index: int):
         return view.up_3
     frames, place = [(frames, place) for frames in source.source.sources for place in range(len(frames))][index]
     own = frames._frame(place, "view").up_3
-    return own if own is not None else shared_up(view.pose_44, frames._world_up)
+    return own if own is not None else up_in_camera(frames._world_up, view.pose_44)
 
 
 # --- what is read

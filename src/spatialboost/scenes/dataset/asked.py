@@ -19,10 +19,6 @@ def asked_marks(meta: Mapping[str, Any], turn: int) -> dict[int, dict[str, Any]]
         >>> asked_marks(meta, 0)
         {0: {'size': (60, 40), 'points': [{'name': '1', 'x': 30.0, 'y': 10.0, 'depth': 1.234}], 'objects': []}}
 
-    Args:
-        meta: The column ``meta`` of a row, decoded.
-        turn: Place of the question in the conversation.
-
     Returns:
         View -> its ``size`` (width, height), ``points`` and ``objects`` in pixels. Views without a mark are left out.
 

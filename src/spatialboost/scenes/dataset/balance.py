@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from spatialboost.scenes.dataset.schema import (
     dataset_facts,
     dataset_files,
     open_parquet,
-    validate_file,
+    read_meta,
+    read_talks,
     with_facts,
 )
 from spatialboost.scenes.dataset.text_only import FOLDS, MAX_TURNS, Labels, ReadTurn, guess_answers, read_turns
@@ -46,20 +47,13 @@ Talk = tuple[Sequence[Mapping[str, str]], Mapping[str, Any]]
 
 @dataclass
 class Balanced:
-    """What `balance_dataset` did.
+    """What `balance_dataset` did."""
 
-    Attributes:
-        path: folder of the new data set.
-        rows: number of its conversations.
-        turns: kind -> number of turns before.
-        left_out: kind -> number of turns that were left out.
-        emptied: conversations of which no turn is left: name of the view -> reason.
-    """
-
-    path: Path
-    rows: int = 0
-    turns: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
+    path: Path  # folder of the new data set
+    rows: int = 0  # number of its conversations
+    turns: Counter[str] = field(default_factory=Counter)  # kind -> number of turns before
+    left_out: Counter[str] = field(default_factory=Counter)  # kind -> number of turns that were left out
+    # conversations of which no turn is left: name of the view -> reason
     emptied: dict[str, str] = field(default_factory=dict)
 
 
@@ -160,7 +154,9 @@ def balance_dataset(folder: Path | str, out: Path | str) -> Balanced:
     files = dataset_files(folder)
     if out.exists():
         raise SpatialBoostError(f"{out} exists; choose another folder for the balanced data set")
-    told = told_turns(talk for path in files for talk in _talks(path))
+    told = told_turns(
+        (messages, _checked(path, messages, meta)) for path in files for messages, meta in read_talks(path)
+    )
     report, row = Balanced(out), 0
     beside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
@@ -175,20 +171,11 @@ def balance_dataset(folder: Path | str, out: Path | str) -> Balanced:
     return report
 
 
-def _talks(path: Path) -> Iterator[Talk]:
-    with open_parquet(path, "columns messages and meta") as file:
-        validate_file(path, file, ("messages", "meta"))
-        for batch in file.iter_batches(1024, columns=["messages", "meta"]):
-            for row in batch.to_pylist():
-                yield row["messages"], _meta(path, row)
-
-
-def _meta(path: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(path: Path, messages: Sequence[Mapping[str, str]], meta: Any) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads(row["meta"])
-        if len(row["messages"]) == 2 * len(meta["turns"]) and all("kind" in turn for turn in meta["turns"]):
-            return meta
-    except (TypeError, ValueError, KeyError, RecursionError):
+        if len(messages) == 2 * len(meta["turns"]) and all("kind" in turn for turn in meta["turns"]):
+            return dict(meta)
+    except (TypeError, ValueError, KeyError):
         pass
     raise SpatialBoostError(f"{path} has a row whose column meta is not as a build writes it; build the file again")
 
@@ -203,7 +190,7 @@ def _write(path: Path, new: Path, told: Mapping[int, set[int]], first: int, repo
     skipped, rows = dict(facts["skipped"]), []
     with open_parquet(path) as file:
         for number, row in enumerate(row for batch in file.iter_batches(16) for row in batch.to_pylist()):
-            meta, gone = _meta(path, row), told.get(first + number, set())
+            meta, gone = _checked(path, row["messages"], read_meta(row)), told.get(first + number, set())
             report.turns.update(turn["kind"] for turn in meta["turns"])
             report.left_out.update(meta["turns"][i]["kind"] for i in gone)
             if len(gone) == len(meta["turns"]):

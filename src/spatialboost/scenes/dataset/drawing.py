@@ -1,8 +1,9 @@
-"""Images for the HTML page of a data set: coloured depth maps, outlines of objects, and data URIs."""
+"""HTML pages of a data set, and their images: coloured depth maps, outlines of objects, and data URIs."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -15,18 +16,7 @@ from spatialboost.scenes.camera import project
 
 # Shape legend: H, W = image height and width in pixels.
 
-COLOURS = (
-    "#ff4d4d",
-    "#2f9bff",
-    "#25b34b",
-    "#ffab00",
-    "#c457ff",
-    "#00bfb3",
-    "#ff6fb5",
-    "#9a8c00",
-    "#8a5a44",
-    "#6b7cff",
-)
+COLOURS = ["#ff4d4d", "#2f9bff", "#25b34b", "#ffab00", "#c457ff", "#00bfb3", "#ff6fb5", "#9a8c00", "#8a5a44", "#6b7cff"]
 _CORNERS = [(i, j, k) for k, j, i in product((0, 1), repeat=3)]
 
 
@@ -36,10 +26,7 @@ def decode_pixels(image: dict[str, Any]) -> np.ndarray:
 
 
 def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
-    """Draw a depth map as a palette PNG; pixels without a reading are grey.
-
-    Args:
-        millimetres_HW: depth in millimetres; 0 and 65535 = no reading.
+    """Draw a depth map in millimetres as a palette PNG; pixels without a reading (0, 65535) are grey.
 
     Returns:
         ``uri`` of the image, ``near`` and ``far`` ends of the colour range in metres, colours of the ``bar`` between
@@ -64,12 +51,7 @@ def colour_depth(millimetres_HW: np.ndarray) -> dict[str, Any]:
 
 
 def draw_outlines(labels_HW: np.ndarray, count: int) -> str:
-    """Draw the outline of every object in its colour on a transparent image.
-
-    Args:
-        labels_HW: number of the object at each pixel, from 1 to ``count``; 0 = no object.
-        count: number of objects.
-    """
+    """Draw the outline of every object (1 to ``count``; 0 = no object) in its colour on a transparent image."""
     border = np.zeros(labels_HW.shape, bool)
     border[:, 1:] |= labels_HW[:, 1:] != labels_HW[:, :-1]
     border[:, :-1] |= labels_HW[:, 1:] != labels_HW[:, :-1]
@@ -87,10 +69,6 @@ def draw_box(extent_m: Sequence[float], intrinsics_33: np.ndarray) -> str:
     Example:
         >>> draw_box([-1, -1, 2, 1, 1, 4], np.array([[10.0, 0, 9.5], [0, 10.0, 9.5], [0, 0, 1]]))[:29]
         'M5.0,5.0L15.0,5.0M5.0,5.0L5.0'
-
-    Args:
-        extent_m: ``[xmin, ymin, zmin, xmax, ymax, zmax]`` in metres in the camera's frame.
-        intrinsics_33: camera matrix in pixels.
     """
     corners = [np.array([extent_m[0 + 3 * i], extent_m[1 + 3 * j], extent_m[2 + 3 * k]]) for i, j, k in _CORNERS]
     pixels = project(np.array(corners), intrinsics_33) + 0.5  # SVG counts from the corner of the first pixel
@@ -101,6 +79,19 @@ def draw_box(extent_m: Sequence[float], intrinsics_33: np.ndarray) -> str:
         for a, b in combinations(range(8), 2)
         if sum(first != second for first, second in zip(_CORNERS[a], _CORNERS[b], strict=True)) == 1
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """An HTML template of this folder with its values; all text is escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("spatialboost.scenes.dataset")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def _png(image: Image.Image, **options: Any) -> bytes:

@@ -31,13 +31,8 @@ def write_parts(
 ) -> None:
     """Write some files of a data set. The files are the same bytes for every engine and number of processes.
 
-    Args:
-        parts: the files.
-        numbers: numbers of the files to write.
-        source: the opened source, for this process.
-        processes: number of processes. With Ray, the number of workers that need no GPU.
-        engine: "local" or "ray".
-        advance: called with the number of items that were done since the last call.
+    With Ray, ``processes`` is the number of workers that need no GPU. ``advance`` is called with the number of items
+    that were done since its last call.
 
     Raises:
         SpatialBoostError: a process was ended from outside.
@@ -59,21 +54,13 @@ def write_parts(
 
 @dataclass(frozen=True)
 class _Queue:
-    """The files that several processes write.
+    """The files that several processes write."""
 
-    Attributes:
-        parts: the files.
-        numbers: numbers of the files to write.
-        threads: number of threads of each process.
-        taken: how many of the numbers are taken; shared by all processes.
-        done: how many items are done; shared as well.
-    """
-
-    parts: Parts
-    numbers: Sequence[int]
-    threads: int
-    taken: Any
-    done: Any
+    parts: Parts  # the files
+    numbers: Sequence[int]  # numbers of the files to write
+    threads: int  # number of threads of each process
+    taken: Any  # how many of the numbers are taken; shared by all processes
+    done: Any  # how many items are done; shared as well
 
     def work(self, source: Source, on_item: Callable[[], object] = lambda: None) -> None:
         """Write files that no process has taken, until there are none."""

@@ -49,10 +49,7 @@ def build_lock(folder: Path, shard: tuple[int, int], settings: Mapping[str, Any]
 
     The lock is a file with the name of its holder. The system releases it when the holder ends, also if it is killed.
 
-    Args:
-        folder: folder of the data set; it exists.
-        shard: ``(i, n)``: the files i, i + n, i + 2n, ...
-        settings: settings of the build. Builds that write into the folder at the same time must have the same.
+    Builds that write into the folder at the same time must have the same settings.
 
     Raises:
         SpatialBoostError: another process writes some of these files, or builds with other settings.

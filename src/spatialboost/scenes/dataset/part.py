@@ -26,23 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that is needed to write the files of a data set, in this process or in others.
+    """Everything that is needed to write the files of a data set, in this process or in others."""
 
-    Attributes:
-        source: the items, or a function that opens them. A function is called once in every process; it is needed where
-            the source itself cannot be copied to other processes.
-        out: folder of the data set; it exists.
-        settings: settings of the build.
-        order: order of the turns.
-        plan: number of turns of each kind.
-        schema: from `arrow_schema`. Other processes get it ready-made: to make it takes half a second of imports.
-    """
-
+    # the items, or a function that opens them. A function is called once in every process; it is needed where the
+    # source itself cannot be copied to other processes.
     source: Source | Callable[[], Source]
-    out: Path
-    settings: Mapping[str, Any]
-    order: Order
-    plan: TurnPlan
+    out: Path  # folder of the data set; it exists
+    settings: Mapping[str, Any]  # settings of the build
+    order: Order  # order of the turns
+    plan: TurnPlan  # number of turns of each kind
+    # from `arrow_schema`. Other processes get it ready-made: to make it takes half a second of imports.
     schema: pyarrow.Schema
 
     def path(self, number: int) -> Path:
@@ -55,13 +48,7 @@ class Parts:
         return range(number * size, min((number + 1) * size, self.settings["items"]))
 
     def write(self, number: int, source: Source, on_item: Callable[[], object]) -> None:
-        """Write a file. Its metadata has the skipped items with the reasons.
-
-        Args:
-            number: number of the file.
-            source: the opened source.
-            on_item: called after every item.
-        """
+        """Write a file. Its metadata has the skipped items with the reasons."""
         import pyarrow as pa
 
         rows, skipped = [], {}

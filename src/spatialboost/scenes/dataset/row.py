@@ -24,14 +24,7 @@ _MAX_LABELS = 255
 
 
 def make_row(scene: Scene, talk: Conversation, item: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a row with the columns that `spatialboost.scenes.dataset.schema` defines for these settings.
-
-    Args:
-        scene: the scene of the conversation. The lists in the row have one entry for each view.
-        talk: the conversation.
-        item: index of the item in the source.
-        settings: settings of the build; ``version``, ``with_depth`` and ``quality`` are used.
-    """
+    """Make a row with the columns that `spatialboost.scenes.dataset.schema` defines for these settings."""
     views = scene.views
     columns = {
         "images": lambda: [encode_image(view.image_HW3, settings["quality"]) for view in views],

@@ -52,11 +52,7 @@ def column_names(version: int, *, with_depth: bool) -> list[str]:
 
 
 def arrow_schema(settings: Mapping[str, Any]) -> pyarrow.Schema:
-    """The Arrow schema of all files of a data set. Its metadata lets ``datasets`` decode images.
-
-    Args:
-        settings: settings of the build, including ``version`` and ``with_depth``.
-    """
+    """The Arrow schema of all files of a data set. Its metadata lets ``datasets`` decode images."""
     from datasets import Features, Image, List, Value
 
     matrix = List(List(Value("float64")))
@@ -74,13 +70,7 @@ def arrow_schema(settings: Mapping[str, Any]) -> pyarrow.Schema:
 
 
 def with_facts(schema: pyarrow.Schema, settings: Mapping[str, Any], skipped: Mapping[str, str]) -> pyarrow.Schema:
-    """The schema of one file. Its metadata also identifies files of this library.
-
-    Args:
-        schema: from `arrow_schema`.
-        settings: settings of the build.
-        skipped: items that are left out of this file, with the reasons.
-    """
+    """The schema of one file. Its metadata also identifies files of this library."""
     facts = json.dumps({**settings, "skipped": skipped}, indent=1).encode()
     return schema.with_metadata({**schema.metadata, _SETTINGS_KEY: facts})
 
@@ -115,10 +105,6 @@ def dataset_files(folder: Path | str) -> list[Path]:
 def open_parquet(path: Path | str, part: str | None = None) -> Iterator[pyarrow.parquet.ParquetFile]:
     """Open a parquet file. What is wrong with it, also while it is read, becomes one line that names it.
 
-    Args:
-        path: the file.
-        part: what is read from it, for the message.
-
     Raises:
         SpatialBoostError: the file is missing or damaged.
     """
@@ -141,6 +127,24 @@ def open_parquet(path: Path | str, part: str | None = None) -> Iterator[pyarrow.
         raise SpatialBoostError(f"{path} cannot be read as parquet ({reason}); build it again or remove it") from error
 
 
+def read_talks(path: Path) -> Iterator[tuple[list[dict[str, str]], Any]]:
+    """Messages and decoded ``meta`` of each row of a file, without its images; None for a ``meta`` that is no JSON."""
+    columns = ["messages", "meta"]
+    with open_parquet(path, "columns messages and meta") as file:
+        validate_file(path, file, columns)
+        for batch in file.iter_batches(1024, columns=columns):
+            for row in batch.to_pylist():
+                yield row["messages"], read_meta(row)
+
+
+def read_meta(row: Mapping[str, Any]) -> Any:
+    """The decoded ``meta`` of a row; None if it is no JSON."""
+    try:
+        return json.loads(row["meta"])
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
 def dataset_facts(path: Path) -> dict[str, Any]:
     """Read the facts in a file's metadata: settings of the build, number of ``rows``, ``skipped`` items with reasons.
 
@@ -160,11 +164,6 @@ def dataset_facts(path: Path) -> dict[str, Any]:
 
 def validate_file(path: Path, file: pyarrow.parquet.ParquetFile, needed: Iterable[str] = ROW) -> list[str]:
     """Return the columns of a file. Files of other software need the columns ``images`` and ``messages``.
-
-    Args:
-        path: path of the file, for error messages.
-        file: the open file.
-        needed: the columns that are required.
 
     Raises:
         SpatialBoostError: a later version of this library wrote the file, or a column is missing or of another type.

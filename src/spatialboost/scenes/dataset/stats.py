@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.drawing import as_uri
+from spatialboost.scenes.dataset.drawing import as_uri, render_page
 from spatialboost.scenes.dataset.files import replace_file
-from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files, open_parquet, validate_file
+from spatialboost.scenes.dataset.schema import dataset_facts, dataset_files, read_talks
 from spatialboost.scenes.dataset.text_only import TextOnly, measure_text_only
 from spatialboost.scenes.paths import user_path
 from spatialboost.scenes.questions.kinds import KINDS, scoring_of
@@ -26,46 +26,31 @@ _MOST_ANSWERS = 6  # of a kind, in the table
 
 @dataclass
 class KindStats:
-    """The turns of one kind.
+    """The turns of one kind."""
 
-    Attributes:
-        turns: number of turns.
-        answers: verdict -> number of turns, for kinds whose answers are not lengths.
-        lengths: true lengths in metres, for the others.
-        words: mean number of words of question and answer.
-    """
-
-    turns: int = 0
+    turns: int = 0  # number of turns
+    # verdict -> number of turns, for kinds whose answers are not lengths
     answers: Counter[str] = field(default_factory=Counter)
-    lengths: list[float] = field(default_factory=list)
-    words: tuple[float, float] = (0.0, 0.0)
+    lengths: list[float] = field(default_factory=list)  # true lengths in metres, for the others
+    words: tuple[float, float] = (0.0, 0.0)  # mean number of words of question and answer
 
 
 @dataclass
 class Stats:
-    """The statistics of a data set, made by `measure_dataset`.
+    """The statistics of a data set, made by `measure_dataset`."""
 
-    Attributes:
-        rows: number of conversations.
-        views: number of views -> conversations with so many.
-        turns: number of turns -> conversations with so many.
-        kinds: kind of question -> its turns.
-        left_out: kind -> conversations in which a turn of it could not be asked.
-        replaced: kind -> turns in whose place one of another kind was asked.
-        text_only: kind -> how well its answers can be guessed from the text, see `measure_text_only`.
-        skipped: item -> the reason why it has no conversation.
-        unreadable: number of rows whose ``meta`` is not as a build writes it.
-    """
-
-    rows: int = 0
-    views: Counter[int] = field(default_factory=Counter)
-    turns: Counter[int] = field(default_factory=Counter)
-    kinds: dict[str, KindStats] = field(default_factory=dict)
+    rows: int = 0  # number of conversations
+    views: Counter[int] = field(default_factory=Counter)  # number of views -> conversations with so many
+    turns: Counter[int] = field(default_factory=Counter)  # number of turns -> conversations with so many
+    kinds: dict[str, KindStats] = field(default_factory=dict)  # kind of question -> its turns
+    # kind -> conversations in which a turn of it could not be asked
     left_out: Counter[str] = field(default_factory=Counter)
+    # kind -> turns in whose place one of another kind was asked
     replaced: Counter[str] = field(default_factory=Counter)
+    # kind -> how well its answers can be guessed from the text, see `measure_text_only`
     text_only: dict[str, TextOnly] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    unreadable: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)  # item -> the reason why it has no conversation
+    unreadable: int = 0  # number of rows whose meta is not as a build writes it
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; lengths as quantiles."""
@@ -91,7 +76,7 @@ def measure_dataset(folder: Path | str) -> Stats:
     stats, words, talks = Stats(), defaultdict(list), []
     for path in files:
         stats.skipped |= dataset_facts(path)["skipped"]
-    for messages, meta in _conversations(files):
+    for messages, meta in (talk for path in files for talk in read_talks(path)):
         stats.rows += 1
         try:
             turns = [(str(turn["kind"]), *texts) for turn, texts in zip(meta["turns"], _pairs(messages), strict=True)]
@@ -134,19 +119,6 @@ def quantiles(lengths: Sequence[float]) -> dict[str, float]:
     return {f"{point} %": round(float(at), 3) for point, at in zip(points, np.percentile(lengths, points), strict=True)}
 
 
-def _conversations(files: Sequence[Path]) -> Iterator[tuple[list[dict[str, str]], dict[str, Any]]]:
-    for path in files:
-        with open_parquet(path, "columns messages and meta") as file:
-            validate_file(path, file, ("messages", "meta"))
-            for batch in file.iter_batches(1024, columns=["messages", "meta"]):
-                for row in batch.to_pylist():
-                    try:
-                        meta = json.loads(row["meta"])
-                    except (TypeError, ValueError, RecursionError):
-                        meta = None
-                    yield row["messages"], meta if isinstance(meta, dict) else {}
-
-
 def _pairs(messages: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     for question, answer in zip(messages[::2], messages[1::2], strict=True):
         yield question["content"].replace("<image>\n", ""), answer["content"]
@@ -158,17 +130,13 @@ def write_stats(folder: Path | str, html_path: Path | str) -> Stats:
     Raises:
         SpatialBoostError: the folder has no data set, it cannot be read, or the page has the name of a folder.
     """
-    from jinja2 import Environment, PackageLoader
-
     folder, html_path = user_path(folder), user_path(html_path)
     if html_path.is_dir() or html_path.suffix in (".parquet", ".json"):
         raise SpatialBoostError(f"the page cannot be written to {html_path}; expected the name of an HTML file")
     stats = measure_dataset(folder)
     reasons = Counter(reason.split(": ", 1)[-1] for reason in stats.skipped.values())
-    environment = Environment(
-        loader=PackageLoader("spatialboost.scenes.dataset"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("stats.html.j2").render(
+    page = render_page(
+        "stats.html.j2",
         title=folder.resolve().name,
         stats=stats,
         titles={name: KINDS[name].title for name in KINDS},

@@ -29,17 +29,12 @@ _INVERSE_PENALTY = 0.1  # of the logistic regression
 
 @dataclass(frozen=True)
 class TextOnly:
-    """The baseline of one kind of question.
+    """The baseline of one kind of question."""
 
-    Attributes:
-        asked: number of turns.
-        prior: fraction of right answers of the best constant answer.
-        text_only: fraction of right answers of a classifier that reads only the question. None if there are too few
-            turns, or if the answers are free text.
-    """
-
-    asked: int
-    prior: float
+    asked: int  # number of turns
+    prior: float  # fraction of right answers of the best constant answer
+    # fraction of right answers of a classifier that reads only the question. None if there are too few turns, or if the
+    # answers are free text.
     text_only: float | None
 
 
@@ -64,9 +59,6 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
     The more a classifier beats the constant answer, the more of the answers can be learned without looking at the
     image.
 
-    Args:
-        talks: messages and ``meta`` of each conversation.
-
     Returns:
         kind -> its baseline, in the order of the table of kinds. A kind with several forms of question has one entry
         for each form, such as ``"vqa where"``.
@@ -75,27 +67,16 @@ def measure_text_only(talks: Iterable[tuple[Sequence[Mapping[str, str]], Mapping
 
 
 class ReadTurn(NamedTuple):
-    """A turn as the classifier reads it.
+    """A turn as the classifier reads it."""
 
-    Attributes:
-        row: number of the conversation.
-        number: number of the turn in it.
-        group: number of the view; conversations about the same view are never split.
-        kind: kind of question.
-        question: text of the question.
-        earlier: the answer of an earlier turn that the question refers to, or empty.
-        answer: the answer.
-        label: the answer as a choice.
-    """
-
-    row: int
-    number: int
-    group: int
-    kind: str
-    question: str
-    earlier: str
-    answer: str
-    label: str
+    row: int  # number of the conversation
+    number: int  # number of the turn in it
+    group: int  # number of the view; conversations about the same view are never split
+    kind: str  # kind of question
+    question: str  # text of the question
+    earlier: str  # the answer of an earlier turn that the question refers to, or empty
+    answer: str  # the answer
+    label: str  # the answer as a choice
 
 
 def read_turns(
@@ -124,15 +105,10 @@ def read_turns(
 
 @dataclass(frozen=True)
 class Labels:
-    """The answers of turns of one kind as numbers.
+    """The answers of turns of one kind as numbers."""
 
-    Attributes:
-        values_T: number of each answer, int ``(T,)``. Of lengths: the bin of the logarithm.
-        reach: answers whose numbers differ by at most this count as the same.
-    """
-
-    values_T: np.ndarray
-    reach: int
+    values_T: np.ndarray  # number of each answer, int (T,). Of lengths: the bin of the logarithm.
+    reach: int  # answers whose numbers differ by at most this count as the same
 
     @classmethod
     def of(cls, turns: Sequence[ReadTurn]) -> Labels | None:

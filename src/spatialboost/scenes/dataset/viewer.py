@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.dataset.drawing import COLOURS, as_uri, colour_depth, decode_pixels, draw_box, draw_outlines
+from spatialboost.scenes.dataset.drawing import (
+    COLOURS,
+    as_uri,
+    colour_depth,
+    decode_pixels,
+    draw_box,
+    draw_outlines,
+    render_page,
+)
 from spatialboost.scenes.dataset.files import replace_file
 from spatialboost.scenes.dataset.reader import open_image
 from spatialboost.scenes.dataset.schema import NEEDED, dataset_facts, dataset_files, open_parquet, validate_file
@@ -25,21 +33,13 @@ from spatialboost.scenes.questions.meta import facts_of_views
 
 @dataclass(frozen=True)
 class Page:
-    """The result of :func:`write_page`.
+    """The result of :func:`write_page`."""
 
-    Attributes:
-        path: the HTML file.
-        shown: number of conversations on the page.
-        rows: number of conversations in the data set.
-        wrong: number of conversations on the page in which the checker found problems.
-        left_out: row that cannot be shown -> why.
-    """
-
-    path: Path
-    shown: int
-    rows: int
-    wrong: int
-    left_out: Mapping[str, str]
+    path: Path  # the HTML file
+    shown: int  # number of conversations on the page
+    rows: int  # number of conversations in the data set
+    wrong: int  # number of conversations on the page in which the checker found problems
+    left_out: Mapping[str, str]  # row that cannot be shown -> why
 
 
 def write_page(
@@ -53,7 +53,6 @@ def write_page(
     """Show the first conversations of a data set on one self-contained page.
 
     Example:
-        >>> from spatialboost.scenes.dataset.viewer import write_page
         >>> write_page("data/rooms", "rooms.html", limit=8)  # doctest: +SKIP
 
     Depth maps and outlines need a data set that was built with ``with_depth=True``. Without them, the points are drawn
@@ -74,8 +73,6 @@ def write_page(
         SpatialBoostError: the folder has no data set, a column is missing, no row can be shown or none is found, the
             kind is unknown, or the limit is below one.
     """
-    from jinja2 import Environment, PackageLoader
-
     if limit < 1:
         raise SpatialBoostError(f"limit is {limit}; expected at least one conversation")
     if kind is not None:
@@ -87,9 +84,6 @@ def write_page(
     facts = [dataset_facts(path) for path in files]
     rows = sum(fact["rows"] for fact in facts)
     skipped = {name: reason for fact in facts for name, reason in fact["skipped"].items()}
-    loader = PackageLoader("spatialboost.scenes.dataset")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("card.html.j2")
     cards, shown, wrong, left_out = [], [], 0, {}
     wanted = None if kind is None and search is None else lambda row: _is_wanted(row, kind, search)
     for name, row in islice(_named_rows(files, wanted), limit):
@@ -97,7 +91,7 @@ def write_page(
             if isinstance(row, SpatialBoostError):
                 raise row
             card = _card(row)
-            cards.append(template.render(card=card))
+            cards.append(render_page("card.html.j2", card=card))
             shown.append({"turns": card["turns"]})
             wrong += bool(card["problems"])
         except Exception as error:  # a row may hold anything
@@ -109,7 +103,8 @@ def write_page(
     if not cards and wanted is not None:
         asked = " and ".join(filter(None, (kind and f"a turn of {kind}", search and f"the text {search!r}")))
         raise SpatialBoostError(f"{folder}: none of its {rows} conversations has {asked}")
-    page = environment.get_template("page.html.j2").render(
+    page = render_page(
+        "page.html.j2",
         title=folder.resolve().name,
         facts=facts[0],
         rows=rows,

@@ -42,25 +42,19 @@ class BuildReport:
 
     It is saved beside the data files as ``manifest*.json``, with the settings, the versions of the software, and the
     models and data sets that the cues come from (``provenance``: name, revision, licence).
-
-    Attributes:
-        written: number of rows in the files of this shard, including those of an earlier, interrupted run.
-        skipped: reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
-        names: skipped item (its name or index in the source) -> full reason.
-        left_out: kind of question -> number of turns that the conversations lack and that no turn of another kind
-            replaces. The reasons are in the column ``meta``.
-        dropped: reason -> number of generated texts that were dropped, such as captions that state something false.
-        files: names of the parquet files of this shard.
-        resumed: number of the files that existed before the run.
     """
 
-    written: int = 0
+    written: int = 0  # number of rows in the files of this shard, including those of an earlier, interrupted run
+    # reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
     skipped: Counter[str] = field(default_factory=Counter)
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # skipped item (its name or index in the source) -> full reason
+    # kind of question -> number of turns that the conversations lack and that no turn of another kind replaces. The
+    # reasons are in the column meta.
     left_out: Counter[str] = field(default_factory=Counter)
+    # reason -> number of generated texts that were dropped, such as captions that state something false
     dropped: Counter[str] = field(default_factory=Counter)
-    files: list[str] = field(default_factory=list)
-    resumed: int = 0
+    files: list[str] = field(default_factory=list)  # names of the parquet files of this shard
+    resumed: int = 0  # number of the files that existed before the run
 
 
 def build_dataset(
@@ -82,7 +76,6 @@ def build_dataset(
     """Make a conversation about every item of a source, and write the conversations to parquet files.
 
     Example:
-        >>> from spatialboost.scenes.dataset.writer import build_dataset
         >>> from spatialboost.scenes.rooms import Rooms
         >>> report = build_dataset(Rooms(8, size=64), "rooms", seed=0)  # doctest: +SKIP
         >>> rows = datasets.load_dataset("parquet", data_files="rooms/*.parquet")["train"]  # doctest: +SKIP

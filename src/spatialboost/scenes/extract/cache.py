@@ -35,9 +35,6 @@ class ExtractionCache:
 
     A file has the name of its key. It appears only when it is complete, so a killed process leaves no broken file, and
     several processes can use the same folder. A file that cannot be read counts as missing. No file is ever unpickled.
-
-    Args:
-        folder: created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -37,28 +37,16 @@ def stability(logits_Khw: torch.Tensor) -> torch.Tensor:
 
 
 def keep_masks(
-    logits_Khw: torch.Tensor,
-    scores_K: torch.Tensor,
-    *,
-    min_score: float = MIN_SCORE,
-    min_stability: float = MIN_STABILITY,
-    max_iou: float = MAX_IOU,
+    logits_Khw: torch.Tensor, scores_K: torch.Tensor, *, min_stability: float = MIN_STABILITY
 ) -> torch.Tensor:
     """The numbers of the masks to keep, the best score first: sure, stable, not empty, and each thing once.
 
-    Args:
-        logits_Khw: masks before the threshold 0.
-        scores_K: IoU that the network predicts for each mask; a score that is not a number is never kept.
-        min_score: smallest score.
-        min_stability: smallest `stability`.
-        max_iou: IoU of two bounding boxes above which only the mask with the better score is kept.
-
-    Returns:
-        int64, at most ``(K,)``.
+    The masks are logits before the threshold 0, the scores the IoU that the network predicts; one that is not a number
+    is never kept.
     """
     masks_Khw = logits_Khw > 0
-    good_K = (scores_K > min_score) & (stability(logits_Khw) > min_stability) & masks_Khw.any(-1).any(-1)
+    good_K = (scores_K > MIN_SCORE) & (stability(logits_Khw) > min_stability) & masks_Khw.any(-1).any(-1)
     numbers = good_K.nonzero().flatten()
     if not len(numbers):
         return numbers
-    return numbers[nms(masks_to_boxes(masks_Khw[numbers]), scores_K[numbers].float(), max_iou)]
+    return numbers[nms(masks_to_boxes(masks_Khw[numbers]), scores_K[numbers].float(), MAX_IOU)]

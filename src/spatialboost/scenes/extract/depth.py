@@ -12,7 +12,7 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.extract.networks import Network
+from spatialboost.scenes.extract.networks import Network, run_in_groups
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 from spatialboost.scenes.focal import FocalLength, make_intrinsics
 
@@ -46,15 +46,10 @@ class DepthEstimator:
 
     Args:
         model: a folder, or a name on the Hub. None takes the default of the class.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         focal: the focal length of all views: ``"1200px"``, ``"60deg"`` (horizontal field of view) or ``"26mm"`` (35 mm
             equivalent). None takes that of each view.
         noise: standard deviation of the depth divided by the depth. None takes the default of the class.
-
-    Attributes:
-        provenance: ``model``, ``revision`` and ``licence``.
 
     Raises:
         SpatialBoostError: the model does not exist, is of another kind or has no metric depth, or an option is wrong.
@@ -112,23 +107,21 @@ class DepthEstimator:
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """Depth, intrinsics, noise and ``facts["focal"]`` of each view; see `Extractor`."""
         processor = self.network.processor
-        found: list[Addition | None] = [None] * len(views)
-        groups: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
+        found: dict[int, Addition] = {}
+        inputs: list[tuple[int, Any]] = []  # number of the view, and the input of the network
         for number, view in enumerate(views):
             try:
-                inputs = processor(images=view.image_HW3.copy(), input_data_format="channels_last", return_tensors="pt")
+                made = processor(images=view.image_HW3.copy(), input_data_format="channels_last", return_tensors="pt")
+                inputs.append((number, made["pixel_values"]))
             except (ValueError, RuntimeError) as error:  # an image that it cannot resize or pad
                 found[number] = CuesError(f"{view.source}: the network cannot take this image ({error})")
-                continue
-            groups.setdefault(tuple(inputs["pixel_values"].shape), []).append((number, inputs["pixel_values"]))
-        for group in groups.values():
-            for start in range(0, len(group), self.at_once):
-                part = group[start : start + self.at_once]
-                numbers = [number for number, _ in part]
-                additions = self._run([views[number] for number in numbers], [pixels for _, pixels in part])
-                for number, addition in zip(numbers, additions, strict=True):
-                    found[number] = addition
-        return [addition for addition in found if addition is not None]
+
+        def run(part: list[tuple[int, Any]]) -> list[Addition]:
+            return self._run([views[number] for number, _ in part], [pixels for _, pixels in part])
+
+        additions = run_in_groups(inputs, lambda each: tuple(each[1].shape), run, self.at_once)
+        found |= {number: addition for (number, _), addition in zip(inputs, additions, strict=True)}
+        return [found[number] for number in range(len(views))]
 
     def _run(self, views: Sequence[PartialCues], pixels: Sequence[Any]) -> list[Addition]:
         """One forward pass for images that have the same size as input of the network."""
@@ -158,13 +151,7 @@ class DepthEstimator:
         return [self._addition(*each) for each in zip(views, depths, focals, scales, strict=True)]
 
     def _focal(self, view: PartialCues, angle: float | None, scale: float) -> tuple[float, str]:
-        """The focal length of a view in pixels, and where it is from.
-
-        Args:
-            view: the view.
-            angle: horizontal field of view in degrees that the network has estimated.
-            scale: pixels of the network's input for each pixel of the view.
-        """
+        """The focal length of a view in pixels, and where it is from."""
         size = view.image_HW3.shape[:2]
         if self.focal is not None:
             return self.focal.pixels(size), "given"

@@ -85,10 +85,17 @@ def find_up_of_walk(read: Callable[[int], Cues], num: int) -> np.ndarray | None:
 
 
 def up_in_camera(up_3: np.ndarray | None, pose_44: np.ndarray | None) -> np.ndarray | None:
-    """Rotate the direction up from the frame of the poses into a camera's frame; None if it is unknown."""
+    """Rotate the direction up from the frame of the poses into a camera's frame; None if it is unknown.
+
+    Example:
+        >>> up_in_camera(np.array([0, 0, 2.0]), np.eye(4)).tolist()
+        [0.0, 0.0, 1.0]
+    """
     if up_3 is None or pose_44 is None:
         return up_3
-    return np.asarray(up_3, np.float64) @ np.asarray(pose_44, np.float64)[:3, :3]
+    if not np.isfinite(pose_44).all():
+        return None
+    return pose_44[:3, :3].T @ (up_3 / np.linalg.norm(up_3))
 
 
 class Gravity:

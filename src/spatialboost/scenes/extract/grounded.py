@@ -13,7 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.extract.networks import Network, run_by_size
 from spatialboost.scenes.extract.panoptic import check_threshold
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
-from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, box_mask, check_max_objects, objects_of
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, add_objects, box_mask, check_max_objects
 from spatialboost.scenes.extract.sam import Segmenter
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,7 @@ class Grounded:
         model: Grounding DINO or MM Grounding DINO: a folder, or ``user/name`` on the Hub.
         masks: SAM, SAM 2 or EdgeTAM, which draws the mask in each box. None takes the whole box as the mask: then what
             lies behind an object counts as a part of it, and its extent in 3D is too large.
-        revision: branch, tag or commit of `model` on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         threshold: smallest confidence of an object, 0 to 1.
         max_objects: maximum number of objects in a view.
 
@@ -76,12 +74,9 @@ class Grounded:
         )
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         found = self.boxes([view.image_HW3 for view in views])
-        return [
-            {"objects": objects_of(view, self._regions(view, *each), max_objects=self.max_objects)}
-            for view, each in zip(views, found, strict=True)
-        ]
+        regions = [self._regions(view, *each) for view, each in zip(views, found, strict=True)]
+        return add_objects(views, regions, max_objects=self.max_objects)
 
     def boxes(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, list[float], list[str]]]:
         """For each image: boxes ``[x0, y0, x1, y1]`` in pixels ``(N, 4)``, their scores, and their names."""

@@ -18,17 +18,11 @@ _COLOUR_WEIGHT = 0.35  # of the colour difference
 
 @dataclass(frozen=True)
 class Tree:
-    """Regions from superpixels up to the whole image. The cost of a node is never below the cost of its children.
+    """Regions from superpixels up to the whole image. The cost of a node is never below the cost of its children."""
 
-    Attributes:
-        children: the two children of each node; None for superpixels.
-        birth_M: cost of the merge that made the node; 0 for superpixels.
-        death_M: cost of the merge of the node with another node; inf for the root.
-    """
-
-    children: list[tuple[int, int] | None]
-    birth_M: np.ndarray
-    death_M: np.ndarray
+    children: list[tuple[int, int] | None]  # the two children of each node; None for superpixels
+    birth_M: np.ndarray  # cost of the merge that made the node; 0 for superpixels
+    death_M: np.ndarray  # cost of the merge of the node with another node; inf for the root
 
     def leaves(self, node: int) -> list[int]:
         """The superpixels of a node."""
@@ -43,12 +37,7 @@ class Tree:
 
 
 def make_superpixels(edges_HW: np.ndarray, *, cell: int) -> np.ndarray:
-    """Watershed from the pixel with the weakest edge in each cell. Returns labels from 0 on, int ``(H, W)``.
-
-    Args:
-        edges_HW: edge strength of each pixel.
-        cell: side of the square cells, in pixels.
-    """
+    """Watershed from the pixel with the weakest edge in each square cell. Returns labels from 0 on, int ``(H, W)``."""
     height, width = edges_HW.shape
     rows, columns = -(-height // cell), -(-width // cell)
     padding = ((0, rows * cell - height), (0, columns * cell - width))

@@ -11,7 +11,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.extract.networks import find_device, short_name
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
-from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, add_objects, check_max_objects
 
 # Shape legend: H, W = size of an image; K = masks of the network; they have _LOW x _LOW pixels and cover a square of
 # _SIDE x _SIDE pixels, with the image in its top left corner.
@@ -60,11 +60,7 @@ class MobileSam:
         self.name = f"mobile-sam ({short_name(model)}, {clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
-        return [
-            {"objects": objects_of(view, self.everything(view.image_HW3), max_objects=self.max_objects)}
-            for view in views
-        ]
+        return add_objects(views, [self.everything(view.image_HW3) for view in views], max_objects=self.max_objects)
 
     def everything(self, image_HW3: np.ndarray) -> list[Region]:
         """Masks of everything in an image, the surest first; they may overlap."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,6 @@ class Network:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         words: whether the processor also takes text.
-
-    Attributes:
-        provenance: ``model``, ``revision`` and ``licence``.
 
     Raises:
         SpatialBoostError: the device or the dtype is unknown, or the model does not exist or has another task.
@@ -164,13 +162,27 @@ def run_by_size(images: Sequence[np.ndarray], run: Callable[[list[np.ndarray]], 
 
     A processor of transformers pads images of different sizes to one, which changes what a network sees.
     """
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for number, image in enumerate(images):
-        by_size.setdefault(image.shape, []).append(number)
+    return run_in_groups(images, lambda image: image.shape, run)
+
+
+def run_in_groups(
+    items: Sequence[Any], key: Callable[[Any], Any], run: Callable[[list[Any]], Sequence[Any]], most: int | None = None
+) -> list[Any]:
+    """The results of `run` for items that it gets in groups of one key, at most so many at once, in their order.
+
+    Example:
+        >>> run_in_groups("abAc", str.lower, lambda group: ["".join(group)] * len(group))
+        ['aA', 'b', 'aA', 'c']
+    """
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        groups[key(item)].append(number)
     found: dict[int, Any] = {}
-    for numbers in by_size.values():
-        found |= dict(zip(numbers, run([images[number] for number in numbers]), strict=True))
-    return [found[number] for number in range(len(images))]
+    for group in groups.values():
+        for start in range(0, len(group), most or len(group)):
+            numbers = group[start : start + (most or len(group))]
+            found |= dict(zip(numbers, run([items[number] for number in numbers]), strict=True))
+    return [found[number] for number in range(len(items))]
 
 
 def find_device(device: str) -> torch.device:

@@ -37,9 +37,7 @@ class OpenVocabulary:
         threshold: smallest probability of a thing that counts as seen, 0 to 1. Those of SigLIP are low: try 0.05.
         least: smallest number of things that must be seen.
         model: CLIP, SigLIP or SigLIP 2: a folder, or ``user/name`` on the Hub.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: there is no prompt, the model cannot be loaded, or a number is out of its range.
@@ -76,7 +74,6 @@ class OpenVocabulary:
         self.name = f"open-vocabulary ({self.network.label}, {asked})"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The probabilities, or why a view is left out."""
         found = run_by_size([view.image_HW3 for view in views], lambda images: list(self.probabilities(images)))
         return [self._judge(view, scores_N) for view, scores_N in zip(views, found, strict=True)]
 

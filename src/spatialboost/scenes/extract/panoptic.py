@@ -11,7 +11,7 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.extract.networks import Network, run_by_size
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
-from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, add_objects, check_max_objects
 
 # Words of class names of COCO, ADE20K and Cityscapes that name no thing with an extent of its own.
 _BACKGROUND = (
@@ -30,9 +30,7 @@ class ClassMasks:
 
     Args:
         model: a folder, or ``user/name`` on the Hub. None takes ``default_model``.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         threshold: smallest confidence of an object, 0 to 1.
         max_objects: maximum number of objects in a view.
 
@@ -70,12 +68,7 @@ class ClassMasks:
         self.name = f"{self.short} ({self.network.label}, above {threshold:g}, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
-        found = self.segments([view.image_HW3 for view in views])
-        return [
-            {"objects": objects_of(view, regions, max_objects=self.max_objects)}
-            for view, regions in zip(views, found, strict=True)
-        ]
+        return add_objects(views, self.segments([view.image_HW3 for view in views]), max_objects=self.max_objects)
 
     def segments(self, images: Sequence[np.ndarray]) -> list[list[Region]]:
         """The things in each image, by falling size."""

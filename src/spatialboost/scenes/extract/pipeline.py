@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM, Cues
 from spatialboost.scenes.extract.cache import ExtractionCache, content_of, identity_of
 from spatialboost.scenes.extract.protocol import KINDS, Addition, Extractor, PartialCues
 from spatialboost.scenes.scene import Scene
+from spatialboost.scenes.sources import Source
 
 Views = list[PartialCues]  # the views of one item
 
@@ -26,16 +27,6 @@ class Batch(list[PartialCues]):
     def __init__(self, views: Sequence[PartialCues], items: Sequence[int]) -> None:
         super().__init__(views)
         self.items = items
-
-
-class PartialSource(Protocol):
-    """A `Source` whose items may lack cues."""
-
-    def __len__(self) -> int:
-        """Number of items."""
-
-    def __getitem__(self, index: int, /) -> Cues | Scene | PartialCues | Views:
-        """The item with this index; a list has the views of one place."""
 
 
 class Extracted:
@@ -68,7 +59,7 @@ class Extracted:
 
     def __init__(
         self,
-        source: PartialSource,
+        source: Source,
         extractors: Sequence[Extractor],
         *,
         batch_size: int = 8,
@@ -134,13 +125,9 @@ class Extracted:
 def _apply(
     extractor: Extractor, items: list[Views | Exception], cache: ExtractionCache | None, keys: list[str]
 ) -> None:
-    """Apply one extractor to a batch of items. An item with a view that cannot be used is replaced by the exception.
+    """Apply one extractor to a batch of items, and replace the key of each item by its key after this step.
 
-    Args:
-        extractor: the extractor.
-        items: the views of each item; changed.
-        cache: where results are stored.
-        keys: the key of each item before this step; replaced by its key after this step.
+    An item with a view that cannot be used is replaced by the exception.
     """
     together = KINDS[extractor.kind].together
     good = {number: views for number, views in enumerate(items) if not isinstance(views, Exception)}

@@ -21,7 +21,6 @@ class PartialCues:
     """A view with possibly missing cues: the fields of `Cues`. Only the image and the source are always set.
 
     Example:
-        >>> import numpy as np
         >>> view = PartialCues(np.zeros((4, 6, 3), np.uint8), "holiday.jpg")
         >>> view.to_cues()
         Traceback (most recent call last):
@@ -55,6 +54,15 @@ class PartialCues:
             if getattr(self, name) is None:
                 raise CuesError(f"{self.source}: {name} is not known; add an extractor of the kind 'depth'")
         return Cues(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
+
+    def known_depth(self) -> np.ndarray | None:
+        """Depth with NaN where there is no reading; None if depth is not known."""
+        if self.depth_HW is None:
+            return None
+        valid_HW = np.isfinite(self.depth_HW) & (self.depth_HW > 0)
+        if self.valid_HW is not None:
+            valid_HW &= self.valid_HW
+        return np.where(valid_HW, self.depth_HW, np.nan)
 
     def adding(self, additions: Mapping[str, Any]) -> PartialCues:
         """Copy the view with new field values. New depth without ``valid_HW`` is valid where it has a reading."""

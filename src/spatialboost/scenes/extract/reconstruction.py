@@ -53,9 +53,7 @@ class MatchedPoses:
     Args:
         matcher: LightGlue, SuperGlue or EfficientLoFTR: a folder, or ``user/name`` on the Hub. None takes SIFT.
         least: smallest number of points that must agree with a pose; a scene with a view below it is left out.
-        revision: branch, tag or commit of the matcher on the Hub.
-        device: of the matcher: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the matcher's weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: pycolmap is missing, the matcher cannot be loaded, or ``least`` is below six.
@@ -170,11 +168,9 @@ def _find_points(image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _points_of(view: PartialCues) -> np.ndarray:
     """3D points of a view in its own frame, ``(H, W, 3)``; NaN without a reading and at edges of depth."""
-    assert view.depth_HW is not None and view.intrinsics_33 is not None
-    valid_HW = np.isfinite(view.depth_HW) & (view.depth_HW > 0)
-    if view.valid_HW is not None:
-        valid_HW &= view.valid_HW
-    depth_HW = np.where(valid_HW, view.depth_HW, np.nan).astype(float)
+    known_HW = view.known_depth()
+    assert known_HW is not None and view.intrinsics_33 is not None
+    depth_HW = known_HW.astype(float)
     padded = np.pad(depth_HW, 1, mode="edge")
     around = [padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]]
     certain_HW = np.all([np.abs(each - depth_HW) <= _JUMP * depth_HW for each in around], axis=0)

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from spatialboost.scenes.cues import SceneObject
 from spatialboost.scenes.extract.naming import name_objects
-from spatialboost.scenes.extract.networks import Network
+from spatialboost.scenes.extract.networks import Network, run_in_groups
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 
 PROMPT = (
@@ -54,9 +54,7 @@ class RegionText:
             the Hub.
         prompt: what a model that chats is asked. For a captioner, the beginning of its text; Florence-2 needs
             ``"<CAPTION>"``.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: the model cannot be loaded.
@@ -83,9 +81,7 @@ class RegionText:
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
         """The objects of each view with their names, and the counts in ``facts``."""
         crops = [cut_out(view.image_HW3, thing.mask_HW) for view in views for thing in view.objects]
-        said = [
-            text for start in range(0, len(crops), _AT_ONCE) for text in self.captions(crops[start : start + _AT_ONCE])
-        ]
+        said = run_in_groups(crops, lambda _: None, self.captions, _AT_ONCE)
         additions: list[Addition] = []
         for view in views:
             own, said = said[: len(view.objects)], said[len(view.objects) :]

@@ -10,7 +10,7 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import SceneObject
 from spatialboost.scenes.extract.naming import name_objects
-from spatialboost.scenes.extract.protocol import PartialCues
+from spatialboost.scenes.extract.protocol import Addition, PartialCues
 
 # Shape legend: H, W = image height and width in pixels; a box is [x0, y0, x1, y1] in pixels, x1 and y1 outside of it.
 
@@ -27,31 +27,26 @@ _STEP = 0.03  # relative difference of two depths above which one surface is in 
 
 @dataclass(frozen=True)
 class Region:
-    """A mask that may become an object.
+    """A mask that may become an object."""
 
-    Attributes:
-        mask_HW: bool ``(H, W)``.
-        score: confidence of the network, 0 to 1.
-        name: what it shows, such as ``"chair"``; "" if that is not known.
-    """
-
-    mask_HW: np.ndarray
-    score: float
-    name: str = ""
+    mask_HW: np.ndarray  # bool (H, W)
+    score: float  # confidence of the network, 0 to 1
+    name: str = ""  # what it shows, such as "chair"; "" if that is not known
 
 
 def objects_of(view: PartialCues, regions: Sequence[Region], *, max_objects: int = MAX_OBJECTS) -> list[SceneObject]:
     """The objects of a view: its settled regions (see `settle_regions`) with descriptions that are unique in the view.
 
     A region that gets no unique description is left out.
-
-    Args:
-        view: the view; its depth is used where it is known.
-        regions: masks of the size of the view's image.
-        max_objects: maximum number of objects.
     """
-    regions = settle_regions(regions, _depth_of(view), max_objects=max_objects)
+    regions = settle_regions(regions, view.known_depth(), max_objects=max_objects)
     return name_objects(view.image_HW3, [(region.mask_HW, region.name) for region in regions])
+
+
+def add_objects(views: Sequence[PartialCues], found: Sequence[Sequence[Region]], *, max_objects: int) -> list[Addition]:
+    """What a segmenter adds to each view: `objects_of` its regions."""
+    pairs = zip(views, found, strict=True)
+    return [{"objects": objects_of(view, regions, max_objects=max_objects)} for view, regions in pairs]
 
 
 def settle_regions(
@@ -75,11 +70,6 @@ def settle_regions(
     - otherwise to the smaller one: a mask spills over what stands in front of it more often than the other way round.
 
     A region that loses more than half of its pixels is dropped.
-
-    Args:
-        regions: in any order.
-        depth_HW: depth in metres, NaN where there is no reading; None if it is not known.
-        max_objects: maximum number of regions.
     """
     fit = [region for region in regions if _fits(region)]
     ranked = sorted(fit, key=lambda region: -region.score * float(np.sqrt(region.mask_HW.sum())))
@@ -172,13 +162,3 @@ def _median(depth_HW: np.ndarray, mask_HW: np.ndarray) -> float:
     values = depth_HW[mask_HW]
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else float("nan")
-
-
-def _depth_of(view: PartialCues) -> np.ndarray | None:
-    """The depth of a view with NaN where there is no reading; None if it is not known."""
-    if view.depth_HW is None:
-        return None
-    valid_HW = np.isfinite(view.depth_HW) & (view.depth_HW > 0)
-    if view.valid_HW is not None:
-        valid_HW &= view.valid_HW
-    return np.where(valid_HW, view.depth_HW, np.nan)

@@ -36,10 +36,6 @@ def open_extractor(name: str, **options: Any) -> Extractor:
         >>> open_extractor("superpixels", max_objects=4).kind
         'masks'
 
-    Args:
-        name: a name in ``EXTRACTORS``.
-        options: options of this extractor, such as ``model``, ``device`` and ``dtype`` if it has a network.
-
     Raises:
         SpatialBoostError: the name or the kind is unknown, or the extractor does not have the option.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.extract.networks import Network
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
-from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, check_max_objects, objects_of
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, Region, add_objects, check_max_objects
 
 # Shape legend: N = boxes, K = masks, H, W = size of an image, h, w = size of a mask of the network.
 
@@ -18,12 +18,7 @@ _AT_ONCE = 64  # clicks in one call of the mask decoder
 
 
 class Segmenter:
-    """A model that turns clicks or boxes into masks: SAM, SAM 2 or EdgeTAM.
-
-    Args:
-        model: a folder, or ``user/name`` on the Hub.
-        options: revision, device and dtype; see `Network`.
-    """
+    """A model that turns clicks or boxes into masks: SAM, SAM 2 or EdgeTAM."""
 
     def __init__(self, model: str, **options: Any) -> None:
         self.network = Network("AutoModelForMaskGeneration", model, words=True, **options)
@@ -93,9 +88,7 @@ class Sam:
 
     Args:
         model: SAM, SAM 2 or EdgeTAM: a folder, or ``user/name`` on the Hub.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
         clicks: clicks along each edge of the image; small things need more.
         max_objects: maximum number of objects in a view.
 
@@ -124,9 +117,5 @@ class Sam:
         self.name = f"sam2 ({self.segmenter.network.label}, {clicks} clicks along an edge, up to {max_objects} objects)"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         found = self.segmenter.everything([view.image_HW3 for view in views], clicks=self.clicks)
-        return [
-            {"objects": objects_of(view, regions, max_objects=self.max_objects)}
-            for view, regions in zip(views, found, strict=True)
-        ]
+        return add_objects(views, found, max_objects=self.max_objects)

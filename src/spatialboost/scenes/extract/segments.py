@@ -10,12 +10,12 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.color import rgb2lab
 
-from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import BAD_ITEM, Cues, CuesError, SceneObject
 from spatialboost.scenes.extract.merging import Tree, make_superpixels, merge_superpixels
+from spatialboost.scenes.extract.naming import describe_objects
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
+from spatialboost.scenes.extract.regions import MAX_OBJECTS, check_max_objects
 from spatialboost.scenes.extract.surfaces import find_bounds, measure_creases, measure_surface
-from spatialboost.scenes.extract.wording import name_objects
 from spatialboost.scenes.sources import resize_cues
 from spatialboost.scenes.threads import limited_threads
 
@@ -40,26 +40,18 @@ _MAX_COST = 6.0  # two regions with a higher merge cost are certainly two object
 _MAX_TRIED = 40  # number of regions with the best scores whose masks are examined
 
 
-_MAX_OBJECTS = 8
-
-
 class Superpixels:
-    """The extractor that calls ``propose_objects``: masks and descriptions from colour and depth, without a network.
-
-    Args:
-        max_objects: maximum number of objects in a view.
-    """
+    """The extractor that calls ``propose_objects``: masks and descriptions from colour and depth, without a network."""
 
     kind = "masks"
 
-    def __init__(self, *, max_objects: int = _MAX_OBJECTS) -> None:
-        _validate_max_objects(max_objects)
+    def __init__(self, *, max_objects: int = MAX_OBJECTS) -> None:
+        check_max_objects(max_objects)
         self.max_objects = max_objects
         # The settings of data sets have contained this name since the first version
-        self.name = "proposals" if max_objects == _MAX_OBJECTS else f"up to {max_objects} proposals"
+        self.name = "proposals" if max_objects == MAX_OBJECTS else f"up to {max_objects} proposals"
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The objects of each view."""
         with limited_threads(1):
             return [self._propose(view) for view in views]
 
@@ -77,11 +69,10 @@ class _Candidate:
     mask_HW: np.ndarray
 
 
-def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
+def propose_objects(cues: Cues, *, max_objects: int = MAX_OBJECTS) -> Cues:
     """Find objects in a view from colour and depth alone, and describe each by its size, colour and place.
 
     Example:
-        >>> from spatialboost.scenes.extract.segments import propose_objects
         >>> from spatialboost.scenes.rooms.render import render_rooms
         >>> view = propose_objects(render_rooms([10], size=64)[0])
         >>> len({thing.description for thing in view.objects}) == len(view.objects) > 1
@@ -93,17 +84,13 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
     cut by the image border, ragged, or mostly without depth. Masks do not overlap, and descriptions are unique. The
     same view always gives the same objects, ordered by score.
 
-    Args:
-        cues: the view. Its objects are replaced.
-        max_objects: maximum number of objects.
-
     Returns:
         The same view with the objects that were found; there may be none.
     """
-    _validate_max_objects(max_objects)
+    check_max_objects(max_objects)
     small = resize_cues(cues, _WORKING_EDGE) if min(cues.size) > _WORKING_EDGE else cues
     chosen = _choose(_find_candidates(small), max_objects)
-    names = name_objects(small, [candidate.mask_HW for candidate in chosen])
+    names = describe_objects(small, [candidate.mask_HW for candidate in chosen])
     rows, columns = (np.arange(was) * now // was for was, now in zip(cues.size, small.size, strict=True))
     return replace(
         cues,
@@ -113,11 +100,6 @@ def propose_objects(cues: Cues, *, max_objects: int = _MAX_OBJECTS) -> Cues:
             if known
         ),
     )
-
-
-def _validate_max_objects(max_objects: int) -> None:
-    if max_objects < 1:
-        raise SpatialBoostError(f"max_objects is {max_objects}, expected at least one")
 
 
 def _find_candidates(cues: Cues) -> list[_Candidate]:

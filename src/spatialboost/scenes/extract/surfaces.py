@@ -21,31 +21,20 @@ _MAX_BEHIND = 0.05  # fraction of the readings that may lie behind a wall or bel
 
 @dataclass(frozen=True)
 class Surface:
-    """The surface that a depth map shows.
+    """The surface that a depth map shows."""
 
-    Attributes:
-        depth_HW: depth in metres; holes are filled with the nearest reading.
-        points_HW3: points in metres in the camera's frame.
-        normals_HW3: normals of length one that point towards the camera.
-        known_HW: bool, pixels at most three pixels away from a reading.
-    """
-
-    depth_HW: np.ndarray
-    points_HW3: np.ndarray
-    normals_HW3: np.ndarray
-    known_HW: np.ndarray
+    depth_HW: np.ndarray  # depth in metres; holes are filled with the nearest reading
+    points_HW3: np.ndarray  # points in metres in the camera's frame
+    normals_HW3: np.ndarray  # normals of length one that point towards the camera
+    known_HW: np.ndarray  # bool, pixels at most three pixels away from a reading
 
 
 def measure_surface(cues: Cues, *, window: int) -> Surface:
     """Fit a plane around every pixel.
 
     On a plane the inverse depth is linear in the pixel's coordinates, ``1 / z = a x + b y + c``, and (a, b, c) has the
-    direction of its normal. So a least squares fit is made over the window around each pixel. Box filters compute its
-    sums.
-
-    Args:
-        cues: the view.
-        window: side of the square window, in pixels.
+    direction of its normal. So a least squares fit is made over the square window around each pixel. Box filters
+    compute its sums.
     """
     away_HW, (rows_HW, columns_HW) = ndimage.distance_transform_edt(~cues.valid_HW, return_indices=True)
     depth_HW = cues.depth_HW[rows_HW, columns_HW].astype(np.float64)
@@ -70,14 +59,10 @@ def measure_surface(cues: Cues, *, window: int) -> Surface:
 def measure_creases(surface: Surface, *, reach: int) -> np.ndarray:
     """Measure creases: ``(H, W)``, >= 0.
 
-    The value is how far the surface on one side of a pixel lies in front of the tangent plane of the other side,
-    divided by the depth. Where two objects meet, there is a concave crease or a depth jump. A convex edge belongs to
-    one object and gives 0.
+    The value is how far the surface ``reach`` pixels to one side of a pixel lies in front of the tangent plane of the
+    other side, divided by the depth. Where two objects meet, there is a concave crease or a depth jump. A convex edge
+    belongs to one object and gives 0.
     Source: the convexity criterion of Stein et al., "Object Partitioning using Local Convexity", CVPR 2014.
-
-    Args:
-        surface: from `measure_surface`.
-        reach: distance to either side, in pixels.
     """
     creases_HW = np.zeros_like(surface.depth_HW)
     for axis in (0, 1):

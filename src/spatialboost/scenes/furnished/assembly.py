@@ -9,7 +9,7 @@ import numpy as np
 
 from spatialboost.scenes.furnished.gardens import GROUND
 from spatialboost.scenes.furnished.meshes import Material, Mesh
-from spatialboost.scenes.furnished.place import Opening, Place, Surface
+from spatialboost.scenes.furnished.place import Opening, Place
 from spatialboost.scenes.furnished.textures import TextureTable
 from spatialboost.scenes.furnished.tracing import Tracer
 
@@ -18,6 +18,7 @@ from spatialboost.scenes.furnished.tracing import Tracer
 _CLOSEST = 0.7  # metres: things are not simplified for cameras that are closer
 _DETAIL = 0.8  # of a pixel: how far apart merged vertices are
 _FACES_PER_PIXEL = 0.3  # of the square that a thing covers; a thing with more is simplified further
+_GLOSS = {"tiles": 0.12, "marble": 0.15, "parquet": 0.06, "wood": 0.05}  # of a surface; none for others
 _FEWEST = 150  # faces: no thing is simplified further because of the number of its faces
 
 
@@ -25,7 +26,6 @@ class Triangles:
     """All triangles of a place, for one size of image.
 
     Args:
-        place: the place.
         pixel_angle: 1 / focal length in pixels. What is finer than a pixel at its distance is simplified.
         budget: about how many faces the things may have together.
 
@@ -101,32 +101,16 @@ def _simplify(place: Place, pixel_angle: float, budget: int) -> list[Mesh]:
 
 def _shell(place: Place) -> Mesh:
     """Walls, ceiling and floor, or the ground, as rectangles around the openings."""
-    width, height, depth = place.size
     corners: list[np.ndarray] = []
     uvs: list[np.ndarray] = []
     numbers: list[int] = []
-    if place.outdoors:
-        ground = GROUND
-        corners.append(_rectangle(np.zeros(3), (1, 0, 0), (0, 0, 1), (-ground, ground), (-ground, ground)))
-        uvs.append(_map(place.surfaces[0], (-ground, ground), (-ground, ground)))
-        numbers.append(0)
-    else:
-        x, z = width / 2, depth / 2
-        # Each side: a point on it, its two axes, and their ranges
-        sides: list[tuple[np.ndarray, tuple, tuple, tuple, tuple]] = [
-            (np.array([-x, 0, 0]), (0, 0, 1), (0, -1, 0), (-z, z), (0.0, height)),
-            (np.array([x, 0, 0]), (0, 0, 1), (0, -1, 0), (-z, z), (0.0, height)),
-            (np.array([0, -height, 0]), (1, 0, 0), (0, 0, 1), (-x, x), (-z, z)),
-            (np.zeros(3), (1, 0, 0), (0, 0, 1), (-x, x), (-z, z)),
-            (np.array([0, 0, -z]), (1, 0, 0), (0, -1, 0), (-x, x), (0.0, height)),
-            (np.array([0, 0, z]), (1, 0, 0), (0, -1, 0), (-x, x), (0.0, height)),
-        ]
-        for side, (origin, along, up, across, upwards) in enumerate(sides):
-            holes = [opening for opening in place.openings if opening.side == side]
-            for a, b in _around(across, upwards, holes):
-                corners.append(_rectangle(origin, along, up, a, b))
-                uvs.append(_map(place.surfaces[side], a, b))
-                numbers.append(side)
+    for side, (origin_3, along, up, across, upwards) in enumerate(_sides(place)):
+        surface = place.surfaces[side]
+        for (a0, a1), (b0, b1) in _around(across, upwards, [hole for hole in place.openings if hole.side == side]):
+            corners_42 = np.array([[a0, b0], [a1, b0], [a1, b1], [a0, b1]])
+            corners.append(np.array(origin_3, float) + corners_42 @ np.array([along, up], float))
+            uvs.append(corners_42 / surface.period)
+            numbers.append(side)
     vertices_V3 = np.concatenate(corners).astype(np.float32)
     starts = 4 * np.arange(len(corners))
     faces_F3 = (starts[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3).astype(np.int32)
@@ -140,30 +124,30 @@ def _shell(place: Place) -> Mesh:
         np.repeat(normal_F3[:, None], 3, axis=1),
         uv_F32,
         np.repeat(np.array(numbers, np.int32), 2),
-        tuple(Material(surface.tint, surface.texture, _gloss(surface)) for surface in place.surfaces),
+        tuple(Material(surface.tint, surface.texture, _GLOSS.get(surface.name, 0.0)) for surface in place.surfaces),
     )
 
 
-def _gloss(surface: Surface) -> float:
-    return {"tiles": 0.12, "marble": 0.15, "parquet": 0.06, "wood": 0.05}.get(surface.name, 0.0)
+_Range = tuple[float, float]
 
 
-def _rectangle(
-    origin: np.ndarray, along: Sequence[float], up: Sequence[float], a: tuple[float, float], b: tuple[float, float]
-) -> np.ndarray:
-    """``(4, 3)``: the corners of a rectangle in a plane."""
-    axes = np.array([along, up], float)
-    return origin + np.array([[a[0], b[0]], [a[1], b[0]], [a[1], b[1]], [a[0], b[1]]]) @ axes
+def _sides(place: Place) -> list[tuple[Sequence[float], Sequence[float], Sequence[float], _Range, _Range]]:
+    """Each side: a point on it, its two axes, and their ranges."""
+    x, height, z = place.size[0] / 2, place.size[1], place.size[2] / 2
+    right, up, forward = (1, 0, 0), (0, -1, 0), (0, 0, 1)
+    if place.outdoors:
+        return [((0, 0, 0), right, forward, (-GROUND, GROUND), (-GROUND, GROUND))]
+    return [
+        ((-x, 0, 0), forward, up, (-z, z), (0.0, height)),
+        ((x, 0, 0), forward, up, (-z, z), (0.0, height)),
+        ((0, -height, 0), right, forward, (-x, x), (-z, z)),
+        ((0, 0, 0), right, forward, (-x, x), (-z, z)),
+        ((0, 0, -z), right, up, (-x, x), (0.0, height)),
+        ((0, 0, z), right, up, (-x, x), (0.0, height)),
+    ]
 
 
-def _map(surface: Surface, a: tuple[float, float], b: tuple[float, float]) -> np.ndarray:
-    """``(4, 2)``: texture coordinates of such a rectangle."""
-    return np.array([[a[0], b[0]], [a[1], b[0]], [a[1], b[1]], [a[0], b[1]]]) / surface.period
-
-
-def _around(
-    across: tuple[float, float], upwards: tuple[float, float], holes: Sequence[Opening]
-) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _around(across: _Range, upwards: _Range, holes: Sequence[Opening]) -> list[tuple[_Range, _Range]]:
     """Rectangles that cover a wall except for its holes."""
     xs = sorted({*across, *(edge for hole in holes for edge in hole.along)})
     ys = sorted({*upwards, *(edge for hole in holes for edge in hole.heights)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import zipfile
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.furnished.files import ArchiveFiles, inside, parent, unpack
+from spatialboost.scenes.furnished.files import MAX_BYTES, ArchiveFiles, FolderFiles, inside, parent, unpack
 from spatialboost.scenes.paths import user_path
 
 log = logging.getLogger(__name__)
@@ -23,35 +24,25 @@ log = logging.getLogger(__name__)
 # Where Debian's package sweethome3d-furniture puts its files
 DEFAULT_PATH = Path("/usr/share/sweethome3d/furniture")
 _PROPERTIES = "PluginFurnitureCatalog.properties"
+_SUFFIXES = (".obj", ".glb", ".gltf", ".dae", ".3ds", ".ply", ".stl", ".off")
 _MAX_METRES = 60.0  # a model that is larger in any direction has a wrong unit
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One model of the catalogue.
+    """One model of the catalogue."""
 
-    Attributes:
-        name: as the catalogue writes it, such as ``"Corner sofa"``.
-        category: as the catalogue writes it, such as ``"Living room"``; may be empty.
-        size: width, height, depth in metres. None = the size of the model itself, whose unit is the metre.
-        elevation: height of its bottom above the floor where it usually hangs, metres; 0 = it stands.
-        opening: whether it is a door or a window, which needs a hole in its wall.
-        rotation_33: turns the model's axes (x right, y up, z to the front) before it is scaled.
-        creator: who made the model; may be empty.
-        licence: under which licence it is; may be empty.
-        file: where it comes from: archive or folder, and path inside it.
-        read: returns the bytes of a file that is named relative to the model's own folder.
-    """
-
-    name: str
-    category: str
+    name: str  # as the catalogue writes it, such as "Corner sofa"
+    category: str  # as the catalogue writes it, such as "Living room"; may be empty
+    # width, height, depth in metres. None = the size of the model itself, whose unit is the metre.
     size: tuple[float, float, float] | None
-    elevation: float
-    opening: bool
-    rotation_33: np.ndarray
-    creator: str
-    licence: str
-    file: str
+    elevation: float  # height of its bottom above the floor where it usually hangs, metres; 0 = it stands
+    opening: bool  # whether it is a door or a window, which needs a hole in its wall
+    rotation_33: np.ndarray  # turns the model's axes (x right, y up, z to the front) before it is scaled
+    creator: str  # who made the model; may be empty
+    licence: str  # under which licence it is; may be empty
+    file: str  # where it comes from: archive or folder, and path inside it
+    # returns the bytes of a file that is named relative to the model's own folder
     read: Callable[[str], bytes] = field(repr=False, compare=False)
 
     @property
@@ -62,17 +53,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All models that can be used.
+    """All models that can be used."""
 
-    Attributes:
-        pieces: the models, in the order of the files.
-        skipped: name of each entry that cannot be used -> reason.
-        hash: of the content of all files; the same models have the same hash wherever they lie.
-    """
-
-    pieces: tuple[Piece, ...]
-    skipped: dict[str, str]
-    hash: str
+    pieces: tuple[Piece, ...]  # the models, in the order of the files
+    skipped: dict[str, str]  # name of each entry that cannot be used -> reason
+    hash: str  # of the content of all files; the same models have the same hash wherever they lie
 
 
 def read_catalogue(path: Path | str) -> Catalogue:
@@ -86,9 +71,6 @@ def read_catalogue(path: Path | str) -> Catalogue:
     Nothing is unpacked, and no model is opened yet. An entry that cannot be used (a path that leaves the archive, a
     missing model, no size) is skipped and named in ``skipped``.
 
-    Args:
-        path: a folder, or one ``.sh3f`` file.
-
     Raises:
         SpatialBoostError: the path does not exist or has no model that can be used.
     """
@@ -98,8 +80,6 @@ def read_catalogue(path: Path | str) -> Catalogue:
             f"{path} does not exist; expected a folder with .sh3f files or with models (.obj, .glb). Debian's package "
             "sweethome3d-furniture has 820 models: install it, or give another folder with --path"
         )
-    from spatialboost.scenes.furnished.folder import read_folder
-
     files = [path] if path.is_file() else sorted(path.glob("*.sh3f"))
     pieces: list[Piece] = []
     skipped: dict[str, str] = {}
@@ -112,7 +92,7 @@ def read_catalogue(path: Path | str) -> Catalogue:
         except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError) as error:
             skipped[file.name] = f"{file}: the archive cannot be read ({error})"
     if path.is_dir():
-        pieces += read_folder(path, skipped, parts)
+        pieces += _read_folder(path, skipped, parts)
     if skipped:
         name, reason = next(iter(skipped.items()))
         log.warning("skipped %d models of %s, such as %s: %s", len(skipped), path, name, reason)
@@ -148,7 +128,7 @@ def _read_archive(file: Path, skipped: dict[str, str], parts: list[str]) -> Iter
     for number, entry in sorted(entries.items()):
         name = entry.get("name", f"entry {number}")
         try:
-            yield _make_piece(file, members, general, entry)
+            yield _piece_of_entry(file, members, general, entry)
         except ValueError as error:
             skipped[f"{file.name} {number} ({name})"] = str(error)
 
@@ -175,7 +155,7 @@ def parse_properties(text: str) -> tuple[dict[str, str], dict[int, dict[str, str
     return general, dict(entries)
 
 
-def _make_piece(
+def _piece_of_entry(
     file: Path, members: dict[str, zipfile.ZipInfo], general: dict[str, str], entry: dict[str, str]
 ) -> Piece:
     """Check one entry.
@@ -190,7 +170,7 @@ def _make_piece(
     return Piece(
         name=entry.get("name", "").strip() or PurePosixPath(path).stem,
         category=entry.get("category", "").strip(),
-        size=parse_size(entry),
+        size=_parse_size(entry),
         elevation=max(0.0, _number(entry, "elevation", 0.0)),
         opening=entry.get("doorOrWindow", "").strip().lower() == "true",
         rotation_33=parse_rotation(entry.get("modelRotation", "")),
@@ -201,7 +181,64 @@ def _make_piece(
     )
 
 
-def parse_size(entry: dict[str, str]) -> tuple[float, float, float]:
+def _read_folder(path: Path, skipped: dict[str, str], parts: list[str]) -> Iterator[Piece]:
+    """The models of a folder and its subfolders.
+
+    ``chair.json`` beside ``chair.glb`` may say ``name``, ``category``, ``width``, ``depth``, ``height``, ``elevation``
+    (all in centimetres), ``doorOrWindow``, ``modelRotation``, ``creator`` and ``license``, as in a ``.sh3f`` file.
+    Without sizes the model's own unit is the metre. What is skipped, and path and checksum of what is used, are added.
+    """
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() not in _SUFFIXES or any(part.startswith(".") for part in file.relative_to(path).parts):
+            continue
+        name = file.relative_to(path).as_posix()
+        try:
+            yield _piece_of_file(path, file, name)
+        except (OSError, ValueError) as error:
+            skipped[name] = str(error)
+            continue
+        for used in (file, file.with_suffix(".json"), file.with_suffix(".mtl")):
+            if used.is_file():
+                parts.append(f"{used.relative_to(path).as_posix()} {hashlib.sha256(used.read_bytes()).hexdigest()}")
+
+
+def _piece_of_file(root: Path, file: Path, name: str) -> Piece:
+    if not 0 < file.stat().st_size <= MAX_BYTES:
+        raise ValueError(f"it has {file.stat().st_size} bytes; expected 1 to {MAX_BYTES}")
+    facts_path = file.with_suffix(".json")
+    facts: dict[str, str] = {}
+    if facts_path.is_file():
+        try:
+            found = json.loads(facts_path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"{facts_path.name} is not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{facts_path.name} is a {type(found).__name__}; expected an object with a name")
+        facts = {key: _text(value) for key, value in found.items()}
+    sized = any(key in facts for key in ("width", "height", "depth"))
+
+    return Piece(
+        name=facts.get("name", "").strip() or re.sub(r"[\W_]+", " ", file.stem).strip() or "thing",
+        category=facts.get("category", "").strip(),
+        size=_parse_size(facts) if sized else None,
+        elevation=max(0.0, float(facts.get("elevation") or 0.0) / 100.0),
+        opening=facts.get("doorOrWindow", "").lower() == "true",
+        rotation_33=parse_rotation(facts.get("modelRotation", "")),
+        creator=facts.get("creator", "").strip(),
+        licence=facts.get("license", facts.get("licence", "")).strip(),
+        file=name,
+        read=FolderFiles(root, parent(name)),
+    )
+
+
+def _text(value: object) -> str:
+    """A JSON value as the text that a properties file would have."""
+    if isinstance(value, list):
+        return " ".join(_text(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+
+def _parse_size(entry: dict[str, str]) -> tuple[float, float, float]:
     """Width, height and depth in metres, of the catalogue's centimetres.
 
     Raises:

@@ -55,11 +55,7 @@ def merge_vertices(
         >>> merge_vertices(vertices, np.array([[0, 1, 2], [0, 2, 3]], np.int32), cell=0.1)[1].tolist()
         [[0, 2, 1]]
 
-    Args:
-        vertices_V3: positions.
-        faces_F3: numbers of vertices.
-        cell: side of a cell. A vertex that is alone in its cell keeps its position.
-        among_F: bool, the faces to keep; None = all.
+    A vertex that is alone in its cell keeps its position. Without ``among_F``, all faces are kept.
 
     Returns:
         The new vertices, the new faces, and the old number of each new face.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.color import rgb2lab
 
-from spatialboost.scenes.extract.wording import name_lab
+from spatialboost.scenes.extract.naming import name_lab
 from spatialboost.scenes.furnished.place import Footprint, Place, Thing
 
 _NEAR, _FAR = 0.55, 1.0  # metres: "next to" something, and clearly not next to it
@@ -20,42 +20,27 @@ _BY = ("window", "door")  # things are "by" these and "next to" the others
 _PIXELS = 240  # of each half of a thing, to name its colour
 _APART = 0.03  # of the image's width: things whose middles are closer are not put in order
 # Colours that people may confuse; a colour is also confused with itself
-_ALIKE = (
-    {"white", "grey", "beige"},
-    {"grey", "black"},
-    {"black", "brown"},
-    {"brown", "orange", "beige", "yellow", "red"},
-    {"red", "pink", "purple"},
-    {"blue", "purple", "cyan"},
-    {"green", "cyan"},
-    {"green", "yellow"},
-)
+_ALIKE = [
+    set(words.split())
+    for words in (
+        *("white grey beige", "grey black", "black brown", "brown orange beige yellow red"),
+        *("red pink purple", "blue purple cyan", "green cyan", "green yellow"),
+    )
+]
 _ORDINALS = ("", "second", "third", "fourth", "fifth", "sixth")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a view shows of a thing.
+    """What a view shows of a thing."""
 
-    Attributes:
-        pixels: number of its pixels.
-        column: mean column of its pixels, as a fraction of the image's width.
-        colour: name of its colour; empty if it has several.
-    """
-
-    pixels: int
-    column: float
-    colour: str
+    pixels: int  # number of its pixels
+    column: float  # mean column of its pixels, as a fraction of the image's width
+    colour: str  # name of its colour; empty if it has several
 
 
 def look_at_things(image_HW3: np.ndarray, thing_HW: np.ndarray, fewest: float) -> dict[int, Seen]:
-    """Measure what a view shows of each thing that has enough pixels.
-
-    Args:
-        image_HW3: the view.
-        thing_HW: number of the thing at each pixel; below 0 = none.
-        fewest: how many pixels are enough.
-    """
+    """Measure what a view shows of each thing that has enough pixels. Below 0, there is no thing at a pixel."""
     numbers, counts = np.unique(thing_HW[thing_HW >= 0], return_counts=True)
     thing_N, width = thing_HW.ravel(), thing_HW.shape[1]
     found = {int(n): np.flatnonzero(thing_N == n) for n, count in zip(numbers, counts, strict=True) if count >= fewest}
@@ -78,10 +63,6 @@ def look_at_things(image_HW3: np.ndarray, thing_HW: np.ndarray, fewest: float) -
 
 def describe(place: Place, views: Sequence[Mapping[int, Seen]]) -> dict[int, tuple[str, ...]]:
     """Descriptions that fit only one of the visible things, the most natural first; none if there is no such one.
-
-    Args:
-        place: the place.
-        views: for each view, number of each visible thing -> what the view shows of it.
 
     Returns:
         Number of each thing -> its descriptions. They are the same in all views.

@@ -15,15 +15,10 @@ MAX_BYTES = 2**28  # of one file, unpacked
 
 @dataclass(frozen=True)
 class ArchiveFiles:
-    """Reads files of a zip by a path relative to one of its folders.
+    """Reads files of a zip by a path relative to one of its folders."""
 
-    Attributes:
-        archive: the zip.
-        folder: path inside it, without a slash at its ends.
-    """
-
-    archive: Path
-    folder: str
+    archive: Path  # the zip
+    folder: str  # path inside it, without a slash at its ends
 
     def __call__(self, name: str) -> bytes:
         """The bytes of a file.
@@ -37,15 +32,10 @@ class ArchiveFiles:
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Reads files of a folder by a path relative to one of its subfolders.
+    """Reads files of a folder by a path relative to one of its subfolders."""
 
-    Attributes:
-        root: the folder that no path may leave.
-        folder: path inside it, without a slash at its ends.
-    """
-
-    root: Path
-    folder: str
+    root: Path  # the folder that no path may leave
+    folder: str  # path inside it, without a slash at its ends
 
     def __call__(self, name: str) -> bytes:
         """The bytes of a file.

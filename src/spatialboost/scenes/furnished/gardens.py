@@ -16,13 +16,7 @@ _HEIGHT = 30.0  # metres: no thing is higher
 
 
 def sample_garden(seed: int, library: Library, views: int) -> Place:
-    """Sample the full description of the garden or street of a seed, without rendering it.
-
-    Args:
-        seed: seed of all random numbers.
-        library: the models.
-        views: number of cameras.
-    """
+    """Sample the full description of the garden or street of a seed, without rendering it."""
     rng = np.random.default_rng([seed, 0x6A])
     kind = "street" if rng.random() < 0.4 and "vehicle" in library.uses else "garden"
     side = float(rng.uniform(7.0, 11.0) if kind == "garden" else rng.uniform(11.0, 16.0))

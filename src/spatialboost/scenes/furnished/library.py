@@ -19,20 +19,13 @@ _TRIES = 6
 class Library:
     """The models of a catalogue, by role.
 
-    Args:
-        catalogue: from `read_catalogue`.
-
-    Attributes:
-        uses: role -> the pieces with this role.
-        problems: file of each model that could not be loaded -> reason.
-
     Raises:
         SpatialBoostError: no model has a role.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self.uses = sort_uses(catalogue)
-        self.problems: dict[str, str] = {}
+        self.uses = sort_uses(catalogue)  # role -> the pieces with this role
+        self.problems: dict[str, str] = {}  # file of each model that could not be loaded -> reason
         self._meshes: dict[tuple, Mesh | None] = {}
         self._tops: dict[tuple, tuple[Top, ...]] = {}
         if not self.uses:

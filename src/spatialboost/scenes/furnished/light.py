@@ -19,17 +19,11 @@ _TAPS = ((1, 2.0), (2, 1.4), (3, 0.8))  # distance and weight of the pixels in t
 
 
 class Rendered(NamedTuple):
-    """One rendered view.
+    """One rendered view."""
 
-    Attributes:
-        light_3HW: float32 linear light.
-        depth_HW: float32 z in metres, NaN where the sky is seen.
-        thing_HW: number of the thing at each pixel; -1 for walls and ground, -2 for the sky.
-    """
-
-    light_3HW: np.ndarray
-    depth_HW: np.ndarray
-    thing_HW: np.ndarray
+    light_3HW: np.ndarray  # float32 linear light
+    depth_HW: np.ndarray  # float32 z in metres, NaN where the sky is seen
+    thing_HW: np.ndarray  # number of the thing at each pixel; -1 for walls and ground, -2 for the sky
 
 
 class _Seen(NamedTuple):
@@ -48,15 +42,7 @@ class _Seen(NamedTuple):
 def render_view(
     place: Place, triangles: Triangles, pose_44: np.ndarray, focal: float, size: tuple[int, int]
 ) -> Rendered:
-    """Render one view.
-
-    Args:
-        place: the place.
-        triangles: of the place.
-        pose_44: camera to world.
-        focal: focal length in pixels.
-        size: ``(height, width)`` in pixels.
-    """
+    """Render one view: the pose is camera to world, focal length and size ``(height, width)`` are in pixels."""
     height, width = size
     x, y = (part / focal for part in _pixels(height, width))
     ray_N3 = np.empty((height * width, 3), np.float32)

@@ -34,40 +34,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Material:
-    """Appearance of some faces.
+    """Appearance of some faces."""
 
-    Attributes:
-        tint: linear RGB that multiplies the texture.
-        texture: the image, or ``PLAIN``.
-        gloss: strength of the highlight.
-        glass: whether it is transparent. Glass is rendered as a surface that reflects the sky.
-    """
-
-    tint: tuple[float, float, float]
-    texture: Texture = PLAIN
-    gloss: float = 0.0
-    glass: bool = False
+    tint: tuple[float, float, float]  # linear RGB that multiplies the texture
+    texture: Texture = PLAIN  # the image, or PLAIN
+    gloss: float = 0.0  # strength of the highlight
+    glass: bool = False  # whether it is transparent. Glass is rendered as a surface that reflects the sky.
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles in the object's frame: x right, y down, z to its back, metres. It stands on y = 0 around x = z = 0.
+    """Triangles in the object's frame: x right, y down, z to its back, metres. It stands on y = 0 around x = z = 0."""
 
-    Attributes:
-        vertices_V3: float32 positions.
-        faces_F3: int32 numbers of vertices.
-        normals_F33: float32 unit normal at each corner of each face.
-        uv_F32: float32 texture coordinates at each corner of each face.
-        material_F: int32, into ``materials``.
-        materials: the materials.
-    """
-
-    vertices_V3: np.ndarray
-    faces_F3: np.ndarray
-    normals_F33: np.ndarray
-    uv_F32: np.ndarray
-    material_F: np.ndarray
-    materials: tuple[Material, ...]
+    vertices_V3: np.ndarray  # float32 positions
+    faces_F3: np.ndarray  # int32 numbers of vertices
+    normals_F33: np.ndarray  # float32 unit normal at each corner of each face
+    uv_F32: np.ndarray  # float32 texture coordinates at each corner of each face
+    material_F: np.ndarray  # int32, into materials
+    materials: tuple[Material, ...]  # the materials
     _simpler: dict[int, Mesh] = field(default_factory=dict, repr=False, compare=False)
 
     @functools.cached_property
@@ -156,14 +140,10 @@ def _make_resolver(read: Any) -> Any:
 
     class Files(Resolver):
         def __init__(self) -> None:
-            self.missing: list[str] = []
+            pass
 
         def get(self, key: str) -> bytes:
-            try:
-                return read(key)
-            except (OSError, ValueError):
-                log.debug("no file %r beside the model", key)
-                raise
+            return read(key)
 
         def write(self, name: str, data: Any) -> None:
             raise OSError("models are only read")

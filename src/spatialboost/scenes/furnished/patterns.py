@@ -3,87 +3,38 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from spatialboost.scenes.furnished.place import RGB, Surface
+from spatialboost.scenes.furnished.place import Surface
 from spatialboost.scenes.furnished.textures import Texture, make_texture
 
 _SIDE = 256
 _VARIANTS = 3
 
-# name -> (side of one repetition in metres, how the image is made)
 FLOORS = ("wood", "parquet", "tiles", "carpet", "concrete", "marble")
 WALLS = ("plaster", "wallpaper", "paint", "brick", "panelling")
 GROUNDS = ("grass", "gravel", "paving", "asphalt", "sand")
-_PERIOD = {
-    "wood": 2.4,
-    "parquet": 1.6,
-    "tiles": 2.0,
-    "carpet": 1.5,
-    "concrete": 3.0,
-    "marble": 2.4,
-    "plaster": 2.5,
-    "wallpaper": 1.1,
-    "paint": 3.0,
-    "brick": 2.0,
-    "panelling": 1.6,
-    "grass": 2.2,
-    "gravel": 1.6,
-    "paving": 2.4,
-    "asphalt": 2.5,
-    "sand": 3.0,
-}
-# sRGB colours that a surface may have
-_COLOURS: dict[str, tuple[RGB, ...]] = {
-    "wood": ((0.62, 0.44, 0.28), (0.74, 0.58, 0.40), (0.42, 0.27, 0.17), (0.80, 0.70, 0.56)),
-    "parquet": ((0.66, 0.46, 0.28), (0.55, 0.36, 0.22), (0.78, 0.62, 0.43)),
-    "tiles": ((0.86, 0.85, 0.82), (0.72, 0.66, 0.58), (0.55, 0.56, 0.58), (0.70, 0.50, 0.40)),
-    "carpet": ((0.55, 0.52, 0.50), (0.42, 0.36, 0.33), (0.35, 0.40, 0.50), (0.66, 0.60, 0.50), (0.50, 0.30, 0.30)),
-    "concrete": ((0.62, 0.61, 0.59), (0.50, 0.50, 0.50)),
-    "marble": ((0.90, 0.89, 0.87), (0.80, 0.78, 0.74), (0.45, 0.46, 0.48)),
-    "plaster": ((0.93, 0.91, 0.87), (0.88, 0.86, 0.80), (0.82, 0.84, 0.85), (0.90, 0.82, 0.70)),
-    "wallpaper": ((0.86, 0.82, 0.74), (0.72, 0.78, 0.76), (0.82, 0.74, 0.74), (0.62, 0.70, 0.80), (0.76, 0.80, 0.66)),
-    "paint": (
-        (0.94, 0.93, 0.90),
-        (0.86, 0.88, 0.90),
-        (0.80, 0.86, 0.80),
-        (0.90, 0.84, 0.72),
-        (0.62, 0.68, 0.74),
-        (0.84, 0.72, 0.64),
-    ),
-    "brick": ((0.64, 0.36, 0.28), (0.80, 0.76, 0.72), (0.56, 0.42, 0.36)),
-    "panelling": ((0.80, 0.68, 0.52), (0.90, 0.89, 0.86), (0.52, 0.38, 0.26)),
-    "grass": ((0.36, 0.50, 0.22), (0.44, 0.52, 0.26), (0.30, 0.44, 0.20)),
-    "gravel": ((0.62, 0.59, 0.54), (0.52, 0.50, 0.48)),
-    "paving": ((0.66, 0.63, 0.60), (0.68, 0.56, 0.48), (0.52, 0.52, 0.54)),
-    "asphalt": ((0.34, 0.34, 0.35), (0.42, 0.41, 0.40)),
-    "sand": ((0.80, 0.70, 0.52), (0.74, 0.62, 0.46)),
-}
 
 
-def sample_surface(rng: np.random.Generator, names: tuple[str, ...], lightest: float = 1.0) -> Surface:
-    """Sample a surface: one of some patterns, one of its colours with a little noise.
-
-    Args:
-        rng: the only source of randomness.
-        names: of the patterns.
-        lightest: limit of the colour, sRGB.
-    """
+def sample_surface(rng: np.random.Generator, names: tuple[str, ...]) -> Surface:
+    """Sample a surface: one of some patterns, one of its colours with a little noise."""
     name = names[int(rng.integers(len(names)))]
-    colours = _COLOURS[name]
+    period, text, _ = _PATTERNS[name]
+    colours = [[int(percent) / 100 for percent in colour.split()] for colour in text.split(",")]
     colour = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.9, 1.06) * (1 + rng.normal(0, 0.02, 3))
-    red, green, blue = np.square(np.clip(colour, 0.05, lightest * 0.97)).tolist()
+    red, green, blue = np.square(np.clip(colour, 0.05, 0.97)).tolist()
     variant = int(rng.integers(_VARIANTS))
-    return Surface(_pattern(name, variant), (red, green, blue), _PERIOD[name] * float(rng.uniform(0.85, 1.2)), name)
+    return Surface(_pattern(name, variant), (red, green, blue), period * float(rng.uniform(0.85, 1.2)), name)
 
 
 @functools.cache
 def _pattern(name: str, variant: int) -> Texture:
     """The image of a pattern: around white, because a colour multiplies it."""
     rng = np.random.default_rng([variant, len(name), *name.encode()])
-    shade_HW = _MAKERS[name](rng)
+    shade_HW = _PATTERNS[name][2](rng)
     shade_HW = np.clip(shade_HW / np.percentile(shade_HW, 90), 0.0, 1.0)
     hue_3HW = np.stack([shade_HW * (1 + 0.02 * _noise(rng, (2, 4))) for _ in range(3)])
     return make_texture(Image.fromarray((np.clip(hue_3HW, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)))
@@ -92,11 +43,7 @@ def _pattern(name: str, variant: int) -> Texture:
 def _noise(rng: np.random.Generator, cells: tuple[int, int], octaves: int = 1, gain: float = 0.5) -> np.ndarray:
     """Noise that continues across the border of the image: a coarse grid of random numbers, in finer and finer steps.
 
-    Args:
-        rng: the only source of randomness.
-        cells: number of cells of the coarsest grid, down and across.
-        octaves: how many times the cells are halved.
-        gain: weight of each step compared with the one before.
+    The coarsest grid has so many cells down and across; ``gain`` is the weight of a step compared with the one before.
     """
     total = np.zeros((_SIDE, _SIDE))
     weight = 1.0
@@ -176,21 +123,30 @@ def _marble(rng: np.random.Generator) -> np.ndarray:
     return 0.75 + 0.25 * np.sqrt(veins)
 
 
-_MAKERS = {
-    "wood": lambda rng: _boards(rng, int(rng.choice([8, 16])), 2),
-    "parquet": lambda rng: _boards(rng, 16, 4),
-    "tiles": lambda rng: _tiles(rng),
-    "carpet": lambda rng: _speckle(rng, 0.05, 0.03, 8),
-    "concrete": lambda rng: _speckle(rng, 0.015, 0.04, 4),
-    "marble": _marble,
-    "plaster": lambda rng: _speckle(rng, 0.012, 0.018, 16),
-    "wallpaper": _wallpaper,
-    "paint": lambda rng: _speckle(rng, 0.008, 0.012, 3),
-    "brick": lambda rng: _grid(rng, 32, 8, offset=True, joint=0.8, spread=0.3),
-    "panelling": lambda rng: _boards(rng, 16, 1).T,
-    "grass": lambda rng: _speckle(rng, 0.10, 0.10, 16),
-    "gravel": lambda rng: _speckle(rng, 0.09, 0.09, 64),
-    "paving": lambda rng: _grid(rng, 8, int(rng.choice([4, 8])), offset=True, joint=0.6, spread=0.2),
-    "asphalt": lambda rng: _speckle(rng, 0.06, 0.02, 4),
-    "sand": lambda rng: _speckle(rng, 0.03, 0.05, 6),
+# name -> side of one repetition in metres, sRGB colours that it may have in percent, how its image is made
+_PATTERNS: dict[str, tuple[float, str, Callable[[np.random.Generator], np.ndarray]]] = {
+    "wood": (2.4, "62 44 28, 74 58 40, 42 27 17, 80 70 56", lambda rng: _boards(rng, int(rng.choice([8, 16])), 2)),
+    "parquet": (1.6, "66 46 28, 55 36 22, 78 62 43", lambda rng: _boards(rng, 16, 4)),
+    "tiles": (2.0, "86 85 82, 72 66 58, 55 56 58, 70 50 40", _tiles),
+    "carpet": (1.5, "55 52 50, 42 36 33, 35 40 50, 66 60 50, 50 30 30", lambda rng: _speckle(rng, 0.05, 0.03, 8)),
+    "concrete": (3.0, "62 61 59, 50 50 50", lambda rng: _speckle(rng, 0.015, 0.04, 4)),
+    "marble": (2.4, "90 89 87, 80 78 74, 45 46 48", _marble),
+    "plaster": (2.5, "93 91 87, 88 86 80, 82 84 85, 90 82 70", lambda rng: _speckle(rng, 0.012, 0.018, 16)),
+    "wallpaper": (1.1, "86 82 74, 72 78 76, 82 74 74, 62 70 80, 76 80 66", _wallpaper),
+    "paint": (
+        3.0,
+        "94 93 90, 86 88 90, 80 86 80, 90 84 72, 62 68 74, 84 72 64",
+        lambda rng: _speckle(rng, 0.008, 0.012, 3),
+    ),
+    "brick": (2.0, "64 36 28, 80 76 72, 56 42 36", lambda rng: _grid(rng, 32, 8, offset=True, joint=0.8, spread=0.3)),
+    "panelling": (1.6, "80 68 52, 90 89 86, 52 38 26", lambda rng: _boards(rng, 16, 1).T),
+    "grass": (2.2, "36 50 22, 44 52 26, 30 44 20", lambda rng: _speckle(rng, 0.10, 0.10, 16)),
+    "gravel": (1.6, "62 59 54, 52 50 48", lambda rng: _speckle(rng, 0.09, 0.09, 64)),
+    "paving": (
+        2.4,
+        "66 63 60, 68 56 48, 52 52 54",
+        lambda rng: _grid(rng, 8, int(rng.choice([4, 8])), offset=True, joint=0.6, spread=0.2),
+    ),
+    "asphalt": (2.5, "34 34 35, 42 41 40", lambda rng: _speckle(rng, 0.06, 0.02, 4)),
+    "sand": (3.0, "80 70 52, 74 62 46", lambda rng: _speckle(rng, 0.03, 0.05, 6)),
 }

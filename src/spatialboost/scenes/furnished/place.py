@@ -20,23 +20,14 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Thing:
-    """One model at its place.
+    """One model at its place."""
 
-    Attributes:
-        use: the piece and its noun.
-        mesh: its triangles.
-        position: where the middle of its bottom is, metres.
-        yaw: rotation about the vertical, radians. At 0 its front looks to -z.
-        on: number of the thing that it stands on, or None for the floor, a wall or the ceiling.
-        flat: factor of its height; below 1 for rugs, which are pressed flat.
-    """
-
-    use: Use
-    mesh: Mesh
-    position: tuple[float, float, float]
-    yaw: float
-    on: int | None = None
-    flat: float = 1.0
+    use: Use  # the piece and its noun
+    mesh: Mesh  # its triangles
+    position: tuple[float, float, float]  # where the middle of its bottom is, metres
+    yaw: float  # rotation about the vertical, radians. At 0 its front looks to -z.
+    on: int | None = None  # number of the thing that it stands on, or None for the floor, a wall or the ceiling
+    flat: float = 1.0  # factor of its height; below 1 for rugs, which are pressed flat
 
     @property
     def size(self) -> tuple[float, float, float]:
@@ -53,21 +44,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Footprint:
-    """A rotated rectangle on the floor with an interval of heights, metres.
+    """A rotated rectangle on the floor with an interval of heights, metres."""
 
-    Attributes:
-        x, z: its middle.
-        half_x, half_z: half its sides, along its own axes.
-        yaw: rotation about the vertical, radians.
-        low, high: heights above the floor.
-    """
-
-    x: float
+    x: float  # its middle
     z: float
-    half_x: float
+    half_x: float  # half its sides, along its own axes
     half_z: float
-    yaw: float
-    low: float = 0.0
+    yaw: float  # rotation about the vertical, radians
+    low: float = 0.0  # heights above the floor
     high: float = 2.0
 
     @functools.cached_property
@@ -107,86 +91,51 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Surface:
-    """A wall, the floor, the ceiling or the ground: a texture that repeats.
+    """A wall, the floor, the ceiling or the ground: a texture that repeats."""
 
-    Attributes:
-        texture: the image.
-        tint: linear RGB that multiplies it.
-        period: side of one repetition, metres.
-        name: what it looks like, such as ``"wood"``.
-    """
-
-    texture: Texture
-    tint: RGB
-    period: float
-    name: str
+    texture: Texture  # the image
+    tint: RGB  # linear RGB that multiplies it
+    period: float  # side of one repetition, metres
+    name: str  # what it looks like, such as "wood"
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A hole in a wall: side (0 = -x, 1 = +x, 4 = -z, 5 = +z, as in `rooms`), and its rectangle on the wall, metres.
+    """A hole in a wall: side (0 = -x, 1 = +x, 4 = -z, 5 = +z, as in `rooms`), and its rectangle on the wall, metres."""
 
-    Attributes:
-        side: number of the wall.
-        along: from where to where, along x (sides 4, 5) or z (sides 0, 1).
-        heights: from where to where above the floor.
-    """
-
-    side: int
-    along: tuple[float, float]
-    heights: tuple[float, float]
+    side: int  # number of the wall
+    along: tuple[float, float]  # from where to where, along x (sides 4, 5) or z (sides 0, 1)
+    heights: tuple[float, float]  # from where to where above the floor
 
 
 @dataclass(frozen=True)
 class Lamp:
-    """A light: a rectangle or disc around a position, or the sun.
+    """A light: a rectangle or disc around a position, or the sun."""
 
-    Attributes:
-        position: its middle, metres; for the sun, the direction to it.
-        spread: half its extent along x, y, z, metres; for the sun, of the direction.
-        colour: linear RGB.
-        sun: whether it is infinitely far away.
-    """
-
-    position: RGB
-    spread: RGB
-    colour: RGB
-    sun: bool = False
+    position: RGB  # its middle, metres; for the sun, the direction to it
+    spread: RGB  # half its extent along x, y, z, metres; for the sun, of the direction
+    colour: RGB  # linear RGB
+    sun: bool = False  # whether it is infinitely far away
 
 
 @dataclass(frozen=True)
 class Place:
-    """A room or garden with its things, lights and cameras, all from one seed.
+    """A room or garden with its things, lights and cameras, all from one seed."""
 
-    Attributes:
-        seed: seed of all random numbers.
-        kind: ``"living room"``, ..., ``"garden"``.
-        size: width (x), height (y), depth (z) in metres; of a garden, the part in which things are.
-        surfaces: the six sides of a room in the order of `rooms`, or only the ground.
-        things: the things.
-        openings: holes in the walls.
-        lamps: the lights.
-        ambient: strength of the ambient light.
-        sky: linear RGB of the sky at the zenith and at the horizon.
-        poses: camera-to-world matrices.
-        fov: horizontal field of view, degrees.
-        noise: standard deviation of the sensor's noise, in [0, 1].
-        problems: models that could not be used, and why.
-    """
-
-    seed: int
-    kind: str
+    seed: int  # seed of all random numbers
+    kind: str  # "living room", ..., "garden"
+    # width (x), height (y), depth (z) in metres; of a garden, the part in which things are
     size: tuple[float, float, float]
-    surfaces: tuple[Surface, ...]
-    things: tuple[Thing, ...]
-    openings: tuple[Opening, ...]
-    lamps: tuple[Lamp, ...]
-    ambient: float
-    sky: tuple[RGB, RGB]
-    poses: tuple[np.ndarray, ...] = ()
-    fov: float = 65.0
-    noise: float = 0.0
-    problems: dict[str, str] = field(default_factory=dict)
+    surfaces: tuple[Surface, ...]  # the six sides of a room in the order of `rooms`, or only the ground
+    things: tuple[Thing, ...]  # the things
+    openings: tuple[Opening, ...]  # holes in the walls
+    lamps: tuple[Lamp, ...]  # the lights
+    ambient: float  # strength of the ambient light
+    sky: tuple[RGB, RGB]  # linear RGB of the sky at the zenith and at the horizon
+    poses: tuple[np.ndarray, ...] = ()  # camera-to-world matrices
+    fov: float = 65.0  # horizontal field of view, degrees
+    noise: float = 0.0  # standard deviation of the sensor's noise, in [0, 1]
+    problems: dict[str, str] = field(default_factory=dict)  # models that could not be used, and why
 
     @property
     def outdoors(self) -> bool:

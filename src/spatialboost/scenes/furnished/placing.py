@@ -21,17 +21,7 @@ Found = tuple[Use, Mesh]
 
 
 class Plan:
-    """The floor plan of a place: what stands where.
-
-    Args:
-        library: the models.
-        rng: the only source of randomness.
-        size: width, height, depth, metres.
-
-    Attributes:
-        things: the things so far.
-        openings: the doors and windows so far.
-    """
+    """The floor plan of a place: what stands where, so far."""
 
     def __init__(self, library: Library, rng: np.random.Generator, size: tuple[float, float, float]) -> None:
         self.library, self.rng, self.size = library, rng, size
@@ -106,12 +96,7 @@ class Plan:
     def beside(self, found: Found | None, other: int, direction: str, gap: float, shift: float = 0.0) -> int | None:
         """Put a thing next to another one: at its ``"left"``, ``"right"``, ``"front"`` or ``"back"``.
 
-        Args:
-            found: the piece and its mesh.
-            other: number of the other thing.
-            direction: the side of the other thing, as seen by someone in front of it.
-            gap: metres between the two.
-            shift: metres along that side.
+        The side is as someone in front of the other thing sees it. Metres between the two, and along that side.
         """
         if found is None:
             return None
@@ -171,10 +156,7 @@ class Plan:
     def put_on(self, found: Found | None, below: int, taken: dict[tuple[int, int], list]) -> int | None:
         """Put a small thing on a free part of a surface of another thing; returns its number or None.
 
-        Args:
-            found: the piece and its mesh.
-            below: number of the thing below.
-            taken: (number of a thing, number of a surface) -> what stands there; extended.
+        ``taken`` has what stands on each surface (number of a thing, number of a surface); it is extended.
         """
         if found is None:
             return None

@@ -50,17 +50,11 @@ _LARGEST_INDOORS = 2.9  # metres
 
 @dataclass(frozen=True)
 class Use:
-    """How one piece is used.
+    """How one piece is used."""
 
-    Attributes:
-        piece: the piece.
-        noun: what people call it.
-        role: what it is used for; one of the roles that `rooms` and `gardens` place.
-    """
-
-    piece: Piece
-    noun: str
-    role: str
+    piece: Piece  # the piece
+    noun: str  # what people call it
+    role: str  # what it is used for; one of the roles that `rooms` and `gardens` place
 
 
 def sort_uses(catalogue: Catalogue) -> dict[str, tuple[Use, ...]]:

@@ -42,13 +42,7 @@ _SURFACES_FOR_MUCH = ("table", "desk", "storage", "kitchen")
 
 
 def sample_room(seed: int, library: Library, views: int) -> Place:
-    """Sample the full description of the room of a seed, without rendering it.
-
-    Args:
-        seed: seed of all random numbers.
-        library: the models.
-        views: number of cameras.
-    """
+    """Sample the full description of the room of a seed, without rendering it."""
     rng = np.random.default_rng([seed, 0xF0])
     kind, (width, depth) = _sample_kind(rng, library)
     size = (width, float(rng.uniform(2.45, 2.95)), depth)

@@ -132,12 +132,7 @@ def sample_place(seed: int, library: Library, views: int = 1) -> Place:
 
 
 def render_place(place: Place, size: tuple[int, int]) -> list[Cues]:
-    """Render every camera of a place.
-
-    Args:
-        place: from `sample_place`.
-        size: ``(height, width)`` in pixels.
-    """
+    """Render every camera of a place in images of ``(height, width)`` pixels."""
     height, width = size
     focal = width / 2 / np.tan(np.radians(place.fov) / 2)
     triangles = Triangles(place, 1.0 / focal, max(6000, height * width // _PIXELS_PER_FACE))

@@ -15,17 +15,11 @@ _MAX_SIDE = 256  # texels; larger images are reduced
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """An image and its halves, quarters, ... as one list of texels.
+    """An image and its halves, quarters, ... as one list of texels."""
 
-    Attributes:
-        texels_T4: uint8 RGBA, row by row from the bottom row (v = 0), the largest image first.
-        log_size: base-2 logarithms of height and width.
-        cutout: whether some texels are transparent.
-    """
-
-    texels_T4: np.ndarray
-    log_size: tuple[int, int]
-    cutout: bool = False
+    texels_T4: np.ndarray  # uint8 RGBA, row by row from the bottom row (v = 0), the largest image first
+    log_size: tuple[int, int]  # base-2 logarithms of height and width
+    cutout: bool = False  # whether some texels are transparent
 
 
 PLAIN = Texture(np.full((1, 4), 255, np.uint8), (0, 0))
@@ -58,11 +52,7 @@ def make_texture(image: Image.Image) -> Texture:
 
 
 class TextureTable:
-    """The textures of a scene in one table, so that all pixels are looked up at once.
-
-    Args:
-        textures: one for each material.
-    """
+    """The textures of a scene in one table, so that all pixels are looked up at once."""
 
     def __init__(self, textures: Sequence[Texture]) -> None:
         unique = list({id(texture): texture for texture in textures}.values())

@@ -21,28 +21,18 @@ _MIN_POINTS = 12
 
 @dataclass(frozen=True)
 class Top:
-    """A level surface of a model, in the model's own frame.
+    """A level surface of a model, in the model's own frame."""
 
-    Attributes:
-        height: above the floor, metres.
-        clearance: free height above it, metres.
-        points_P2: x and z of points on it, ``_STEP`` apart.
-    """
-
-    height: float
-    clearance: float
-    points_P2: np.ndarray
+    height: float  # above the floor, metres
+    clearance: float  # free height above it, metres
+    points_P2: np.ndarray  # x and z of points on it, _STEP apart
 
     def place(
         self, rng: np.random.Generator, half: tuple[float, float], yaw: float, taken: list[tuple[float, float, float]]
     ) -> tuple[float, float] | None:
         """A place for a thing: all of its outline lies on the surface, and it touches no other thing.
 
-        Args:
-            rng: the only source of randomness.
-            half: half its width and depth.
-            yaw: rotation, relative to the model.
-            taken: x, z and radius of the things that stand there.
+        ``half`` is half its width and depth, ``taken`` x, z and radius of the things that stand there.
 
         Returns:
             x and z in the model's frame, or None.

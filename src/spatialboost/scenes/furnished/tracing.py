@@ -10,20 +10,13 @@ import numpy as np
 
 
 class Hits(NamedTuple):
-    """Where rays hit first.
+    """Where rays hit first."""
 
-    Attributes:
-        t_N: float32, how many times the direction the hit is away; inf where nothing is hit.
-        face_N: int32, number of the face; -1 where nothing is hit.
-        u_N, v_N: float32, barycentric weights of the face's second and third corner.
-        flat_N3: float32, a normal of the face, of any length and to either side.
-    """
-
-    t_N: np.ndarray
-    face_N: np.ndarray
-    u_N: np.ndarray
-    v_N: np.ndarray
-    flat_N3: np.ndarray
+    t_N: np.ndarray  # float32, how many times the direction the hit is away; inf where nothing is hit
+    face_N: np.ndarray  # int32, number of the face; -1 where nothing is hit
+    u_N: np.ndarray  # float32, barycentric weight of the face's second corner
+    v_N: np.ndarray  # that of the third corner
+    flat_N3: np.ndarray  # float32, a normal of the face, of any length and to either side
 
 
 class Tracer:
@@ -35,10 +28,6 @@ class Tracer:
         >>> hits = tracer.first(np.zeros((1, 3)), np.array([[0, 0, 0.5]]))
         >>> hits.t_N.tolist(), hits.face_N.tolist()
         ([4.0], [0])
-
-    Args:
-        vertices_V3: positions.
-        faces_F3: numbers of vertices.
     """
 
     def __init__(self, vertices_V3: np.ndarray, faces_F3: np.ndarray) -> None:

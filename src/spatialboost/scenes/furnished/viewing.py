@@ -19,13 +19,7 @@ _STEP = (0.25, 0.6)  # metres, from one view to the next
 
 
 def sample_cameras(place: Place, rng: np.random.Generator, views: int) -> Place:
-    """The place with cameras: the first sees much of it; the others follow on a path and look at the same things.
-
-    Args:
-        place: the place.
-        rng: the only source of randomness.
-        views: number of cameras.
-    """
+    """The place with cameras: the first sees much of it; the others follow on a path and look at the same things."""
     outlines = [(thing, thing.footprint()) for thing in place.things]
     standing = [outline for thing, outline in outlines if thing.on is None]
     best, target = _first_camera(place, rng, standing, [outline for _, outline in outlines])
@@ -39,14 +33,7 @@ def sample_cameras(place: Place, rng: np.random.Generator, views: int) -> Place:
 def _first_camera(
     place: Place, rng: np.random.Generator, standing: Sequence[Footprint], outlines: Sequence[Footprint]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best of some random cameras, and the point at which it looks.
-
-    Args:
-        place: the place.
-        rng: the only source of randomness.
-        standing: outlines of the things that stand on no other thing.
-        outlines: of all things.
-    """
+    """The best of some random cameras, and the point at which it looks."""
     centres = _centres(place)
     reach = np.array([place.size[0], place.size[2]]) / 2 - (0.35 if not place.outdoors else 0.0)
     best: tuple[float, np.ndarray, np.ndarray] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatialboost.scenes.paths import is_hidden_name
+from spatialboost.scenes.paths import is_hidden_name, natural_order
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +29,20 @@ TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # no random access: one would have to unpack all before
 
 _BLOCK = 512  # bytes of a tar file
-_NUMBERS = re.compile(r"([0-9]+)")
 _TARS_AT_ONCE = 8  # only headers are read, so most of the time is spent waiting for the disk
 
 
 @dataclass
 class Listing:
-    """Images in natural order. N = number of images.
+    """Images in natural order. N = number of images."""
 
-    Attributes:
-        names: path relative to the folder; for an image in a tar file, the path of the tar file comes first.
-        sizes_N: bytes; -1 if that is not known, such as for a link to a missing file.
-        starts_N: where the image begins in its tar file, in bytes.
-        tars_N: number of its tar file in ``tars``; -1 for a file of its own.
-        tars: paths of the tar files, relative to the folder.
-        others: number of files that are no images.
-    """
-
+    # path relative to the folder; for an image in a tar file, the path of the tar file comes first
     names: Sequence[str]
-    sizes_N: np.ndarray
-    starts_N: np.ndarray
-    tars_N: np.ndarray
-    tars: Sequence[str] = ()
-    others: int = 0
+    sizes_N: np.ndarray  # bytes; -1 if that is not known, such as for a link to a missing file
+    starts_N: np.ndarray  # where the image begins in its tar file, in bytes
+    tars_N: np.ndarray  # number of its tar file in tars; -1 for a file of its own
+    tars: Sequence[str] = ()  # paths of the tar files, relative to the folder
+    others: int = 0  # number of files that are no images
 
 
 def list_images(path: Path) -> Listing:
@@ -193,15 +183,3 @@ def _headers(file: Path) -> Iterator[tuple[str, int, int]]:
                 return
             if member.isreg() and not member.issparse():
                 yield member.name, member.size, member.offset_data
-
-
-def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Sort key of a name that compares numbers by value.
-
-    Example:
-        >>> sorted(["10.jpg", "2.jpg", "a.jpg"], key=natural_order)
-        ['2.jpg', '10.jpg', 'a.jpg']
-    """
-    pieces: list[str | int] = [*_NUMBERS.split(name)]  # text and number in turn, text first
-    pieces[1::2] = map(int, pieces[1::2])
-    return pieces, name

@@ -6,7 +6,6 @@ import io
 import re
 import warnings
 
-import numpy as np
 from PIL import ExifTags, Image
 
 from spatialboost.errors import SpatialBoostError
@@ -15,6 +14,7 @@ from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.focal import exif_focal, make_intrinsics
+from spatialboost.scenes.sizes import resize_image
 
 USUAL_EDGE = 480  # pixels; larger photographs are made smaller unless a size is given
 
@@ -34,8 +34,7 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
         ((480, 640, 3), True)
 
     Args:
-        content: the bytes of the image file.
-        source: name of the view.
+        content, source: the bytes of the image file, and the name of the view.
         size: shorter edge, or ``(height, width)``, in pixels; an image of another shape is cut around its middle. None
             makes the shorter edge 480 pixels if it is longer.
 
@@ -57,7 +56,7 @@ def view_photograph(content: bytes, source: str, size: int | tuple[int, int] | N
     new_size = _size_of((height, width), size)
     if new_size != (height, width):
         box = _box((height, width), new_size)
-        image_HW3 = _resize(image_HW3[box], new_size)
+        image_HW3 = resize_image(image_HW3[box], new_size)
         if intrinsics_33 is not None:
             cut = box[0].stop - box[0].start, box[1].stop - box[1].start
             intrinsics_33[:2, 2] -= box[1].start, box[0].start
@@ -76,10 +75,6 @@ def describe_size(size: int | tuple[int, int] | None) -> str:
     if isinstance(size, tuple):
         return f"{size[0]}x{size[1]}"
     return f"{USUAL_EDGE} px or less" if size is None else f"{size} px"
-
-
-def _resize(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(image_HW3).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _size_of(old: tuple[int, int], size: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from spatialboost.errors import SpatialBoostError, plain, unknown
 from spatialboost.scenes.cues import CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.images.folder import choose_views, open_images
-from spatialboost.scenes.images.listing import TAR, natural_order
+from spatialboost.scenes.images.listing import TAR
 from spatialboost.scenes.images.photograph import describe_size, view_photograph
-from spatialboost.scenes.paths import is_hidden_name, user_path
+from spatialboost.scenes.paths import is_hidden_name, natural_order, user_path
 from spatialboost.scenes.sizes import validate_size
 from spatialboost.scenes.source_registry import SourceOptions
 from spatialboost.scenes.sources import Source, evenly_spaced
@@ -110,11 +110,6 @@ def open_table(options: SourceOptions) -> Source:
 
 def find_column(schema: pyarrow.Schema, column: str | None, where: str) -> str:
     """The column with images.
-
-    Args:
-        schema: of the data set.
-        column: the name that the user gave, or None.
-        where: the data set, for errors.
 
     Raises:
         SpatialBoostError: there is none, several, or the given column has no images.

@@ -2,8 +2,8 @@
 
 Open `conversation` first: it asks the turns of a `plan` and writes the messages and their `meta`.
 
-- ``kinds/``: one file for each kind of question (level, wordings, asking, scoring), and a table of all kinds.
-- ``checks/``: one file for each kind. A check recomputes each answer from `meta` and shares no code with ``kinds/``.
+- ``kinds/``: one file for kinds of question of one subject (level, wordings, asking, scoring), and a table of all.
+- ``checks/``: a check for each kind. It recomputes each answer from `meta` and shares no code with ``kinds/``.
 - `checker` runs the checks on a conversation; `scoring` compares a reply with the true answer.
 - `plan` has the number of turns of each kind; `asking` draws them; `view`, `layout` and `points` measure one view.
 - `wordings` has the wordings of all kinds; `names` chooses names of objects that do not contain the answer.

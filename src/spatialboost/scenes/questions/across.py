@@ -1,4 +1,4 @@
-"""What several views tell together: how the camera moved, which objects are the same, and what is visible where.
+"""What several views tell together: which objects are the same, and what is visible where.
 
 The frame of all answers is that of the first view's camera (x right, y down, z forward, metres).
 """
@@ -6,7 +6,7 @@ The frame of all answers is that of the first view's camera (x right, y down, z 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Shape legend: H, W = image height and width in pixels; P = points of an object; G = points with two decimals.
 
-_DIRECTIONS = (("to the left", "to the right"), ("up", "down"), ("backwards", "forwards"))
-_TURNS = (("to the left", "to the right"), ("down", "up"), ("counterclockwise", "clockwise"))
 _AGREE = 0.05  # two depths of one point differ by at most this fraction of the depth, plus the noise
 _MAX_POINTS = 2000  # of one object; with more, an evenly spaced sample is taken
 _SAME, _OTHER = 0.6, 0.02  # share of an object's points on a mask of another view: the same object, another object
@@ -40,83 +38,23 @@ _PLACES = re.compile(
 
 
 @dataclass(frozen=True)
-class Motion:
-    """How the camera got from the first view to another one.
-
-    Attributes:
-        pose_44: from the other camera's frame to the first one.
-    """
-
-    pose_44: np.ndarray
-
-    @property
-    def step_3(self) -> np.ndarray:
-        """Right, down, forwards, in metres."""
-        return self.pose_44[:3, 3]
-
-    @property
-    def turns_3(self) -> np.ndarray:
-        """Degrees: to the right, up, and clockwise as the camera sees it; the last two after the first."""
-        turn_33 = self.pose_44[:3, :3]
-        right = np.arctan2(turn_33[0, 2], turn_33[2, 2])
-        up = np.arcsin(np.clip(-turn_33[1, 2], -1, 1))
-        return np.degrees([right, up, np.arctan2(turn_33[1, 0], turn_33[1, 1])])
-
-
-def direction_words(axis: int, value: float) -> tuple[str, str]:
-    """The word for a step along an axis of the first camera, and its opposite."""
-    return _pair(_DIRECTIONS[axis], value)
-
-
-def turn_words(axis: int, value: float) -> tuple[str, str]:
-    """The word for a turn (sideways, up or down, about the optical axis), and its opposite."""
-    return _pair(_TURNS[axis], value)
-
-
-def _pair(words: tuple[str, str], value: float) -> tuple[str, str]:
-    return (words[1], words[0]) if value > 0 else words
-
-
-def clear_axis(values_3: np.ndarray, least: float, ratio: float) -> int | None:
-    """The axis along which a step or a turn is clearly the largest; None if there is no such axis."""
-    _, middle, large = np.argsort(np.abs(values_3)).tolist()
-    size = abs(values_3[large])
-    return large if size >= least and size >= ratio * abs(values_3[middle]) else None
-
-
-@dataclass(frozen=True)
 class Seen:
-    """An object in one of the views.
+    """An object in one of the views."""
 
-    Attributes:
-        context: the views.
-        view: number of the view.
-        number: number of the object in the view.
-    """
-
-    context: Context
-    view: int
-    number: int
+    context: Context  # the views
+    view: int  # number of the view
+    number: int  # number of the object in the view
 
     @cached_property
     def thing(self) -> SceneObject:
         """The object with its mask."""
         things = self.cues.objects
-        return next(thing for thing in things if clean_description(thing.description) == self.description)
+        return next(thing for thing in things if clean_description(thing.description) == self.fact.description)
 
     @property
-    def _fact(self) -> ObjectFact:
+    def fact(self) -> ObjectFact:
+        """Its measurements."""
         return self.context.views[self.view].objects[self.number]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Its description and its aliases."""
-        return self._fact.names
-
-    @property
-    def height(self) -> float:
-        """The height of its mask's centre in the image, 0 (top) to 1."""
-        return self._fact.centre_xy[1]
 
     @property
     def cues(self) -> Cues:
@@ -124,26 +62,21 @@ class Seen:
         return self.context.views[self.view].cues
 
     @property
-    def description(self) -> str:
-        """Its description in its view."""
-        return self._fact.description
-
-    @property
     def plain_name(self) -> str | None:
         """The first of its descriptions that does not say where it is; None if each of them does."""
-        return next((name for name in self.names if not _PLACES.search(name)), None)
+        return next((name for name in self.fact.names if not _PLACES.search(name)), None)
 
     @cached_property
     def centre_3(self) -> np.ndarray:
         """The centre of its extent, in the frame of the first view."""
-        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
+        extent_23 = np.reshape(self.fact.extent_m, (2, 3))
         pose_44 = self.context.poses[self.view]
         return pose_44[:3, :3] @ extent_23.mean(0) + pose_44[:3, 3]
 
     @property
     def noise_m(self) -> float:
         """Standard deviation of its distance from its own camera, metres."""
-        return self.cues.depth_noise * self._fact.depth_m
+        return self.cues.depth_noise * self.fact.depth_m
 
     @cached_property
     def cloud(self) -> np.ndarray:
@@ -199,7 +132,7 @@ class Seen:
         """Whether another view clearly does not show it: no part of it, and nothing with its name."""
         cues = self.context.views[view].cues
         for thing in cues.objects:
-            if clean_description(thing.description) in (self.description, self.plain_name):
+            if clean_description(thing.description) in (self.fact.description, self.plain_name):
                 return False
             if thing.identity is not None and thing.identity == self.thing.identity:
                 return False
@@ -209,7 +142,7 @@ class Seen:
 
     def _corner_shows_in(self, view: int) -> bool:
         """Whether a corner of its box or its centre is in the image of a view and not behind a surface."""
-        extent_23 = np.reshape(self._fact.extent_m, (2, 3))
+        extent_23 = np.reshape(self.fact.extent_m, (2, 3))
         corners_83 = np.array([[extent_23[(i >> axis) & 1, axis] for axis in range(3)] for i in range(8)])
         pose_44 = self.context.poses[self.view]
         points_93 = np.vstack([corners_83, extent_23.mean(0)]) @ pose_44[:3, :3].T + pose_44[:3, 3]
@@ -228,13 +161,7 @@ def objects_in(context: Context, view: int) -> list[Seen]:
 
 
 def other_views(context: Context, rng: np.random.Generator, told_by: tuple[str, ...] = ()) -> Iterator[int]:
-    """The numbers of all views but the first, in random order.
-
-    Args:
-        context: the views.
-        rng: the only source of randomness.
-        told_by: kinds of question that tell the answer. Views that an earlier turn of them is about are left out.
-    """
+    """The numbers of all views but the first, in random order, without those that such an earlier turn is about."""
     told = [turn["images"][1] for turn in context.earlier if turn["kind"] in told_by]
     yield from (k for k in (rng.permutation(len(context.views) - 1) + 1).tolist() if k not in told)
 
@@ -250,13 +177,3 @@ def point_on(mask_HW: np.ndarray, rng: np.random.Generator) -> Point | None:
         return None
     y, x = found[rng.integers(len(found))].tolist()
     return x, y
-
-
-def stated_axes(values_3: np.ndarray, least: float) -> list[int]:
-    """The axes of a step or a turn that are stated: those of at least this size, the largest first."""
-    return [int(axis) for axis in np.argsort(-np.abs(values_3)) if abs(values_3[axis]) >= least]
-
-
-def join_parts(parts: Sequence[str]) -> str:
-    """A list in words: "one", "one and two", "one, two and three"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

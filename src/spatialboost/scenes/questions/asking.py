@@ -19,18 +19,13 @@ from spatialboost.scenes.questions.wordings import FIELD_OF_VIEW
 
 
 class Asker:
-    """Asks questions about the views of one scene, with one random generator.
-
-    Attributes:
-        turns: the turns so far. Their facts include ``kind`` and, if there are several views, ``view``.
-        left_out: kind -> the reason why at least one of its turns could not be asked.
-        replaced: kind -> kinds of the turns of the same level that were asked instead of its turns.
-    """
+    """Asks questions about the views of one scene, with one random generator."""
 
     def __init__(self, views: tuple[AskedView, ...], poses: tuple[np.ndarray, ...], rng: np.random.Generator) -> None:
         self.views, self.poses, self.rng = views, poses, rng
-        self.turns: list[Turn] = []
-        self.left_out: dict[str, str] = {}
+        self.turns: list[Turn] = []  # so far; their facts include ``kind`` and, if there are several views, ``view``
+        self.left_out: dict[str, str] = {}  # kind -> the reason why at least one of its turns could not be asked
+        # kind -> kinds of the turns of the same level that were asked instead of its turns
         self.replaced: dict[str, list[str]] = {}
 
     def ask_all(self, plan: TurnPlan) -> None:

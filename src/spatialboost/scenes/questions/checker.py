@@ -12,6 +12,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import unproject
 from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.questions.checks import MeasuredView, check_named
+from spatialboost.scenes.questions.checks.boxes import bare_name
 from spatialboost.scenes.questions.meta import IMAGE_TAG, facts_of_views
 from spatialboost.scenes.scene import Scene, as_scene
 
@@ -197,11 +198,11 @@ def _measure_view(facts: dict[str, Any], cues: Cues) -> tuple[MeasuredView, list
     extents: list[np.ndarray] = []
     heights: list[np.ndarray] = []
     for fact in facts["objects"]:
-        things = [thing for thing in cues.objects if _bare_name(thing.description) == fact["description"]]
+        things = [thing for thing in cues.objects if bare_name(thing.description) == fact["description"]]
         if len(things) != 1:
             problems.append(f"{len(things)} masks are called {fact['description']!r}, expected one")
             break
-        foreign = set(fact.get("aliases", ())) - {_bare_name(alias) for alias in things[0].aliases}
+        foreign = set(fact.get("aliases", ())) - {bare_name(alias) for alias in things[0].aliases}
         if foreign:
             problems.append(f"{fact['description']!r} is not called {sorted(foreign)} in the view")
         points_P3 = points_HW3[things[0].mask_HW & cues.valid_HW]
@@ -231,10 +232,6 @@ def _measure_object(fact: dict[str, Any], mask_HW: np.ndarray, points_P3: np.nda
         yield f"{name!r}: the size or the centre of the mask differs from meta"
     if abs(np.median(cues.depth_HW[seen]) - fact["depth_m"]) > 1e-4:
         yield f"{name!r}: the median depth differs from meta"
-
-
-def _bare_name(description: str) -> str:
-    return re.sub(r"(?i)^(a|an|the) ", "", " ".join(description.split())).rstrip(".")
 
 
 def _bounds(points_P3: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:

@@ -25,16 +25,11 @@ Order = Literal["forward", "reverse", "random"]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation, and the facts from which its answers were computed.
+    """A conversation, and the facts from which its answers were computed."""
 
-    Attributes:
-        messages: ``{"role": "user" | "assistant", "content": text}`` alternating; the first begins with one
-            ``<image>`` line for each image.
-        meta: ground truth as JSON-compatible values, described in ``docs/data-format.md``.
-    """
-
+    # {"role": "user" | "assistant", "content": text} alternating; the first begins with one <image> line for each image
     messages: list[dict[str, str]]
-    meta: dict[str, Any]
+    meta: dict[str, Any]  # ground truth as JSON-compatible values, described in docs/data-format.md
 
 
 def build_conversation(
@@ -43,8 +38,6 @@ def build_conversation(
     """Ask questions about a view or a scene that its cues can answer.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.cues import Cues
         >>> cues = Cues(
         ...     image_HW3=np.zeros((40, 40, 3), np.uint8),
         ...     depth_HW=np.full((40, 40), 2.0, np.float32),
@@ -96,8 +89,8 @@ def build_conversation(
         meta["left_out"] = asker.left_out
     if asker.replaced:
         meta["replaced"] = asker.replaced
-    if dropped := _dropped(scene):
-        meta["dropped"] = dropped
+    if dropped := sum((Counter(view.facts.get("dropped", {})) for view in scene.views), Counter[str]()):
+        meta["dropped"] = dict(dropped)
     return Conversation(_messages(turns, len(views)), meta)
 
 
@@ -146,14 +139,6 @@ def _view_facts(view: AskedView) -> dict[str, Any]:
         "intrinsics": np.asarray(view.cues.intrinsics_33, np.float64).tolist(),
         **view.facts,
     }
-
-
-def _dropped(scene: Scene) -> dict[str, int]:
-    """Texts that extractors dropped: reason -> number."""
-    dropped: Counter[str] = Counter()
-    for view in scene.views:
-        dropped.update(view.facts.get("dropped", {}))
-    return dict(dropped)
 
 
 def _too_few(asked: int, plan: TurnPlan, left_out: dict[str, str]) -> str:

@@ -32,28 +32,18 @@ RELATIONS = (*AXES, "larger_smaller")
 
 @dataclass(frozen=True)
 class ObjectFact:
-    """The measurements of one object. Numbers are rounded to six decimals, so that JSON does not change them.
+    """The measurements of one object. Numbers are rounded to six decimals, so that JSON does not change them."""
 
-    Attributes:
-        description: noun phrase without article.
-        pixels: number of its pixels with a depth reading.
-        extent_m: ``[xmin, ymin, zmin, xmax, ymax, zmax]`` in metres in the camera's frame (x right, y down, z forward).
-        cube: the extent relative to the scene's box, scaled to [0, 1].
-        centre_xy: mean of its visible pixels, normalised by the image's width and height.
-        depth_m: median depth in metres.
-        cut: whether it touches the image border, so that it may be larger than its visible part.
-        aliases: further descriptions; unique in the view.
-        heights_m: lowest and highest height along gravity, metres above the camera; None if gravity is unknown.
-    """
-
-    description: str
-    pixels: int
+    description: str  # noun phrase without article
+    pixels: int  # number of its pixels with a depth reading
+    # [xmin, ymin, zmin, xmax, ymax, zmax] in metres in the camera's frame (x right, y down, z forward)
     extent_m: tuple[float, ...]
-    cube: tuple[float, ...]
-    centre_xy: tuple[float, float]
-    depth_m: float
-    cut: bool
-    aliases: tuple[str, ...] = ()
+    cube: tuple[float, ...]  # the extent relative to the scene's box, scaled to [0, 1]
+    centre_xy: tuple[float, float]  # mean of its visible pixels, normalised by the image's width and height
+    depth_m: float  # median depth in metres
+    cut: bool  # whether it touches the image border, so that it may be larger than its visible part
+    aliases: tuple[str, ...] = ()  # further descriptions; unique in the view
+    # lowest and highest height along gravity, metres above the camera; None if gravity is unknown
     heights_m: tuple[float, ...] | None = None
 
     @property
@@ -69,16 +59,11 @@ class ObjectFact:
 
 @dataclass(frozen=True)
 class Layout:
-    """The scene's box in metres and the objects that are large enough to be asked about.
+    """The scene's box in metres and the objects that are large enough to be asked about."""
 
-    Attributes:
-        box_m: the box.
-        objects: the usable objects.
-        up: the direction against gravity in the camera's frame, of length 1; None if unknown.
-    """
-
-    box_m: tuple[float, ...]
-    objects: tuple[ObjectFact, ...]
+    box_m: tuple[float, ...]  # the box
+    objects: tuple[ObjectFact, ...]  # the usable objects
+    # the direction against gravity in the camera's frame, of length 1; None if unknown
     up: tuple[float, ...] | None = None
 
 
@@ -86,8 +71,6 @@ def measure_layout(cues: Cues) -> Layout:
     """Measure the scene's box and every usable object of a view.
 
     Example:
-        >>> import numpy as np
-        >>> from spatialboost.scenes.cues import Cues, SceneObject
         >>> mask = np.zeros((40, 40), bool)
         >>> mask[10:20, 10:20] = True
         >>> cues = Cues(

@@ -15,7 +15,6 @@ def facts_of_views(meta: dict[str, Any]) -> Sequence[dict[str, Any]]:
 
     In data sets of before gravity was used, ``up`` is missing.
 
-
     Example:
         >>> [facts["size"] for facts in facts_of_views({"images": 1, "size": [40, 60], "turns": []})]
         [[40, 60]]

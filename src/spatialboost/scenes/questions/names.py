@@ -29,31 +29,11 @@ _PATTERNS = {relation: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for relati
 # What a thing is called says nothing about which side it is on, but a lot about its height and size.
 _NOUNS_DO_NOT_DECIDE = {"left_right"}
 # Things that hang high or lie on the floor: beside another noun, they tell which one is above.
-_KNOWN_HEIGHTS = {
-    "window",
-    "picture",
-    "painting",
-    "poster",
-    "mirror",
-    "clock",
-    "curtain",
-    "curtains",
-    "blind",
-    "blinds",
-    "conditioner",
-    "chandelier",
-    "hood",
-    "roof",
-    "sky",
-    "tree",
-    "rug",
-    "carpet",
-    "mat",
-    "floor",
-    "ceiling",
-    "slippers",
-    "shoes",
-}
+_KNOWN = (
+    "window picture painting poster mirror clock curtain curtains blind blinds conditioner chandelier hood roof sky "
+    "tree rug carpet mat floor ceiling slippers shoes"
+)
+_KNOWN_HEIGHTS = frozenset(_KNOWN.split())
 _AFTER_NOUN = re.compile(r" (?:on|in|at|by|near|with|of|under|over|behind|beside|next|from|between|against|to|that) ")
 
 
@@ -70,11 +50,6 @@ def choose_names(relation: str, a: tuple[str, ...], b: tuple[str, ...]) -> tuple
         True
 
     Names with the same noun are preferred, and among these the shortest: every further word could tell something.
-
-    Args:
-        relation: the kind of question.
-        a: names of the first object.
-        b: names of the second object.
 
     Returns:
         Both names, and whether they say nothing about the answer: they have the same noun, or nouns do not matter. None

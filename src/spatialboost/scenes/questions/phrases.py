@@ -32,8 +32,7 @@ def format_angles(degrees: Sequence[float]) -> str:
     """
     if len(degrees) == 1:
         return f"{degrees[0]:.1f} degrees"
-    parts = [f"{angle:.1f} degrees in image {i + 1}" for i, angle in enumerate(degrees)]
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return join_parts([f"{angle:.1f} degrees in image {i + 1}" for i, angle in enumerate(degrees)])
 
 
 def format_point(hundredths: Sequence[int]) -> str:
@@ -72,8 +71,12 @@ def format_list(descriptions: Sequence[str]) -> str:
         >>> format_list(["leftmost chair", "second chair from the left"])
         'the leftmost chair and the second chair from the left'
     """
-    named = [f"{_article(name)} {name}" for name in descriptions]
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return join_parts([f"{_article(name)} {name}" for name in descriptions])
+
+
+def join_parts(parts: Sequence[str]) -> str:
+    """A list in words: "one", "one and two", "one, two and three"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _article(name: str) -> str:

@@ -17,17 +17,11 @@ class CannotAskError(CuesError):
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer.
+    """A question and its answer."""
 
-    Attributes:
-        question: text of the question.
-        answer: the true answer.
-        facts: the values from which the answer was computed, JSON-compatible; stored in ``meta["turns"]``.
-    """
-
-    question: str
-    answer: str
-    facts: dict[str, Any]
+    question: str  # text of the question
+    answer: str  # the true answer
+    facts: dict[str, Any]  # the values from which the answer was computed, JSON-compatible; stored in meta["turns"]
 
 
 def choose_wording(wordings: Sequence[str], rng: np.random.Generator, **words: str) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from spatialboost.scenes.cues import CuesError, SceneObject
 from spatialboost.scenes.paths import is_wanted
 from spatialboost.scenes.readers.decode import read_labels
 from spatialboost.scenes.readers.text import read_json, read_text
+from spatialboost.scenes.sizes import nearest_pixels
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,7 @@ def open_annotations(folder: Path) -> Annotations | None:
 
 
 class LabelImages:
-    """A label image ``masks/FRAME.png`` for each frame, and the name of each value. The value 0 is no object.
-
-    Args:
-        folder: with one-channel PNG of 8 or 16 bit.
-        names: ``names.json`` or ``names.csv``.
-    """
+    """A label image ``masks/FRAME.png`` of 8 or 16 bit for each frame, and the name of each value but 0, no object."""
 
     def __init__(self, folder: Path, names: Path) -> None:
         self.files = {file.stem: file for file in folder.iterdir() if is_wanted(file) and file.suffix.lower() == ".png"}
@@ -124,14 +120,7 @@ class CocoFile:
 def label_objects(
     labels_HW: np.ndarray, names: Mapping[int, str], size: tuple[int, int], source: str
 ) -> Sequence[SceneObject]:
-    """The objects of a label image: one for each value that has a name.
-
-    Args:
-        labels_HW: integers, 0 = no object.
-        names: value to name.
-        size: height and width of the masks.
-        source: for messages.
-    """
+    """The objects of a label image: one for each value but 0 that has a name."""
     found = [int(value) for value in np.unique(labels_HW) if value]
     nameless = [value for value in found if value not in names]
     if nameless:
@@ -143,11 +132,6 @@ def to_objects(masks: Iterable[tuple[str, np.ndarray]], size: tuple[int, int], s
     """Objects of names and masks. Of two masks that overlap, the smaller one keeps the pixels that both have.
 
     Objects whose name no question can use and objects without a pixel are left out, with a warning.
-
-    Args:
-        masks: name and bool mask of each object, of any size.
-        size: height and width of the result.
-        source: for messages.
     """
     kept: list[tuple[str, np.ndarray]] = []
     for name, mask_HW in masks:
@@ -157,7 +141,7 @@ def to_objects(masks: Iterable[tuple[str, np.ndarray]], size: tuple[int, int], s
                 "%s: the object name %r is left out; expected up to %d letters and blanks", source, name[:80], _LONGEST
             )
             continue
-        kept.append((name, _resize_mask(mask_HW, size)))
+        kept.append((name, mask_HW[nearest_pixels(mask_HW.shape, size)]))
     free_HW = np.ones(size, bool)
     finished: dict[int, SceneObject] = {}
     for number in sorted(range(len(kept)), key=lambda number: int(kept[number][1].sum())):
@@ -231,14 +215,6 @@ def decode_runs(text: str) -> list[int]:
 def _is_usable(name: str) -> bool:
     """Whether a question can contain a name: words, and no mark-up or control characters."""
     return 0 < len(name) <= _LONGEST and all(letter.isalnum() or letter in " -'.,()/&" for letter in name)
-
-
-def _resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if mask_HW.shape == size:
-        return mask_HW
-    rows = np.minimum(((np.arange(size[0]) + 0.5) * mask_HW.shape[0] / size[0]).astype(int), mask_HW.shape[0] - 1)
-    columns = np.minimum(((np.arange(size[1]) + 0.5) * mask_HW.shape[1] / size[1]).astype(int), mask_HW.shape[1] - 1)
-    return mask_HW[np.ix_(rows, columns)]
 
 
 Names = tuple[dict[int, str], dict[str, dict[int, str]]]  # of all frames; of single frames

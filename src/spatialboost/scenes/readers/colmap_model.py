@@ -40,17 +40,11 @@ _LARGEST = 0.02  # displacement by distortion, as a fraction of the width, that 
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera of a model.
+    """A camera of a model."""
 
-    Attributes:
-        model: name of the camera model.
-        size: height and width.
-        params: as COLMAP orders them.
-    """
-
-    model: str
-    size: tuple[int, int]
-    params: tuple[float, ...]
+    model: str  # name of the camera model
+    size: tuple[int, int]  # height and width
+    params: tuple[float, ...]  # as COLMAP orders them
 
     def intrinsics(self, source: str) -> Intrinsics:
         """The camera matrix; the centre of the top left pixel is (0, 0), where COLMAP has (0.5, 0.5).

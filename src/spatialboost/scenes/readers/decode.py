@@ -23,19 +23,11 @@ MILLIMETRES = 1000.0  # values per metre of integers, if nothing else is known; 
 
 @dataclass(frozen=True)
 class DepthFormat:
-    """How the values of depth maps are to be read.
+    """How the values of depth maps are to be read."""
 
-    Attributes:
-        scale: values per metre; None = integers are millimetres, floating-point values are metres.
-        low: smaller depth is no reading, in metres.
-        high: larger depth is no reading, in metres.
-        rotated: whether the lowest three of 16 bits are the highest in truth, as in SUN RGB-D.
-    """
-
-    scale: float | None = None
-    low: float = 0.0
-    high: float = np.inf
-    rotated: bool = False
+    scale: float | None = None  # values per metre; None = integers are millimetres, floating-point values are metres
+    high: float = np.inf  # larger depth is no reading, in metres
+    rotated: bool = False  # whether the lowest three of 16 bits are the highest in truth, as in SUN RGB-D
 
 
 def read_image(file: Path, source: str) -> np.ndarray:
@@ -127,8 +119,7 @@ def to_metres(values_HW: np.ndarray, form: DepthFormat) -> np.ndarray:
         values_HW = ((values_HW >> 3) | (values_HW << 13)).astype(np.uint16)
     depth_HW = (values_HW / (form.scale or (MILLIMETRES if whole else 1.0))).astype(np.float32)
     depth_HW[lost_HW] = 0
-    if form.low > 0 or form.high < np.inf:
-        depth_HW[(depth_HW < form.low) | (depth_HW > form.high)] = 0
+    depth_HW[depth_HW > form.high] = 0
     return depth_HW
 
 

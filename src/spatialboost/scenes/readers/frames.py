@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import rescale_intrinsics
 from spatialboost.scenes.cues import Cues, CuesError
-from spatialboost.scenes.extract.gravity import find_up_of_walk
+from spatialboost.scenes.extract.gravity import find_up_of_walk, up_in_camera
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.readers.annotations import Annotations, open_annotations
 from spatialboost.scenes.readers.decode import MILLIMETRES, assumed_scale, image_size, read_depth, read_image
@@ -23,8 +22,8 @@ from spatialboost.scenes.readers.matching import find_path
 from spatialboost.scenes.readers.options import Fit, ReaderOptions
 from spatialboost.scenes.readers.plausibility import Measured, check_depth, intrinsics_problem, principal_point_warning
 from spatialboost.scenes.readers.poses import PoseOf, open_poses, to_camera_to_world
-from spatialboost.scenes.readers.recording import Frame, Recording, shared_up
-from spatialboost.scenes.sizes import validate_size
+from spatialboost.scenes.readers.recording import Frame, Recording
+from spatialboost.scenes.sizes import resize_image, validate_size
 from spatialboost.scenes.sources import resize_cues
 
 log = logging.getLogger(__name__)
@@ -38,16 +37,10 @@ _FARTHEST = 1e6  # metres from the origin of the poses
 class Frames:
     """The frames of a recording; a frame is read when it is indexed.
 
-    A frame with depth is a `Cues`, one without a `PartialCues`.
-
-    Args:
-        recording: what the layout says.
-        options: what the user says; it has precedence.
-        size: as for `RGBDFolder`.
-        depth_noise: standard deviation of a reading divided by the depth.
-        name: name of the recording in the names of its views. Default: that of its folder.
-        check_late: check when the first frame is read, not now. Then no frame of a bad recording can be used.
-        said: warnings that are not to be repeated; recordings of one data set share it.
+    A frame with depth is a `Cues`, one without a `PartialCues`. The user's options have precedence over what the
+    recording says; size and noise are as for `RGBDFolder`. The name, in the names of the views, is that of the folder
+    by default. With ``check_late``, the recording is checked when its first frame is read; then no frame of a bad
+    recording can be used. ``said`` are warnings that are not to be repeated: recordings of one data set share it.
 
     Raises:
         SpatialBoostError: a file that an option names is missing or has another form, or depth, intrinsics and poses do
@@ -122,7 +115,7 @@ class Frames:
         self._check_late(source)
         view = self._read(index, source)
         if view.pose_44 is not None and view.up_3 is None:
-            view = replace(view, up_3=shared_up(view.pose_44, self._world_up))
+            view = replace(view, up_3=up_in_camera(self._world_up, view.pose_44))
         return resize_cues(view, self.size) if self.size is not None and isinstance(view, Cues) else view
 
     @cached_property
@@ -151,7 +144,7 @@ class Frames:
         fitted = self._fit(frame, image_HW3.shape[:2], intrinsics_33, source)
         size = fitted.depth_HW.shape
         return Cues(
-            image_HW3=_resize_image(image_HW3, size),
+            image_HW3=resize_image(image_HW3, size),
             depth_HW=fitted.depth_HW,
             intrinsics_33=fitted.intrinsics_33,
             source=source,
@@ -269,19 +262,12 @@ class Frames:
 
     def _read_depth(self, frame: Frame, source: str) -> np.ndarray:
         if isinstance(frame.depth, np.ndarray):
-            form = self.depth_format
-            return np.where((frame.depth >= form.low) & (frame.depth <= form.high), frame.depth, 0).astype(np.float32)
+            usable_HW = (frame.depth >= 0) & (frame.depth <= self.depth_format.high)
+            return np.where(usable_HW, frame.depth, 0).astype(np.float32)
         return read_depth(frame.depth or Path(), source, self.depth_format)
 
     def _fit(self, frame: Frame, image: tuple[int, int], intrinsics_33: np.ndarray, source: str) -> Measured:
-        """Depth map and intrinsics at the size of the view.
-
-        Args:
-            frame: with depth.
-            image: height and width of the image.
-            intrinsics_33: of the image.
-            source: for messages.
-        """
+        """Depth map and intrinsics at the size of the view."""
         depth_HW = self._read_depth(frame, source)
         size = self._fitted_size(image, depth_HW.shape, frame, source)
         target_33 = rescale_intrinsics(intrinsics_33, image, size)
@@ -343,7 +329,7 @@ class Frames:
         intrinsics_33 = None if frame.intrinsics is None else self._intrinsics_of(frame, old, source)
         size = _target_size(old, self.size)
         return PartialCues(
-            image_HW3=_resize_image(image_HW3, size),
+            image_HW3=resize_image(image_HW3, size),
             source=source,
             intrinsics_33=None if intrinsics_33 is None else rescale_intrinsics(intrinsics_33, old, size),
             objects=self._objects(index, size, source),
@@ -367,23 +353,10 @@ def _target_size(size: tuple[int, int], wanted: int | tuple[int, int] | None) ->
     return wanted
 
 
-def _resize_image(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image_HW3.shape[:2] == size:
-        return image_HW3
-    return np.asarray(Image.fromarray(image_HW3).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
 def _sample_depth(
     depth_HW: np.ndarray, depth_33: np.ndarray, size: tuple[int, int], target_33: np.ndarray
 ) -> np.ndarray:
-    """The depth map as another camera at the same place sees it, by nearest neighbour; 0 where it does not reach.
-
-    Args:
-        depth_HW: as stored.
-        depth_33: its camera matrix.
-        size: height and width of the result.
-        target_33: the camera matrix of the result.
-    """
+    """The depth map as another camera at the same place sees it, by nearest neighbour; 0 where it does not reach."""
     (fx, _, cx), (_, fy, cy) = target_33[:2]
     (depth_fx, _, depth_cx), (_, depth_fy, depth_cy) = depth_33[:2]
     # Rounding is up at .5, where a pixel of the view is between two of the depth map, as in `resize_cues`

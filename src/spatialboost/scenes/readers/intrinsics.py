@@ -28,18 +28,13 @@ class Intrinsics:
         >>> half.at((480, 640))[0].tolist()
         [500.0, 0.0, 319.5]
 
-    Attributes:
-        matrix_33: float64 ``(3, 3)``; the centre of the top left pixel is (0, 0).
-        size: ``(height, width)`` of the images that it is for; None = not known.
-        origin: where it is from, for messages.
-
     Raises:
         SpatialBoostError: a number is not finite, or a focal length or an edge is not positive.
     """
 
-    matrix_33: np.ndarray
-    size: tuple[int, int] | None
-    origin: str
+    matrix_33: np.ndarray  # float64 (3, 3); the centre of the top left pixel is (0, 0)
+    size: tuple[int, int] | None  # (height, width) of the images that it is for; None = not known
+    origin: str  # where it is from, for messages
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.matrix_33).all() or min(self.matrix_33[0, 0], self.matrix_33[1, 1]) <= 0:
@@ -87,12 +82,7 @@ def read_intrinsics(file: Path) -> Intrinsics:
 
 
 def given_intrinsics(text: str, folder: Path) -> Intrinsics:
-    """The intrinsics of an option: the numbers themselves, or the name of a file.
-
-    Args:
-        text: ``"fx fy cx cy"``, ``"fx fy cx cy WIDTH HEIGHT"``, or a file, looked for in the folder first.
-        folder: the folder of the frames.
-    """
+    """The intrinsics of an option: the numbers themselves, or the name of a file."""
     try:
         rows = parse_numbers(text, "", "")
     except SpatialBoostError:

@@ -12,13 +12,12 @@ from typing import Any
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import CuesError
-from spatialboost.scenes.paths import is_hidden, user_path
+from spatialboost.scenes.paths import is_hidden, natural_order, user_path
 from spatialboost.scenes.readers.frames import Frames
-from spatialboost.scenes.readers.matching import natural_order
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Recording
 from spatialboost.scenes.source_registry import SourceOptions
-from spatialboost.scenes.sources import Source, evenly_spaced
+from spatialboost.scenes.sources import Mapped, Source, evenly_spaced
 from spatialboost.scenes.views.choosing import name_of_choice, take_views
 
 log = logging.getLogger(__name__)
@@ -26,21 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is handed out. A line in ``SOURCES`` of `source_registry` gives it a name for ``--source``.
+    """How a data set is handed out. A line in ``SOURCES`` of `source_registry` gives it a name for ``--source``."""
 
-    Attributes:
-        name: its name for ``--source``.
-        recording: reads one recording.
-        expected: what a folder of it has, for messages.
-        levels: how many folders down from the user's folder the recordings may be.
-        depth_noise: standard deviation of a reading divided by the depth.
-    """
-
-    name: str
-    recording: type[Recording]
-    expected: str
-    levels: int = 3
-    depth_noise: float = 0.01
+    name: str  # its name for --source
+    recording: type[Recording]  # reads one recording
+    expected: str  # what a folder of it has, for messages
+    levels: int = 3  # how many folders down from the user's folder the recordings may be
+    depth_noise: float = 0.01  # standard deviation of a reading divided by the depth
 
     def __call__(self, options: SourceOptions) -> Source:
         """Open the frames of a folder, or of all recordings in it: all, or some, evenly spaced.
@@ -181,19 +172,12 @@ class Unusable:
         raise CuesError(f"{self.name}: {self.reason}")
 
 
-class Named:
+class Named(Mapped):
     """A source under another name, which says whether its views have objects and depth, as the first frames have."""
 
     def __init__(self, source: Source, name: str, first: Frames) -> None:
-        self.source, self.name = source, name
+        super().__init__(source, name=name)
         self.has_objects, self.has_depth = first.has_objects, first.has_depth
-        self.names: Sequence[str] | None = getattr(source, "names", None)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int, /) -> Any:
-        return self.source[index]
 
 
 def _find(folder: Path, recording: type[Recording], options: ReaderOptions, levels: int) -> list[Path]:

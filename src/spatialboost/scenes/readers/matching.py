@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.scenes.paths import is_wanted, user_path
+from spatialboost.scenes.paths import is_wanted, natural_order, user_path
 from spatialboost.scenes.readers.text import read_words
 
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -30,19 +30,6 @@ def find_path(text: str, folder: Path, what: str) -> Path:
     raise SpatialBoostError(
         f"{what} {text!r}: neither {inside} nor such a file in the working directory exists; expected a file"
     )
-
-
-def natural_order(file: Path | str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key that compares numbers by value (2 before 10). Equal keys are ordered by the full file name.
-
-    Example:
-        >>> sorted(["frame10", "frame2"], key=natural_order)
-        ['frame2', 'frame10']
-    """
-    name = file if isinstance(file, str) else file.name
-    stem = file if isinstance(file, str) else file.stem
-    pieces = re.split(r"([0-9]+)", stem)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], name
 
 
 def list_files(folder: Path, pattern: str, endings: Sequence[str]) -> dict[str, list[Path]]:

@@ -13,7 +13,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import project, unproject
 from spatialboost.scenes.readers.decode import MILLIMETRES
 from spatialboost.scenes.readers.options import PoseType
-from spatialboost.scenes.readers.poses import to_camera_to_world
+from spatialboost.scenes.readers.poses import PoseOf, to_camera_to_world
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ class Measured:
 
 
 Measure = Callable[[int], Measured | None]  # None = the frame is not readable
-PoseOf = Callable[[int], np.ndarray | None]  # camera to world of a frame; None = not known
 
 
 def intrinsics_problem(intrinsics_33: np.ndarray, size: tuple[int, int], size_known: bool, origin: str) -> str | None:
@@ -56,12 +55,6 @@ def intrinsics_problem(intrinsics_33: np.ndarray, size: tuple[int, int], size_kn
         True
         >>> intrinsics_problem(full, (960, 1280), False, "K")[:48]
         'the principal point of K is (319.5, 239.5), far '
-
-    Args:
-        intrinsics_33: camera matrix.
-        size: height and width of an image.
-        size_known: whether it is known that they are for images of this size.
-        origin: where they are from, for the message.
     """
     height, width = size
     (fx, skew, cx), (fy, cy) = intrinsics_33[0], intrinsics_33[1, 1:]
@@ -114,14 +107,8 @@ def check_depth(
 ) -> str:
     """Compare the depth of a few frames with what is usual, and with the poses. Returns what the depth is.
 
-    Args:
-        folder: for messages.
-        measure: reads the depth of a frame.
-        pose_of: camera to world of a frame, or None.
-        num: number of frames.
-        scale: values per metre.
-        usual: lowest and highest usual median, and highest usual 99th percentile, in metres.
-        given: whether the folder, an option or the data set gives the scale.
+    ``usual`` is the lowest and highest usual median and the highest usual 99th percentile, in metres. ``given``: the
+    folder, an option or the data set gives the scale (values per metre).
 
     Raises:
         SpatialBoostError: the depth is not what it would be at this scale.

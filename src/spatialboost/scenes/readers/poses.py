@@ -123,12 +123,7 @@ def axis_angle_to_matrix(x: float, y: float, z: float) -> np.ndarray:
 def to_camera_to_world(pose_44: np.ndarray, pose_type: PoseType, scale: float = 1.0) -> np.ndarray:
     """A pose of a type as camera to world, x right, y down, z forward, in metres.
 
-    A matrix that is not rigid stays one that is not; `Cues` refuses it.
-
-    Args:
-        pose_44: float ``(4, 4)``.
-        pose_type: see `ReaderOptions`.
-        scale: metres per unit of the pose.
+    The scale is in metres per unit of the pose. A matrix that is not rigid stays one that is not; `Cues` refuses it.
     """
     pose_44 = np.array(pose_44, np.float64)
     if pose_type == "world-to-camera":

@@ -18,47 +18,29 @@ Z_UP = np.array([0.0, 0.0, 1.0])
 
 @dataclass(frozen=True)
 class Frame:
-    """The parts of one frame; files are not decoded yet.
+    """The parts of one frame; files are not decoded yet."""
 
-    Attributes:
-        image: file, or uint8 ``(H, W, 3)``.
-        depth: file, or float32 ``(H, W)`` in metres; None = the data set has no depth.
-        intrinsics: of the image; None = not known.
-        depth_intrinsics_33: of the depth map, if its camera is another one at the same place; None = those of the
-        image. pose_44: camera to world, or None.
-        up_3: unit vector, "up" along gravity in the camera's frame, or None.
-    """
-
-    image: Path | np.ndarray
-    depth: Path | np.ndarray | None = None
-    intrinsics: Intrinsics | None = None
+    image: Path | np.ndarray  # file, or uint8 (H, W, 3)
+    depth: Path | np.ndarray | None = None  # file, or float32 (H, W) in metres; None = the data set has no depth
+    intrinsics: Intrinsics | None = None  # of the image; None = not known
+    # of the depth map, if its camera is another one at the same place; None = those of the image
     depth_intrinsics: Intrinsics | None = None
-    pose_44: np.ndarray | None = None
-    up_3: np.ndarray | None = None
+    pose_44: np.ndarray | None = None  # camera to world, or None
+    up_3: np.ndarray | None = None  # unit vector, "up" along gravity in the camera's frame, or None
 
 
 class Recording:
-    """Frames that one camera took in one place. There is one subclass for each layout, in ``sets/``.
+    """Frames that one camera took in one place. There is one subclass for each layout, in ``sets/``."""
 
-    Attributes:
-        usual: usual median of the depth, and usual 99th percentile, in metres: outside of them, a warning is logged.
-        file_options: which of the options ``images``, ``depths`` and ``associations`` the layout has.
-        depth_format: how depth maps are read.
-        up_world_3: direction of "up" along gravity in the world of the poses, if the layout tells it.
-        metric_poses: whether poses are in metres.
-        folder: where it is.
-        names: one name for each frame.
-        times: time of each frame in seconds; None = not known.
-    """
-
+    # usual median of the depth, and usual 99th percentile, in metres: outside of them, a warning is logged
     usual: ClassVar[tuple[float, float, float]] = (0.6, 5.0, 12.0)
-    file_options: ClassVar[tuple[str, ...]] = ()
-    depth_format: DepthFormat = DepthFormat()
-    up_world_3: np.ndarray | None = None
-    metric_poses: bool = True
+    file_options: ClassVar[tuple[str, ...]] = ()  # of the options images, depths and associations, those that it has
+    depth_format: DepthFormat = DepthFormat()  # how depth maps are read
+    up_world_3: np.ndarray | None = None  # direction of "up" in the world of the poses, if the layout tells it
+    metric_poses: bool = True  # whether poses are in metres
     folder: Path
-    names: Sequence[str]
-    times: Sequence[float | None] | None = None
+    names: Sequence[str]  # one for each frame
+    times: Sequence[float | None] | None = None  # of each frame in seconds; None = not known
 
     def __init__(self, folder: Path, options: ReaderOptions, root: Path) -> None:
         """List the frames. Files of single frames are not read yet.
@@ -81,10 +63,6 @@ class Recording:
     def frame(self, index: int, source: str) -> Frame:
         """The parts of a frame.
 
-        Args:
-            index: number of the frame.
-            source: its name for error messages.
-
         Raises:
             CuesError: the frame cannot be used.
         """
@@ -102,21 +80,4 @@ class Recording:
     def format_with(self, options: ReaderOptions) -> DepthFormat:
         """How depth maps are read: the options, and otherwise the layout."""
         form = self.depth_format
-        return replace(
-            form,
-            scale=options.depth_scale or form.scale,
-            low=options.min_depth or form.low,
-            high=options.max_depth or form.high,
-        )
-
-
-def shared_up(pose_44: np.ndarray | None, up_world_3: np.ndarray | None) -> np.ndarray | None:
-    """The direction "up" in the camera's frame, if the pose and the world's "up" are known.
-
-    Example:
-        >>> shared_up(np.eye(4), np.array([0, 0, 2.0])).tolist()
-        [0.0, 0.0, 1.0]
-    """
-    if pose_44 is None or up_world_3 is None or not np.isfinite(pose_44).all():
-        return None
-    return pose_44[:3, :3].T @ (up_world_3 / np.linalg.norm(up_world_3))
+        return replace(form, scale=options.depth_scale or form.scale, high=options.max_depth or form.high)

@@ -2,7 +2,7 @@
 
 Open `source` first: `Rooms` is the source that a build reads. `render` makes images, depth maps and masks from seeds.
 `sampling` and `furnishing` sample the contents of a room, as the classes in `room`; `viewpoints` adds more cameras.
-`raycast` and `shading` are the renderer; `materials` and `colours` define the appearance of surfaces.
+`raycast` and `shading` are the renderer; `materials` defines the appearance of surfaces.
 """
 
 from spatialboost.scenes.rooms.render import render_rooms, render_scenes, render_views

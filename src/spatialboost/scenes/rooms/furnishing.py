@@ -7,17 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from spatialboost.scenes.rooms.colours import PALETTE
-from spatialboost.scenes.rooms.materials import pick, sample_material
+from spatialboost.scenes.rooms.materials import PALETTE, pick, sample_material
 from spatialboost.scenes.rooms.room import Thing
 
-TEXTURE_WORDS = {
-    "plain": "plain",
-    "checkered": "checkered",
-    "striped": "striped",
-    "speckled": "speckled",
-    "wooden": "wooden",
-}
 PLACE_WORDS = {"floor": "on the floor", "wall": "on the wall", "box": "on a box", "cylinder": "on a cylinder"}
 
 
@@ -29,16 +21,7 @@ def sample_things(
     count: int,
     avoid: tuple[str, str],
 ) -> tuple[Thing, ...]:
-    """Sample things that fit into a room. They do not overlap, and each has a unique description.
-
-    Args:
-        rng: the only source of randomness.
-        size: width, height, depth of the room, metres.
-        pose_44: camera to world. No thing is close to the camera, and most things are in its view.
-        fov: horizontal field of view, degrees.
-        count: number of things to aim for; fewer if they do not fit.
-        avoid: colours of walls and floor; a thing of the same colour would be hard to see.
-    """
+    """Sample things that fit into a room. They do not overlap, and each has a unique description."""
     things: list[Thing] = []
     for _ in range(40 * count):
         if len(things) == count:
@@ -49,9 +32,9 @@ def sample_things(
             placed = _hang(rng, size, half)
             place = "wall"
         elif things and rng.random() < 0.3:
-            placed, place, half = _stack(rng, size, things, half)
+            placed, place, half = _stack(rng, things, half)
         else:
-            placed = _stand(rng, size, pose_44, fov, half)
+            placed = _stand(rng, pose_44, fov, half)
             place = "floor"
         if placed is None:
             continue
@@ -105,9 +88,7 @@ def _size_word(shape: str, half: tuple[float, float, float]) -> str:
 Placed = tuple[tuple[float, float, float], float] | None
 
 
-def _stand(
-    rng: np.random.Generator, size: tuple[float, float, float], pose_44: np.ndarray, fov: float, half: Sequence[float]
-) -> Placed:
+def _stand(rng: np.random.Generator, pose_44: np.ndarray, fov: float, half: Sequence[float]) -> Placed:
     """Place a thing on the floor, at a random distance and angle within the camera's view."""
     distance = rng.uniform(1.1, 6.5)
     angle = np.arctan2(pose_44[0, 2], pose_44[2, 2]) + np.radians(rng.uniform(-0.46, 0.46) * fov)
@@ -127,7 +108,7 @@ def _hang(rng: np.random.Generator, size: tuple[float, float, float], half: Sequ
 
 
 def _stack(
-    rng: np.random.Generator, size: tuple[float, float, float], things: list[Thing], half: tuple[float, float, float]
+    rng: np.random.Generator, things: list[Thing], half: tuple[float, float, float]
 ) -> tuple[Placed, str, tuple[float, float, float]]:
     """Place a thing on top of a box or cylinder, and shrink it to fit there."""
     below = things[int(rng.integers(len(things)))]
@@ -219,7 +200,7 @@ def _aliases(thing: Thing, things: Sequence[Thing]) -> tuple[str, ...]:
 
 def _phrase(traits: dict[str, str], extras: Sequence[str]) -> str:
     words = [traits["size"] if "size" in extras else "", traits["colour"]]
-    words.append(TEXTURE_WORDS[traits["texture"]] if "texture" in extras else "")
+    words.append(traits["texture"] if "texture" in extras else "")
     words.append(traits["shape"])
     words.append(PLACE_WORDS[traits["place"]] if "place" in extras else "")
     return " ".join(word for word in words if word)

@@ -36,21 +36,14 @@ Vector = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Tables of B rooms. Padding gives all rooms the same number of primitives; no ray hits the added ones.
+    """Tables of B rooms. Padding gives all rooms the same number of primitives; no ray hits the added ones."""
 
-    Attributes:
-        primitives_BMF: table of the sides of the room, then boxes, balls and cylinders; each kind is padded separately.
-        counts: number of boxes, balls and cylinders in each room, after padding.
-        lights_BS6: position and colour of each sample of each light.
-        ambient_B: strength of the ambient light.
-        lattice: (4096,) random numbers in [0, 1] for the noise textures.
-    """
-
+    # table of the sides of the room, then boxes, balls and cylinders; each kind is padded separately
     primitives_BMF: Tensor
-    counts: tuple[int, int, int]
-    lights_BS6: Tensor
-    ambient_B: Tensor
-    lattice: Tensor
+    counts: tuple[int, int, int]  # number of boxes, balls and cylinders in each room, after padding
+    lights_BS6: Tensor  # position and colour of each sample of each light
+    ambient_B: Tensor  # strength of the ambient light
+    lattice: Tensor  # (4096,) random numbers in [0, 1] for the noise textures
 
 
 def first_hits(batch: Batch, origin_B3: Tensor, directions_B3N: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,11 +79,6 @@ def find_shadows(batch: Batch, points_B3N: Tensor, index_BN: Tensor) -> Tensor:
 
     A convex thing cannot hide a lamp from its own points that face the lamp. So the primitive of a point itself is not
     tested. A point that faces away from the lamp is dark because of its normal.
-
-    Args:
-        batch: the rooms.
-        points_B3N: world positions of the points.
-        index_BN: index of the primitive that each point lies on.
     """
     lamps_BS3 = batch.lights_BS6[:, :, :3]
     dark_BSN = torch.zeros((*lamps_BS3.shape[:2], index_BN.shape[1]), dtype=torch.bool, device=index_BN.device)

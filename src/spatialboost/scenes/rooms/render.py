@@ -17,7 +17,7 @@ from torch import Tensor
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues, SceneObject
 from spatialboost.scenes.rooms import raycast
-from spatialboost.scenes.rooms.colours import PALETTE
+from spatialboost.scenes.rooms.materials import PALETTE
 from spatialboost.scenes.rooms.room import Material, Room, Thing, look, scale
 from spatialboost.scenes.rooms.sampling import sample_room
 from spatialboost.scenes.rooms.shading import apply_camera_effects, render_rays
@@ -41,7 +41,6 @@ def render_rooms(
     The result for a seed depends only on the seed, the size and the kind of device, not on the other seeds.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import render_rooms
         >>> cues = render_rooms([0, 1, 2], size=64)[2]
         >>> cues.image_HW3.shape, cues.source
         ((64, 64, 3), 'synthetic:2')
@@ -67,18 +66,12 @@ def render_scenes(
     """Render several views of the room of each seed. The first view is the same as from ``render_rooms``.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import render_scenes
         >>> scene = render_scenes([2], views=2, size=32)[0]
         >>> [view.source for view in scene.views]
         ['synthetic:2', 'synthetic:2/view1']
 
-    A thing has the same description in every view.
-
-    Args:
-        seeds: non-negative integers.
-        views: number of cameras in each room, or a mix of numbers, from which one is drawn for each seed.
-        size: side of a square image, or ``(height, width)``, in pixels.
-        device: device of the ray casting.
+    A thing has the same description in every view. ``views`` is a number, or a mix from which one is drawn for each
+    seed; size and device are those of `render_rooms`.
     """
     shots: list[Shot] = []
     starts, mix = [0], ViewMix.of(views)
@@ -102,17 +95,10 @@ def render_views(
     """Render one room from several cameras.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import look, render_views, sample_room
         >>> room = sample_room(3)
         >>> views = render_views(room, [room.pose_44, look((0.5, -1.4, -1.0), yaw=-0.2, pitch=0.2)], size=32)
         >>> len(views)
         2
-
-    Args:
-        room: from ``sample_room``.
-        poses: 4x4 camera-to-world matrices. Each camera must be inside the room and outside of its things.
-        size: side of a square image, or ``(height, width)``, in pixels.
-        device: device of the ray casting.
 
     Raises:
         SpatialBoostError: a camera is outside of the room.

@@ -15,54 +15,31 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Material:
-    """Appearance of a surface: two shades of one named colour in a solid texture.
+    """Appearance of a surface: two shades of one named colour in a solid texture."""
 
-    Attributes:
-        colour: name in the palette.
-        texture: one of ``raycast.TEXTURES``.
-        first: sRGB of the main shade.
-        second: sRGB of the other shade.
-        axis: direction and frequency of the stripes, in periods per metre.
-        frequency: number of cells of the pattern per metre along x, y, z.
-        phase: shift of the pattern.
-        gloss: strength of the highlight.
-    """
-
-    colour: str
-    texture: str
-    first: RGB
-    second: RGB
-    axis: RGB
-    frequency: RGB
-    phase: RGB
-    gloss: float = 0.0
+    colour: str  # name in the palette
+    texture: str  # one of raycast.TEXTURES
+    first: RGB  # sRGB of the main shade
+    second: RGB  # sRGB of the other shade
+    axis: RGB  # direction and frequency of the stripes, in periods per metre
+    frequency: RGB  # number of cells of the pattern per metre along x, y, z
+    phase: RGB  # shift of the pattern
+    gloss: float = 0.0  # strength of the highlight
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: a yaw-rotated box (or panel, a thin box on a wall), a sphere or an upright cylinder.
+    """One object: a yaw-rotated box (or panel, a thin box on a wall), a sphere or an upright cylinder."""
 
-    Attributes:
-        shape: "box", "panel", "sphere" or "cylinder".
-        centre: world position, metres.
-        half: half extents along its own x, y, z, metres.
-        yaw: rotation about the vertical, radians.
-        material: its appearance.
-        place: "floor", "wall", "box" or "cylinder": what it stands or hangs on.
-        size: "tall", "flat", "small", "large" or "".
-        description: noun phrase for it; unique in its room.
-        aliases: further descriptions that say nothing about its size and place; unique in its room.
-    """
-
-    shape: str
-    centre: tuple[float, float, float]
-    half: tuple[float, float, float]
-    yaw: float
-    material: Material
-    place: str
-    size: str = ""
-    description: str = ""
-    aliases: tuple[str, ...] = ()
+    shape: str  # "box", "panel", "sphere" or "cylinder"
+    centre: tuple[float, float, float]  # world position, metres
+    half: tuple[float, float, float]  # half extents along its own x, y, z, metres
+    yaw: float  # rotation about the vertical, radians
+    material: Material  # its appearance
+    place: str  # "floor", "wall", "box" or "cylinder": what it stands or hangs on
+    size: str = ""  # "tall", "flat", "small", "large" or ""
+    description: str = ""  # noun phrase for it; unique in its room
+    aliases: tuple[str, ...] = ()  # further descriptions that say nothing about its size and place; unique in its room
 
 
 @dataclass(frozen=True)
@@ -76,29 +53,17 @@ class Light:
 
 @dataclass(frozen=True)
 class Room:
-    """A room with its things, its lights and one camera, all from one seed.
+    """A room with its things, its lights and one camera, all from one seed."""
 
-    Attributes:
-        seed: seed of all random numbers of the room.
-        size: width (x), height (y), depth (z), metres.
-        sides: materials of -x, +x, ceiling, floor, -z, +z.
-        things: all things in the room, visible or not.
-        lights: the lamps, at least one.
-        ambient: strength of the ambient light.
-        pose_44: camera to world.
-        fov: horizontal field of view, degrees.
-        noise: standard deviation of the sensor's noise, in [0, 1].
-    """
-
-    seed: int
-    size: tuple[float, float, float]
-    sides: tuple[Material, ...]
-    things: tuple[Thing, ...]
-    lights: tuple[Light, ...]
-    ambient: float
-    pose_44: np.ndarray
-    fov: float
-    noise: float
+    seed: int  # seed of all random numbers of the room
+    size: tuple[float, float, float]  # width (x), height (y), depth (z), metres
+    sides: tuple[Material, ...]  # materials of -x, +x, ceiling, floor, -z, +z
+    things: tuple[Thing, ...]  # all things in the room, visible or not
+    lights: tuple[Light, ...]  # the lamps, at least one
+    ambient: float  # strength of the ambient light
+    pose_44: np.ndarray  # camera to world
+    fov: float  # horizontal field of view, degrees
+    noise: float  # standard deviation of the sensor's noise, in [0, 1]
 
 
 def look(position: Sequence[float], yaw: float, pitch: float, roll: float = 0.0) -> np.ndarray:

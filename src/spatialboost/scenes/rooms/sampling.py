@@ -11,28 +11,14 @@ from spatialboost.scenes.rooms.furnishing import sample_things
 from spatialboost.scenes.rooms.materials import pick, sample_material
 from spatialboost.scenes.rooms.room import Light, Room, look, scale
 
-WALL_COLOURS = [
-    "white",
-    "white",
-    "white",
-    "grey",
-    "yellow",
-    "green",
-    "blue",
-    "pink",
-    "orange",
-    "cyan",
-    "brown",
-    "purple",
-]
-FLOOR_COLOURS = ["brown", "brown", "brown", "grey", "grey", "white", "black", "green", "blue", "red", "orange"]
+WALL_COLOURS = [*["white"] * 3, "grey", "yellow", "green", "blue", "pink", "orange", "cyan", "brown", "purple"]
+FLOOR_COLOURS = [*["brown"] * 3, "grey", "grey", "white", "black", "green", "blue", "red", "orange"]
 
 
 def sample_room(seed: int) -> Room:
     """Sample the full description of the room of a seed, without rendering it.
 
     Example:
-        >>> from spatialboost.scenes.rooms.render import sample_room
         >>> room = sample_room(17)
         >>> 4 <= len(room.things) <= 9
         True

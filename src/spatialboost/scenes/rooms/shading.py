@@ -39,9 +39,7 @@ def render_rays(
 
     Args:
         batch: the rooms.
-        origin_B3: one origin for all rays of a room.
-        directions_B3N: directions of the rays, not normalised. With z = 1 in the camera's frame, the ray parameter is
-            the depth z.
+        origin_B3, directions_B3N: of the rays, as in `first_hits`.
         pixel_angle_B: 1 / focal length in pixels. A texture that is finer than a pixel fades to its mean.
 
     Returns:

@@ -18,7 +18,6 @@ class Rooms:
     """Procedural rooms with the seeds ``first`` to ``first + num - 1``, rendered one batch at a time.
 
     Example:
-        >>> from spatialboost.scenes.rooms import Rooms
         >>> rooms = Rooms(3, size=32)
         >>> len(rooms), rooms[2].source
         (3, 'synthetic:2')

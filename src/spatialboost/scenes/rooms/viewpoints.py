@@ -35,10 +35,6 @@ def sample_poses(room: Room, num: int) -> list[np.ndarray]:
     direction says nothing about the camera's turn, and each direction is as frequent as its opposite: a path is taken
     only if the opposite path, and each of both with the opposite turn, are possible in this room, too. Then one of the
     four is drawn.
-
-    Args:
-        room: from ``sample_room``.
-        num: number of cameras, including the first.
     """
     if num == 1:
         return [room.pose_44]

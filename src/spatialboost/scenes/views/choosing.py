@@ -40,11 +40,6 @@ class ChosenViews:
     A scene whose number of views was drawn from a mix gets the next smaller number if there are too few frames for it.
     The same frames always give the same scenes.
 
-    Args:
-        frames: views in the order in which they were taken.
-        views: number of views of each scene, or a mix of numbers.
-        measure: how much two frames differ; default: `Overlap`.
-
     Raises:
         SpatialBoostError: fewer than two frames, or fewer than two views.
         CuesError: from ``[i]``: the frame cannot be used, or no other frame fits it.
@@ -165,14 +160,7 @@ def _nearest_first(place: float, after: int, last: int, reach: float) -> Iterato
 def take_views(frames: Source, views: int | ViewMix, stride: int | None, measure: ViewMeasure | None) -> Source:
     """Scenes of frames of a sequence as the command line options describe them; the frames themselves for one view.
 
-    Args:
-        frames: views in the order in which they were taken.
-        views: number of views of each item, or a mix.
-        stride: number of frames from one view to the next; None = the views are chosen with the measure.
-        measure: None = `Overlap`.
-
-    Returns:
-        A source with a ``name`` that says how its views were chosen, to be added to that of the frames.
+    Without a stride, the views are chosen by the measure; its default is `Overlap`.
 
     Raises:
         SpatialBoostError: both a stride and a mix or a measure are given, or there are too few frames.

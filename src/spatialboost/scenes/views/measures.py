@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.scenes.camera import project, unproject
 from spatialboost.scenes.cues import Cues, CuesError
 from spatialboost.scenes.extract.protocol import PartialCues
 from spatialboost.scenes.paths import user_path
+from spatialboost.scenes.sizes import resize_image
 
 # Shape legend: H, W = height and width of a reduced frame; P = points.
 
@@ -27,19 +27,12 @@ _LPIPS_EDGE = 224  # pixels, shorter edge of an image for LPIPS
 
 
 class ViewMeasure(Protocol):
-    """How much two frames differ: 0 = they are the same, and more = they have less in common.
+    """How much two frames differ: 0 = they are the same, and more = they have less in common."""
 
-    Attributes:
-        name: its name in the settings of a data set, with the options that change the choice.
-        nearest: smallest difference of the first and the last view of a scene.
-        farthest: largest difference of any two views of a scene.
-        same: frames that differ by less are taken for the same picture.
-    """
-
-    name: str
-    nearest: float
-    farthest: float
-    same: float
+    name: str  # in the settings of a data set, with the options that change the choice
+    nearest: float  # smallest difference of the first and the last view of a scene
+    farthest: float  # largest difference of any two views of a scene
+    same: float  # frames that differ by less are taken for the same picture
 
     def reduce(self, view: View) -> Any:
         """What the measure needs of a frame. It is kept in memory for many frames.
@@ -188,15 +181,13 @@ class PerceptualDistance:
         """The image with a shorter edge of 224 pixels, uint8 ``(H, W, 3)``."""
         height, width = view.image_HW3.shape[:2]
         scale = _LPIPS_EDGE / min(height, width)
-        size = (round(width * scale), round(height * scale))
-        return np.asarray(Image.fromarray(view.image_HW3).resize(size, Image.Resampling.BILINEAR))
+        return resize_image(view.image_HW3, (round(height * scale), round(width * scale)))
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> float:
         """LPIPS of the two images; an image of another size is resized to the first one."""
         import torch
 
-        if a.shape != b.shape:
-            b = np.asarray(Image.fromarray(b).resize(a.shape[1::-1], Image.Resampling.BILINEAR))
+        b = resize_image(b, a.shape[:2])
         if self._model is None:
             self._model = _make_lpips(self.net, self._state).to(self.device)
         images = [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self.device) for image in (a, b)]

@@ -25,16 +25,13 @@ class ViewMix:
         >>> [ViewMix.parse("2:1,4:1").draw(item) for item in range(6)]
         [4, 2, 4, 4, 2, 4]
 
-    Attributes:
-        weights: number of views -> its weight in the draw.
-
     Raises:
         SpatialBoostError: there is no number, one is not in 1 to 1000, or a weight is not positive.
 
     Source: the paper's appendix (160K samples of 2 views, 30K of 4 and 10K of 8).
     """
 
-    weights: Mapping[int, float]
+    weights: Mapping[int, float]  # number of views -> its weight in the draw
 
     def __post_init__(self) -> None:
         for count, weight in self.weights.items():

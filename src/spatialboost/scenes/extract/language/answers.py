@@ -20,19 +20,12 @@ LEDGER, TOTALS = "usage.jsonl", "usage.json"
 
 @dataclass(frozen=True)
 class Usage:
-    """What requests cost.
+    """What requests cost."""
 
-    Attributes:
-        requests: number of answers, also of those that could not be used.
-        input_tokens: tokens of the prompts and images, as the server counted them.
-        output_tokens: tokens of the answers.
-        cost: in the currency of the user's prices.
-    """
-
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
+    requests: int = 0  # number of answers, also of those that could not be used
+    input_tokens: int = 0  # tokens of the prompts and images, as the server counted them
+    output_tokens: int = 0  # tokens of the answers
+    cost: float = 0.0  # in the currency of the user's prices
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(one + two for one, two in zip(vars(self).values(), vars(other).values(), strict=True)))

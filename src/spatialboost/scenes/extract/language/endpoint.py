@@ -127,7 +127,6 @@ class Endpoint:
         self.provenance = {"model": model, "prompts": prompts.VERSION, "licence": "see the terms of the model's server"}
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The texts for each view."""
         requests = make_requests(views, what=self.what, pairs=self.pairs, images=self.images)
         replies = _run(self._ask_all(requests))
         self.answers.write_totals()
@@ -182,7 +181,7 @@ class Endpoint:
         if not reply.problem and not reply.cut and request.key != "caption" and not _is_json(reply.text):
             again = [
                 {"role": "assistant", "content": reply.text[:2000]},
-                {"role": "user", "content": prompts.ask_again()},
+                {"role": "user", "content": prompts.AGAIN},
             ]
             second, more = await self._send(client, request, [*messages, *again])
             reply, usage = (reply if second.problem else second), usage + more

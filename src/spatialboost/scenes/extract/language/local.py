@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -11,7 +10,7 @@ from PIL import Image
 from spatialboost.errors import SpatialBoostError, StoppedError
 from spatialboost.scenes.extract.language import prompts
 from spatialboost.scenes.extract.language.requests import Reply, Request, check_options, make_additions, make_requests
-from spatialboost.scenes.extract.networks import Network
+from spatialboost.scenes.extract.networks import Network, run_in_groups
 from spatialboost.scenes.extract.protocol import Addition, PartialCues
 
 MAX_TOKENS = {"caption": 200, "vqa": 1500, "scene_vqa": 1500}  # of one answer
@@ -35,9 +34,7 @@ class LocalVlm:
         what: "caption", "vqa" (question-answer pairs) or "both".
         pairs: number of pairs of each of the three styles.
         batch_size: number of requests that the model answers together.
-        revision: branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes a GPU if there is one.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        revision, device, dtype: see `Network`.
 
     Raises:
         SpatialBoostError: the model cannot be used, or an option is wrong.
@@ -69,19 +66,11 @@ class LocalVlm:
         self.name = f"{what} of {self.network.label}" + ("" if what == "caption" else f" with {pairs} pairs of a style")
 
     def __call__(self, views: Sequence[PartialCues], /) -> list[Addition]:
-        """The texts for each view."""
         requests = make_requests(views, what=self.what, pairs=self.pairs, images=self.images)
-        replies: list[Reply] = [Reply("")] * len(requests)
         # Requests of one kind and with one number of images go through together
-        alike = sorted(range(len(requests)), key=lambda i: (requests[i].key, len(requests[i].images_HW3)))
-        groups: dict[tuple[str, int], list[int]] = {}
-        for i in alike:
-            groups.setdefault((requests[i].key, len(requests[i].images_HW3)), []).append(i)
-        for numbers in groups.values():
-            waiting = iter(numbers)
-            while batch := list(islice(waiting, self.batch_size)):
-                for i, reply in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
-                    replies[i] = reply
+        replies = run_in_groups(
+            requests, lambda request: (request.key, len(request.images_HW3)), self._answer, self.batch_size
+        )
         return make_additions(views, requests, replies)
 
     def _answer(self, requests: Sequence[Request]) -> list[Reply]:

@@ -58,7 +58,7 @@ _EXTREMES = {
 }
 MOST = 3  # true sentences of each kind
 
-_AGAIN = "This is not the asked JSON. Reply with the JSON object only, and with nothing before or after it."
+AGAIN = "This is not the asked JSON. Reply with the JSON object only, and with nothing before or after it."
 
 
 def ask_caption(facts: Sequence[Mapping[str, Any]], *, images: bool) -> str:
@@ -74,11 +74,6 @@ def ask_caption(facts: Sequence[Mapping[str, Any]], *, images: bool) -> str:
 def ask_pairs(facts: Sequence[Mapping[str, Any]], *, count: int, images: bool) -> str:
     """The request for ``count`` question-answer pairs of each style about one or several views."""
     return f"{_intro(facts, images=images)}\n\n{_PAIRS.format(what=_what(facts), count=count)}"
-
-
-def ask_again() -> str:
-    """The request after a reply that was no JSON."""
-    return _AGAIN
 
 
 def _what(facts: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from spatialboost.scenes.questions.checks.generated import FORM, LETTERS, check_
 from spatialboost.scenes.questions.layout import measure_layout
 from spatialboost.scenes.questions.view import layout_facts
 
-What = Literal["caption", "vqa", "both"]
 WHAT = ("caption", "vqa", "both")
 MAX_PAIRS = 20  # of each style
 MAX_SENTENCES = 5  # of a caption; small models do not stop
@@ -29,21 +28,13 @@ NOT_JSON, WRONG_FIELDS, CUT = "it is not JSON", "it is JSON with other fields", 
 
 @dataclass(frozen=True)
 class Request:
-    """One request to a language model.
+    """One request to a language model."""
 
-    Attributes:
-        view: number of the view that gets the answer.
-        key: the fact that the answer becomes: "caption", "vqa", or "scene_vqa" for questions about several views.
-        prompt: the text of the user.
-        images_HW3: the images, uint8 RGB; empty for a model that reads only text.
-        facts: what is known of the views that it is about.
-    """
-
-    view: int
-    key: str
-    prompt: str
-    images_HW3: Sequence[np.ndarray] = ()
-    facts: Sequence[Mapping[str, Any]] = ()
+    view: int  # number of the view that gets the answer
+    key: str  # the fact that the answer becomes: "caption", "vqa", or "scene_vqa" for questions about several views
+    prompt: str  # the text of the user
+    images_HW3: Sequence[np.ndarray] = ()  # the images, uint8 RGB; empty for a model that reads only text
+    facts: Sequence[Mapping[str, Any]] = ()  # what is known of the views that it is about
 
     def hash(self, model: str) -> str:
         """A hash of everything that decides the answer: the model, the prompts and the pixels."""
@@ -56,17 +47,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said.
+    """What a model said."""
 
-    Attributes:
-        text: its text; "" if it gave none.
-        cut: whether it stopped at its limit of tokens.
-        problem: why there is no answer, such as "no answer: timed out"; "" if there is one.
-    """
-
-    text: str
-    cut: bool = False
-    problem: str = ""
+    text: str  # its text; "" if it gave none
+    cut: bool = False  # whether it stopped at its limit of tokens
+    problem: str = ""  # why there is no answer, such as "no answer: timed out"; "" if there is one
 
 
 @dataclass

@@ -1,29 +1,26 @@
-"""The checks of the kinds of question: one file for each kind, and a table of all checks.
+"""The checks of the kinds of question: one file for checks of one subject, and a table of all checks.
 
 Open `protocol` first. A check recomputes each answer from ``meta`` with separate code: nothing here imports the kinds,
-the layout, the points or the phrases. The checks share `lengths`, `points`, `boxes` and `across` (several
-views). `generated` checks a text of a language model: `statements` reads its claims by the forms in `grammar`, and
-`claims` compares them with the layout.
+the layout, the points or the phrases. The checks share `lengths`, `points`, `boxes` and `across` (several views).
+`generated` checks a text of a language model: `statements` reads its claims by the forms in `grammar`, and `claims`
+compares them with the layout.
 """
 
 from __future__ import annotations
 
 from spatialboost import errors
-from spatialboost.scenes.questions.checks.camera_direction import CameraDirectionCheck
-from spatialboost.scenes.questions.checks.camera_rotation import CameraRotationCheck
-from spatialboost.scenes.questions.checks.camera_translation import CameraTranslationCheck
-from spatialboost.scenes.questions.checks.caption import CaptionCheck
-from spatialboost.scenes.questions.checks.caption_question import CaptionQuestionCheck
-from spatialboost.scenes.questions.checks.closer import CloserCheck
-from spatialboost.scenes.questions.checks.closer_across import CloserAcrossCheck
-from spatialboost.scenes.questions.checks.depth import DepthCheck
-from spatialboost.scenes.questions.checks.distance import DistanceCheck
-from spatialboost.scenes.questions.checks.distance_across import DistanceAcrossCheck
+from spatialboost.scenes.questions.checks.camera import (
+    CameraDirectionCheck,
+    CameraRotationCheck,
+    CameraTranslationCheck,
+)
+from spatialboost.scenes.questions.checks.caption import CaptionCheck, CaptionQuestionCheck
+from spatialboost.scenes.questions.checks.objects_across import SameObjectCheck, WhichViewCheck
+from spatialboost.scenes.questions.checks.pairs import DistanceCheck, RelationCheck
+from spatialboost.scenes.questions.checks.pairs_across import CloserAcrossCheck, DistanceAcrossCheck
+from spatialboost.scenes.questions.checks.points import CloserCheck, DepthCheck
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
-from spatialboost.scenes.questions.checks.relations import RelationCheck
-from spatialboost.scenes.questions.checks.same_object import SameObjectCheck
 from spatialboost.scenes.questions.checks.vqa import VqaCheck
-from spatialboost.scenes.questions.checks.which_view import WhichViewCheck
 
 __all__ = ["CHECKS", "Check", "MeasuredView", "check_named"]
 

@@ -11,13 +11,11 @@ import numpy as np
 
 from spatialboost.scenes.camera import project, unproject
 from spatialboost.scenes.cues import Cues, SceneObject
-from spatialboost.scenes.questions.checks.boxes import centre_of
+from spatialboost.scenes.questions.checks.boxes import bare_name, centre_of
 from spatialboost.scenes.questions.checks.protocol import MeasuredView
 
 # Shape legend: P = points of an object.
 
-# Along each axis of the first camera (right, down, forwards): the words for less than zero and for more.
-MOVES = (("to the left", "to the right"), ("up", "down"), ("backwards", "forwards"))
 _AGREE = 0.05  # of the depth
 _IMAGE = re.compile(r"\bimages? (\d+)(?: and (\d+))?")
 
@@ -31,17 +29,6 @@ def check_images(question: str, images: Sequence[int], count: int) -> Iterator[s
         yield f"there are {count} images, but the turn is about {list(images)}"
 
 
-def check_options(question: str, word: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Check that a question offers a word and its opposite, and no other way."""
-    pair = next((pair for pair in pairs if word in pair), None)
-    if pair is None:
-        yield f"{word!r} is no direction"
-        return
-    offered = {way for ways in pairs for way in ways if re.search(rf"\b{way}\b", question)}
-    if offered != set(pair):
-        yield f"the question {question!r} does not offer {pair[0]!r} and {pair[1]!r} alone"
-
-
 def check_named_objects(text: str, turn: dict[str, Any], facts: dict[str, Any], images: Sequence[int]) -> Iterator[str]:
     """Check that a text contains the names of the turn's objects, and that the names are theirs."""
     for name, number, image in zip(turn["names"], turn["objects"], images, strict=True):
@@ -52,17 +39,6 @@ def check_named_objects(text: str, turn: dict[str, Any], facts: dict[str, Any], 
             yield f"{text!r} does not name {name!r}"
         if name != thing["description"] and name not in thing.get("aliases", ()):
             yield f"{name!r} is not a name of {thing['description']!r}"
-
-
-def step_of(facts: dict[str, Any], image: int) -> list[float]:
-    """Right, down, forwards: where an image was taken, seen from the first, in metres."""
-    return [facts["views"][image]["pose"][row][3] for row in range(3)]
-
-
-def is_clearly_largest(values: Sequence[float], axis: int, least: float, ratio: float) -> bool:
-    """Whether a value is at least this large and at least this many times any other."""
-    others = [abs(value) for i, value in enumerate(values) if i != axis]
-    return abs(values[axis]) >= least and abs(values[axis]) >= ratio * max(others)
 
 
 def place_of(thing: dict[str, Any], pose: Sequence[Sequence[float]]) -> list[float]:
@@ -80,7 +56,9 @@ def measure_pose(views: Sequence[MeasuredView], image: int) -> np.ndarray:
 def thing_of(views: Sequence[MeasuredView], image: int, facts_name: str) -> SceneObject | None:
     """The object of an image with this description or alias."""
     found = [
-        thing for thing in views[image].cues.objects if facts_name in map(_bare, (thing.description, *thing.aliases))
+        thing
+        for thing in views[image].cues.objects
+        if facts_name in map(bare_name, (thing.description, *thing.aliases))
     ]
     return found[0] if found else None
 
@@ -114,7 +92,3 @@ def seen_by(thing: SceneObject, cues: Cues, target: Cues) -> np.ndarray:
     landed = np.zeros(target.size, bool)
     landed[rows[visible], columns[visible]] = True
     return landed
-
-
-def _bare(description: str) -> str:
-    return re.sub(r"(?i)^(a|an|the) ", "", " ".join(description.split())).rstrip(".")

@@ -32,6 +32,11 @@ _AXIS = {"left_right": 0, "above_below": 1, "front_behind": 2}
 _TILT = math.radians(35)  # where gravity is unknown, a camera may be tilted or rolled by this much
 
 
+def bare_name(description: str) -> str:
+    """A description without its article and full stop."""
+    return re.sub(r"(?i)^(a|an|the) ", "", " ".join(description.split())).rstrip(".")
+
+
 def check_names(turn: dict[str, Any], pair: Sequence[int], facts: dict[str, Any]) -> Generator[str, None, list[str]]:
     """Check that the names in a turn are descriptions of its two objects.
 

@@ -67,15 +67,10 @@ _HEDGED = 0.1  # relative error that "about 2 meters" allows
 
 @dataclass(frozen=True)
 class Name:
-    """A description in a text: of an object in one view, or of the objects with this name in all views.
+    """A description in a text: of an object in one view, or of the objects with this name in all views."""
 
-    Attributes:
-        description: the description in ``meta``.
-        view: number of the view from 0; None if the text does not name an image.
-    """
-
-    description: str
-    view: int | None = None
+    description: str  # the description in meta
+    view: int | None = None  # number of the view from 0; None if the text does not name an image
 
 
 @dataclass(frozen=True)
@@ -92,22 +87,15 @@ class Claim:
         False
         >>> print(Claim("front", (Name("ball"), Name("box"))).truth([facts]))  # their depths are too similar
         None
-
-    Attributes:
-        relation: a name in `PAIRS`, in `EXTREMES` or in the table of places; or "depth", "distance", "count", "exists".
-        names: the objects, in the order of the relation.
-        value: metres, or a number of objects.
-        slack: the largest error of the value that the text allows, from its last digit.
-        noun: for a count: what is counted; "" = all objects.
-        negated: the text says that it is not so.
     """
 
+    # a name in `PAIRS`, in `EXTREMES` or in the table of places; or "depth", "distance", "count", "exists"
     relation: str
-    names: tuple[Name, ...] = ()
-    value: float = 0.0
-    slack: float = 0.0
-    noun: str = ""
-    negated: bool = False
+    names: tuple[Name, ...] = ()  # the objects, in the order of the relation
+    value: float = 0.0  # metres, or a number of objects
+    slack: float = 0.0  # the largest error of the value that the text allows, from its last digit
+    noun: str = ""  # for a count: what is counted; "" = all objects
+    negated: bool = False  # the text says that it is not so
 
     def denied(self) -> Claim:
         """The opposite claim."""

@@ -106,10 +106,6 @@ def check_text(text: str, views: Sequence[Facts]) -> Iterator[str]:
         ['it states something about geometry that the layout does not show']
         >>> list(check_text("The ball lies close to a cat.", views))
         ['it has words of geometry in a form that cannot be checked']
-
-    Args:
-        text: one or more sentences.
-        views: the facts of the views, as in ``meta``.
     """
     problems = list(check_form(text))
     if problems:

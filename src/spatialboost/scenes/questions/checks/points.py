@@ -1,4 +1,4 @@
-"""Check the points in questions: their pixels and their depths must be those in `meta`."""
+"""The checks of questions about points: the depth at one, the closer of two."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from spatialboost.scenes.cues import Cues
+from spatialboost.scenes.questions.checks.lengths import LENGTH, check_length
+from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
 
 POINT = re.compile(r"\((-?\d+\.\d\d), (-?\d+\.\d\d)\)")
 
@@ -53,3 +55,46 @@ def _pixels_around(x_y: Sequence[str], size: tuple[int, int]) -> list[tuple[int,
     x, y = (Fraction(number) for number in x_y)
     steps = (Fraction(-1, 200), Fraction(0), Fraction(1, 200))
     return [(math.floor((y + dy) * size[0]), math.floor((x + dx) * size[1])) for dy in steps for dx in steps]
+
+
+class DepthCheck(Check):
+    """The depth in the answer is the depth at the point in the question."""
+
+    level = 0
+
+    def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
+        yield from check_named_points(question, turn, facts["size"], 1)
+        if not re.search(r"\b(?:depth|deep)\b", question) or re.search(r"\b(?:Point \d|closer|nearer)\b", question):
+            yield f"the question {question!r} does not ask for a depth"
+        stated = re.fullmatch(rf"The depth is ({LENGTH.pattern})\.", answer)
+        yield from check_length(stated and stated[1], turn["depths"][0])
+
+    def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
+        yield from measure_points(question, turn, views[0].cues)
+
+
+class CloserCheck(Check):
+    """The point in the answer is the closer one, and the difference is larger than the noise of the source."""
+
+    level = 0
+
+    def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
+        yield from check_named_points(question, turn, facts["size"], 2)
+        asked = re.fullmatch(rf"(.*)\bPoint 1 : {POINT.pattern}(.*)\bPoint 2 : {POINT.pattern}(.*)", question)
+        words = " | ".join(asked[i] for i in (1, 4, 7)) if asked else ""
+        if not re.search(r"\b(?:closer?|nearer)\b", words) or re.search(r"\b(?:far|farther|farthest|not)\b", words):
+            yield f"the question {question!r} does not ask which point is closer"
+        first, second = turn["depths"]
+        if abs(first - second) <= 2 * facts["depth_noise"] * math.hypot(first, second):
+            yield f"the difference between the depths {first} and {second} is within the noise of their source"
+        nearer = 1 if first < second else 2
+        if answer != f"Point {nearer} is closer than Point {3 - nearer}.":
+            yield f"the answer is {answer!r}, but point {nearer} is closer ({first:.3f} m and {second:.3f} m)"
+        if turn["verdict"] != nearer:
+            yield f"the recorded verdict is {turn['verdict']}, but point {nearer} is closer"
+
+    def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
+        yield from measure_points(question, turn, views[0].cues)
+        around = depths_around(question, views[0].cues)
+        if max(around[turn["verdict"] - 1]) >= min(around[2 - turn["verdict"]]):
+            yield "the answer changes if a point moves by half a percent of the image"

@@ -14,16 +14,12 @@ from spatialboost.scenes.cues import Cues
 
 @dataclass(frozen=True)
 class MeasuredView:
-    """A view whose objects were measured again, from all of their points.
+    """A view whose objects were measured again, from all of their points."""
 
-    Attributes:
-        cues: the view.
-        extents: extent of each object in ``meta``, float ``(6,)``: xmin, ymin, zmin, xmax, ymax, zmax in metres.
-        heights: lowest and highest height of each object along gravity, float ``(2,)``; empty if gravity is unknown.
-    """
-
-    cues: Cues
+    cues: Cues  # the view
+    # extent of each object in meta, float (6,): xmin, ymin, zmin, xmax, ymax, zmax in metres
     extents: Sequence[np.ndarray]
+    # lowest and highest height of each object along gravity, float (2,); empty if gravity is unknown
     heights: Sequence[np.ndarray] = ()
 
 
@@ -40,14 +36,10 @@ class Check(ABC):
         ...             yield f"the answer is {answer!r}, but the image is {width} pixels wide"
         >>> list(ImageSize().check("How many pixels wide is the image?", "3 pixels.", {}, {"size": [2, 4]}))
         ["the answer is '3 pixels.', but the image is 4 pixels wide"]
-
-    Attributes:
-        level: level of the turns in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption.
-        follows: kind of the turn that must come before, about the same view; None if no turn must come before.
     """
 
-    level: int
-    follows: str | None = None
+    level: int  # of the turns in the order "forward": 0 pixel, 1 object, 2 scene, 3 caption
+    follows: str | None = None  # kind of the turn that must come before, about the same view; None = no turn must
 
     @abstractmethod
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
@@ -68,12 +60,6 @@ class Check(ABC):
     def measure(self, question: str, turn: dict[str, Any], views: Sequence[MeasuredView]) -> Iterator[str]:
         """Compare the turn with new measurements of the depth maps and masks. The default measures nothing.
 
-        Args:
-            question: text of the question, without image lines and without the name of the view.
-            turn: facts of the turn.
-            views: the view that the turn is about, or all views for a turn about the whole scene.
-
-        Yields:
-            One sentence for each problem.
+        As `check`, with the view that the turn is about, or all views for a turn about the whole scene.
         """
         yield from ()

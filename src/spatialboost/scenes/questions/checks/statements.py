@@ -68,13 +68,10 @@ class Words:
         Traceback (most recent call last):
         ...
         spatialboost.scenes.questions.checks.statements.UnreadableError: @0 is somewhere near the window
-
-    Attributes:
-        names: all different descriptions.
-        phrases: what each is called in a text, longest first, and the number of its description.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # all different descriptions
+    # what each is called in a text, longest first, and the number of its description
     phrases: tuple[tuple[str, int], ...]
 
     @classmethod

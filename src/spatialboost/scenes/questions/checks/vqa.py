@@ -28,7 +28,6 @@ class VqaCheck(Check):
     level = 3
 
     def check(self, question: str, answer: str, turn: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-        """Read the text, and compare it with the layout."""
         if turn["style"] not in STYLES:
             yield f"its style is {turn['style']!r}, expected one of {', '.join(STYLES)}"
         for problem in check_pair(question, answer, turn["style"], facts.get("views", [facts])):

@@ -1,4 +1,4 @@
-"""The kinds of question: one file for each kind, and a table of all kinds.
+"""The kinds of question: one file for kinds of one subject, and a table of all kinds.
 
 Open `protocol` first: it defines the interface of a kind. To add a kind, write its file here and its check in
 `spatialboost.scenes.questions.checks`, and add one line to the table of each folder. Turns are drawn by level and,
@@ -8,21 +8,15 @@ within a level, in the order of the table. So add a new kind at the end: then a 
 from __future__ import annotations
 
 from spatialboost import errors
-from spatialboost.scenes.questions.kinds.camera_direction import CAMERA_DIRECTION
-from spatialboost.scenes.questions.kinds.camera_rotation import CAMERA_ROTATION
-from spatialboost.scenes.questions.kinds.camera_translation import CAMERA_TRANSLATION
-from spatialboost.scenes.questions.kinds.caption import CAPTION
-from spatialboost.scenes.questions.kinds.caption_question import CAPTION_QUESTION
+from spatialboost.scenes.questions.kinds.camera import CAMERA_DIRECTION, CAMERA_ROTATION, CAMERA_TRANSLATION
+from spatialboost.scenes.questions.kinds.caption import CAPTION, CAPTION_QUESTION
 from spatialboost.scenes.questions.kinds.closer import CLOSER
-from spatialboost.scenes.questions.kinds.closer_across import CLOSER_ACROSS
 from spatialboost.scenes.questions.kinds.depth import DEPTH
-from spatialboost.scenes.questions.kinds.distance import DISTANCE
-from spatialboost.scenes.questions.kinds.distance_across import DISTANCE_ACROSS
+from spatialboost.scenes.questions.kinds.objects_across import SAME_OBJECT, WHICH_VIEW
+from spatialboost.scenes.questions.kinds.pairs import ABOVE_BELOW, DISTANCE, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
+from spatialboost.scenes.questions.kinds.pairs_across import CLOSER_ACROSS, DISTANCE_ACROSS
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
-from spatialboost.scenes.questions.kinds.relations import ABOVE_BELOW, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
-from spatialboost.scenes.questions.kinds.same_object import SAME_OBJECT
 from spatialboost.scenes.questions.kinds.vqa import SCENE_VQA, VQA
-from spatialboost.scenes.questions.kinds.which_view import WHICH_VIEW
 from spatialboost.scenes.questions.scoring import VERDICT, Scoring
 
 __all__ = ["KINDS", "LEVELS", "Context", "Kind", "kind_named", "scoring_of"]

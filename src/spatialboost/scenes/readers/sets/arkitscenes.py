@@ -54,11 +54,9 @@ class ARKitScenes(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has images and depth maps that belong together."""
         return _find_pair(folder) is not None
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image, and the depth map, intrinsics and pose of its time."""
         return Frame(
             image=self.images[index],
             depth=self.depths[index],

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.paths import natural_order
 from spatialboost.scenes.readers.colmap_model import Camera, Photo, read_model
 from spatialboost.scenes.readers.layout import Layout
-from spatialboost.scenes.readers.matching import DEPTHS, list_files, natural_order
+from spatialboost.scenes.readers.matching import DEPTHS, list_files
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Frame, Recording
 
@@ -44,11 +45,9 @@ class Colmap(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has a model."""
         return _find_model(folder) is not None
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image with its camera and pose."""
         photo = self.photos[index]
         depth = self.depths.get(Path(photo.name).stem)
         return Frame(

@@ -20,11 +20,9 @@ class VideoFrames(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has images."""
         return bool(list_files(folder, "*", IMAGES))
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image."""
         return Frame(image=self.images[index])
 
 

@@ -50,12 +50,10 @@ class KITTI(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder is that of a colour camera, or the benchmark's selection."""
         selection = (folder / "image").is_dir() and (folder / "groundtruth_depth").is_dir()
         return selection or (folder.name in ("image_02", "image_03") and (folder / "data").is_dir())
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image and its depth map."""
         image, depth = self.pairs[index]
         file = self.folder / "intrinsics" / f"{image.stem}.txt"
         intrinsics = self.intrinsics

@@ -46,11 +46,9 @@ class ScanNet(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has images, depth maps and poses."""
         return all((folder / name).is_dir() for name in ("color", "depth", "pose"))
 
     def frame(self, index: int, source: str) -> Frame:
-        """Image, depth map and pose with the same number."""
         name = self.names[index]
         return Frame(
             image=self.folder / "color" / self.images[index],
@@ -62,11 +60,9 @@ class ScanNet(Recording):
 
     @property
     def has_objects(self) -> bool:
-        """Whether the scan has instance masks and their names."""
         return self.masks is not None and bool(self._names)
 
     def objects(self, index: int, size: tuple[int, int]) -> Sequence[Any]:
-        """The instances that the frame shows."""
         file = None if self.masks is None else self.masks / f"{self.names[index]}.png"
         if file is None or not file.exists() or not self._names:
             return ()

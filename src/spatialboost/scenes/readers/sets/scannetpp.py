@@ -43,11 +43,9 @@ class ScanNetPP(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder is that of the iPhone."""
         return (folder / _FILE).is_file() and (folder / "rgb").is_dir()
 
     def frame(self, index: int, source: str) -> Frame:
-        """Image, depth map, and the entry of the frame."""
         image, depth = self.pairs[index]
         try:
             file = self.folder / _FILE

@@ -30,11 +30,9 @@ class SevenScenes(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has frames."""
         return bool(list_files(folder, "frame-*.color.png", ()))
 
     def frame(self, index: int, source: str) -> Frame:
-        """Colour image, depth map and pose of a frame."""
         start = f"frame-{self.names[index]}"
         return Frame(
             image=self.folder / f"{start}.color.png",

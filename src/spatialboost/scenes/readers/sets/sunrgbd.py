@@ -39,11 +39,9 @@ class SunRGBD(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder is a frame."""
         return (folder / "intrinsics.txt").is_file() and (folder / "image").is_dir() and (folder / "depth").is_dir()
 
     def frame(self, index: int, source: str) -> Frame:
-        """The frame."""
         return Frame(
             image=self.image,
             depth=self.depth,
@@ -66,11 +64,9 @@ class SunRGBD(Recording):
 
     @property
     def has_objects(self) -> bool:
-        """Whether the frame has polygons."""
         return (self.folder / _POLYGONS).is_file()
 
     def objects(self, index: int, size: tuple[int, int]) -> Sequence[Any]:
-        """The objects with polygons."""
         if not self.has_objects:
             return ()
         file, own_size = self.folder / _POLYGONS, image_size(self.image)

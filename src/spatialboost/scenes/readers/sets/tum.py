@@ -70,11 +70,9 @@ class TUM(Recording):
 
     @classmethod
     def matches(cls, folder: Path, options: ReaderOptions) -> bool:
-        """Whether the folder has images and depth maps."""
         return (folder / "rgb").is_dir() and (folder / "depth").is_dir()
 
     def frame(self, index: int, source: str) -> Frame:
-        """An image, the depth map and the pose that are nearest in time."""
         image, depth = self.pairs[index]
         return Frame(
             image=image,

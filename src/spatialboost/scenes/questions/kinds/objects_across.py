@@ -1,7 +1,8 @@
-"""Is a named object of the first view the same as the one at a point of another view?"""
+"""Which objects do two views share: is it the same object, and which view shows it?"""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class SameObject(Kind):
 
     def _turn(self, a: Seen, b: Seen, point: Point, verdict: bool, rng: np.random.Generator) -> Turn:
         name = a.plain_name or ""
-        shown = name if verdict else b.description
+        shown = name if verdict else b.fact.description
         facts: dict[str, Any] = {"images": [0, b.view], "objects": [a.number, b.number], "names": [name, shown]}
         facts |= {"at": [point[0] / 100, point[1] / 100], "known_by": "source" if a.knows(b) else "overlap"}
         facts["verdict"] = verdict
@@ -69,8 +70,8 @@ def _pair_of(a: Seen, others: list[Seen], wanted: bool, rng: np.random.Generator
     matches = [b for b in others if same[b.number]]
     if len(matches) != 1:
         return None
-    different = [b for b in others if same[b.number] is False and b.description != a.plain_name]
-    different.sort(key=lambda b: abs(b.height - matches[0].height))
+    different = [b for b in others if same[b.number] is False and b.fact.description != a.plain_name]
+    different.sort(key=lambda b: abs(b.fact.centre_xy[1] - matches[0].fact.centre_xy[1]))
     points = [point_on(b.thing.mask_HW, rng) for b in (matches[0], *different[:1])]
     if len(points) < 2 or points[0] is None or points[1] is None:
         return None
@@ -78,3 +79,74 @@ def _pair_of(a: Seen, others: list[Seen], wanted: bool, rng: np.random.Generator
 
 
 SAME_OBJECT = SameObject()
+
+
+Answer = tuple[int, ...]  # the views that show an object
+
+
+class WhichView(Kind):
+    """Which of two views shows an object. The question offers two answers, and both are right equally often."""
+
+    name = "which_view"
+    title = "the view that shows an object"
+    level = "object"
+    wordings = (
+        "Where is the {a} visible: {x} or {y}?",
+        "Is the {a} visible {x} or {y}?",
+        "Can the {a} be seen {x} or {y}?",
+        "Does the {a} appear {x} or {y}?",
+        "Look for the {a}. Is it {x} or {y}?",
+        "In which images is the {a}: {x} or {y}?",
+        "Where can the {a} be found, {x} or {y}?",
+        "The {a} is in at least one image. Is it {x} or {y}?",
+    )
+    objects = 1
+    views = 2
+
+    def ask(self, context: Context, rng: np.random.Generator) -> Turn:
+        """Ask about two views, with two answers for each of which there is an object."""
+        pairs = list(combinations(range(len(context.views)), 2))
+        for number in rng.permutation(len(pairs)).tolist():
+            found = _objects_by_answer(context, pairs[number])
+            if len(found) > 1:
+                break
+        else:
+            raise CannotAskError("no two images differ in the objects that they clearly show")
+        answers = list(found)
+        offered = [answers[i] for i in rng.permutation(len(answers))[:2]]
+        verdict = offered[rng.integers(2)]
+        seen = found[verdict][rng.integers(len(found[verdict]))]
+        name = seen.plain_name or seen.fact.description
+        facts: dict[str, Any] = {"images": list(pairs[number]), "view_of_object": seen.view, "objects": [seen.number]}
+        facts |= {"names": [name], "verdict": list(verdict)}
+        facts["known_by"] = "overlap" if seen.thing.identity is None else "source"
+        x, y = map(_where, offered)
+        question, facts["template"] = context.word(self.wordings, rng, a=name, x=x, y=y)
+        return Turn(question, f"The {name} is visible {_where(verdict)}.", facts)
+
+
+def _where(answer: Answer) -> str:
+    if len(answer) == 1:
+        return f"only in image {answer[0] + 1}"
+    return f"in both image {answer[0] + 1} and image {answer[1] + 1}"
+
+
+def _objects_by_answer(context: Context, pair: tuple[int, int]) -> dict[Answer, list[Seen]]:
+    """The objects that only the first, only the second, or both of two views clearly show; no empty lists."""
+    first, second = (objects_in(context, view) for view in pair)
+    both = []
+    for seen in first:
+        known = (
+            seen.thing.identity is not None or seen.plain_name is not None
+        )  # a place would be right in one view only
+        if known and sum(seen.same_as(other) is True for other in second) == 1:
+            both.append(seen)
+    found = {
+        pair[:1]: [seen for seen in first if seen.is_hidden_in(pair[1])],
+        pair[1:]: [seen for seen in second if seen.is_hidden_in(pair[0])],
+        pair: both,
+    }
+    return {answer: seen for answer, seen in found.items() if seen}
+
+
+WHICH_VIEW = WhichView()
