@@ -66,7 +66,7 @@ def test_the_eigen_split_of_kitti(tmp_path, text, found):
 
 def test_kitti_is_read_by_its_lists(tmp_path):
     WRITERS["kitti"](tmp_path)
-    names = open_views(f"kitti:{tmp_path}").names
+    names = list(open_views(f"kitti:{tmp_path}").names)
     lines = [f"{Path(name).parent}/data/{Path(name).name}.png None 721.5" for name in names]
     for split, part in (("train", lines[:3]), ("test", lines[3:])):
         (tmp_path / f"eigen_{split}.txt").write_text("\n".join(part))

@@ -42,7 +42,7 @@ def test_a_mirrored_window_is_the_window_mirrored():
     window, other = Window((20, 30), 3, 7, (8, 9)), Window((20, 30), 3, 7, (8, 9), mirrored=True)
     np.testing.assert_array_equal(other.of_image(image), window.of_image(image)[:, ::-1])
     np.testing.assert_array_equal(window.of_image(image), image[3:11, 7:16])
-    np.testing.assert_array_equal(other.of_map(image[..., 0]), window.of_map(image[..., 0])[:, ::-1])
+    np.testing.assert_array_equal(other.of_map(image[..., 0], 0), window.of_map(image[..., 0], 0)[:, ::-1])
 
 
 def test_the_middle_is_that_of_torchvision():

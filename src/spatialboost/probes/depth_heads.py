@@ -31,6 +31,8 @@ class BinnedDepth(nn.Module):
         farthest: depth of the last bin.
     """
 
+    bins_K: Tensor
+
     def __init__(self, num: int, nearest: float, farthest: float) -> None:
         super().__init__()
         self.register_buffer("bins_K", torch.linspace(nearest, farthest, num))
@@ -101,7 +103,7 @@ class DPTDepth(nn.Module):
         self.grid = grid
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """Depth ``(B, 8 * rows, 8 * columns)`` in metres."""
+        """Depth ``(B, 8 * rows, 8 * columns)`` in metres, a little finer where the grid has odd numbers."""
         # transformers' neck skips a first token, the class token
         layers = [nn.functional.pad(each, (0, 0, 1, 0)) for each in tokens_BND.chunk(4, dim=-1)]
         return self.bins(self.outputs(self.neck(layers, *self.grid)[-1]))

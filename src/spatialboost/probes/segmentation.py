@@ -80,7 +80,7 @@ class SegmentationProbe(HeadTraining, Probe):
     def keep(self, item: SegmentedImage, grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[np.ndarray, int]:
         """The labels of a grid that is finer than that of the patches, int16, and the largest label."""
         fine = FINE if self.features == "stored" else 1
-        labels = whole((fine * grid[0], fine * grid[1])).of_map(item.labels_HW)
+        labels = whole((fine * grid[0], fine * grid[1])).of_map(item.labels_HW, NONE)
         return labels.astype(np.int16), int(item.labels_HW.max())
 
     def measure(

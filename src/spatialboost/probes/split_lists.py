@@ -89,7 +89,7 @@ def _read_splits(file: Path, split: str) -> list[tuple[str, ...]]:
     key = f"{split}Ndxs"
     try:
         numbers = loadmat(file, variable_names=[key])[key].ravel().tolist()
-        names = [(str(int(number) - 1),) for number in numbers]
+        names: list[tuple[str, ...]] = [(str(int(number) - 1),) for number in numbers]
     except Exception as error:  # a broken file raises many kinds of errors
         raise SpatialBoostError(
             f"{file} cannot be read ({type(error).__name__}: {str(error)[:80]}); expected NYUv2's splits.mat with {key}"

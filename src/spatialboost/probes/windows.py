@@ -61,7 +61,12 @@ class Window:
         return np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
 
     def of_map(self, map_HW: np.ndarray, outside: float = np.nan) -> np.ndarray:
-        """The window of a map by the nearest pixel, since a mean of classes or of depths has no meaning."""
+        """The window of a map by the nearest pixel, since a mean of classes or of depths has no meaning.
+
+        Args:
+            map_HW: a value of each pixel.
+            outside: the value outside of the image.
+        """
         rows, columns = (
             ((start + np.arange(length) + 0.5) * full / resized).astype(int)
             for start, length, full, resized in zip(
