@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,14 +29,18 @@ METRICS = {"accuracy": Metric("accuracy", higher_is_better=True)}
 CHANCE = "most frequent class"
 
 Fit = Literal["squeeze", "middle"]
-FITS = {"squeeze": "squeezed whole", "middle": "the middle of an image that is resized to 8/7 of the size"}
 FIT_HELP = "Squeeze whole images, or resize the shorter side to 8/7 of the size and take the middle."
 
 
 def check_fit(fit: str) -> None:
     """Raise an error unless it is a known way to fit images to the encoder's size."""
-    if fit not in FITS:
-        raise SpatialBoostError(f"fit is {fit!r}; expected one of {tuple(FITS)}")
+    if fit not in get_args(Fit):
+        raise SpatialBoostError(f"fit is {fit!r}; expected one of {get_args(Fit)}")
+
+
+def about_fit(fit: Fit) -> dict[str, str]:
+    """The setting for the result, unless it is the default."""
+    return {} if fit == "squeeze" else {"image fit": "the middle of an image that is resized to 8/7 of the size"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class KnnProbe(Probe):
             "k": min(self.k, len(train)),
             "similarity": "cosine",
             "temperature": self.temperature,
-            "image fit": FITS[self.fit],
+            **about_fit(self.fit),
             "classes": _num_classes(train),
         }
 

@@ -115,7 +115,7 @@ def sig_loss(depth_BHW: Tensor, truth_BHW: Tensor) -> Tensor:
     Example:
         >>> truth = torch.tensor([[[1.0, 2.0, 4.0]]])
         >>> round(sig_loss(1.1 * truth, truth).item(), 3), round(sig_loss(truth + 1, truth).item(), 3)
-        (0.037, 0.309)
+        (0.037, 0.292)
 
     It is the square root of ``var(g) + 0.15 mean(g)^2``, with g the difference of the logarithms. A factor common to
     all depths counts little. Source: AdaBins (arXiv 2011.14141), after Eigen et al. (arXiv 1406.2283).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.classification import CHANCE, FIT_HELP, FITS, Fit, KnnProbe, check_fit
+from spatialboost.probes.classification import CHANCE, FIT_HELP, Fit, KnnProbe, about_fit, check_fit
 from spatialboost.probes.draws import Draw
 from spatialboost.probes.features import Features
 from spatialboost.probes.heads import HeadTraining, LinearHead, train_heads
@@ -108,7 +108,7 @@ class LinearProbe(HeadTraining, Probe):
         """The options and the number of classes."""
         return {
             "head": f"{'batch normalisation and ' if self.norm else ''}a linear map, cross-entropy",
-            "image fit": FITS[self.fit],
+            **about_fit(self.fit),
             "classes": len(train.items.source.classes),
             **self.about_training(),
         }

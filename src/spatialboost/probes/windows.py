@@ -27,8 +27,8 @@ class Window:
         >>> window = Window(resized=(4, 8), top=0, left=4, size=(4, 4))
         >>> window.of_image(np.zeros((2, 4, 3), np.uint8)).shape
         (4, 4, 3)
-        >>> window.of_map(np.array([[1, 2, 3, 4]])).tolist()[0]
-        [3, 3, 4, 4]
+        >>> window.of_map(np.array([[1.0, 2, 3, 4]])).tolist()[0]
+        [3.0, 3.0, 4.0, 4.0]
 
     Attributes:
         resized: height and width to which the whole image is resized.
