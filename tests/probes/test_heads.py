@@ -1,7 +1,9 @@
 """The training of heads: optimisers, warm-up, limits of the gradient, and what is held out."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from spatialboost.probes.heads import HeadTraining, LinearHead, train_heads
@@ -60,3 +62,22 @@ def test_warm_up_rises_then_falls_and_the_gradient_is_limited(monkeypatch):
     assert len(rates) == 40 and top == 10 and rates[top] == pytest.approx(0.5)
     assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[0] < 0.06 and rates[-1] < 0.02 and max(norms) <= 0.001 + 1e-6
+
+
+def test_a_linear_map_is_that_of_scikit_learn_s_logistic_regression():
+    """The same objective, to its minimum: cross-entropy with all weights, that of the constant too, kept small."""
+    mixed = X[:, 0] + 0.7 * torch.randn(60, 5, generator=torch.Generator().manual_seed(1))
+    training = HeadTraining(steps=600, batch=60, rates=[1.0], optimiser="sgd", weight_decay=0.01)
+    head, _ = train_heads(
+        lambda: LinearHead(5, 2, norm=False),
+        lambda items: (mixed[list(items)][:, None], Y[list(items)]),
+        lambda head, given: nn.functional.cross_entropy(head(given[0])[:, 0], given[1]),
+        range(60),
+        training,
+        seed=0,
+    )
+    ours = head(mixed[:, None])[:, 0].softmax(-1)[:, 1].detach().numpy()
+    x = np.concatenate([mixed.numpy(), np.ones((60, 1))], 1)
+    # two classes are one weight vector there and two here, which share the penalty
+    theirs = LogisticRegression(C=2 / (0.01 * 60), fit_intercept=False, tol=1e-8).fit(x, Y.numpy())
+    np.testing.assert_allclose(ours, theirs.predict_proba(x)[:, 1], atol=1e-3)

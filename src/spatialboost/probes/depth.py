@@ -255,11 +255,11 @@ class DepthProbe(HeadTraining, Probe):
         """The depth map ``(h, w)`` that each head predicts of a test view, float64."""
         if not self.flips:
             tokens_BND = test.features.tokens[index][None]
-            return [head(tokens_BND.to(test.features.device))[0].double().cpu() for head in heads]
+            return [head(tokens_BND.to(test.features.device))[0].cpu().double() for head in heads]
         assert test.read is not None
         image_HW3 = self.image(test.items[index], test.features.image_size)
         tokens_BND = test.read([image_HW3, np.ascontiguousarray(image_HW3[:, ::-1])])
-        both = [head(tokens_BND).double().cpu() for head in heads]
+        both = [head(tokens_BND).cpu().double() for head in heads]
         return [(maps[0] + maps[1].flip(-1)) / 2 for maps in both]
 
 
