@@ -69,6 +69,16 @@ def test_every_protocol_runs_and_is_told(task, name, folder):
     assert result.settings["layer"] == layers[known["layer"]]
 
 
+def test_true_frames_of_nyu_follow_the_protocol(assets):
+    demo = assets / "nyu_kitti_demo" / "data"
+    if not demo.is_dir():
+        pytest.skip("nyu_kitti_demo not found")
+    probe, options = from_protocol("depth", "nyud-linear", steps=2, batch=2, image_size=(96, 128), num_panels=1)
+    result = run_probe(probe, {"mine": tiny_vit()}, f"nyu:{demo}", f"nyu:{demo}", options)
+    assert result.settings["views"] == [3, 3] and result.settings["resolution"] == [96, 128]
+    assert 0.2 < result.spread("mine", "rmse").mean < 5 and len(result.panels) == 1
+
+
 def test_values_of_the_public_protocols():
     probe, options = from_protocol("depth", "nyud-linear")
     assert (probe.head, probe.bins, probe.min_depth, probe.max_depth, probe.crop) == ("linear", 256, 0.001, 10, "eigen")
