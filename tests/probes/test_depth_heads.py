@@ -120,6 +120,7 @@ def test_what_is_out_of_range_or_of_the_crop_is_not_measured():
         ({"head": "dpt"}, "needs four layers, and the features are those of 1: give layer 'quarters'"),
         ({"head": "linear", "bins": 1}, "bins are 1"),
         ({"head": "linear", "min_depth": 9.0}, "two rising depths"),
+        ({"head": "linear", "max_depth": 0.5}, r"no training view has a depth from 0.001 to 0.5 m: give another range"),
         ({"head": "linear", "level": "patches"}, "measure on pixels"),
         ({"features": "fresh"}, "give head linear or dpt"),
         ({"head": "linear", "zoom": [2.0, 1.0]}, "zoom is"),

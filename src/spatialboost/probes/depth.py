@@ -144,8 +144,8 @@ class DepthProbe(HeadTraining, Probe):
         pictures: dict[int, Tensor] = {}
 
         def pairs() -> Iterator[tuple[list[Tensor], Tensor]]:
-            for index, truth_HW in enumerate(self._truths(test)):
-                maps = self._predict([head for head, _ in heads], test, index)
+            for index, (view, truth_HW) in enumerate(self._truths(test)):
+                maps = self._predict([head for head, _ in heads], test, index, view)
                 if index in shown:
                     pictures[index] = maps[0]
                 yield maps, truth_HW
@@ -161,7 +161,7 @@ class DepthProbe(HeadTraining, Probe):
         """The score of the mean training depth as the only prediction."""
         depths = torch.from_numpy(np.stack(train.kept))
         metres = depths[depths.isfinite()].double().mean()
-        pairs = (([metres.expand(test.features.grid)], truth_HW) for truth_HW in self._truths(test))
+        pairs = (([metres.expand(test.features.grid)], truth_HW) for _, truth_HW in self._truths(test))
         metrics, per_view = score_depths(pairs, self.average)[0]
         return ProbeRow(CONSTANT, None, metrics, {"metres": float(metres)}, per_view)
 
@@ -211,11 +211,11 @@ class DepthProbe(HeadTraining, Probe):
         with np.errstate(invalid="ignore"):
             return np.where((depth_HW >= self.min_depth) & (depth_HW <= self.max_depth), depth_HW, np.nan)
 
-    def _truths(self, test: ReadSplit) -> Iterator[Tensor]:
-        """True depth of one view after the other where it is measured: pixels, or patches in the shape of the grid."""
-        if self.level == "pixels":
-            return (torch.from_numpy(crop_depth(self.depth_of(view), self.crop)).double() for view in test.items)
-        return (torch.from_numpy(depth_N).view(test.features.grid) for depth_N in test.kept)
+    def _truths(self, test: ReadSplit) -> Iterator[tuple[Cues | None, Tensor]]:
+        """Each view and its true depth where it is measured: pixels, or patches (then without reading the view)."""
+        if self.level == "patches":
+            return ((None, torch.from_numpy(depth_N).view(test.features.grid)) for depth_N in test.kept)
+        return ((view, torch.from_numpy(crop_depth(self.depth_of(view), self.crop)).double()) for view in test.items)
 
     def _fit(self, train: ReadSplit, draw: Draw) -> tuple[MapHead, dict[str, float]]:
         """What predicts depth maps ``(B, h, w)`` from tokens ``(B, N, D)``, and what the fit has chosen."""
@@ -251,13 +251,13 @@ class DepthProbe(HeadTraining, Probe):
         return guess.clamp(nearest, farthest)
 
     @torch.no_grad()
-    def _predict(self, heads: Sequence[MapHead], test: ReadSplit, index: int) -> list[Tensor]:
+    def _predict(self, heads: Sequence[MapHead], test: ReadSplit, index: int, view: Cues | None) -> list[Tensor]:
         """The depth map ``(h, w)`` that each head predicts of a test view, float64."""
         if not self.flips:
             tokens_BND = test.features.tokens[index][None]
             return [head(tokens_BND.to(test.features.device))[0].cpu().double() for head in heads]
         assert test.read is not None
-        image_HW3 = self.image(test.items[index], test.features.image_size)
+        image_HW3 = self.image(test.items[index] if view is None else view, test.features.image_size)
         tokens_BND = test.read([image_HW3, np.ascontiguousarray(image_HW3[:, ::-1])])
         both = [head(tokens_BND).cpu().double() for head in heads]
         return [(maps[0] + maps[1].flip(-1)) / 2 for maps in both]

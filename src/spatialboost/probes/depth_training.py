@@ -30,7 +30,7 @@ def train_depth_head(probe: DepthProbe, train: ReadSplit, draw: Draw) -> tuple[n
     """Train a head on the drawn views; returns the head, and its rate.
 
     Raises:
-        SpatialBoostError: the head is that of DPT, and the features are not those of four layers.
+        SpatialBoostError: the head is that of DPT, and the features are not those of four layers; or no depth is known.
     """
     features = train.features
     width = features.tokens[0].shape[-1]
@@ -39,6 +39,11 @@ def train_depth_head(probe: DepthProbe, train: ReadSplit, draw: Draw) -> tuple[n
         raise SpatialBoostError(
             f"head is 'dpt', which needs four layers, and the features are those of {layers}: give layer 'quarters', "
             "or four numbers"
+        )
+
+    if not any(np.isfinite(train.kept[item]).any() for item in draw.items.tolist()):
+        raise SpatialBoostError(
+            f"no training view has a depth from {probe.min_depth:g} to {probe.max_depth:g} m: give another range"
         )
 
     def make() -> nn.Module:
