@@ -35,7 +35,7 @@ class HeadTraining:
     )
     optimiser: Annotated[Optimiser, "AdamW, or SGD with momentum 0.9."] = "adamw"
     weight_decay: Annotated[float, "Weight decay."] = 0.01
-    beta2: Annotated[float, "Memory of AdamW for the size of gradients."] = 0.999
+    beta2: Annotated[float, "Second beta of AdamW."] = 0.999
     warmup: Annotated[float, "Share of the steps in which the rate rises, at the start."] = 0.0
     clip: Annotated[float, "Largest norm of the gradient; 0 is no limit."] = 0.0
 

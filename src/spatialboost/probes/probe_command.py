@@ -65,13 +65,6 @@ class RunOptions:
         }
 
 
-@dataclass(frozen=True)
-class ProtocolOptions:
-    """The published protocol that gives the values of the options that are not given."""
-
-    protocol: Annotated[str | None, "Published protocol whose values are taken, such as nyud-linear."] = None
-
-
 class ProbeCommands(TyperGroup):
     """The commands of all probes in the registry; each is made when it is needed."""
 
@@ -108,16 +101,16 @@ def make_command(probe: type[Probe]) -> Any:
     """The command of a probe: its own options, how its splits are given, and the options that all probes have."""
     without = set() if probe.draws else {"seeds", "subset"}
     without |= {"num_panels"} if probe.panel is Probe.panel else set()
-    protocols = [ProtocolOptions] if probe.name in PROTOCOLS else []
     parameters = [
         parameter
-        for group in (EncoderOptions, *protocols, probe.splits, probe, RunOptions)
+        for group in (EncoderOptions, probe.splits, probe, RunOptions)
         for parameter in _parameters(group)
         if parameter.name not in without
     ]
-    parameters.append(
-        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-    )
+    if probe.name in PROTOCOLS:
+        text = f"Published protocol whose values are taken: {', '.join(PROTOCOLS[probe.name])}."
+        parameters.append(_keyword("protocol", Annotated[str | None, typer.Option(help=text)], None))
+    parameters.append(_keyword("context", typer.Context))
 
     def command(context: typer.Context, **values: Any) -> None:
         given = {name for name in values if _is_given(context, name)}
@@ -150,12 +143,12 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
         name = each.name.replace("_", "-")
         # a probe's option can also be switched off, since a protocol may switch it on
         flag = [f"--{name}/--no-{name}" if issubclass(group, Probe) else f"--{name}"] if kind is bool else []
-        yield inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is MISSING else default,
-            annotation=Annotated[kind, typer.Option(*flag, help=text)],
-        )
+        option = Annotated[kind, typer.Option(*flag, help=text)]
+        yield _keyword(each.name, option, inspect.Parameter.empty if default is MISSING else default)
+
+
+def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _measure_and_report(probe: type[Probe], values: Mapping[str, Any], given: Set[str]) -> None:
