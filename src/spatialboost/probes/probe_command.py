@@ -143,7 +143,7 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
         name = each.name.replace("_", "-")
         # a probe's option can also be switched off, since a protocol may switch it on
         flag = [f"--{name}/--no-{name}" if issubclass(group, Probe) else f"--{name}"] if kind is bool else []
-        option = Annotated[kind, typer.Option(*flag, help=text)]
+        option: Any = Annotated[kind, typer.Option(*flag, help=text)]
         yield _keyword(each.name, option, inspect.Parameter.empty if default is MISSING else default)
 
 
