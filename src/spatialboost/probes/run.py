@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from spatialboost.encoders import image_preparation
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.draws import Draw, draw_for_seeds, take_all
-from spatialboost.probes.features import FeatureCollector, Features, each_encoder, read_batches
+from spatialboost.probes.features import FeatureCollector, Features, each_encoder, read_batches, read_patches
 from spatialboost.probes.measures import ProbeRow
-from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.options import CommonOptions, fit_to_patches
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit, find_probe
 from spatialboost.probes.result import ProbeResult
@@ -63,15 +67,16 @@ def run_probe(
     shown: list[int] = []
     for name, model, switched in each_encoder(encoders, reserved=probe.baseline):
         with switched():
-            splits = _read_both(probe, name, model, (train_items, test_items), options)
-        shown = _evenly_spaced(len(test_items), options.num_panels)
-        about[name] = probe.about(splits[0])
-        measured[name] = probe.measure(name, *splits, _draws(probe, len(train_items), options), shown)
+            splits = _read_both(probe, name, model, (train_items, test_items), _fitted(options, model))
+            shown = _evenly_spaced(len(test_items), options.num_panels)
+            about[name] = probe.about(splits[0])
+            measured[name] = probe.measure(name, *splits, _draws(probe, len(train_items), options), shown)
         rows += measured[name].rows
     rows.append(probe.measure_baseline(*splits))
 
     first = about[next(iter(about))]
     settings = {
+        **({} if options.protocol is None else {"protocol": options.protocol}),
         **probe.settings(*splits),
         **{key: value for key, value in first.items() if key not in ("grid", "width")},
         probe.splits.noun: [len(test_items)] if train is None else [len(train_items), len(test_items)],
@@ -99,10 +104,15 @@ def _read_both(
             only = _read_split(probe, model, items[1], options, name)
             return only, only
         train, test = (
-            _read_split(probe, model, split, options, f"{name}, {title}")
+            _read_split(probe, model, split, options, f"{name}, {title}", stored=probe.stored(title))
             for split, title in zip(items, ("train", "test"), strict=True)
         )
         return train, test
+    if not (probe.stored("train") and probe.stored("test")):
+        raise SpatialBoostError(
+            f"features of {name!r} were given, but with these options the probe reads images again and again: give the "
+            "model instead"
+        )
     found = [len(features) for features in model]
     if found != [len(split) for split in items]:
         raise SpatialBoostError(
@@ -116,18 +126,27 @@ def _read_both(
     return train, test
 
 
-def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonOptions, title: str) -> ReadSplit:
-    """Read the features, and what the probe keeps of each item, in one pass over the items."""
+def _read_split(
+    probe: Probe, encoder: nn.Module, items: Split, options: CommonOptions, title: str, *, stored: bool = True
+) -> ReadSplit:
+    """Read the features, and what the probe keeps of each item, in one pass over the items.
+
+    If the features are not stored, only those of the first item are read.
+    """
     collected = FeatureCollector(encoder, options.image_size, options.layer, patches=probe.patches)
-    kept = []
+    reading: dict[str, Any] = {
+        "image_size": options.image_size,
+        "layer": options.layer,
+        "batch_size": options.batch_size,
+    }
+    kept: list[Any] = []
     batches = read_batches(
         encoder,
-        items,
-        image_size=options.image_size,
-        layer=options.layer,
-        batch_size=options.batch_size,
-        progress=title if options.progress else None,
+        items if stored else islice(items, 1),
+        **reading,
+        progress=title if options.progress and stored else None,
         total=len(items.source),
+        see=lambda item: probe.image(item, collected.image_size),
     )
     for batch, tokens in batches:
         collected.add(tokens)
@@ -137,7 +156,17 @@ def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonO
         raise SpatialBoostError(
             f"{title}: none of {len(items.left_out)} {probe.splits.noun} can be read, expected at least one{reasons}"
         )
-    return ReadSplit(items, collected.features(), kept)
+    features = collected.features()
+    if not stored:
+        kept = [probe.keep(item, features.grid, features.image_size) for item in items]
+    return ReadSplit(items, features, kept, partial(read_patches, encoder, **reading))
+
+
+def _fitted(options: CommonOptions, model: Any) -> CommonOptions:
+    """The options, with the image size of a published protocol rounded to whole patches of the encoder."""
+    if options.protocol is None or not isinstance(model, nn.Module):
+        return options
+    return replace(options, image_size=fit_to_patches(options.image_size, image_preparation(model).patch))
 
 
 def _draws(probe: Probe, num: int, options: CommonOptions) -> list[Draw]:
