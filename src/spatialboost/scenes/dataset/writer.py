@@ -42,19 +42,25 @@ class BuildReport:
 
     It is saved beside the data files as ``manifest*.json``, with the settings, the versions of the software, and the
     models and data sets that the cues come from (``provenance``: name, revision, licence).
+
+    Attributes:
+        written: number of rows in the files of this shard, including those of an earlier, interrupted run.
+        skipped: reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
+        names: skipped item (its name or index in the source) -> full reason.
+        left_out: kind of question -> number of turns that the conversations lack and that no turn of another kind
+            replaces. The reasons are in the column ``meta``.
+        dropped: reason -> number of generated texts that were dropped, such as captions that state something false.
+        files: names of the parquet files of this shard.
+        resumed: number of the files that existed before the run.
     """
 
-    written: int = 0  # number of rows in the files of this shard, including those of an earlier, interrupted run
-    # reason -> number of skipped items. Reasons that differ only in numbers count as the first of them.
+    written: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    names: dict[str, str] = field(default_factory=dict)  # skipped item (its name or index in the source) -> full reason
-    # kind of question -> number of turns that the conversations lack and that no turn of another kind replaces. The
-    # reasons are in the column meta.
+    names: dict[str, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
-    # reason -> number of generated texts that were dropped, such as captions that state something false
     dropped: Counter[str] = field(default_factory=Counter)
-    files: list[str] = field(default_factory=list)  # names of the parquet files of this shard
-    resumed: int = 0  # number of the files that existed before the run
+    files: list[str] = field(default_factory=list)
+    resumed: int = 0
 
 
 def build_dataset(

@@ -21,31 +21,36 @@ class ReaderOptions:
         >>> ReaderOptions(depth_scale=5000, max_depth=4.0).describe()
         'max_depth 4'
 
+    Attributes:
+        depth_scale: values per metre of the depth maps, such as 1000 (millimetres) or 5000 (TUM RGB-D).
+        max_depth: larger depth is no reading, in metres.
+        intrinsics: a file, or the numbers ``"fx fy cx cy"`` or ``"fx fy cx cy WIDTH HEIGHT"`` in pixels. With the size,
+            they are rescaled to images of another size.
+        poses: a file with the poses of all frames, or a folder with one file for each frame.
+        pose_type: ``"camera-to-world"``, ``"world-to-camera"``, or ``"opengl"`` (camera to world, y up and z backward).
+        pose_scale: metres per unit of the poses. Poses of COLMAP have a unit of their own and are used only with it.
+        associations: a file with one line for each frame: the image and its depth map, each with or without its time.
+        images: pattern of the images, such as ``"color/*.jpg"``. Only ``*`` is special.
+        depths: pattern of the depth maps, such as ``"depth/sync_depth_*.png"``. What ``*`` stands for is the same in
+            the image and in its depth map.
+        fit: what happens if a depth map has another size than its image: ``"smaller"`` resizes the larger one,
+            ``"image"`` keeps the size of the image, ``"depth"`` keeps that of the depth map.
+        up: direction of "up" along gravity in the world of the poses, such as ``(0, 0, 1)``.
+
     Raises:
         SpatialBoostError: a value is not possible.
     """
 
-    # values per metre of the depth maps, such as 1000 (millimetres) or 5000 (TUM RGB-D)
     depth_scale: float | None = None
-    max_depth: float | None = None  # larger depth is no reading, in metres
-    # a file, or the numbers "fx fy cx cy" or "fx fy cx cy WIDTH HEIGHT" in pixels. With the size, they are rescaled to
-    # images of another size.
+    max_depth: float | None = None
     intrinsics: str | None = None
-    poses: str | None = None  # a file with the poses of all frames, or a folder with one file for each frame
-    # "camera-to-world", "world-to-camera", or "opengl" (camera to world, y up and z backward)
+    poses: str | None = None
     pose_type: PoseType = "camera-to-world"
-    # metres per unit of the poses. Poses of COLMAP have a unit of their own and are used only with it.
     pose_scale: float | None = None
-    # a file with one line for each frame: the image and its depth map, each with or without its time
     associations: str | None = None
-    images: str | None = None  # pattern of the images, such as "color/*.jpg". Only * is special.
-    # pattern of the depth maps, such as "depth/sync_depth_*.png". What * stands for is the same in the image and in its
-    # depth map.
+    images: str | None = None
     depths: str | None = None
-    # what happens if a depth map has another size than its image: "smaller" resizes the larger one, "image" keeps the
-    # size of the image, "depth" keeps that of the depth map
     fit: Fit = "smaller"
-    # direction of "up" along gravity in the world of the poses, such as (0, 0, 1)
     up: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
