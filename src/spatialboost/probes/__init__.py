@@ -10,11 +10,14 @@ Open `protocol.py` first: it says what a probe is and has the table of all probe
 - `inputs.py`, `views.py`, `image_folder.py`, `segmented_images.py`, `splits.py`: how training and test splits are
   specified, opened and read.
 - `features.py`, `token_store.py`: tokens of frozen encoders, in memory or on disk.
-- `measures.py`, `result.py`, `pictures.py`: metrics, results and pictures.
-- `probe_command.py`: the command line.
+- `measures.py`, `result.py`, `encoder_facts.py`, `pictures.py`, `report_page.py`: metrics, results, pictures, and one
+  page for many results.
+- `compare.py` (with `compare_pictures.py`, `room_heads.py`, `token_colours.py`): pictures of any images.
+- `probe_command.py`, `compare_command.py`: the command line.
 """
 
 from spatialboost.probes.classification import knn_probe
+from spatialboost.probes.compare import compare_images
 from spatialboost.probes.depth import depth_probe
 from spatialboost.probes.depth_panel import DepthPanel
 from spatialboost.probes.features import Features, read_features
@@ -42,6 +45,7 @@ __all__ = [
     "ProbeResult",
     "ProbeRow",
     "ReadSplit",
+    "compare_images",
     "depth_probe",
     "find_probe",
     "knn_probe",

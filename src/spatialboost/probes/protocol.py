@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from spatialboost.probes.splits import Split
 
 PROBES: dict[str, str] = {
+    "control": "spatialboost.probes.control.probe:ControlProbe",
     "depth": "spatialboost.probes.depth:DepthProbe",
     "knn": "spatialboost.probes.classification:KnnProbe",
     "linear": "spatialboost.probes.linear:LinearProbe",
@@ -70,11 +71,14 @@ class ReadSplit:
         items: the views or labelled images; they can be read again.
         features: their tokens.
         kept: the result of `Probe.keep` for each item.
+        read: reads more images in the same way with the same encoder, for a probe whose images come later; None if
+            features were given instead of the encoder.
     """
 
     items: Split
     features: Features
     kept: Sequence[Any]
+    read: Callable[[Sequence[Any]], Features] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
