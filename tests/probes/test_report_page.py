@@ -67,7 +67,7 @@ def test_one_row_for_each_result_and_its_pictures(folder: Path) -> None:
     text = page.file.read_text(encoding="utf-8")
     shown = Page(text)
     assert page.results == 4 and len(page.passed_over) == 2 and text.count("data:image/png;base64,") == 4
-    rows = {row[0]: row for row in shown.rows[1:]}
+    rows = {row[0]: [cell.strip() for cell in row] for row in shown.rows[1:]}
     depth = rows["depth, one"]
     assert depth[3:6] == ["0.505 +- 0.007", "0.405 +- 0.007", "-0.100 +- 0.000 (-19.8 %)"]
     assert depth[6].split() == ["-0.1", "(-0.1", "to", "-0.1)"] and depth[7] == "0.008" and depth[8] == "100 % of 8"

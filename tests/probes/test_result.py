@@ -41,7 +41,7 @@ def test_a_tie_counts_half() -> None:
 def test_the_paired_test_is_over_items_not_over_runs() -> None:
     test = RESULT.paired()  # of -0.1 and -0.1 (first item), 0.1 and -0.3 (second)
     assert test.num == 2 and test.mean == pytest.approx(-0.1)
-    assert test.low == test.high == pytest.approx(-0.1)
+    assert test.low == pytest.approx(-0.1) and test.high == pytest.approx(-0.1)
     assert "on the same 2 items, RMSE [m]: -0.100" in " ".join(str(RESULT).split())
     for name, over in (("boosted", "constant"), ("nothing", "base"), ("boosted", "nothing")):
         with pytest.raises(SpatialBoostError, match="not measured item by item"):

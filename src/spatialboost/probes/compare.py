@@ -62,7 +62,7 @@ class _Photo:
     @property
     def file(self) -> str:
         """The beginning of the names of its pictures."""
-        return re.sub(r"[^\w.-]+", "-", Path(self.name).stem)[:60] or "image"
+        return re.sub(r"[^\w.-]+", "-", Path(self.name).stem)[:60].strip("-") or "image"
 
 
 def compare_images(

@@ -53,7 +53,7 @@ def read_result(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes()) if file.stat().st_size <= RESULT_LIMIT else None
     except (OSError, ValueError, RecursionError) as error:
-        raise SpatialBoostError(f"`results`: {file} cannot be read ({error}). Give a probe's JSON file.") from error
+        raise SpatialBoostError(f"{file} cannot be read ({error}). Give a probe's JSON file.") from error
     return _checked(content, file)
 
 
@@ -66,7 +66,7 @@ def _of(result: Results) -> list[dict[str, Any]]:
     found, others = find_results(path)
     if not found:
         raise SpatialBoostError(
-            f"`results`: {path} has {len(others)} JSON files, and none is the result of a probe. Give a folder to "
+            f"{path} has {len(others)} JSON files, and none is the result of a probe. Give a folder to "
             "which `spatialboost probe TASK --out FOLDER` has written."
         )
     return list(found.values())
@@ -76,8 +76,7 @@ def _checked(content: Any, source: Any) -> dict[str, Any]:
     summary = content.get("summary") if isinstance(content, Mapping) else None
     if not isinstance(summary, Mapping) or not all(isinstance(row, Mapping) for row in summary.values()):
         raise SpatialBoostError(
-            f"`results`: {str(source)[:200]!r} is not the result of a probe: it has no `summary`. Give a probe's JSON "
-            "file."
+            f"{str(source)[:200]!r} is not the result of a probe: it has no `summary`. Give a probe's JSON file."
         )
     return dict(content)
 

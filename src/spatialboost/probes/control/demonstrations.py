@@ -184,6 +184,7 @@ def _record(task: str, num: int, size: int) -> tuple[dict[str, np.ndarray], list
         demo += 1
         for key, values in episode.items():
             found[key] += values
+    simulator.close()
     return {key: np.stack([np.asarray(value) for value in values]) for key, values in found.items()}, failed
 
 

@@ -136,6 +136,8 @@ class ControlProbe(Probe):
                     with torch.no_grad():
                         errors.append(nn.functional.mse_loss(policy(held_out[0]), held_out[1]).item())
                 scores[number].append(_score(task, runs, errors))
+            for simulator in simulators:
+                simulator.close()
         rows = [ProbeRow(name, draw.seed, *_together(scores[number])) for number, draw in enumerate(draws)]
         return Measured(rows)
 
@@ -149,6 +151,7 @@ class ControlProbe(Probe):
             solved_E = run_episodes(simulators, _constant(mean_A), None, self.episodes)
             error = (_actions(test, of_task[1]) - mean_A).square().mean().item()
             scores.append(_score(task, [solved_E], [error]))
+            simulators[0].close()
         metrics, _, per_episode = _together(scores)
         return ProbeRow(BLIND, None, metrics, {}, per_episode)
 

@@ -63,6 +63,9 @@ class Simulator(ABC):
     def step(self, action: np.ndarray) -> bool:
         """Take a step; returns whether the task is solved after it."""
 
+    def close(self) -> None:  # noqa: B027  # a simulator without a renderer has nothing to free
+        """Free the renderer."""
+
 
 def open_task(task: str, size: int) -> Simulator:
     """The simulator of a task, after a first frame has been rendered.
