@@ -203,3 +203,4 @@ def test_the_expert_of_a_real_task_solves_it(task: str) -> None:
     assert not np.array_equal(simulator.frame(), first)
     simulator.reset(3)
     assert np.array_equal(simulator.frame(), first) and np.allclose(simulator.proprioception(), state)
+    simulator.close()

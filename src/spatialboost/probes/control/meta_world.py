@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -40,7 +41,9 @@ class MetaWorld(Simulator):
 
     def expert(self) -> np.ndarray:
         """The action of the scripted policy."""
-        return np.clip(self._expert.get_action(self._seen), -1, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns that its actions are clipped
+            return np.clip(self._expert.get_action(self._seen), -1, 1)
 
     def step(self, action: np.ndarray) -> bool:
         """Take a step; solved as the task counts it."""
