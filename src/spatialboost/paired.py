@@ -40,7 +40,7 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
 
     Example:
         >>> print(paired_test([-0.1, -0.3, -0.2, -0.1, -0.4, -0.2, 0.1, -0.3]))
-        -0.188 (95 %: -0.287 to -0.087, p = 0.023)
+        -0.188 (95 %: -0.287 to -0.087, p = 0.031)
 
     The items count as independent of each other. Neighbouring frames of one walk are not: then the interval is too
     narrow and p too small. The draws of the bootstrap have a fixed seed.
