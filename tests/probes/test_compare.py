@@ -103,7 +103,7 @@ def test_heads_are_fitted_once_for_the_same_weights(tmp_path: Path, monkeypatch,
     assert (
         not reads
         and again.rmse == first.rmse
-        and torch.equal(again.fits["boosted"].weight_D, first.fits["boosted"].weight_D)
+        and torch.equal(again.fits["boosted"].fit.weights_DT, first.fits["boosted"].fit.weights_DT)
     )
     (file,) = (tmp_path / "cache" / "spatialboost" / "room-heads").iterdir()
     file.write_bytes(file.read_bytes()[:100])

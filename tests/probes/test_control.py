@@ -59,7 +59,7 @@ def measure(vectors, **options):
     probe, splits = ControlProbe(**{**QUICK, **options}), []
     for source in record_demonstrations(["point"], demos=20, held_out=4, size=24):
         kept = [probe.keep(frame, (1, 1), (32, 32)) for frame in source]
-        splits.append(ReadSplit(Split(source), read(list(source)), kept, read))
+        splits.append(ReadSplit(Split(source), read(list(source)), kept, features_of=read))
     return probe.measure("mine", *splits, [take_all(0).__class__(0, np.arange(len(splits[0])))], []), probe, splits
 
 

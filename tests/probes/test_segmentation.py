@@ -10,8 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.class_scores import ClassCounts
 from spatialboost.probes.features import Features
-from spatialboost.probes.segmentation import COMMONEST, score_classes, segmentation_probe
+from spatialboost.probes.segmentation import COMMONEST, SegmentationProbe, segmentation_probe
 from spatialboost.probes.segmented_images import NONE, SegmentedImages, open_segmentation
 
 SIDE, GRID, CLASSES = 64, (8, 8), 4
@@ -82,15 +83,79 @@ def test_scores_are_those_of_torchmetrics():
         guess = torch.where(torch.rand(20, 30, generator=generator) < 0.6, truth, truth.roll(1, 0))
         truth[:3] = NONE
         pairs.append((guess, truth))
-    metrics, per_view = score_classes(iter(pairs), 8)  # two classes never occur
+    counts = ClassCounts(8)  # two classes never occur
+    for guess, truth in pairs:
+        counts.add(guess, truth)
+    metrics, per_view = counts.metrics(), counts.per_view
     theirs = MulticlassJaccardIndex(num_classes=8, average="none", ignore_index=NONE)
     for guess, truth in pairs:
         theirs.update(guess, truth)
     assert metrics["miou"] == pytest.approx(float(theirs.compute()[:6].mean()), abs=1e-6)
     right = sum(int((guess == truth).sum()) for guess, truth in pairs)
     assert metrics["accuracy"] == pytest.approx(right / (5 * 17 * 30)) and len(per_view) == 5
+    empty = ClassCounts(8)
+    empty.add(guess, torch.full_like(truth, NONE))
     with pytest.raises(SpatialBoostError, match="nothing to measure"):
-        score_classes(iter([(guess, torch.full_like(truth, NONE))]), 8)
+        empty.metrics()
+
+
+def tiny_vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=48, depth=1, num_heads=2, num_classes=0)
+
+
+OPTIONS = {"image_size": SIDE, "steps": 60, "batch": 8, "seeds": [0], "rates": [0.01]}
+
+
+def test_windows_over_an_image_of_their_size_are_the_image(folder):
+    whole = segmentation_probe({"mine": tiny_vit()}, folder, **OPTIONS)
+    slid = segmentation_probe({"mine": tiny_vit()}, folder, stride=0.5, **OPTIONS)
+    assert slid.values("mine", "miou") == whole.values("mine", "miou")
+    fresh = segmentation_probe({"mine": tiny_vit()}, folder, features="fresh", zoom=[0.8, 1.5], flips=True, **OPTIONS)
+    assert fresh.spread("mine", "miou").mean > 2 * fresh.spread(COMMONEST, "miou").mean
+    assert "random windows, zoom 0.8 to 1.5" in fresh.settings["trained on"]
+    again = segmentation_probe({"mine": tiny_vit()}, folder, features="fresh", zoom=[0.8, 1.5], flips=True, **OPTIONS)
+    assert again.to_dict() == fresh.to_dict()
+
+
+def test_scales_windows_and_mirrored_images_are_averaged(folder):
+    """Against a second computation, written with loops over windows and scales."""
+    from spatialboost.probes import read_features
+    from spatialboost.probes.features import read_patches
+    from spatialboost.probes.heads import LinearHead
+    from spatialboost.probes.protocol import ReadSplit
+    from spatialboost.probes.segmented_images import SegmentedImage
+
+    encoder, head = tiny_vit(), LinearHead(48, 3).eval()
+    torch.nn.init.normal_(head.linear.weight, std=0.3)
+    rng = np.random.default_rng(0)
+    image = np.asarray(Image.fromarray(rng.integers(0, 255, (6, 9, 3)).astype(np.uint8)).resize((120, 80)))
+    probe = SegmentationProbe(stride=0.5, scales=[1.0, 1.5], flips=True)
+    given = ReadSplit(
+        None,  # type: ignore[arg-type]
+        read_features(encoder, [image], image_size=SIDE),
+        [None],
+        lambda images: read_patches(encoder, images, image_size=SIDE),
+    )
+    found = probe._predict([head], given, 0, SegmentedImage(image, np.zeros((80, 120), int), "image"))[0]
+
+    total = 0
+    for height, width in ((64, 96), (96, 144)):
+        for turned in (image, image[:, ::-1]):
+            small = np.asarray(Image.fromarray(turned.copy()).resize((width, height), Image.Resampling.BICUBIC))
+            sums, times = torch.zeros(3, height, width), torch.zeros(height, width)
+            for top in sorted({min(start, height - SIDE) for start in range(0, height, 32)}):
+                for left in sorted({min(start, width - SIDE) for start in range(0, width, 32)}):
+                    part = small[top : top + SIDE, left : left + SIDE].copy()
+                    tokens = read_features(encoder, [part], image_size=SIDE).tokens_VND
+                    with torch.no_grad():
+                        logits = head(tokens).transpose(1, 2).reshape(1, 3, 8, 8)
+                    logits = torch.nn.functional.interpolate(logits, (SIDE, SIDE), mode="bilinear")[0]
+                    sums[:, top : top + SIDE, left : left + SIDE] += logits
+                    times[top : top + SIDE, left : left + SIDE] += 1
+            mean = torch.nn.functional.interpolate((sums / times)[None], (80, 120), mode="bilinear")[0].softmax(0)
+            total = total + (mean.flip(2) if turned is not image else mean)
+    assert float((found == total.argmax(0)).float().mean()) > 0.999 and len(found.unique()) == 3
 
 
 def test_ade20k_and_voc_are_read_in_their_layouts(tmp_path):
@@ -149,5 +214,17 @@ def test_wrong_folders_are_refused(tmp_path, folder):
         open_segmentation(tmp_path)
     with pytest.raises(SpatialBoostError, match="no test images"):
         segmentation_probe({}, open_segmentation(folder)[0])
-    with pytest.raises(SpatialBoostError, match="rates"):
-        segmentation_probe({}, folder, rates=[0.0])
+    for wrong, said in (
+        ({"rates": [0.0]}, "rates"),
+        ({"stride": 1.5}, "stride is 1.5"),
+        ({"scales": [1.0, 2.0]}, "need windows: give a stride"),
+        ({"stride": 0.5, "scales": [0.5]}, "scales of at least 1"),
+        ({"features": "new"}, "features is 'new'"),
+        ({"zoom": [2.0, 1.0]}, "zoom is"),
+    ):
+        with pytest.raises(SpatialBoostError, match=said):
+            segmentation_probe({}, folder, **wrong)
+    train, test = open_segmentation(folder)
+    given = {"oracle": (features_of(train), features_of(test))}
+    with pytest.raises(SpatialBoostError, match=r"features of 'oracle' were given.*give the model instead"):
+        segmentation_probe(given, train, test, stride=0.5)

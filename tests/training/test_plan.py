@@ -106,6 +106,15 @@ def pixel_rows() -> list[dict[str, Any]]:
     return [{**row, "depths": [np.full((8, 8), 2000, np.uint16)]} for row in make_rows(1) * 12]
 
 
+def test_a_loss_in_parts_needs_what_the_plan_says(data, monkeypatch):
+    config, found = load_config(settings(data, "language")), []
+    for most in (2**25, 2**11):
+        monkeypatch.setattr("spatialboost.vlm.model.MOST_LOGITS", most)
+        found.append(_plan_stage(_outline(config), "stage2", config.stages["stage2"], (BATCH,)).memory[BATCH])
+        assert found[-1].working() == pytest.approx(Real(config, "stage2").peak(), rel=0.05)
+    assert found[1].activations < found[0].activations
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

@@ -46,6 +46,26 @@ def batch_of(chat, tokenizer, side="right", **options):
     return collate([row | {"pixel_values": torch.randn(1, 3, 32, 32)} for row in rows])
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_loss_in_parts_has_the_same_gradients(vlm, chat, tokenizer, bf16, monkeypatch):
+    batch = batch_of(chat, tokenizer)
+    found = []
+    for most in (2**25, 3 * len(tokenizer)):
+        monkeypatch.setattr("spatialboost.vlm.model.MOST_LOGITS", most)
+        vlm.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = vlm(**batch)
+        out.loss.backward()
+        found.append((out.logits, out.loss.detach(), {name: p.grad for name, p in vlm.named_parameters()}))
+    (logits, loss, gradients), (parts, loss_in_parts, gradients_in_parts) = found
+    assert logits is not None and (parts is None) == vlm._fast_head
+    close = {"rtol": 2e-2, "atol": 2e-3} if bf16 else {}
+    torch.testing.assert_close(loss_in_parts, loss, **close)
+    torch.testing.assert_close(gradients_in_parts, gradients, **close)
+    with torch.no_grad():
+        assert vlm(**batch).logits is not None  # for the accuracy all logits are wanted
+
+
 def test_loss_at_answers_is_the_plain_loss(vlm, chat, tokenizer):
     batch = batch_of(chat, tokenizer)
     out = vlm(**batch)

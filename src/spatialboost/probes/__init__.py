@@ -3,12 +3,13 @@
 Open `protocol.py` first: it says what a probe is and has the table of all probes.
 
 - `depth.py`, `normals.py`, `segmentation.py`, `matches.py`, `classification.py` (kNN), `linear.py`: the probes.
-- `ridge.py`, `heads.py`: linear maps in closed form, and trained by gradient descent; `depth_*.py`, `patch_depth.py`:
-  further parts of the depth probe; `*_panel.py`: the pictures.
+- `published.py`: the values of published protocols by name.
+- `ridge.py`, `ridge_fit.py`, `heads.py`: linear maps in closed form, and heads trained by gradient descent;
+  `depth_*.py`, `patch_depth.py`: further parts of the depth probe; `class_scores.py`: mIoU; `*_panel.py`: the pictures.
 - `run.py`: runs a probe and gives every encoder the same items and seeds.
 - `options.py`, `draws.py`: the options of all probes, and the training items that each seed draws.
-- `inputs.py`, `views.py`, `image_folder.py`, `segmented_images.py`, `splits.py`: how training and test splits are
-  specified, opened and read.
+- `inputs.py`, `views.py`, `split_lists.py`, `image_folder.py`, `segmented_images.py`, `splits.py`: how training and
+  test splits are specified, opened and read; `windows.py`: parts of images.
 - `features.py`, `token_store.py`: tokens of frozen encoders, in memory or on disk.
 - `measures.py`, `result.py`, `encoder_facts.py`, `pictures.py`, `report_page.py`: metrics, results, pictures, and one
   page for many results.
@@ -28,6 +29,7 @@ from spatialboost.probes.normals import normals_probe
 from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import PROBES, Measured, Probe, ReadSplit, find_probe
+from spatialboost.probes.published import PROTOCOLS, from_protocol
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
 from spatialboost.probes.run import run_probe
 from spatialboost.probes.segmentation import segmentation_probe
@@ -35,6 +37,7 @@ from spatialboost.probes.segmented_images import open_segmentation
 
 __all__ = [
     "PROBES",
+    "PROTOCOLS",
     "CommonOptions",
     "DepthPanel",
     "Features",
@@ -48,6 +51,7 @@ __all__ = [
     "compare_images",
     "depth_probe",
     "find_probe",
+    "from_protocol",
     "knn_probe",
     "linear_probe",
     "matches_probe",

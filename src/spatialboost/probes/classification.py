@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +17,30 @@ from spatialboost.probes.features import Features
 from spatialboost.probes.image_folder import LabelledImage, LabelledImages
 from spatialboost.probes.inputs import ImageFolders
 from spatialboost.probes.measures import Metric, ProbeRow
-from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.options import CommonOptions, Layer
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
 from spatialboost.probes.run import Encoders, run_probe
+from spatialboost.probes.windows import middle
 
 # Shape legend: V images, D width of the encoder, C classes.
 
 METRICS = {"accuracy": Metric("accuracy", higher_is_better=True)}
 CHANCE = "most frequent class"
+
+Fit = Literal["squeeze", "middle"]
+FIT_HELP = "Squeeze whole images, or resize the shorter side to 8/7 of the size and take the middle."
+
+
+def check_fit(fit: str) -> None:
+    """Raise an error unless it is a known way to fit images to the encoder's size."""
+    if fit not in get_args(Fit):
+        raise SpatialBoostError(f"fit is {fit!r}; expected one of {get_args(Fit)}")
+
+
+def about_fit(fit: Fit) -> dict[str, str]:
+    """The setting for the result, unless it is the default."""
+    return {} if fit == "squeeze" else {"image fit": "the middle of an image that is resized to 8/7 of the size"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,10 @@ class KnnProbe(Probe):
 
     k: Annotated[int, "Neighbours that vote."] = 20
     temperature: Annotated[float, "Temperature of the votes: a smaller one gives near images more weight."] = 0.07
+    fit: Annotated[Fit, FIT_HELP] = "squeeze"
 
     def __post_init__(self) -> None:
+        check_fit(self.fit)
         if self.k < 1 or self.temperature <= 0:
             raise SpatialBoostError(
                 f"k is {self.k} and temperature {self.temperature}; expected k of at least 1 and a temperature above 0"
@@ -60,6 +78,13 @@ class KnnProbe(Probe):
                 f"the training split has the classes {list(train.classes)}, the test split {list(test.classes)}: "
                 "give both splits the same class folders"
             )
+
+    def image(self, item: LabelledImage, image_size: tuple[int, int]) -> np.ndarray:
+        """The whole image, or its middle."""
+        if self.fit == "squeeze":
+            return item.image_HW3
+        size = (item.image_HW3.shape[0], item.image_HW3.shape[1])
+        return middle(size, image_size).of_image(item.image_HW3)
 
     def keep(self, item: LabelledImage, grid: tuple[int, int], image_size: tuple[int, int]) -> int:
         """The class of an image."""
@@ -90,6 +115,7 @@ class KnnProbe(Probe):
             "k": min(self.k, len(train)),
             "similarity": "cosine",
             "temperature": self.temperature,
+            **about_fit(self.fit),
             "classes": _num_classes(train),
         }
 
@@ -100,7 +126,7 @@ def knn_probe(
     test: LabelledImages | str | Path,
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int | Sequence[int] = -1,
+    layer: Layer = -1,
     k: int = 20,
     temperature: float = 0.07,
     batch_size: int = 32,
@@ -145,7 +171,7 @@ def _one_vector_each(features: Features) -> Tensor:
 def _vote(train_VD: Tensor, labels_V: Tensor, test_VD: Tensor, num_classes: int, k: int, temperature: float) -> Tensor:
     """The class with most votes for each test image."""
     guesses = []
-    for block_BD in test_VD.split(1024):
+    for block_BD in test_VD.split(max(1, min(1024, 2**27 // len(train_VD)))):  # at most 512 MiB of similarities
         nearness_Bk, index_Bk = (block_BD @ train_VD.T).topk(min(k, len(train_VD)), dim=1)
         votes_BkC = (
             nn.functional.one_hot(labels_V[index_Bk], num_classes) * (nearness_Bk / temperature).exp()[..., None]

@@ -151,7 +151,6 @@ def _draw_each(photos: Sequence[_Photo], read: Mapping[str, Features], heads: Ro
     colours_2VN3 = principal_colours(torch.stack([base_VND, boosted_VND]))
     change_VN = relative_change(base_VND, boosted_VND)
     most = max(float(change_VN.max()), 1e-4)
-    depth = {name: heads.fits[name].predict(features) for name, features in read.items()}
     for place, photo in enumerate(photos):
         colours = {
             name: colours_2VN3[which, place].unflatten(0, grid).numpy()
@@ -162,7 +161,8 @@ def _draw_each(photos: Sequence[_Photo], read: Mapping[str, Features], heads: Ro
         tokens = token_picture(photo.image_HW3, colours, change_hw, most)
         yield f"{start}-tokens.png", f"{photo.name}: tokens", tokens
         height, width = photo.image_HW3.shape[:2]
-        maps = {name: enlarge(each[place].float(), grid, (height, width)).numpy() for name, each in depth.items()}
+        depths = {name: heads.fits[name].predict(features.tokens[place]) for name, features in read.items()}
+        maps = {name: enlarge(depth_N.view(grid), (height, width)).numpy() for name, depth_N in depths.items()}
         yield f"{start}-depth.png", f"{photo.name}: depth", depth_picture(photo.image_HW3, maps)
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from spatialboost.encoders import Tokens, feature_layer, num_layers, prepare_images, read_tokens
 from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.options import QUARTERS, Layer
 from spatialboost.probes.token_store import TokenStore
 
 # Shape legend: V views, B views of one batch, N patches, D width of the tokens.
@@ -31,6 +32,7 @@ class Features:
         image_size: height and width in pixels to which the views were resized.
         layer: block after which the tokens were read, from 0; several blocks in the order in which they are joined.
         norm: the norm that was applied to them.
+        device: device of the encoder, on which heads are trained.
     """
 
     tokens: Sequence[Tensor] | Tensor
@@ -39,6 +41,7 @@ class Features:
     image_size: tuple[int, int]
     layer: int | tuple[int, ...]
     norm: str
+    device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -64,7 +67,7 @@ def read_features(
     images: Iterable[Any],
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int | Sequence[int] = -1,
+    layer: Layer = -1,
     batch_size: int = 16,
     patches: bool = True,
     progress: str | None = None,
@@ -88,7 +91,7 @@ def read_features(
             image is resized to ``image_size``, never cropped.
         image_size: (height, width) in pixels or one number for both; multiples of the patch size.
         layer: block after which tokens are read; negative counts from the end. The tokens of several layers are joined
-            along their width.
+            along their width. ``"quarters"`` is the last block of each quarter of the encoder.
         batch_size: images that go through the encoder at a time.
         patches: False keeps the mean patch token only (N = 1), for probes of whole images.
         progress: title of the progress bar; None shows no bar.
@@ -114,10 +117,9 @@ class FeatureCollector:
         patches: as in `read_features`.
     """
 
-    def __init__(
-        self, encoder: nn.Module, image_size: int | tuple[int, int], layer: int | Sequence[int], *, patches: bool
-    ) -> None:
+    def __init__(self, encoder: nn.Module, image_size: int | tuple[int, int], layer: Layer, *, patches: bool) -> None:
         self._layers = _layers(encoder, layer)
+        self._device = next(encoder.parameters()).device
         self._norm = _norm(encoder, self._layers)
         self.image_size = _height_and_width(image_size)
         self._patches = patches
@@ -149,7 +151,7 @@ class FeatureCollector:
             raise SpatialBoostError("no images were given; expected at least one")
         layer = self._layers[0] if len(self._layers) == 1 else self._layers
         cls_VD = torch.cat(self._classes) if self._classes else None
-        return Features(self._store, cls_VD, self._grid, self.image_size, layer, self._norm)
+        return Features(self._store, cls_VD, self._grid, self.image_size, layer, self._norm, self._device)
 
 
 @torch.no_grad()
@@ -158,15 +160,18 @@ def read_batches(
     images: Iterable[Any],
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int | Sequence[int] = -1,
+    layer: Layer = -1,
     batch_size: int = 16,
     progress: str | None = None,
     total: int | None = None,
+    see: Callable[[Any], Any] | None = None,
 ) -> Iterator[tuple[list[Any], Tokens]]:
     """Run a frozen encoder over images, and yield each batch with its tokens; nothing is kept.
 
-    The arguments are those of `read_features`, and ``total``, the number of images for the progress bar.
+    The arguments are those of `read_features`, and ``total``, the number of images for the progress bar, and ``see``,
+    which gives the part of an item's image that the encoder sees; without it, the whole image.
     """
+    see = see or (lambda item: getattr(item, "image_HW3", item))
     layers = _layers(encoder, layer)
     size = _height_and_width(image_size)
     weight = next(encoder.parameters())
@@ -175,12 +180,17 @@ def read_batches(
     try:
         with tqdm(total=total, desc=progress, disable=progress is None, leave=False, unit="view") as bar:
             for batch in _batches(iter(images), batch_size):
-                pixels = [getattr(item, "image_HW3", item) for item in batch]
+                pixels = [see(item) for item in batch]
                 pixel_values = prepare_images(encoder, pixels, size).to(weight.device, weight.dtype)
                 yield batch, _read_layers(encoder, pixel_values, layers)
                 bar.update(len(batch))
     finally:
         encoder.train(was_training)
+
+
+def read_patches(encoder: nn.Module, images: Sequence[Any], **reading: Any) -> Tensor:
+    """Patch tokens ``(B, N, D)`` of images, read now, float32 on the encoder's device; arguments of `read_features`."""
+    return torch.cat([tokens.patches.float() for _, tokens in read_batches(encoder, images, **reading)])
 
 
 def each_encoder(
@@ -211,7 +221,12 @@ def _read_layers(encoder: nn.Module, pixel_values: Tensor, layers: Sequence[int]
     return Tokens(patches, read[0].grid, torch.cat(classes, dim=-1) if len(classes) == len(read) else None)
 
 
-def _layers(encoder: nn.Module, layer: int | Sequence[int]) -> tuple[int, ...]:
+def _layers(encoder: nn.Module, layer: Layer) -> tuple[int, ...]:
+    if layer == QUARTERS:
+        depth = num_layers(encoder)
+        return tuple(dict.fromkeys(max(0, round(depth * quarter / 4) - 1) for quarter in (1, 2, 3, 4)))
+    if isinstance(layer, str):
+        raise SpatialBoostError(f"layer is {layer!r}; expected the number of one block or of several, or {QUARTERS!r}")
     layers = (layer,) if isinstance(layer, int) else tuple(layer)
     if not layers:
         raise SpatialBoostError("no layer was given; expected the number of one block or of several, -1 for the last")

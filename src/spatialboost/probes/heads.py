@@ -1,54 +1,71 @@
-"""Linear heads on frozen features, trained by gradient descent: one head for each rate of a grid, in one pass."""
+"""Heads on frozen features, trained by gradient descent: one head for each rate of a grid, in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from spatialboost.errors import SpatialBoostError
 
 # Shape legend: B views of a batch, N tokens of a view, D width of the tokens, C outputs.
 
 RATES = (0.0003, 0.001, 0.003, 0.01)
+HELD_OUT = 0.1  # share of the training items, at the end, that choose the rate
+
+Optimiser = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How heads are trained: AdamW, and a cosine schedule down to zero.
-
-    Attributes:
-        steps: steps of the optimiser.
-        batch_size: views in a batch.
-        rates: learning rates; the best head on held-out training views is taken.
-        weight_decay: weight decay.
-        held_out: share of the training views, at the end, that choose the rate.
+    """How heads are trained; a probe that trains heads has these options. The rate falls to zero as a cosine.
 
     Raises:
         SpatialBoostError: a number is out of its range.
     """
 
-    steps: int = 1000
-    batch_size: int = 16
-    rates: Sequence[float] = RATES
-    weight_decay: float = 0.01
-    held_out: float = 0.1
+    steps: Annotated[int, "Steps of the optimiser."] = 1000
+    batch: Annotated[int, "Images in a training step of the head."] = 16
+    rates: Annotated[list[float], "Learning rate to choose from; repeat it for several."] = field(
+        default_factory=lambda: list(RATES)
+    )
+    optimiser: Annotated[Optimiser, "AdamW, or SGD with momentum 0.9."] = "adamw"
+    weight_decay: Annotated[float, "Weight decay."] = 0.01
+    beta2: Annotated[float, "Memory of AdamW for the size of gradients."] = 0.999
+    warmup: Annotated[float, "Share of the steps in which the rate rises, at the start."] = 0.0
+    clip: Annotated[float, "Largest norm of the gradient; 0 is no limit."] = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not len(self.rates) or min(self.rates) <= 0:
+        if self.steps < 1 or self.batch < 1 or not len(self.rates) or min(self.rates) <= 0:
             raise SpatialBoostError(
-                f"steps are {self.steps}, batch_size {self.batch_size} and rates {list(self.rates)}; expected at least "
-                "1, and rates above 0"
+                f"steps are {self.steps}, batch {self.batch} and rates {list(self.rates)}; expected at least 1, and "
+                "rates above 0"
             )
-        if not 0 < self.held_out < 1 or self.weight_decay < 0:
+        if self.optimiser not in get_args(Optimiser):
+            raise SpatialBoostError(f"optimiser is {self.optimiser!r}; expected one of {get_args(Optimiser)}")
+        if self.weight_decay < 0 or self.clip < 0 or not 0 <= self.beta2 < 1 or not 0 <= self.warmup < 1:
             raise SpatialBoostError(
-                f"held_out is {self.held_out} and weight_decay {self.weight_decay}; expected a share between 0 and 1, "
-                "and at least 0"
+                f"weight_decay is {self.weight_decay}, clip {self.clip}, beta2 {self.beta2} and warmup {self.warmup}; "
+                "expected at least 0, and the last two below 1"
             )
+
+    def about_training(self) -> dict[str, Any]:
+        """The options as text for a result."""
+        betas = f", betas 0.9 and {self.beta2:g}" if self.optimiser == "adamw" else ", momentum 0.9"
+        several = len(self.rates) > 1
+        return {
+            "steps": self.steps,
+            "batch": self.batch,
+            "rates": list(self.rates),
+            "rate chosen by": "the loss on the last tenth of the drawn items" if several else "nothing, there is one",
+            "optimiser": f"{self.optimiser}{betas}, weight decay {self.weight_decay:g}",
+            "schedule": f"cosine to 0, warm-up {round(self.warmup * self.steps)} steps",
+            "largest gradient": self.clip or "no limit",
+        }
 
 
 class LinearHead(nn.Module):
@@ -59,11 +76,16 @@ class LinearHead(nn.Module):
         torch.Size([2, 16, 3])
 
     Source: the linear segmentation head of DINOv2 (arXiv 2304.07193).
+
+    Args:
+        width: width D of the tokens.
+        outputs: number C of outputs.
+        norm: False leaves out the batch normalisation.
     """
 
-    def __init__(self, width: int, outputs: int) -> None:
+    def __init__(self, width: int, outputs: int, *, norm: bool = True) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(width)
+        self.norm = nn.BatchNorm1d(width) if norm else nn.Identity()
         self.linear = nn.Linear(width, outputs)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
@@ -72,6 +94,16 @@ class LinearHead(nn.Module):
         """Outputs ``(B, N, C)``."""
         flat = self.norm(tokens_BND.flatten(0, 1))
         return self.linear(flat).unflatten(0, tokens_BND.shape[:2])
+
+
+def as_maps(tokens_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens as maps ``(B, C, rows, columns)``."""
+    return tokens_BNC.transpose(1, 2).unflatten(2, grid)
+
+
+def enlarge(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps ``(B, C, *size)``, enlarged bilinearly."""
+    return nn.functional.interpolate(maps_BChw, size=size, mode="bilinear", align_corners=False)
 
 
 def train_heads(
@@ -85,53 +117,74 @@ def train_heads(
 ) -> tuple[nn.Module, float]:
     """Train a head with each rate, and return the one with the least loss on held-out items, and its rate.
 
+    If there is one rate only, nothing is held out.
+
     Args:
-        make: makes a new head.
+        make: makes a new head, on the device on which it is trained.
         batch: gives what `loss` needs of some items.
         loss: loss of a head on a batch.
         items: training items in their natural order; the last ones choose the rate, as neighbours are alike.
         training: steps, rates and the like.
-        seed: seed for the heads and the order of the items.
+        seed: seed for the heads, the order of the items, and what `batch` draws from torch's global generator.
 
     Raises:
         SpatialBoostError: fewer than two items.
     """
     if len(items) < 2:
         raise SpatialBoostError(f"there are {len(items)} training items; expected at least 2")
-    cut = min(len(items) - 1, round((1 - training.held_out) * len(items)))
-    fitted, chosen = list(items[: max(1, cut)]), list(items[max(1, cut) :])
+    cut = len(items)
+    if len(training.rates) > 1:
+        cut = max(1, min(len(items) - 1, round((1 - HELD_OUT) * len(items))))
+    fitted, chosen = list(items[:cut]), list(items[cut:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = make()
         heads = [head] + [make() for _ in training.rates[1:]]
         for other in heads[1:]:
             other.load_state_dict(head.state_dict())
-        order = _endless(fitted, training.batch_size)
-        optimisers = [
-            torch.optim.AdamW(each.parameters(), lr=rate, weight_decay=training.weight_decay)
-            for each, rate in zip(heads, training.rates, strict=True)
-        ]
-        schedules = [CosineAnnealingLR(each, training.steps) for each in optimisers]
+        order = _endless(fitted, training.batch)
+        optimisers = [_optimiser(each, rate, training) for each, rate in zip(heads, training.rates, strict=True)]
+        schedules = [_schedule(each, training) for each in optimisers]
         for _ in range(training.steps):
             given = batch(next(order))
             for each, optimiser, schedule in zip(heads, optimisers, schedules, strict=True):
                 optimiser.zero_grad()
                 loss(each.train(), given).backward()
+                if training.clip:
+                    nn.utils.clip_grad_norm_(each.parameters(), training.clip)
                 optimiser.step()
                 schedule.step()
-    with torch.no_grad():
-        losses = [
-            sum(float(loss(each.eval(), batch(part))) * len(part) for part in _parts(chosen, training.batch_size))
-            for each in heads
-        ]
+        losses = [0.0] * len(heads)
+        with torch.no_grad():
+            for part in _parts(chosen, training.batch):
+                given = batch(part)
+                for place, each in enumerate(heads):
+                    losses[place] += float(loss(each.eval(), given)) * len(part)
     best = min(range(len(heads)), key=lambda place: losses[place])
     return heads[best].eval(), training.rates[best]
 
 
-def _endless(items: Sequence[int], size: int) -> Any:
+def _optimiser(head: nn.Module, rate: float, training: HeadTraining) -> torch.optim.Optimizer:
+    if training.optimiser == "sgd":
+        return torch.optim.SGD(head.parameters(), lr=rate, momentum=0.9, weight_decay=training.weight_decay)
+    betas = 0.9, training.beta2
+    return torch.optim.AdamW(head.parameters(), lr=rate, betas=betas, weight_decay=training.weight_decay)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, training: HeadTraining) -> LRScheduler:
+    rising = round(training.warmup * training.steps)
+    falling = CosineAnnealingLR(optimiser, max(1, training.steps - rising))
+    if not rising:
+        return falling
+    return SequentialLR(optimiser, [LinearLR(optimiser, 1 / (rising + 1), total_iters=rising), falling], [rising])
+
+
+def _endless(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Batches of items in random order, one epoch after the other."""
     while True:
-        yield from _parts([items[place] for place in torch.randperm(len(items)).tolist()], size)
+        mixed = [items[place] for place in torch.randperm(len(items)).tolist()]
+        # no batch normalisation over a single item, unless there is no other
+        yield from (part for part in _parts(mixed, size) if len(part) > 1 or min(size, len(items)) == 1)
 
 
 def _parts(items: Sequence[int], size: int) -> Iterable[Sequence[int]]:

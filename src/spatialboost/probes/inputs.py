@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.image_folder import LabelledImages, read_image_folder
 from spatialboost.probes.segmented_images import SegmentedImages, open_segmentation
+from spatialboost.probes.split_lists import listed_views
 from spatialboost.probes.views import STRIDES, Part, ViewPairs, open_views, split_views
 
 
@@ -44,19 +45,33 @@ class ViewSplits(SplitOptions):
     test_data: Annotated[str | None, "Views to measure on; without it, the last part of --data."] = None
     train: Annotated[float, "Share of the views to fit on, from the start."] = 0.7
     test: Annotated[float, "Share of the views to measure on, at the end."] = 0.22
+    train_list: Annotated[Path | None, "File that names the views to fit on, such as that of KITTI's Eigen split."] = (
+        None
+    )
+    test_list: Annotated[Path | None, "File that names the views to measure on."] = None
 
     def open(self) -> tuple[Any, Any]:
-        """The views to fit on and the views to measure on."""
+        """The views to fit on and the views to measure on.
+
+        Raises:
+            SpatialBoostError: the views cannot be opened, or only one of two lists is given.
+        """
+        if self.test_data is None and (self.train_list is None) != (self.test_list is None):
+            raise SpatialBoostError("one list of views is given; expected both train_list and test_list, or test_data")
         views = open_views(self.data)
-        if self.test_data is None:
+        if self.test_data is None and self.train_list is None:
             return split_views(views, self.train, self.test)
-        test = open_views(self.test_data)
-        return Part(views, range(len(views))), Part(test, range(len(test)))
+        test = views if self.test_data is None else open_views(self.test_data)
+        return _listed(views, self.train_list, "train"), _listed(test, self.test_list, "test")
 
     @staticmethod
     def as_source(given: Any) -> Any:
         """The given views; a string is opened as by ``--data``."""
         return open_views(given) if isinstance(given, str) else given
+
+
+def _listed(views: Any, file: Path | None, split: str) -> Part:
+    return Part(views, range(len(views))) if file is None else listed_views(views, file, split)
 
 
 @dataclass(frozen=True)

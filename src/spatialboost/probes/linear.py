@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.probes.classification import CHANCE, KnnProbe
+from spatialboost.probes.classification import CHANCE, FIT_HELP, Fit, KnnProbe, about_fit, check_fit
 from spatialboost.probes.draws import Draw
 from spatialboost.probes.features import Features
 from spatialboost.probes.heads import HeadTraining, LinearHead, train_heads
 from spatialboost.probes.image_folder import LabelledImages
 from spatialboost.probes.inputs import ImageFolders
 from spatialboost.probes.measures import Metric, ProbeRow
-from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.options import CommonOptions, Layer
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
 from spatialboost.probes.run import Encoders, run_probe
@@ -30,7 +30,7 @@ Token = Literal["auto", "class", "mean", "both"]
 
 
 @dataclass(frozen=True)
-class LinearProbe(Probe):
+class LinearProbe(HeadTraining, Probe):
     """Classification by a linear map, trained with a grid of rates.
 
     `linear_probe` describes the method.
@@ -49,24 +49,22 @@ class LinearProbe(Probe):
     patches = False
 
     token: Annotated[Token, "Class token, mean patch token, both joined, or auto: class if there is one."] = "auto"
-    steps: Annotated[int, "Steps of the optimiser."] = 1000
+    fit: Annotated[Fit, FIT_HELP] = "squeeze"
+    norm: Annotated[bool, "Batch normalisation before the linear map."] = True
     batch: Annotated[int, "Images in a training step of the head."] = 256
     rates: Annotated[list[float], "Learning rate to choose from; repeat it for several."] = field(
         default_factory=lambda: list(RATES)
     )
 
     check_sources = KnnProbe.check_sources
+    image = KnnProbe.image
     keep = KnnProbe.keep
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fit(self.fit)
         if self.token not in get_args(Token):
             raise SpatialBoostError(f"token is {self.token!r}; expected one of {get_args(Token)}")
-        _ = self.training
-
-    @property
-    def training(self) -> HeadTraining:
-        """How the heads are trained."""
-        return HeadTraining(steps=self.steps, batch_size=self.batch, rates=self.rates)
 
     def measure(
         self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
@@ -74,21 +72,21 @@ class LinearProbe(Probe):
         """Train a head for each draw, and score the test images."""
         x_VD, x_test_VD = (self._vectors(split.features) for split in (train, test))
         y_V, y_test_V = (torch.tensor(split.kept) for split in (train, test))
-        classes = len(train.items.source.classes)
+        classes, device = len(train.items.source.classes), train.features.device
         rows = []
         for draw in draws:
             # images are stored class by class, so the held-out ones must be a random part
             mixed = draw.items[torch.randperm(len(draw.items), generator=_generator(draw)).numpy()]
             head, rate = train_heads(
-                lambda: LinearHead(x_VD.shape[1], classes),
-                lambda items: (x_VD[list(items)], y_V[list(items)]),
+                lambda: LinearHead(x_VD.shape[1], classes, norm=self.norm).to(device),
+                lambda items: (x_VD[list(items)].to(device), y_V[list(items)].to(device)),
                 lambda head, given: nn.functional.cross_entropy(head(given[0][:, None])[:, 0], given[1]),
                 mixed.tolist(),
-                self.training,
+                self,
                 seed=draw.seed or 0,
             )
             with torch.no_grad():
-                logits_VC = head(x_test_VD[:, None])[:, 0]
+                logits_VC = head(x_test_VD[:, None].to(device))[:, 0].cpu()
             best_V5 = logits_VC.topk(min(5, classes), dim=1).indices
             right_V5 = best_V5 == y_test_V[:, None]
             metrics = {"accuracy": _share(right_V5[:, 0]), "top5": _share(right_V5.any(1))}
@@ -109,12 +107,10 @@ class LinearProbe(Probe):
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
         """The options and the number of classes."""
         return {
-            "head": "batch normalisation and a linear map, cross-entropy",
+            "head": f"{'batch normalisation and ' if self.norm else ''}a linear map, cross-entropy",
+            **about_fit(self.fit),
             "classes": len(train.items.source.classes),
-            "steps": self.steps,
-            "batch": self.batch,
-            "rates": list(self.rates),
-            "rate chosen by": "the loss on a tenth of the drawn images",
+            **self.about_training(),
         }
 
     def _chosen(self, features: Features) -> str:
@@ -142,7 +138,7 @@ def linear_probe(
     test: LabelledImages | str | Path,
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int | Sequence[int] = -1,
+    layer: Layer = -1,
     seeds: Sequence[int] = (0, 1, 2),
     subset: float = 1.0,
     token: Token = "auto",
@@ -182,7 +178,9 @@ def linear_probe(
         SpatialBoostError: a folder without images, different classes in the splits, or an encoder that cannot be read.
     """
     options = CommonOptions(image_size, layer, batch_size, seeds, subset, progress=progress)
-    return run_probe(LinearProbe(token, steps, batch, list(rates)), encoders, train, test, options)
+    return run_probe(
+        LinearProbe(steps=steps, batch=batch, rates=list(rates), token=token), encoders, train, test, options
+    )
 
 
 def _generator(draw: Draw) -> torch.Generator:

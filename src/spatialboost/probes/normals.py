@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -12,23 +12,21 @@ from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.draws import Draw
-from spatialboost.probes.features import Features
 from spatialboost.probes.inputs import ViewSplits
 from spatialboost.probes.measures import Metric, ProbeRow
 from spatialboost.probes.normals_panel import NormalsPanel
 from spatialboost.probes.options import CommonOptions
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
-from spatialboost.probes.ridge import Moments, sum_moments
+from spatialboost.probes.ridge_fit import RIDGES, fit_ridge
 from spatialboost.probes.run import Encoders, run_probe
 from spatialboost.scenes.camera import unproject
 from spatialboost.scenes.cues import Cues
 from spatialboost.scenes.sources import Source
 
-# Shape legend: V views, N patches, n patches whose normal is known, D width of the tokens, H and W pixels.
+# Shape legend: V views, N patches, n patches whose normal is known, R ridges, T = 3 coordinates, H and W pixels.
 
 CONSTANT = "constant normal"
-RIDGES = tuple(10.0**power for power in range(-6, 2))
 _EDGE = 0.05  # of the depth; neighbouring pixels that differ by more are on two surfaces
 
 
@@ -75,10 +73,11 @@ class NormalsProbe(Probe):
         normal_VN3, truth_VN3 = _stack(train), _stack(test)
         rows, first = [], None
         for draw in draws:
-            ridge, weights_3D, biases_3 = _fit(train.features, normal_VN3, draw.folds(self.folds), self.ridges)
-            guess_VN3 = torch.stack([_predict(tokens, weights_3D, biases_3) for tokens in test.features.tokens])
+            fit = fit_ridge(train.features, normal_VN3, draw.folds(self.folds), self.ridges, _angles, noun="normal")
+            guesses = [nn.functional.normalize(fit.predict(tokens), dim=-1) for tokens in test.features.tokens]
+            guess_VN3 = torch.stack(guesses)
             metrics, per_view = score_normals(guess_VN3, truth_VN3)
-            rows.append(ProbeRow(name, draw.seed, metrics, {"ridge": ridge}, per_view))
+            rows.append(ProbeRow(name, draw.seed, metrics, {"ridge": fit.ridge}, per_view))
             first = guess_VN3 if first is None else first
         assert first is not None
         return Measured(rows, [first[index].view(*test.features.grid, 3) for index in shown])
@@ -225,49 +224,10 @@ def score_normals(guess_VN3: Tensor, truth_VN3: Tensor) -> tuple[dict[str, float
     return metrics, [degrees_N[known_N].mean().item() for degrees_N, known_N in views if known_N.any()]
 
 
-def _fit(
-    features: Features, normal_VN3: Tensor, folds: Sequence[np.ndarray], ridges: Sequence[float]
-) -> tuple[float, Tensor, Tensor]:
-    """The chosen ridge, weights ``(3, D)`` and biases ``(3,)``.
-
-    Raises:
-        SpatialBoostError: fewer than two folds have a patch whose normal is known.
-    """
-    parts = [views for views in folds if normal_VN3[views].isfinite().any()]
-    if len(parts) < 2:
-        raise SpatialBoostError(
-            f"only {len(parts)} of {len(folds)} folds of the training views have patches whose normal is known: give "
-            "more views, or a smaller `min_valid`"
-        )
-    moments = [
-        [Moments.of_pieces((x, y[:, k]) for x, y in _known(features, normal_VN3, views)) for k in range(3)]
-        for views in parts
-    ]
-    errors = torch.zeros(len(ridges), dtype=torch.float64)
-    for held_out, views in enumerate(parts):
-        others = moments[:held_out] + moments[held_out + 1 :]
-        solved = [sum_moments(each[k] for each in others).solve(ridges) for k in range(3)]
-        for place in range(len(ridges)):
-            weights_3D = torch.stack([weights[place] for weights, _ in solved])
-            biases_3 = torch.stack([biases[place] for _, biases in solved])
-            for x_nD, y_n3 in _known(features, normal_VN3, views):
-                cosine_n = (_predict(x_nD, weights_3D, biases_3) * y_n3).sum(-1)
-                errors[place] += cosine_n.clamp(-1, 1).acos().sum()
-    ridge = ridges[int(errors.argmin())]
-    final = [sum_moments(each[k] for each in moments).solve([ridge]) for k in range(3)]
-    return ridge, torch.stack([weights[0] for weights, _ in final]), torch.stack([biases[0] for _, biases in final])
-
-
-def _predict(tokens_ND: Tensor, weights_3D: Tensor, biases_3: Tensor) -> Tensor:
-    """Unit normals ``(N, 3)``."""
-    return nn.functional.normalize(tokens_ND.double() @ weights_3D.T + biases_3, dim=-1)
-
-
-def _known(features: Features, normal_VN3: Tensor, views: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens ``(n, D)`` and normals ``(n, 3)`` of the patches whose normal is known, view by view."""
-    for view in views.tolist():
-        known_N = normal_VN3[view].isfinite().all(-1)
-        yield features.tokens[view][known_N], normal_VN3[view][known_N]
+def _angles(guess_nRT: Tensor, truth_nT: Tensor) -> Tensor:
+    """The sum of the angles over patches, for each ridge."""
+    cosine_nR = torch.einsum("nrt,nt->nr", nn.functional.normalize(guess_nRT, dim=-1), truth_nT)
+    return cosine_nR.clamp(-1, 1).acos().sum(0)
 
 
 def _stack(split: ReadSplit) -> Tensor:

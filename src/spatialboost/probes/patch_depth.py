@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from spatialboost.probes.windows import whole
 from spatialboost.scenes.cues import Cues
 
 # Shape legend: N patches, P pixels of a patch, H and W pixels of a depth map.
@@ -19,29 +20,25 @@ def known_depth(view: Cues) -> np.ndarray:
 
 
 def patch_depths(
-    view: Cues, grid: tuple[int, int], image_size: tuple[int, int], patch_depth: PatchDepth, min_valid: float
+    depth_HW: np.ndarray, grid: tuple[int, int], image_size: tuple[int, int], patch_depth: PatchDepth, min_valid: float
 ) -> np.ndarray:
     """Depth ``(N,)`` of each patch in metres, NaN where less than a share ``min_valid`` of it has a reading.
 
     Example:
-        >>> depth_HW = np.array([[1, 3, 5, 0], [1, 3, 0, 0]], np.float32)
-        >>> view = Cues(np.zeros((2, 4, 3), np.uint8), depth_HW, np.eye(3), "two patches")
-        >>> patch_depths(view, grid=(1, 2), image_size=(2, 4), patch_depth="mean", min_valid=0.5)
+        >>> depth_HW = np.array([[1, 3, 5, np.nan], [1, 3, np.nan, np.nan]])  # two patches
+        >>> patch_depths(depth_HW, grid=(1, 2), image_size=(2, 4), patch_depth="mean", min_valid=0.5)
         array([ 2., nan])
     """
-    cells_NP = _cells(view, grid, image_size)
+    cells_NP = _cells(depth_HW, grid, image_size)
     enough_N = np.isfinite(cells_NP).mean(1) >= min_valid
     depth_N = np.full(len(cells_NP), np.nan)
     depth_N[enough_N] = (np.nanmean if patch_depth == "mean" else np.nanmedian)(cells_NP[enough_N], axis=1)
     return depth_N
 
 
-def _cells(view: Cues, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
+def _cells(depth_HW: np.ndarray, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
     """Depth ``(N, P)`` of the pixels of each patch as the encoder sees them, NaN where there is no reading."""
     (rows, columns), (height, width) = grid, image_size
-    # nearest neighbour, because a mean of depths of two surfaces has no meaning, and missing readings stay missing
-    row = ((np.arange(height) + 0.5) * view.size[0] / height).astype(int)
-    column = ((np.arange(width) + 0.5) * view.size[1] / width).astype(int)
-    depth_hw = known_depth(view)[np.ix_(row, column)]
+    depth_hw = whole(image_size).of_map(depth_HW)
     cells = depth_hw.reshape(rows, height // rows, columns, width // columns).swapaxes(1, 2)
     return cells.reshape(rows * columns, -1)

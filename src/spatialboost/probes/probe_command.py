@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -14,8 +14,9 @@ from typer.core import TyperGroup
 
 from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError, unknown
-from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.options import CommonOptions, fit_to_patches, parse_layer, parse_size
 from spatialboost.probes.protocol import PROBES, Probe, find_probe
+from spatialboost.probes.published import PROTOCOLS, from_protocol
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,22 +42,34 @@ class EncoderOptions:
 class RunOptions:
     """`CommonOptions` in the form of the command line, and the folder for the result."""
 
-    image_size: Annotated[int, "Side in pixels to which images are resized."] = 224
-    layer: Annotated[list[int], "Block after which tokens are read; -1 is the last. Several are joined."] = field(
-        default_factory=lambda: [-1]
-    )
+    image_size: Annotated[str, "Pixels to which images are resized: 224, or height and width such as 480x640."] = "224"
+    layer: Annotated[
+        list[str], "Block after which tokens are read; -1 is the last. Several are joined. Or quarters."
+    ] = field(default_factory=lambda: ["-1"])
     batch_size: Annotated[int, "Images that go through the encoder at a time."] = CommonOptions.batch_size
     seeds: Annotated[int, "Number of draws of the training items; each is one run."] = len(CommonOptions.seeds)
     subset: Annotated[float, "Share of the training items that a draw takes."] = CommonOptions.subset
     num_panels: Annotated[int, "Test items in the picture."] = CommonOptions.num_panels
     out: Annotated[Path | None, "Folder for the JSON and the picture."] = None
 
-    def common(self) -> CommonOptions:
-        """The options as `run_probe` takes them."""
-        layer = self.layer[0] if len(self.layer) == 1 else tuple(self.layer)
-        return CommonOptions(
-            self.image_size, layer, self.batch_size, range(self.seeds), self.subset, self.num_panels, progress=True
-        )
+    def common(self) -> dict[str, Any]:
+        """The fields of `CommonOptions` with these values."""
+        return {
+            "image_size": parse_size(self.image_size),
+            "layer": parse_layer(self.layer),
+            "batch_size": self.batch_size,
+            "seeds": tuple(range(self.seeds)),
+            "subset": self.subset,
+            "num_panels": self.num_panels,
+            "progress": True,
+        }
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """The published protocol that gives the values of the options that are not given."""
+
+    protocol: Annotated[str | None, "Published protocol whose values are taken, such as nyud-linear."] = None
 
 
 REPORT = "report"  # the command beside those of the probes
@@ -100,15 +113,20 @@ def make_command(probe: type[Probe]) -> Any:
     """The command of a probe: its own options, how its splits are given, and the options that all probes have."""
     without = set() if probe.draws else {"seeds", "subset"}
     without |= {"num_panels"} if probe.panel is Probe.panel else set()
+    protocols = [ProtocolOptions] if probe.name in PROTOCOLS else []
     parameters = [
         parameter
-        for group in (EncoderOptions, probe.splits, probe, RunOptions)
+        for group in (EncoderOptions, *protocols, probe.splits, probe, RunOptions)
         for parameter in _parameters(group)
         if parameter.name not in without
     ]
+    parameters.append(
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+    )
 
-    def command(**values: Any) -> None:
-        _measure_and_report(probe, values)
+    def command(context: typer.Context, **values: Any) -> None:
+        given = {name for name in values if _is_given(context, name)}
+        _measure_and_report(probe, values, given)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -133,6 +151,12 @@ def _alone(name: str, function: Any, **settings: Any) -> Any:
     return typer.main.get_command(group)
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line, and not at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def _parameters(group: type) -> Iterator[inspect.Parameter]:
     """A parameter for each field whose annotation contains a help text, as in ``Annotated[int, "How many."]``."""
     annotations: dict[str, Any] = {}
@@ -144,7 +168,9 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
             continue
         kind, text = get_args(annotations[each.name])
         default = each.default if each.default_factory is MISSING else each.default_factory()
-        flag = [f"--{each.name.replace('_', '-')}"] if kind is bool else []  # without a --no-... beside it
+        name = each.name.replace("_", "-")
+        # a probe's option can also be switched off, since a protocol may switch it on
+        flag = [f"--{name}/--no-{name}" if issubclass(group, Probe) else f"--{name}"] if kind is bool else []
         yield inspect.Parameter(
             each.name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -153,22 +179,24 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
         )
 
 
-def _measure_and_report(probe: type[Probe], values: Mapping[str, Any]) -> None:
-    from spatialboost.encoders import open_encoder
+def _measure_and_report(probe: type[Probe], values: Mapping[str, Any], given: Set[str]) -> None:
+    from spatialboost.encoders import image_preparation, open_encoder
     from spatialboost.probes.run import run_probe
 
     values = {name: _expand(value) for name, value in values.items()}
     asked, run = _fill(EncoderOptions, values), _fill(RunOptions, values)
     _check_out(probe.name, run.out)
-    mine, options = _fill(probe, values), run.common()
+    mine, options = _probe_and_options(probe, values, run.common(), given)
     train, test = _fill(probe.splits, values).open()  # before the encoder is opened, which takes longer
     model = open_encoder(
         asked.encoder,
         delta=asked.delta,
         weights=asked.weights,
         pretrained=not asked.random_weights,
-        image_size=options.image_size,
+        image_size=None if options.protocol else options.image_size,
     )
+    if options.protocol:  # its image size is rounded to whole patches, so the encoder is opened first
+        open_encoder(model, image_size=fit_to_patches(options.image_size, image_preparation(model).patch))
     result = run_probe(mine, _named(to_device(model, asked.device)), train, test, options)
     _report(_with_options(result, _fill(probe.splits, values), values), run.out)
 
@@ -181,6 +209,17 @@ def _with_options(result: ProbeResult, splits: Any, values: Mapping[str, Any]) -
     named = [short_name(given[each.name]) for each in fields(splits) if isinstance(given.get(each.name), str)]
     settings = {**result.settings, "data": ", ".join(named), "options": given}
     return replace(result, settings=settings)
+
+
+def _probe_and_options(
+    probe: type[Probe], values: Mapping[str, Any], common: Mapping[str, Any], given: Set[str]
+) -> tuple[Probe, CommonOptions]:
+    """The probe and the common options: what is given, else the protocol's values, else the defaults."""
+    if values.get("protocol") is None:
+        return _fill(probe, values), CommonOptions(**common)
+    own = {each.name for each in fields(probe)}  # type: ignore[arg-type]  # a probe is a dataclass
+    chosen = {name: value for name, value in {**values, **common}.items() if name in given and name in {*own, *common}}
+    return from_protocol(probe.name, values["protocol"], **chosen, progress=True)
 
 
 def _expand(value: Any) -> Any:

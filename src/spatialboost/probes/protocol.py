@@ -28,6 +28,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from spatialboost.errors import unknown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from spatialboost.probes.draws import Draw
     from spatialboost.probes.features import Features
     from spatialboost.probes.inputs import SplitOptions
@@ -69,16 +72,19 @@ class ReadSplit:
 
     Attributes:
         items: the views or labelled images; they can be read again.
-        features: their tokens.
+        features: their tokens; those of the first item only where the probe does not store them.
         kept: the result of `Probe.keep` for each item.
-        read: reads more images in the same way with the same encoder, for a probe whose images come later; None if
-            features were given instead of the encoder.
+        read: gives the patch tokens ``(B, N, D)`` of images of ``features.image_size``, read by the encoder now, for
+            probes that look at parts of images; None where features were given instead of an encoder.
+        features_of: gives the features of more images, read by the encoder now as those of the items were, for probes
+            whose images come later; None where features were given instead of an encoder.
     """
 
     items: Split
     features: Features
     kept: Sequence[Any]
-    read: Callable[[Sequence[Any]], Features] | None = None
+    read: Callable[[Sequence[np.ndarray]], Tensor] | None = None
+    features_of: Callable[[Sequence[Any]], Features] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -118,6 +124,17 @@ class Probe(ABC):
     baseline: ClassVar[str]
     patches: ClassVar[bool] = True
     draws: ClassVar[bool] = True
+
+    def stored(self, split: str) -> bool:
+        """Whether the features of the split ``"train"`` or ``"test"`` are read once, from whole images, and kept.
+
+        If not, `measure` reads what it needs with `ReadSplit.read`.
+        """
+        return True
+
+    def image(self, item: Any, image_size: tuple[int, int]) -> np.ndarray:
+        """The part of an item's image that the encoder sees, uint8 ``(H, W, 3)``; it is squeezed to ``image_size``."""
+        return getattr(item, "image_HW3", item)
 
     def check_sources(self, train: Any, test: Any) -> None:  # noqa: B027  # most probes have nothing to check
         """Raise an error if the two sources do not fit each other, before anything is read."""

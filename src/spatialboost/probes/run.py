@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from spatialboost.encoders import image_preparation
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.draws import Draw, draw_for_seeds, take_all
 from spatialboost.probes.encoder_facts import encoder_facts
-from spatialboost.probes.features import FeatureCollector, Features, each_encoder, read_batches, read_features
+from spatialboost.probes.features import (
+    FeatureCollector,
+    Features,
+    each_encoder,
+    read_batches,
+    read_features,
+    read_patches,
+)
 from spatialboost.probes.measures import ProbeRow
-from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.options import CommonOptions, fit_to_patches
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit, find_probe
 from spatialboost.probes.result import ProbeResult
@@ -66,7 +77,7 @@ def run_probe(
     shown: list[int] = []
     for name, model, switched in each_encoder(encoders, reserved=probe.baseline):
         with switched():
-            splits = _read_both(probe, name, model, (train_items, test_items), options)
+            splits = _read_both(probe, name, model, (train_items, test_items), _fitted(options, model))
             facts = {"encoder": encoder_facts(model)} if isinstance(model, nn.Module) else {}
             shown = _evenly_spaced(len(test_items), options.num_panels)
             about[name] = {**probe.about(splits[0]), **facts}
@@ -76,6 +87,7 @@ def run_probe(
 
     first = about[next(iter(about))]
     settings = {
+        **({} if options.protocol is None else {"protocol": options.protocol}),
         **probe.settings(*splits),
         **{key: value for key, value in first.items() if key not in ("grid", "width", "encoder")},
         "data": _name_of(test) if train is None else f"{_name_of(train)}; measured on {_name_of(test)}",
@@ -105,10 +117,15 @@ def _read_both(
             only = _read_split(probe, model, items[1], options, name)
             return only, only
         train, test = (
-            _read_split(probe, model, split, options, f"{name}, {title}")
+            _read_split(probe, model, split, options, f"{name}, {title}", stored=probe.stored(title))
             for split, title in zip(items, ("train", "test"), strict=True)
         )
         return train, test
+    if not (probe.stored("train") and probe.stored("test")):
+        raise SpatialBoostError(
+            f"features of {name!r} were given, but with these options the probe reads images again and again: give the "
+            "model instead"
+        )
     found = [len(features) for features in model]
     if found != [len(split) for split in items]:
         raise SpatialBoostError(
@@ -122,18 +139,27 @@ def _read_both(
     return train, test
 
 
-def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonOptions, title: str) -> ReadSplit:
-    """Read the features, and what the probe keeps of each item, in one pass over the items."""
+def _read_split(
+    probe: Probe, encoder: nn.Module, items: Split, options: CommonOptions, title: str, *, stored: bool = True
+) -> ReadSplit:
+    """Read the features, and what the probe keeps of each item, in one pass over the items.
+
+    If the features are not stored, only those of the first item are read.
+    """
     collected = FeatureCollector(encoder, options.image_size, options.layer, patches=probe.patches)
-    kept = []
+    reading: dict[str, Any] = {
+        "image_size": options.image_size,
+        "layer": options.layer,
+        "batch_size": options.batch_size,
+    }
+    kept: list[Any] = []
     batches = read_batches(
         encoder,
-        items,
-        image_size=options.image_size,
-        layer=options.layer,
-        batch_size=options.batch_size,
-        progress=title if options.progress else None,
+        items if stored else islice(items, 1),
+        **reading,
+        progress=title if options.progress and stored else None,
         total=len(items.source),
+        see=lambda item: probe.image(item, collected.image_size),
     )
     for batch, tokens in batches:
         collected.add(tokens)
@@ -143,9 +169,18 @@ def _read_split(probe: Probe, encoder: nn.Module, items: Split, options: CommonO
         raise SpatialBoostError(
             f"{title}: none of {len(items.left_out)} {probe.splits.noun} can be read, expected at least one{reasons}"
         )
-    reading: dict[str, Any] = {"image_size": options.image_size, "layer": options.layer}
-    reading |= {"batch_size": options.batch_size, "patches": probe.patches}
-    return ReadSplit(items, collected.features(), kept, lambda images: read_features(encoder, images, **reading))
+    features = collected.features()
+    if not stored:
+        kept = [probe.keep(item, features.grid, features.image_size) for item in items]
+    features_of = partial(read_features, encoder, **reading, patches=probe.patches)
+    return ReadSplit(items, features, kept, partial(read_patches, encoder, **reading), features_of)
+
+
+def _fitted(options: CommonOptions, model: Any) -> CommonOptions:
+    """The options, with the image size of a published protocol rounded to whole patches of the encoder."""
+    if options.protocol is None or not isinstance(model, nn.Module):
+        return options
+    return replace(options, image_size=fit_to_patches(options.image_size, image_preparation(model).patch))
 
 
 def _draws(probe: Probe, num: int, options: CommonOptions) -> list[Draw]:

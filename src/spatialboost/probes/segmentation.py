@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.class_scores import ClassCounts
 from spatialboost.probes.draws import Draw
-from spatialboost.probes.features import Features
-from spatialboost.probes.heads import RATES, HeadTraining, LinearHead, train_heads
+from spatialboost.probes.heads import RATES, HeadTraining, LinearHead, as_maps, enlarge, train_heads
 from spatialboost.probes.inputs import SegmentationFolder
 from spatialboost.probes.measures import Metric, ProbeRow
-from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.options import CommonOptions, Layer
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
 from spatialboost.probes.run import Encoders, run_probe
 from spatialboost.probes.segmentation_panel import SegmentationPanel
 from spatialboost.probes.segmented_images import NONE, SegmentedImage, SegmentedImages
+from spatialboost.probes.windows import FINE, Reading, random_window, sliding_windows, whole
 
-# Shape legend: V views, B views of a batch, N patches, C classes, H and W pixels of the labels.
+# Shape legend: V views, B views of a batch, N patches, D width of the tokens, C classes, H and W pixels of the labels,
+# h and w those of a window.
 
 COMMONEST = "most frequent class"
-FINE = 4  # labels of a patch in each direction while a head is trained
 
 
 @dataclass(frozen=True)
-class SegmentationProbe(Probe):
+class SegmentationProbe(HeadTraining, Probe):
     """Linear segmentation: batch normalisation and a linear map from patch tokens to classes.
 
     `segmentation_probe` describes the method.
@@ -48,82 +49,159 @@ class SegmentationProbe(Probe):
     splits = SegmentationFolder
     baseline = COMMONEST
 
-    steps: Annotated[int, "Steps of the optimiser."] = 1000
-    batch: Annotated[int, "Images in a training step of the head."] = 16
-    rates: Annotated[list[float], "Learning rate to choose from; repeat it for several."] = field(
-        default_factory=lambda: list(RATES)
+    features: Annotated[Reading, "Read whole images once, or random windows of them at each step."] = "stored"
+    zoom: Annotated[list[float], "fresh: smallest and largest zoom of windows; repeat it for both."] = field(
+        default_factory=lambda: [0.5, 2.0]
     )
+    stride: Annotated[float, "Test on windows, this share of their side apart; 0 is the whole image, squeezed."] = 0.0
+    scales: Annotated[list[float], "Scale of the image in the test, from 1; the mean of several is taken."] = field(
+        default_factory=lambda: [1.0]
+    )
+    flips: Annotated[bool, "Average the prediction with that of the mirrored image."] = False
 
     def __post_init__(self) -> None:
-        _ = self.training
+        super().__post_init__()
+        if self.features not in get_args(Reading):
+            raise SpatialBoostError(f"features is {self.features!r}; expected one of {get_args(Reading)}")
+        if len(self.zoom) not in (1, 2) or not 0 < self.zoom[0] <= self.zoom[-1]:
+            raise SpatialBoostError(f"zoom is {self.zoom}; expected the smallest and the largest, above 0")
+        if not 0 <= self.stride <= 1 or not len(self.scales) or min(self.scales) < 1:
+            raise SpatialBoostError(
+                f"stride is {self.stride} and scales {list(self.scales)}; expected a share of a window, and scales of "
+                "at least 1"
+            )
+        if not self.stride and list(self.scales) != [1.0]:
+            raise SpatialBoostError(f"scales are {list(self.scales)}, which need windows: give a stride, such as 0.667")
 
-    @property
-    def training(self) -> HeadTraining:
-        """How the heads are trained."""
-        return HeadTraining(steps=self.steps, batch_size=self.batch, rates=self.rates)
+    def stored(self, split: str) -> bool:
+        """Whether whole images are read once: not where windows are drawn or slid, or images mirrored."""
+        return self.features == "stored" if split == "train" else not (self.stride or self.flips)
 
     def keep(self, item: SegmentedImage, grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[np.ndarray, int]:
-        """The labels of a grid that is four times finer than that of the patches, int16, and the largest label."""
-        height, width = item.labels_HW.shape
-        row = ((np.arange(FINE * grid[0]) + 0.5) * height / (FINE * grid[0])).astype(int)
-        column = ((np.arange(FINE * grid[1]) + 0.5) * width / (FINE * grid[1])).astype(int)
-        return item.labels_HW[np.ix_(row, column)].astype(np.int16), int(item.labels_HW.max())
+        """The labels of a grid that is finer than that of the patches, int16, and the largest label."""
+        fine = FINE if self.features == "stored" else 1
+        labels = whole((fine * grid[0], fine * grid[1])).of_map(item.labels_HW, NONE)
+        return labels.astype(np.int16), int(item.labels_HW.max())
 
     def measure(
         self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
     ) -> Measured:
         """Train a head for each draw, and score every pixel of the test images."""
-        classes, features = _num_classes(train, test), train.features
-        width = features.tokens[0].shape[-1]
-        rows: list[ProbeRow] = []
-        pictures: list[Tensor] = []
-        for draw in draws:
-
-            def batch(items: Sequence[int]) -> tuple[Tensor, Tensor]:
-                labels = np.stack([train.kept[item][0] for item in items])
-                return torch.stack([features.tokens[item] for item in items]), torch.from_numpy(labels).long()
-
-            head, rate = train_heads(
-                lambda: LinearHead(width, classes),
-                batch,
-                lambda head, given: _loss(head, given, features.grid),
-                draw.items.tolist(),
-                self.training,
-                seed=draw.seed or 0,
-            )
-            guesses = _predict(head, test)
-            metrics, per_view = score_classes(zip(guesses, _labels(test), strict=True), classes)
-            rows.append(ProbeRow(name, draw.seed, metrics, {"rate": rate}, per_view))
-            if not pictures:
-                pictures = [_predict_one(head, test.features, index) for index in shown]
-        return Measured(rows, pictures)
+        classes = _num_classes(train, test)
+        fits = [self._fit(train, draw, classes) for draw in draws]
+        counts = [ClassCounts(classes) for _ in fits]
+        pictures: dict[int, Tensor] = {}
+        for index, item in enumerate(test.items):
+            guesses = self._predict([head for head, _ in fits], test, index, item)
+            for each, guess_HW in zip(counts, guesses, strict=True):
+                each.add(guess_HW, torch.from_numpy(item.labels_HW))
+            if index in shown:
+                pictures[index] = guesses[0]
+        rows = [
+            ProbeRow(name, draw.seed, each.metrics(), {"rate": rate}, each.per_view)
+            for draw, (_, rate), each in zip(draws, fits, counts, strict=True)
+        ]
+        return Measured(rows, [pictures[index] for index in shown])
 
     def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
         """The score of the most frequent training class everywhere."""
-        classes = _num_classes(train, test)
-        counts = sum(np.bincount(kept[kept != NONE], minlength=classes) for kept, _ in train.kept)
-        common = int(np.argmax(counts))
-        guesses = (torch.full(labels.shape, common) for labels in _labels(test))
-        metrics, per_view = score_classes(zip(guesses, _labels(test), strict=True), classes)
-        return ProbeRow(COMMONEST, None, metrics, {"class": common}, per_view)
+        counts = ClassCounts(_num_classes(train, test))
+        numbers = sum(np.bincount(kept[kept != NONE], minlength=counts.classes) for kept, _ in train.kept)
+        common = int(np.argmax(numbers))
+        for item in test.items:
+            counts.add(torch.full(item.labels_HW.shape, common), torch.from_numpy(item.labels_HW))
+        return ProbeRow(COMMONEST, None, counts.metrics(), {"class": common}, counts.per_view)
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
         """The options as text for the result."""
+        windows = f"random windows, zoom {' to '.join(f'{each:g}' for each in self.zoom)}, mirrored or not"
+        scales = "one scale" if len(self.scales) == 1 else f"scales {', '.join(f'{each:g}' for each in self.scales)}"
+        sliding = f", windows {self.stride:.3g} of their side apart" if self.stride else ", whole images"
+        mirrored = ", and mirrored" if self.flips else ""
         return {
             "head": "batch normalisation and a linear map, cross-entropy",
             "classes": _num_classes(train, test),
-            "steps": self.steps,
-            "batch": self.batch,
-            "rates": list(self.rates),
-            "rate chosen by": "the loss on the last tenth of the drawn images",
-            "measured on": "all pixels with a class, logits upsampled bilinearly, one scale",
+            "trained on": "whole images, read once" if self.features == "stored" else windows,
+            **self.about_training(),
+            "measured on": f"all pixels with a class, logits upsampled bilinearly, {scales}{sliding}{mirrored}",
         }
 
     def panel(self, item: SegmentedImage, shown: Mapping[str, Tensor]) -> SegmentationPanel:
         """A picture with image, true classes and the predictions of the first run."""
-        size = item.labels_HW.shape
-        guesses = {name: _enlarge(logits, (size[0], size[1])).numpy() for name, logits in shown.items()}
+        guesses = {name: guess_HW.numpy() for name, guess_HW in shown.items()}
         return SegmentationPanel(item.source, item.image_HW3, item.labels_HW, guesses)
+
+    def _fit(self, train: ReadSplit, draw: Draw, classes: int) -> tuple[nn.Module, float]:
+        """A trained head, and its rate."""
+        features = train.features
+        width = features.tokens[0].shape[-1]
+
+        def stored(items: Sequence[int]) -> tuple[Tensor, Tensor]:
+            labels_Bhw = torch.from_numpy(np.stack([train.kept[item][0] for item in items])).long()
+            tokens_BND = torch.stack([features.tokens[item] for item in items])
+            return tokens_BND.to(features.device), labels_Bhw.to(features.device)
+
+        def fresh(items: Sequence[int]) -> tuple[Tensor, Tensor]:
+            assert train.read is not None
+            images, labels = [], []
+            for image in (train.items[item] for item in items):
+                size = (image.labels_HW.shape[0], image.labels_HW.shape[1])
+                window, _ = random_window(size, features.image_size, self.zoom, squeezed=False)
+                images.append(window.of_image(image.image_HW3))
+                labels.append(window.of_map(image.labels_HW, NONE))
+            return train.read(images), torch.from_numpy(np.stack(labels)).to(features.device)
+
+        return train_heads(
+            lambda: LinearHead(width, classes).to(features.device),
+            stored if self.features == "stored" else fresh,
+            lambda head, given: _loss(head, given, features.grid),
+            draw.items.tolist(),
+            self,
+            seed=draw.seed or 0,
+        )
+
+    @torch.no_grad()
+    def _predict(self, heads: Sequence[nn.Module], test: ReadSplit, index: int, item: SegmentedImage) -> list[Tensor]:
+        """The class of each pixel ``(H, W)`` that each head predicts."""
+        features = test.features
+        size = (item.labels_HW.shape[0], item.labels_HW.shape[1])
+        if self.stored("test"):
+            tokens_BND = features.tokens[index][None].to(features.device)
+            logits = [enlarge(as_maps(head(tokens_BND), features.grid), size)[0] for head in heads]
+        else:
+            logits = [torch.zeros(()) for _ in heads]
+            for scale in self.scales:
+                for mirrored in (False, True) if self.flips else (False,):
+                    for place, found in enumerate(self._on_windows(heads, test, item.image_HW3, scale, mirrored)):
+                        logits[place] = logits[place] + enlarge(found[None], size)[0].softmax(0)
+        return [each.argmax(0).cpu() for each in logits]
+
+    def _on_windows(
+        self, heads: Sequence[nn.Module], test: ReadSplit, image_HW3: np.ndarray, scale: float, mirrored: bool
+    ) -> list[Tensor]:
+        """Logits ``(C, height, width)`` of the resized image by each head: where windows overlap, their mean."""
+        assert test.read is not None
+        features = test.features
+        image_HW3 = np.ascontiguousarray(image_HW3[:, ::-1]) if mirrored else image_HW3
+        size = (image_HW3.shape[0], image_HW3.shape[1])
+        windows = [whole(features.image_size)]
+        if self.stride:
+            windows = sliding_windows(size, features.image_size, self.stride, scale)
+        tokens_BND = test.read([window.of_image(image_HW3) for window in windows])
+        merged = []
+        for head in heads:
+            logits_BChw = enlarge(as_maps(head(tokens_BND), features.grid), features.image_size)
+            sums = logits_BChw.new_zeros(logits_BChw.shape[1], *windows[0].resized)
+            times = logits_BChw.new_zeros(windows[0].resized)
+            for window, logits_Chw in zip(windows, logits_BChw, strict=True):
+                part = (
+                    slice(window.top, window.top + window.size[0]),
+                    slice(window.left, window.left + window.size[1]),
+                )
+                sums[:, part[0], part[1]] += logits_Chw
+                times[part] += 1
+            merged.append((sums / times).flip(-1) if mirrored else sums / times)
+        return merged
 
 
 def segmentation_probe(
@@ -132,7 +210,7 @@ def segmentation_probe(
     test: SegmentedImages | str | Path | None = None,
     *,
     image_size: int | tuple[int, int] = 224,
-    layer: int | Sequence[int] = -1,
+    layer: Layer = -1,
     seeds: Sequence[int] = (0, 1, 2),
     subset: float = 0.8,
     steps: int = 1000,
@@ -141,6 +219,7 @@ def segmentation_probe(
     batch_size: int = 16,
     num_panels: int = 4,
     progress: bool = False,
+    **more: Any,
 ) -> ProbeResult:
     """Train a linear head from patch tokens to classes, and measure mean intersection over union.
 
@@ -150,8 +229,11 @@ def segmentation_probe(
     The head is that of DINOv2's linear evaluation (arXiv 2304.07193, batch normalisation and a linear map). The
     features are read once. Logits are upsampled bilinearly: four times while the head is trained, to the size of the
     label file when it is measured. There is one head for each rate; the one with the least loss on the last tenth of
-    the drawn training images is measured. For the "+ms" rows of papers give the last four layers. The mean is over the
-    classes that occur in labels or predictions of the test images.
+    the drawn training images is measured. The mean is over the classes that occur in labels or predictions of the test
+    images. For the "+ms" rows of papers give the last four layers, ``stride`` and ``scales``: the image then keeps its
+    aspect, its shorter side is ``image_size`` times each scale, and windows of ``image_size`` slide over it. Their
+    logits are averaged, then the probabilities of all scales. ``features="fresh"`` trains on random windows that the
+    encoder reads at each step, as the papers do.
 
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
@@ -168,6 +250,7 @@ def segmentation_probe(
         batch_size: images that go through the encoder at a time.
         num_panels: test images in the picture.
         progress: show a progress bar.
+        **more: other fields of `SegmentationProbe`, such as ``stride=2 / 3`` and ``scales``.
 
     Raises:
         SpatialBoostError: a folder without images, or an encoder that cannot be read.
@@ -177,74 +260,17 @@ def segmentation_probe(
             raise SpatialBoostError("no test images were given; expected `test`, or the folder of a whole set")
         train, test = SegmentationFolder(str(train)).open()
     options = CommonOptions(image_size, layer, batch_size, seeds, subset, num_panels, progress)
-    return run_probe(SegmentationProbe(steps, batch, list(rates)), encoders, train, test, options)
-
-
-def score_classes(guesses: Iterator[tuple[Tensor, Tensor]], classes: int) -> tuple[dict[str, float], list[float]]:
-    """mIoU and pixel accuracy over all images together, and the mIoU of each image alone.
-
-    Args:
-        guesses: predicted and true classes ``(H, W)`` of each image; -1 in the truth is not measured.
-        classes: number of classes.
-
-    Raises:
-        SpatialBoostError: no pixel has a class.
-    """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    total_CC, per_view = torch.zeros(classes, classes, dtype=torch.float64), []
-    for guess, truth in guesses:
-        counts_CC = multiclass_confusion_matrix(guess, truth, classes, ignore_index=NONE).double()
-        total_CC += counts_CC
-        if counts_CC.any():
-            per_view.append(_mean_iou(counts_CC))
-    if not total_CC.any():
-        raise SpatialBoostError("no pixel of the test images has a class, so there is nothing to measure")
-    accuracy = float(total_CC.diagonal().sum() / total_CC.sum())
-    return {"miou": _mean_iou(total_CC), "accuracy": accuracy}, per_view
-
-
-def _mean_iou(counts_CC: Tensor) -> float:
-    """Mean over the classes that occur."""
-    both_C = counts_CC.diagonal()
-    union_C = counts_CC.sum(0) + counts_CC.sum(1) - both_C
-    return float((both_C / union_C)[union_C > 0].mean())
+    return run_probe(SegmentationProbe(steps, batch, list(rates), **more), encoders, train, test, options)
 
 
 def _loss(head: nn.Module, given: tuple[Tensor, Tensor], grid: tuple[int, int]) -> Tensor:
     """Cross-entropy of the upsampled logits."""
     tokens_BND, labels_Bhw = given
-    logits_BChw = _as_maps(head(tokens_BND.float()), grid)
-    logits = nn.functional.interpolate(logits_BChw, size=labels_Bhw.shape[1:], mode="bilinear", align_corners=False)
+    logits = enlarge(as_maps(head(tokens_BND.float()), grid), (labels_Bhw.shape[1], labels_Bhw.shape[2]))
     measured = labels_Bhw != NONE
     if not bool(measured.any()):
         return logits.sum() * 0  # a batch without a class
     return nn.functional.cross_entropy(logits, labels_Bhw, ignore_index=NONE)
-
-
-def _as_maps(logits_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
-    return logits_BNC.transpose(1, 2).unflatten(2, grid)
-
-
-@torch.no_grad()
-def _predict_one(head: nn.Module, features: Features, index: int) -> Tensor:
-    """Logits ``(C, rows, columns)`` of one image."""
-    return _as_maps(head(features.tokens[index][None].float()), features.grid)[0]
-
-
-def _predict(head: nn.Module, test: ReadSplit) -> Iterator[Tensor]:
-    """The predicted class of each pixel, image by image."""
-    for index, labels in enumerate(_labels(test)):
-        yield _enlarge(_predict_one(head, test.features, index), (labels.shape[0], labels.shape[1]))
-
-
-def _enlarge(logits_Chw: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class of each pixel ``(H, W)``."""
-    return nn.functional.interpolate(logits_Chw[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
-
-
-def _labels(test: ReadSplit) -> Iterator[Tensor]:
-    return (torch.from_numpy(item.labels_HW) for item in test.items)
 
 
 def _num_classes(train: ReadSplit, test: ReadSplit) -> int:

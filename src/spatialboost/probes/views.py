@@ -77,8 +77,8 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
 class Part(Sequence["Cues"]):
     """Some views of a source; each is read when it is needed."""
 
-    def __init__(self, source: Source, indices: range) -> None:
-        self.source, self.indices = source, indices
+    def __init__(self, source: Source, indices: Sequence[int], left_out: Sequence[str] = ()) -> None:
+        self.source, self.indices, self.left_out = source, indices, left_out
         names = getattr(source, "names", None)
         self.names = [str(index) if names is None else str(names[index]) for index in indices]
 

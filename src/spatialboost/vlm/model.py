@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from spatialboost.encoders import feature_dim, feature_layer, read_tokens
@@ -21,6 +22,7 @@ from spatialboost.vlm.pooling import PatchPool
 # width, V size of the vocabulary, A labelled tokens of the whole batch.
 
 _GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
+MOST_LOGITS = 2**25  # that a training step holds at a time: 128 MB in float32, and as much for their gradient
 
 
 @dataclass
@@ -29,7 +31,8 @@ class VLMOutput(ModelOutput):
 
     Attributes:
         loss: Mean cross entropy over the labelled tokens; None without labels.
-        logits: With labels ``(A, V)``, one row for each labelled token in order; without ``(B, L, V)``.
+        logits: With labels ``(A, V)``, one row for each labelled token in order; without ``(B, L, V)``. None where the
+            loss was computed in parts, see `SpatialVLM.forward`.
         targets: The labelled tokens ``(A,)`` in the same order; None without labels.
     """
 
@@ -177,6 +180,10 @@ class SpatialVLM(nn.Module):
     ) -> VLMOutput:
         """Predict the next tokens; with labels, only the labelled tokens.
 
+        While gradients are computed, the loss of many labelled tokens is computed in parts of `MOST_LOGITS` logits,
+        and each part's logits once more in the backward pass. Otherwise the logits of a large vocabulary would need
+        more memory than all the rest of a step.
+
         Args:
             input_ids: ``(B, L)``; the ids at visual tokens do not matter.
             visual_mask: ``(B, L)``, True where a visual token goes.
@@ -204,22 +211,23 @@ class SpatialVLM(nn.Module):
                 "no token of the batch is labelled: check that max_length is long enough for the first answer"
             )
         rows_A, columns_A = learnt_BL.nonzero(as_tuple=True)
-        if packing is None:
-            logits_AV = self._logits_at(rows_A, columns_A, inputs_embeds=embeds_BLE, attention_mask=attention_mask)
-        else:
-            places = packing.find(rows_A, columns_A)
-            logits_AV = self._logits_at(*places, inputs_embeds=packing.gather(embeds_BLE), **packing.options(self.llm))
-        loss = nn.functional.cross_entropy(logits_AV.float(), targets_A)
-        return VLMOutput(loss=loss, logits=logits_AV, targets=targets_A)
-
-    def _logits_at(self, rows_A: Tensor, columns_A: Tensor, **inputs: Any) -> Tensor:
-        """Logits of the language model at the chosen positions."""
+        inputs: dict[str, Any] = {"inputs_embeds": embeds_BLE, "attention_mask": attention_mask}
+        if packing is not None:
+            rows_A, columns_A = packing.find(rows_A, columns_A)
+            inputs = {"inputs_embeds": packing.gather(embeds_BLE), **packing.options(self.llm)}
         if self._fast_head is None:
             self._fast_head = _head_is_linear(self.llm)
         if not self._fast_head:
-            return self.llm(**inputs, use_cache=False).logits[rows_A, columns_A]
-        hidden = self.llm.base_model(**inputs, use_cache=False).last_hidden_state
-        return self.llm.get_output_embeddings()(hidden[rows_A, columns_A])
+            logits_AV = self.llm(**inputs, use_cache=False).logits[rows_A, columns_A]
+            return VLMOutput(loss=_cross_entropy(logits_AV, targets_A), logits=logits_AV, targets=targets_A)
+        hidden_AE = self.llm.base_model(**inputs, use_cache=False).last_hidden_state[rows_A, columns_A]
+        head = self.llm.get_output_embeddings()
+        most = max(1, MOST_LOGITS // self.llm.config.get_text_config().vocab_size)
+        if torch.is_grad_enabled() and len(targets_A) > most:
+            loss = _loss_in_parts(head, hidden_AE, targets_A, most)
+            return VLMOutput(loss=loss, targets=targets_A)
+        logits_AV = head(hidden_AE)
+        return VLMOutput(loss=_cross_entropy(logits_AV, targets_A), logits=logits_AV, targets=targets_A)
 
     @torch.no_grad()
     def generate(
@@ -273,6 +281,21 @@ def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
         nn.init.zeros_(into.bias)
         nn.init.zeros_(out.bias)
     return nn.Sequential(into, nn.GELU(), out).to(embeddings.device)
+
+
+def _cross_entropy(logits_AV: Tensor, targets_A: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits_AV.float(), targets_A)
+
+
+def _loss_in_parts(head: nn.Module, hidden_AE: Tensor, targets_A: Tensor, most: int) -> Tensor:
+    """Mean cross entropy of which only `most` rows of logits exist at a time, in the forward and the backward pass."""
+
+    def summed(hidden: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+    parts = zip(hidden_AE.split(most), targets_A.split(most), strict=True)
+    sums = [checkpoint(summed, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return torch.stack(sums).sum() / len(targets_A)
 
 
 def _sample(weight: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class ControlProbe(Probe):
         self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
     ) -> Measured:
         """Train a policy for each draw and task, and run it in the simulator."""
-        read = train.read
+        read = train.features_of
         if read is None:
             raise SpatialBoostError(
                 "the control probe runs the encoder in the simulator: give the encoder, not features"
