@@ -70,7 +70,9 @@ def test_one_row_for_each_result_and_its_pictures(folder: Path) -> None:
     rows = {row[0]: [cell.strip() for cell in row] for row in shown.rows[1:]}
     depth = rows["depth, one"]
     assert depth[3:6] == ["0.505 +- 0.007", "0.405 +- 0.007", "-0.100 +- 0.000 (-19.8 %)"]
-    assert depth[6].split() == ["-0.1", "(-0.1", "to", "-0.1)"] and depth[7] == "0.008" and depth[8] == "100 % of 8"
+    assert (
+        depth[6].split() == ["-0.100", "(-0.100", "to", "-0.100)"] and depth[7] == "0.008" and depth[8] == "100 % of 8"
+    )
     assert rows["depth, two"][8] == "0 % of 8" and rows["knn"][8] == "50 % of 8"
     assert "mine 0.505" in rows["linear"][-1] and "chance 0.900" in rows["linear"][-1]
     coloured = [attributes.get("class", "") for tag, attributes in shown.tags if tag == "td"]

@@ -11,7 +11,7 @@ import numpy as np
 # Shape legend: H and W pixels, h and w rows and columns of patches, M matches.
 
 MOST = 40  # matches that are drawn
-_WIDTH, _TITLE = 3.0, 0.35  # inches: width of one picture, height of its title
+_WIDTH, _TITLE = 12.0, 0.35  # inches: width of a figure, height of its title
 
 
 def token_picture(
@@ -65,8 +65,8 @@ def match_picture(
     height = max(image.shape[0] for image in images)
     widths = [image.shape[1] * height / image.shape[0] for image in images]
     total = sum(widths)
-    width = 2 * _WIDTH
-    figure = Figure(figsize=(width * len(matches), width * height / total + _TITLE), layout="constrained")
+    size = (_WIDTH, _WIDTH / len(matches) * height / total + _TITLE)
+    figure = Figure(figsize=size, layout="constrained")
     for axis, (name, pairs_M2) in zip(figure.subplots(1, len(matches), squeeze=False)[0], matches.items(), strict=True):
         for image, left, wide in zip(images, (0.0, widths[0]), widths, strict=True):
             axis.imshow(image, extent=(left, left + wide, height, 0))
@@ -94,8 +94,8 @@ def _row(image_HW3: np.ndarray, num: int) -> tuple[Any, Sequence[Any]]:
     """A figure with a row of pictures, the photograph first."""
     from matplotlib.figure import Figure
 
-    height = _WIDTH * image_HW3.shape[0] / image_HW3.shape[1]
-    figure = Figure(figsize=(_WIDTH * num, height + _TITLE), layout="constrained")
+    height = _WIDTH / num * image_HW3.shape[0] / image_HW3.shape[1]
+    figure = Figure(figsize=(_WIDTH, height + _TITLE), layout="constrained")
     axes = figure.subplots(1, num, squeeze=False)[0]
     for axis in axes:
         axis.set_xticks([])
