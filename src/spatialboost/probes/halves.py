@@ -46,6 +46,8 @@ class Halves:
         cut = len(views) // 2
         parts = [slice(0, cut), slice(cut, None)]
         halves = [LiftedScene(views[part], self.grid, self.voxel) for part in parts]
+        if not all(len(half.points_P3) for half in halves):
+            return  # no depth where it is sampled
         objects = [half.objects(tokens[part], FEWEST) for half, part in zip(halves, parts, strict=True)]
         self._look_up(*objects, at_random=at_random)
         common_P = _common(*halves, 2 * self.voxel)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.cues import Cues
 
 # Shape legend: S samples of a view, N patches, P points (one for each voxel), D width of the tokens.
@@ -78,20 +77,15 @@ class LiftedScene:
 
     Attributes:
         points_P3: mean of the samples of each voxel, in the world of the poses, metres.
-
-    Raises:
-        SpatialBoostError: no sample has a reading.
     """
 
     def __init__(self, views: Sequence[Cues], grid: tuple[int, int], voxel: float) -> None:
         self.views, self.grid = views, grid
         self._samples = [_sample(view, grid) for view in views]
         points = np.concatenate([samples.points_S3 for samples in self._samples])
-        if not len(points):
-            raise SpatialBoostError(f"{views[0].source}: no view of the scene has depth where it is sampled")
         cell = np.floor(points / voxel).astype(np.int64)
-        cell -= cell.min(0)
-        _, rows = np.unique(np.ravel_multi_index(tuple(cell.T), tuple(cell.max(0) + 1)), return_inverse=True)
+        _, rows = np.unique(cell, axis=0, return_inverse=True)
+        rows = rows.ravel()
         self._num_samples_P = np.bincount(rows)
         ends = np.cumsum([len(samples.points_S3) for samples in self._samples])
         self._rows = np.split(rows, ends[:-1])

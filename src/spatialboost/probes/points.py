@@ -140,7 +140,9 @@ class PointsProbe(Probe):
         for place, indices in zip(split.items.sources, split.items.groups(), strict=True):
             seen = [next(views) for _ in indices]
             tokens = [split.features.tokens[index] for index in indices]
-            yield _Scene(place, source, seen, tokens, LiftedScene(seen, split.features.grid, self.voxel))
+            lifted = LiftedScene(seen, split.features.grid, self.voxel)
+            if len(lifted.points_P3):
+                yield _Scene(place, source, seen, tokens, lifted)
 
     def _vocabulary(self, train: ReadSplit, test: ReadSplit) -> _Vocabulary:
         if train is test:

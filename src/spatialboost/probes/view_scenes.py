@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from spatialboost.scenes.scene import Scene
 logger = logging.getLogger(__name__)
 
 LEAST = 4  # views of a scene, two for each of its halves
+SHARE = 0.01  # least share of a view's pixels that have a reading
 
 
 class ViewScenes(Sequence[Scene]):
@@ -89,22 +90,32 @@ class ViewScenes(Sequence[Scene]):
         item = self.items[index]
         if self.frames is None:
             found = self.source[item]
-            views = list(found.views) if isinstance(found, Scene) else [found]
+            given = found.views if isinstance(found, Scene) else [found]
+            views = [view for view in given if self._checked(view.source, lambda view=view: view) is not None]
         else:
-            views = [view for frame in self.frames[item] if (view := self._frame(frame)) is not None]
+            names = getattr(self.source, "names", None)
+            views = []
+            for frame in self.frames[item]:
+                name = str(frame if names is None else names[frame])
+                view = self._checked(name, lambda frame=frame: self.source[frame])
+                views += [] if view is None else [view]
         if len(views) < LEAST:
-            raise CuesError(f"{self.names[index]}: the scene has {len(views)} views with a pose; expected {LEAST}")
+            raise CuesError(
+                f"{self.names[index]}: the scene has {len(views)} views that can be used; expected at least {LEAST}"
+            )
         return Scene(views)
 
-    def _frame(self, number: int) -> Cues | None:
-        """A frame; None if it cannot be used."""
+    def _checked(self, name: str, read: Callable[[], Cues]) -> Cues | None:
+        """A view; None if it cannot be used."""
         try:
-            view: Cues = self.source[number]
+            view = read()
             if view.pose_44 is None:
                 raise CuesError(f"{view.source} has no pose")
+            if view.valid_HW.mean() < SHARE:
+                raise CuesError(
+                    f"{view.source} has depth at {view.valid_HW.mean():.2%} of its pixels, expected {SHARE:.0%}"
+                )
         except BAD_ITEM as error:
-            names = getattr(self.source, "names", None)
-            name = f"{number if names is None else names[number]}"
             if name not in self._problems:
                 self._problems[name] = f"{name}: {error or type(error).__name__}"
                 logger.warning("left out %s", self._problems[name])

@@ -1,0 +1,119 @@
+"""The pose probe: features that know the answer, noise, and its errors computed a second time."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from timm.models.vision_transformer import VisionTransformer
+
+from place_tokens import features_of, place_tokens
+from spatialboost.boosting import boost
+from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.pose import CHANCE, PoseProbe, mutual_matches, pose_probe
+from spatialboost.probes.pose_errors import FAILED, area_under_curve, pose_errors
+from spatialboost.probes.run import run_probe
+from spatialboost.probes.views import ViewPairs
+from spatialboost.scenes.readers.layout import Joined
+from spatialboost.scenes.rooms.render import look, render_scenes, render_views, sample_room
+
+SIDE, GRID = 96, 24
+PAIRS = render_scenes(range(40, 46), views=2, size=SIDE)
+
+
+def measured(make, **options):
+    features = features_of(PAIRS, make, GRID, SIDE)
+    return run_probe(PoseProbe(**options), {"mine": (features, features)}, None, PAIRS)
+
+
+@pytest.mark.parametrize(("depth", "most"), [(False, 6.0), (True, 2.0)])
+def test_tokens_that_know_their_place_give_the_pose(depth: bool, most: float) -> None:
+    result = measured(lambda view: place_tokens(view, GRID), depth=depth)
+    assert result.values("mine", "error")[0] < most < result.values(CHANCE, "error")[0]
+    assert result.values("mine", "auc_20")[0] > 0.6 > 0.3 > result.values(CHANCE, "auc_20")[0]
+    assert ("distance" in result.metrics) == depth
+    if depth:
+        assert result.values("mine", "distance")[0] < 0.06
+
+
+def test_noise_is_no_better_than_random_matches() -> None:
+    generator = torch.Generator().manual_seed(1)
+    result = measured(lambda view: torch.randn(GRID * GRID, 64, generator=generator))
+    assert result.values("mine", "auc_20")[0] < 0.3 and result.values("mine", "error")[0] > 10
+    assert result.values(CHANCE, "error")[0] > 10
+
+
+def test_the_same_run_gives_the_same_poses() -> None:
+    rows = [measured(lambda view: place_tokens(view, GRID)).rows for _ in range(2)]
+    assert [row.metrics for row in rows[0]] == [row.metrics for row in rows[1]]
+    assert rows[0][0].per_view == rows[1][0].per_view and len(rows[0][0].per_view) == len(PAIRS)
+
+
+def test_matches_are_mutual() -> None:
+    first, second = torch.randn(30, 8), torch.randn(40, 8)
+    found = mutual_matches(first, second)
+    cosine = torch.cosine_similarity(first[:, None], second[None], dim=-1).numpy()
+    expected = [
+        [row, column]
+        for row in range(30)
+        for column in range(40)
+        if cosine[row, column] == cosine[row].max() == cosine[:, column].max()
+    ]
+    assert found.tolist() == expected and expected
+
+
+def test_errors_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        guess, truth = np.eye(4), np.eye(4)
+        turns = Rotation.random(2, rng=rng)
+        guess[:3, :3], truth[:3, :3] = turns[0].as_matrix(), turns[1].as_matrix()
+        guess[:3, 3], truth[:3, 3] = rng.normal(size=3), rng.normal(size=3)
+        turn, direction = pose_errors(guess, truth, signed=True)
+        assert turn == pytest.approx(np.degrees((turns[0] * turns[1].inv()).magnitude()), abs=1e-5)
+        apart, _ = Rotation.align_vectors(
+            guess[:3, 3] / np.linalg.norm(guess[:3, 3]), truth[:3, 3] / np.linalg.norm(truth[:3, 3])
+        )
+        assert direction == pytest.approx(np.degrees(apart.magnitude()), abs=1e-5)
+        assert pose_errors(guess, truth, signed=False)[1] == pytest.approx(min(direction, 180 - direction))
+    assert pose_errors(None, truth, signed=True) == (FAILED, FAILED)
+    still = np.eye(4)
+    assert pose_errors(guess, still, signed=True)[1] == 0 and pose_errors(still, truth, signed=True)[1] == 90
+
+
+def test_area_is_that_of_a_fine_sum() -> None:
+    rng = np.random.default_rng(0)
+    for most in (5, 10, 20):
+        errors = rng.uniform(0, 30, 50)
+        x = np.concatenate([[0], np.sort(errors)])
+        y = np.arange(51) / 50
+        within = x < most
+        fine = np.linspace(0, most, 200_001)
+        total = np.interp(fine, x[within], y[within]).mean()  # constant after the last one
+        assert area_under_curve(errors.tolist(), most) == pytest.approx(total, abs=1e-4)
+    assert area_under_curve([1.0, 9.0], 5) == pytest.approx((0.5 * 1 * 0.5 + 4 * 0.5) / 5)
+
+
+def test_a_boosted_encoder_is_measured_as_base_and_boosted(tmp_path) -> None:
+    torch.manual_seed(0)
+    encoder = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+    result = pose_probe(boost(encoder), PAIRS[:3], image_size=SIDE)
+    assert result.gain("auc_10").mean == 0 and result.names == ["base", "boosted", CHANCE]
+    assert (result.save(tmp_path)[0]).name == "pose.json"
+    with pytest.raises(SpatialBoostError, match="radius is 0"):
+        PoseProbe(radius=0)
+
+
+def test_pairs_are_of_one_recording() -> None:
+    poses = [look((0.1 * i, -1.4, -1.0), yaw=0.05 * i, pitch=0.2) for i in range(4)]
+    walks = Joined({name: render_views(sample_room(seed), poses, size=32) for name, seed in (("a", 3), ("b", 4))})
+    pairs = ViewPairs(walks, [2])
+    assert [[view.source[-7:] for view in pair.views] for pair in pairs] == [
+        ["3/view0", "3/view2"],
+        ["3/view1", "3/view3"],
+        ["4/view0", "4/view2"],
+        ["4/view1", "4/view3"],
+    ]
+    with pytest.raises(
+        SpatialBoostError, match="8 views, 4 in the longest of 2 recordings, and the smallest stride is 5"
+    ):
+        ViewPairs(walks, [5])
