@@ -45,14 +45,14 @@ def vector(name: str) -> torch.Tensor:
 
 def measured(make, train=TRAIN, test=TEST, **options):
     features = tuple(features_of(scenes, make, GRID, SIDE) for scenes in (train, test))
-    probe = PointsProbe(steps=200, voxel=0.1, points=512, rates=(0.01, 0.03), **options)
+    probe = PointsProbe(steps=60, voxel=0.1, points=512, rates=(0.03,), **options)
     return run_probe(probe, {"mine": features}, train, test)
 
 
 def test_tokens_that_know_what_they_show_tell_classes_and_find_objects() -> None:
     result = measured(thing_tokens)
-    assert result.spread("mine", "accuracy").mean > result.values(BASELINE, "accuracy")[0] + 0.05
-    assert result.spread("mine", "miou").mean > 2 * result.values(BASELINE, "miou")[0]
+    assert result.spread("mine", "accuracy").mean > result.values(BASELINE, "accuracy")[0]  # most points are background
+    assert result.spread("mine", "miou").mean > 1.5 * result.values(BASELINE, "miou")[0]
     assert result.spread("mine", "found").mean > 0.75 > 0.5 > result.values(BASELINE, "found")[0]
     assert result.settings["classes"][0] == "background" and result.settings["scenes"] == [4, 2]
     assert [row.seed for row in result.rows] == [0, 1, 2, None] and len(result.rows[0].per_view) == 2
@@ -68,7 +68,7 @@ def test_tokens_that_know_their_place_register_the_halves() -> None:
 def test_noise_is_at_chance() -> None:
     generator = torch.Generator().manual_seed(0)
     result = measured(lambda view: torch.randn(GRID * GRID, 24, generator=generator))
-    assert result.spread("mine", "miou").mean < 1.5 * result.values(BASELINE, "miou")[0]
+    assert result.spread("mine", "miou").mean < 1.15 * result.values(BASELINE, "miou")[0]
     assert result.spread("mine", "registered").mean == 0 == result.values(BASELINE, "registered")[0]
 
 
@@ -168,7 +168,7 @@ def test_frames_and_labelled_mesh_of_scannet(tmp_path) -> None:
     assert {"background", "box"} & set(lifted.names_P)
     write_mesh(scan / "scene0011_00_vh_clean_2.labels.ply", lifted.points_P3)
     labels = scenes.labels(0)
-    names = labels.at(lifted.points_P3 + 0.001, 0.05)
+    names = labels.at(lifted.points_P3, 0.05)
     assert set(names) == {"wall", "chair", ""}  # 13 is outside of the benchmark
     assert (names == labels.names_P).all() and (labels.at(lifted.points_P3 + 9, 0.05) == "").all()
     broken = scan / "scene0011_00_vh_clean_2.labels.ply"

@@ -20,32 +20,33 @@ SIDE, GRID = 96, 24
 PAIRS = render_scenes(range(40, 46), views=2, size=SIDE)
 
 
-def measured(make, **options):
-    features = features_of(PAIRS, make, GRID, SIDE)
-    return run_probe(PoseProbe(**options), {"mine": (features, features)}, None, PAIRS)
+def measured(make, pairs=PAIRS, grid=GRID, **options):
+    features = features_of(pairs, make, grid, SIDE)
+    return run_probe(PoseProbe(**options), {"mine": (features, features)}, None, pairs)
 
 
-@pytest.mark.parametrize(("depth", "most"), [(False, 6.0), (True, 2.0)])
-def test_tokens_that_know_their_place_give_the_pose(depth: bool, most: float) -> None:
+@pytest.mark.parametrize("depth", [False, True])
+def test_tokens_that_know_their_place_give_the_pose(depth: bool) -> None:
     result = measured(lambda view: place_tokens(view, GRID), depth=depth)
-    assert result.values("mine", "error")[0] < most < result.values(CHANCE, "error")[0]
+    assert result.values("mine", "error")[0] < 6 < 30 < result.values(CHANCE, "error")[0]
     assert result.values("mine", "auc_20")[0] > 0.6 > 0.3 > result.values(CHANCE, "auc_20")[0]
+    assert result.values("mine", "rotation")[0] < 3 < result.settings["median turn between the cameras"]
     assert ("distance" in result.metrics) == depth
     if depth:
-        assert result.values("mine", "distance")[0] < 0.06
+        assert result.values("mine", "distance")[0] < 0.1
 
 
-def test_noise_is_no_better_than_random_matches() -> None:
-    generator = torch.Generator().manual_seed(1)
-    result = measured(lambda view: torch.randn(GRID * GRID, 64, generator=generator))
-    assert result.values("mine", "auc_20")[0] < 0.3 and result.values("mine", "error")[0] > 10
-    assert result.values(CHANCE, "error")[0] > 10
+def test_noise_is_no_better_than_random_matches_and_a_run_can_be_repeated() -> None:
+    def run():
+        generator = torch.Generator().manual_seed(1)
+        return measured(lambda view: torch.randn(144, 64, generator=generator), PAIRS[:4], grid=12)
 
-
-def test_the_same_run_gives_the_same_poses() -> None:
-    rows = [measured(lambda view: place_tokens(view, GRID)).rows for _ in range(2)]
-    assert [row.metrics for row in rows[0]] == [row.metrics for row in rows[1]]
-    assert rows[0][0].per_view == rows[1][0].per_view and len(rows[0][0].per_view) == len(PAIRS)
+    result = run()
+    for name in ("mine", CHANCE):
+        assert result.values(name, "auc_20")[0] < 0.3 and result.values(name, "error")[0] > 20
+    again = run()
+    assert [row.metrics for row in result.rows] == [row.metrics for row in again.rows]
+    assert result.rows[0].per_view == again.rows[0].per_view and len(result.rows[0].per_view) == 4
 
 
 def test_matches_are_mutual() -> None:
@@ -95,7 +96,7 @@ def test_area_is_that_of_a_fine_sum() -> None:
 
 def test_a_boosted_encoder_is_measured_as_base_and_boosted(tmp_path) -> None:
     torch.manual_seed(0)
-    encoder = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=48, depth=2, num_heads=2, num_classes=0)
+    encoder = VisionTransformer(img_size=SIDE, patch_size=16, embed_dim=48, depth=2, num_heads=2, num_classes=0)
     result = pose_probe(boost(encoder), PAIRS[:3], image_size=SIDE)
     assert result.gain("auc_10").mean == 0 and result.names == ["base", "boosted", CHANCE]
     assert (result.save(tmp_path)[0]).name == "pose.json"

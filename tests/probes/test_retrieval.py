@@ -141,7 +141,7 @@ def test_class_folders_agree_with_torchmetrics(tmp_path) -> None:
     others = [(query, other) for query in range(13) for other in range(13) if query != other and labels[query] != 2]
     query, other = np.array(others).T
     expected = RetrievalMAP()(
-        torch.tensor((unit[query] * unit[other]).sum(1)),
+        torch.tensor(1 + (unit[query] * unit[other]).sum(1)),  # torchmetrics wants positive scores
         torch.tensor(label[query] == label[other]),
         torch.tensor(query),
     )

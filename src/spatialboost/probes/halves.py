@@ -45,12 +45,12 @@ class Halves:
         """
         cut = len(views) // 2
         parts = [slice(0, cut), slice(cut, None)]
-        halves = [LiftedScene(views[part], self.grid, self.voxel) for part in parts]
+        first, second = halves = [LiftedScene(views[part], self.grid, self.voxel) for part in parts]
         if not all(len(half.points_P3) for half in halves):
             return  # no depth where it is sampled
         objects = [half.objects(tokens[part], FEWEST) for half, part in zip(halves, parts, strict=True)]
         self._look_up(*objects, at_random=at_random)
-        common_P = _common(*halves, 2 * self.voxel)
+        common_P = _common(first, second, 2 * self.voxel)
         if common_P.sum() < max(3, OVERLAP * min(len(half.points_P3) for half in halves)):
             return
         # each half in the frame of its first camera, so that the true motion is that of these two cameras
@@ -63,8 +63,8 @@ class Halves:
         if at_random:
             match_M2 = match_at_random(len(here_P3), len(there_P3), self.most, rng)
         else:
-            features = [half.features(tokens[part]) for half, part in zip(halves, parts, strict=True)]
-            match_M2 = match_points(*features, self.most, rng)
+            here_PD, there_PD = (half.features(tokens[part]) for half, part in zip(halves, parts, strict=True))
+            match_M2 = match_points(here_PD, there_PD, self.most, rng)
         guess_44 = fit_motion(here_P3[match_M2[:, 0]], there_P3[match_M2[:, 1]], REACH)
         self._motions.append(measure_motion(guess_44, second_44 @ np.linalg.inv(first_44), here_P3[common_P]))
 

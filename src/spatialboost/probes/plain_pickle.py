@@ -35,13 +35,12 @@ def read_plain_pickle(file: Path) -> Any:
     """
     expected = "expected a pickle with dictionaries, lists, texts, numbers and arrays of numbers only"
     try:
-        size = file.stat().st_size
-        if size > LARGEST:
-            raise SpatialBoostError(f"{file} has {size} bytes, expected {LARGEST} at most")
+        if file.stat().st_size > LARGEST:
+            raise SpatialBoostError(f"it has more than {LARGEST} bytes")
         with file.open("rb") as opened:
             return _as_plain(_PlainUnpickler(opened, encoding="latin1").load())
     except SpatialBoostError as error:
-        raise SpatialBoostError(f"{error}; {expected}" if str(file) in str(error) else f"{file}: {error}") from None
+        raise SpatialBoostError(f"{file} is not opened: {error}; {expected}") from None
     except OSError as error:
         raise SpatialBoostError(f"{file} cannot be read ({error.strerror}); {expected}") from None
     except Exception as error:  # the reader of pickles raises nearly any kind of error on a broken file
@@ -87,6 +86,10 @@ def _bytes_of_text(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _start_array(*_: Any) -> _Array:
     return _Array()
 
@@ -94,7 +97,8 @@ def _start_array(*_: Any) -> _Array:
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Kind,
-    ("_codecs", "encode"): _bytes_of_text,  # how Python 2's pickles write bytes for Python 3
+    ("_codecs", "encode"): _bytes_of_text,  # these two are how pickles that Python 2 can read have bytes
+    ("__builtin__", "bytes"): _no_bytes,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _start_array for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _single_number for core in ("core", "_core")},
 }
@@ -108,7 +112,7 @@ class _PlainUnpickler(pickle.Unpickler):
             SpatialBoostError: any other name; it is not imported.
         """
         if (module, name) not in _STAND_INS:
-            raise SpatialBoostError(f"it names {module}.{name}, which is not opened")
+            raise SpatialBoostError(f"it names {module}.{name}")
         return _STAND_INS[module, name]
 
 

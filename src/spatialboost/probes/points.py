@@ -149,7 +149,8 @@ class PointsProbe(Probe):
             return _Vocabulary([], "no view has objects, and there is no labelled mesh")
         counts: Counter[str] = Counter()
         for scene in self._scenes(train):
-            counts.update(dict(zip(*np.unique(scene.names(self.voxel), return_counts=True), strict=True)))
+            names, nums = np.unique(scene.names(self.voxel), return_counts=True)
+            counts.update(dict(zip(map(str, names), nums.tolist(), strict=True)))
         return _Vocabulary.of(counts)
 
     def _classifiers(

@@ -58,7 +58,7 @@ class PoseProbe(Probe):
     draws = False
 
     depth: Annotated[bool, "Use the depth of the first view: PnP in the place of the essential matrix."] = False
-    radius: Annotated[float, "Largest error of a match that agrees with a pose, in patches."] = 0.5
+    radius: Annotated[float, "Largest error of a match that agrees with a pose, in patches."] = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.radius < np.inf:
@@ -141,7 +141,7 @@ def pose_probe(
     image_size: int | tuple[int, int] = 224,
     layer: int | Sequence[int] = -1,
     depth: bool = False,
-    radius: float = 0.5,
+    radius: float = 1.0,
     batch_size: int = 16,
     progress: bool = False,
 ) -> ProbeResult:

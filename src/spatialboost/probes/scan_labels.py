@@ -41,14 +41,18 @@ class LabelledScan:
 
 
 def find_labels(folder: Path) -> LabelledScan | None:
-    """The labelled mesh of a scan of ScanNet (``scene0011_00_vh_clean_2.labels.ply``); None if it has none."""
+    """The labelled mesh of a scan of ScanNet (``scene0011_00_vh_clean_2.labels.ply``); None if it has none.
+
+    Raises:
+        SpatialBoostError: the file is broken, or its vertices have no label; or trimesh is missing.
+    """
     file = next(iter(sorted(folder.glob("*_vh_clean_2.labels.ply"))), None)
-    return None if file is None else read_labels(file)
+    return None if file is None else _read(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)  # the scenes of one scan follow each other
-def read_labels(file: Path) -> LabelledScan:
-    """The vertices of a labelled mesh of ScanNet; classes outside of the benchmark's 20 have no name.
+def _read(file: Path, changed: int) -> LabelledScan:
+    """The vertices of a labelled mesh; classes outside of the benchmark's 20 have no name.
 
     Raises:
         SpatialBoostError: the file is broken, or its vertices have no label; or trimesh is missing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,25 +90,22 @@ class ViewScenes(Sequence[Scene]):
         item = self.items[index]
         if self.frames is None:
             found = self.source[item]
-            given = found.views if isinstance(found, Scene) else [found]
-            views = [view for view in given if self._checked(view.source, lambda view=view: view) is not None]
+            seen = found.views if isinstance(found, Scene) else [found]
+            named: list[tuple[str, Any]] = [(view.source, view) for view in seen]
         else:
             names = getattr(self.source, "names", None)
-            views = []
-            for frame in self.frames[item]:
-                name = str(frame if names is None else names[frame])
-                view = self._checked(name, lambda frame=frame: self.source[frame])
-                views += [] if view is None else [view]
+            named = [(str(frame if names is None else names[frame]), frame) for frame in self.frames[item]]
+        views = [view for name, given in named if (view := self._checked(name, given)) is not None]
         if len(views) < LEAST:
             raise CuesError(
                 f"{self.names[index]}: the scene has {len(views)} views that can be used; expected at least {LEAST}"
             )
         return Scene(views)
 
-    def _checked(self, name: str, read: Callable[[], Cues]) -> Cues | None:
-        """A view; None if it cannot be used."""
+    def _checked(self, name: str, given: Cues | int) -> Cues | None:
+        """A view, or the frame with this number; None if it cannot be used."""
         try:
-            view = read()
+            view = self.source[given] if isinstance(given, int) else given
             if view.pose_44 is None:
                 raise CuesError(f"{view.source} has no pose")
             if view.valid_HW.mean() < SHARE:
