@@ -50,11 +50,11 @@ class PointsProbe(Probe):
     name = "points"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "miou": Metric("mIoU", higher_is_better=True),
-        "accuracy": Metric("point accuracy", higher_is_better=True),
-        "found": Metric("objects found", higher_is_better=True),
-        "registered": Metric(f"registered to {RECALL:g} m", higher_is_better=True),
-        "translation": Metric("median translation error", "m"),
-        "rotation": Metric("median rotation error", "degrees"),
+        "accuracy": Metric("accuracy", higher_is_better=True),
+        "found": Metric("found", higher_is_better=True),
+        "registered": Metric("registered", higher_is_better=True),
+        "translation": Metric("median translation", "m"),
+        "rotation": Metric("median rotation", "\N{DEGREE SIGN}"),
     }
     splits = SceneSplits
     baseline = BASELINE
@@ -127,7 +127,8 @@ class PointsProbe(Probe):
             "points": f"voxels of {self.voxel:g} m, the mean of bilinear samples",
             "classes": vocabulary.classes or f"not measured: {vocabulary.reason}",
             **({"classifier": classifier, "training points of a scene": self.points} if vocabulary.classes else {}),
-            "halves": f"first and second half of the views; registered if they have {OVERLAP:.0%} in common",
+            "halves": f"first and second half of the views, those with {OVERLAP:.0%} of their points in common",
+            "registered": f"RMSE of the common points below {RECALL:g} m",
             "matches": f"mutual nearest of {self.points} points of each half, agree within {REACH:g} m",
         }
 

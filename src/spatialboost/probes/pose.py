@@ -31,6 +31,7 @@ from spatialboost.scenes.tracks import rotation_angle
 
 CHANCE = "random matches"
 ANGLES = (5, 10, 20)  # degrees
+DEGREES = "\N{DEGREE SIGN}"
 _TRIALS = 10_000
 
 
@@ -46,12 +47,12 @@ class PoseProbe(Probe):
 
     name = "pose"
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "error": Metric("median error", "degrees"),
-        **{f"auc_{angle}": Metric(f"AUC {angle}\N{DEGREE SIGN}", higher_is_better=True) for angle in ANGLES},
-        **{f"within_{angle}": Metric(f"within {angle}\N{DEGREE SIGN}", higher_is_better=True) for angle in ANGLES},
-        "rotation": Metric("median rotation error", "degrees"),
-        "direction": Metric("median direction error", "degrees"),
-        "distance": Metric("median position error", "m"),
+        "error": Metric("error", DEGREES),
+        **{f"auc_{angle}": Metric(f"AUC {angle}{DEGREES}", higher_is_better=True) for angle in ANGLES},
+        **{f"within_{angle}": Metric(f"<{angle}{DEGREES}", higher_is_better=True) for angle in ANGLES},
+        "rotation": Metric("rotation", DEGREES),
+        "direction": Metric("direction", DEGREES),
+        "distance": Metric("position", "m"),
     }
     splits = PairSplits
     baseline = CHANCE
@@ -104,6 +105,7 @@ class PoseProbe(Probe):
         turns = [rotation_angle(truth_44) for _, _, truth_44 in _pairs(test)]
         return {
             "matches": "mutual nearest patch centres by cosine, not upsampled",
+            "errors": "medians",
             "pose": "PnP with the first view's depth" if self.depth else "essential matrix",
             "radius": f"{self.radius:g} patches",
             "direction": "the opposite one is wrong" if self.depth else "the opposite one is right, too",
