@@ -165,6 +165,8 @@ def test_frames_and_labelled_mesh_of_scannet(tmp_path) -> None:
     scenes = ViewScenes(open_views(f"scannet:{tmp_path}"), views=6, stride=1)
     assert len(scenes) == 1 and scenes.has_labels() and scenes.labels(0) is None
     lifted = LiftedScene(scenes[0].views, (6, 8), 0.05)
+    tokens = [torch.randn(48, 5) for _ in scenes[0].views]
+    assert len(lifted.objects(tokens, fewest=1)) >= 2  # the instances of the scan have identities
     assert {"background", "box"} & set(lifted.names_P)
     write_mesh(scan / "scene0011_00_vh_clean_2.labels.ply", lifted.points_P3)
     labels = scenes.labels(0)

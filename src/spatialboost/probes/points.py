@@ -234,7 +234,8 @@ def points_probe(
       ``background`` for all else, or that of ScanNet's labelled mesh. The 20 most frequent training classes are
       measured. mIoU and accuracy are over all points of all test scenes.
     - objects: the mean feature of each object in the first half of a scene's views is looked up among the objects of
-      the second half; the share that finds itself. Objects need an identity, which the procedural rooms have.
+      the second half; the share that finds itself. Objects need an identity, which the procedural rooms and
+      ScanNet's instance masks have.
     - registration: two halves of the views are registered by mutual nearest features and LO-RANSAC (pycolmap), without
       a trained head, unlike Lexicon3D. A scene is registered if the RMSE of the common points is below 0.05 m. Scenes
       whose halves have less than 30 % in common are not counted.
