@@ -1,5 +1,7 @@
 """The pose probe: features that know the answer, noise, and its errors computed a second time."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,13 @@ from scipy.spatial.transform import Rotation
 from timm.models.vision_transformer import VisionTransformer
 
 from place_tokens import features_of, place_tokens
+from retrieval_writers import write_amstertime
 from spatialboost.boosting import boost
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.pose import CHANCE, PoseProbe, mutual_matches, pose_probe
 from spatialboost.probes.pose_errors import FAILED, area_under_curve, pose_errors
+from spatialboost.probes.probe_command import make_command
+from spatialboost.probes.protocol import find_probe
 from spatialboost.probes.run import run_probe
 from spatialboost.probes.views import ViewPairs
 from spatialboost.scenes.readers.layout import Joined
@@ -118,3 +123,18 @@ def test_pairs_are_of_one_recording() -> None:
         SpatialBoostError, match="8 views, 4 in the longest of 2 recordings, and the smallest stride is 5"
     ):
         ViewPairs(walks, [5])
+
+
+@pytest.mark.parametrize("name", ["pose", "points", "retrieval"])
+def test_the_commands_of_scenes_and_retrieval(name: str, tmp_path, capsys) -> None:
+    write_amstertime(tmp_path / "set")
+    options = {
+        "pose": ["--data", "rooms:2", "--depth"],
+        "points": ["--data", "rooms:5", "--views", "4", "--steps", "5", "--voxel", "0.2", "--seeds", "2"],
+        "retrieval": ["--data", str(tmp_path / "set"), "--token", "mean"],
+    }[name]
+    common = ["--encoder", "timm:vit_tiny_patch16_224", "--random-weights", "--image-size", "32", "--device", "cpu"]
+    make_command(find_probe(name)).main([*options, *common, "--out", str(tmp_path)], standalone_mode=False)
+    assert f"{name} probe" in capsys.readouterr().out
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert "encoder" in found["summary"] and (tmp_path / f"{name}.png").is_file()

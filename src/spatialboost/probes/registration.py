@@ -52,7 +52,7 @@ def fit_motion(from_M3: np.ndarray, to_M3: np.ndarray, reach: float) -> np.ndarr
         >>> points = np.random.default_rng(0).normal(size=(50, 3))
         >>> moved = points + [1.0, 0, 0]
         >>> moved[:20] = 5 * points[:20]  # wrong matches
-        >>> fit_motion(points, moved, reach=0.01)[:3, 3].round(6).tolist()
+        >>> (fit_motion(points, moved, reach=0.01)[:3, 3].round(6) + 0.0).tolist()
         [1.0, 0.0, 0.0]
 
     Args:
@@ -79,12 +79,12 @@ def measure_motion(guess_44: np.ndarray | None, truth_44: np.ndarray, common_P3:
     """How far an estimated motion is off, on the points that both parts have.
 
     Args:
-        guess_44: None counts as infinitely far off.
+        guess_44: None is never right: its RMSE is infinite, the rotation 180 degrees off, and nothing was moved.
         truth_44: the true motion.
         common_P3: in the frame of the first part.
     """
     if guess_44 is None:
-        return Registered(np.inf, np.inf, 180.0)
+        return Registered(np.inf, float(np.linalg.norm(truth_44[:3, 3])), 180.0)
     homogeneous_P4 = np.concatenate([common_P3, np.ones((len(common_P3), 1))], 1)
     apart_P3 = (homogeneous_P4 @ (guess_44 - truth_44).T)[:, :3]
     return Registered(
