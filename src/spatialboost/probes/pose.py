@@ -160,9 +160,9 @@ def pose_probe(
     intrinsics, pycolmap estimates the essential matrix by LO-RANSAC and splits it into a rotation and a direction; with
     ``depth``, the first view's patch centres become points, and the pose is refined PnP. The error of a pair is the
     larger one of the angles between the true and the estimated rotation, and the true and the estimated direction of
-    the translation; 180 degrees where no pose is found (the position is then that of the first camera). The AUC is that of SuperGlue (arXiv 1911.11763): the area under
-    the share of pairs below an error, up to 5, 10 and 20 degrees. The result also says how far the cameras are turned:
-    the median rotation error of a guess that nothing turned.
+    the translation. Where no pose is found, it is 180 degrees, and the position is that of the first camera. The AUC is
+    that of SuperGlue (arXiv 1911.11763): the area under the share of pairs below an error, up to 5, 10 and 20 degrees.
+    The result also says how far the cameras are turned: the median rotation error of a guess that nothing turned.
 
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
