@@ -45,6 +45,9 @@ PROBES: dict[str, str] = {
     "linear": "spatialboost.probes.linear:LinearProbe",
     "matches": "spatialboost.probes.matches:MatchesProbe",
     "normals": "spatialboost.probes.normals:NormalsProbe",
+    "points": "spatialboost.probes.points:PointsProbe",
+    "pose": "spatialboost.probes.pose:PoseProbe",
+    "retrieval": "spatialboost.probes.retrieval:RetrievalProbe",
     "segmentation": "spatialboost.probes.segmentation:SegmentationProbe",
 }
 """Class of each probe by the name of its command; imported when it is needed."""

@@ -6,7 +6,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,11 @@ class Joined:
         place, inside = self.find(index)
         return self.sources[place][inside]
 
+    @property
+    def parts(self) -> list[range]:
+        """The indices of the items of each source."""
+        return [range(start, end) for start, end in pairwise([0, *self._ends])]
+
     def find(self, index: int) -> tuple[int, int]:
         """The source that has an item, and the item's index in it."""
         if not 0 <= index < len(self):
@@ -188,6 +193,7 @@ class Named:
         self.source, self.name = source, name
         self.has_objects, self.has_depth = first.has_objects, first.has_depth
         self.names: Sequence[str] | None = getattr(source, "names", None)
+        self.parts: list[range] = getattr(source, "parts", [range(len(source))])
 
     def __len__(self) -> int:
         return len(self.source)
