@@ -207,7 +207,7 @@ def _with_options(result: ProbeResult, splits: Any, values: Mapping[str, Any]) -
 
     given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     named = [short_name(given[each.name]) for each in fields(splits) if isinstance(given.get(each.name), str)]
-    settings = {**result.settings, "data": ", ".join(named), "options": given}
+    settings = {**result.settings, "data": ", ".join(named) or result.settings["data"], "options": given}
     return replace(result, settings=settings)
 
 
