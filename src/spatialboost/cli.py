@@ -1,4 +1,4 @@
-"""The command line: `spatialboost demo | data | train | probe | info | push`."""
+"""The command line: `spatialboost demo | data | train | probe | compare | info | push`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ COMMANDS = {
     ),
     "train": ("spatialboost.training.train_command:app", "Boost an encoder, stage by stage."),
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),
+    "compare": (
+        "spatialboost.probes.compare_command:compare",
+        "Pictures of your own images, base beside boosted: tokens, depth, matches.",
+    ),
 }
 
 # The optional packages that each extra of this package installs.
@@ -40,6 +44,7 @@ EXTRAS = {
     "open-clip": ("open_clip",),
     "language": ("openai",),
     "furnished": ("trimesh", "embreex"),
+    "control": ("mujoco", "gymnasium", "gymnasium_robotics", "metaworld"),
 }
 FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"  # the tensor writer gives only the text
 EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
@@ -148,6 +153,10 @@ def push(
     subfolder: Annotated[str, typer.Option(help="Folder in the repository.")] = "",
     message: Annotated[str, typer.Option(help="First line of the commit.")] = "Upload the spatial channel",
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of a commit.")] = False,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON file of a probe, or a folder of them, for the card; repeat it for several."),
+    ] = None,
 ) -> None:
     """Upload a delta to the Hub (log in with `hf auth login`, or set HF_TOKEN)."""
     from spatialboost.weights.pretrained import push_folder
@@ -160,6 +169,7 @@ def push(
         subfolder=subfolder,
         commit_message=message,
         create_pr=create_pr,
+        results=results or None,
     )
     typer.echo(url)
 

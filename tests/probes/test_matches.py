@@ -99,7 +99,7 @@ def test_a_boosted_encoder_is_measured_as_base_and_boosted():
     torch.manual_seed(0)
     encoder = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=48, depth=2, num_heads=2, num_classes=0)
     result = matches_probe(boost(encoder), PAIRS[:3], image_size=SIDE, num_panels=2)
-    assert result.gain("pck_0.1").mean == 0 and result.views_won() == 0
+    assert result.gain("pck_0.1").mean == 0 and result.views_won() == 0.5
     assert len(result.panels) == 2
 
 

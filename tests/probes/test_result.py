@@ -30,6 +30,25 @@ def test_gain_and_views_won() -> None:
     assert higher.views_won() == 0.25
 
 
+def test_a_tie_counts_half() -> None:
+    rows = [ProbeRow(name, None, {"accuracy": 0.5}, per_view=right) for name, right in (
+        ("base", (1, 0, 1, 0)), ("boosted", (1, 1, 1, 0)),
+    )]  # fmt: skip
+    result = ProbeResult("knn", {}, {"accuracy": Metric("accuracy", higher_is_better=True)}, rows)
+    assert result.views_won() == (3 * 0.5 + 1) / 4 and result.views_won("base", over="boosted") == 3 * 0.5 / 4
+
+
+def test_the_paired_test_is_over_items_not_over_runs() -> None:
+    test = RESULT.paired()  # of -0.1 and -0.1 (first item), 0.1 and -0.3 (second)
+    assert test.num == 2 and test.mean == pytest.approx(-0.1)
+    assert test.low == pytest.approx(-0.1) and test.high == pytest.approx(-0.1)
+    assert "on the same 2 items, RMSE [m]: -0.100" in " ".join(str(RESULT).split())
+    for name, over in (("boosted", "constant"), ("nothing", "base"), ("boosted", "nothing")):
+        with pytest.raises(SpatialBoostError, match="not measured item by item"):
+            RESULT.paired(name, over)
+    assert RESULT.to_dict()["paired"].keys() == {"boosted"}
+
+
 def test_what_was_not_measured_is_said() -> None:
     with pytest.raises(SpatialBoostError, match=r"no 'rmse' of 'control'.*'base', 'boosted', 'constant'"):
         RESULT.values("control", "rmse")
@@ -46,6 +65,8 @@ def test_json_round_trip() -> None:
     read = json.loads(json.dumps(RESULT.to_dict()))
     assert read["summary"]["constant"]["rmse"] == {"mean": 0.9, "std": None, "num": 1}
     assert read["rows"][2]["per_view"] == [0.3, 0.7]
+    assert read["metrics"]["rmse"] == {"label": "RMSE", "unit": "m", "higher_is_better": False}
+    assert read["gain"]["rmse"]["mean"] == pytest.approx(-0.15) and read["paired"]["boosted"]["views_won"] == 0.75
 
 
 def test_the_picture_needs_no_panels() -> None:

@@ -1,5 +1,6 @@
 import json
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from spatialboost.probes import (
     read_image_folder,
     run_probe,
 )
+from spatialboost.probes.encoder_facts import encoder_facts
 from spatialboost.probes.protocol import PROBES, Probe
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.scene import Scene
@@ -43,9 +45,13 @@ def test_a_strangers_probe_runs_from_python(brightness: str, tmp_path) -> None:
     result = run_probe(brightness, boosted, train, test, CommonOptions(image_size=32, seeds=(0, 1), num_panels=2))
     assert result.names == ["base", "boosted", "mean brightness"]
     assert [row.seed for row in result.rows] == [0, 1, 0, 1, None]
-    assert result.gain("error").mean == 0 and result.views_won() == 0  # not trained
+    assert result.gain("error").mean == 0 and result.views_won() == 0.5  # not trained: ties
     assert result.settings["ridge"] == 0.001 and result.settings["views"] == [8, 3]
     assert result.settings["seeds draw"] == "0.8 of the training views" and len(result.panels) == 2
+    assert result.settings["versions"]["torch"] == version("torch") and "rooms 0-7 32 px" in result.settings["data"]
+    base, measured = (result.settings["encoders"][name]["encoder"] for name in ("base", "boosted"))
+    assert base["boosted"] == [] and "delta" not in base and measured["boosted"] == [0, 1] and measured["delta"]
+    assert base["weights"] == measured["weights"] == encoder_facts(tiny_vit())["weights"] and base["fingerprint"]
     assert [path.name for path in result.save(tmp_path)] == ["brightness.json", "brightness.png"]
 
 
@@ -61,6 +67,8 @@ def test_a_strangers_probe_runs_from_the_command_line(brightness: str, tmp_path,
     read = json.loads((tmp_path / "brightness.json").read_text())
     assert list(read["summary"]) == ["encoder", "mean brightness"] and len(read["rows"]) == 3
     assert read["settings"]["ridge"] == 0.1 and read["settings"]["layer"] == [3, 11]
+    assert read["settings"]["data"] == "rooms:6" and read["settings"]["options"]["encoder"] == f"timm:{TINY}"
+    assert read["settings"]["options"]["train"] == 0.6 and read["settings"]["options"]["random_weights"] is True
     assert (tmp_path / "brightness.png").stat().st_size > 5000
 
 

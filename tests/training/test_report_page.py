@@ -13,12 +13,13 @@ from sklearn.decomposition import PCA
 import spatialboost as sb
 from spatialboost.boosting import disabled
 from spatialboost.encoders import open_encoder
+from spatialboost.probes.token_colours import principal_colours
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.training import load_config, train
 from spatialboost.training.charts import gate_chart, line_chart
-from spatialboost.training.pictures import principal_colours, token_pictures
+from spatialboost.training.pictures import token_pictures
 from training_rows import SHAPE, make_rows, write_parquet
 
 QUICK = {"steps": 2, "batch_size": 2, "log_every": 1, "save_every": 0}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from spatialboost.boosting import status
 from spatialboost.experiments.experiment import Experiment, SeedRun
+from spatialboost.page import fill_template
+from spatialboost.scenes.dataset.drawing import as_uri
 from spatialboost.training.report import plot_losses
 
 
@@ -24,9 +25,6 @@ def write_page(
         introduction: A few sentences under the title.
         links: Text -> address of further pages.
     """
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("spatialboost.experiments"), autoescape=True)
     runs = [
         {
             "seed": run.seed,
@@ -41,10 +39,8 @@ def write_page(
         for run in experiment.runs
     ]
     verdicts = {name: experiment.verdict(name) for name in experiment.runs[0].probes}
-    page = environment.get_template("experiment.html.j2").render(
-        title=title, introduction=introduction, links=links or {}, verdicts=verdicts, runs=runs
-    )
-    file.write_text(page, encoding="utf-8")
+    shown = {"title": title, "introduction": introduction, "links": links or {}, "verdicts": verdicts, "runs": runs}
+    file.write_text(fill_template("spatialboost.experiments", "experiment.html.j2", shown), encoding="utf-8")
     return file
 
 
@@ -94,4 +90,4 @@ def _probe_folder(experiment: Experiment, run: SeedRun, name: str) -> Path:
 
 def _inline(picture: Path) -> str:
     """A picture as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    return as_uri(picture.read_bytes())

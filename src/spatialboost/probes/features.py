@@ -48,7 +48,9 @@ class Features:
 
     @property
     def tokens_VND(self) -> Tensor:  # noqa: N802  # shape suffix
-        """The patch tokens of all views in one tensor, in memory; ``tokens[index]`` reads those of one view only."""
+        """The patch tokens of all views in one tensor; ``tokens[index]`` reads those of one view only."""
+        if isinstance(self.tokens, TokenStore):
+            return self.tokens.stacked()
         return self.tokens if isinstance(self.tokens, Tensor) else torch.stack(list(self.tokens))
 
     def about(self) -> dict[str, Any]:
@@ -124,7 +126,7 @@ class FeatureCollector:
         self.image_size = _height_and_width(image_size)
         self._patches = patches
         self._store = TokenStore()
-        self._classes: list[Tensor] = []
+        self._classes = TokenStore()
         self._grid = (0, 0)
 
     def add(self, tokens: Tokens) -> None:
@@ -137,8 +139,7 @@ class FeatureCollector:
             )
         self._store.append(tokens.patches if self._patches else tokens.patches.mean(dim=1, keepdim=True))
         if tokens.cls is not None:
-            # a copy: it may be a view of all tokens of the batch, which would then stay in memory
-            self._classes.append(tokens.cls.float().cpu().clone())
+            self._classes.append(tokens.cls[:, None].clone())  # a copy, or all tokens of the batch stay in memory
         self._grid = tokens.grid
 
     def features(self) -> Features:
@@ -150,7 +151,7 @@ class FeatureCollector:
         if not len(self._store):
             raise SpatialBoostError("no images were given; expected at least one")
         layer = self._layers[0] if len(self._layers) == 1 else self._layers
-        cls_VD = torch.cat(self._classes) if self._classes else None
+        cls_VD = self._classes.stacked()[:, 0] if len(self._classes) else None
         return Features(self._store, cls_VD, self._grid, self.image_size, layer, self._norm, self._device)
 
 

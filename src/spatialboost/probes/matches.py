@@ -18,6 +18,7 @@ from spatialboost.probes.inputs import PairSplits
 from spatialboost.probes.matches_panel import MatchesPanel
 from spatialboost.probes.measures import Metric, ProbeRow
 from spatialboost.probes.options import CommonOptions
+from spatialboost.probes.pair_lists import ListedPairs
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
 from spatialboost.probes.result import ProbeResult
 from spatialboost.probes.run import Encoders, run_probe
@@ -66,6 +67,14 @@ class MatchesProbe(Probe):
         if self.least < 1:
             raise SpatialBoostError(f"least is {self.least}; expected at least 1")
 
+    def check_sources(self, train: Any, test: Any) -> None:
+        """Raise an error if the pairs have no depth."""
+        if not getattr(test, "has_depth", True):
+            raise SpatialBoostError(
+                "the images of the list have no depth maps, which say where a point is in the other view: put them "
+                "beside the images, or measure `pose`, which needs none"
+            )
+
     def keep(self, item: Cues, grid: tuple[int, int], image_size: tuple[int, int]) -> None:
         """Nothing: the views are read again, as their depth maps are large."""
 
@@ -87,7 +96,7 @@ class MatchesProbe(Probe):
 
     def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
         """The share of correct answers of a patch that is chosen at random."""
-        centres_N2 = _centres(test.features.grid)
+        centres_N2 = patch_centres(test.features.grid)
         scored = []
         for pair in _pairs(test, self.least):
             distance_TN = np.linalg.norm((centres_N2 - pair.truth_T2[:, None]) * pair.aspect, axis=2)
@@ -119,7 +128,7 @@ class MatchesProbe(Probe):
         return MatchesPanel(
             f"{pair.views[0].source}, turned {pair.angle:.0f} degrees",
             (pair.views[0].image_HW3, pair.views[1].image_HW3),
-            to_pixels(_centres(pair.grid)[pair.patches_T], pair.views[0].size),
+            to_pixels(patch_centres(pair.grid)[pair.patches_T], pair.views[0].size),
             pixels,
             {name: distance_T <= RADII[0] for name, distance_T in distances.items()},
         )
@@ -127,7 +136,7 @@ class MatchesProbe(Probe):
 
 def matches_probe(
     encoders: Encoders,
-    pairs: Source | Sequence[Scene] | str,
+    pairs: Source | Sequence[Scene] | ListedPairs | str,
     *,
     image_size: int | tuple[int, int] = 224,
     layer: int | Sequence[int] = -1,
@@ -157,7 +166,8 @@ def matches_probe(
     Args:
         encoders: a boosted model, measured as ``"base"`` (within `spatialboost.disabled`) and as ``"boosted"``; or
             models by name, each as it is.
-        pairs: scenes of two views with depth and poses, or a text as for ``--data``, such as ``"rooms:100"``.
+        pairs: scenes of two views with depth and poses, `ListedPairs`, or a text as for ``--data``, such as
+            ``"rooms:100"``.
         image_size: (height, width) to which the whole view is resized for the encoder, or one number for both.
         layer: block after which tokens are read; the tokens of several are joined along their width. The final norm is
             applied to the last layer only.
@@ -199,8 +209,10 @@ def _pairs(split: ReadSplit, least: int) -> Iterator[_Pair]:
     """
     found, views = 0, iter(split.items)
     for number, (first, second) in enumerate(zip(views, views, strict=True)):
+        if not isinstance(first, Cues) or not isinstance(second, Cues):
+            continue  # a pair of a list, without depth
         scene = Scene([first, second])
-        pixels_N2 = to_pixels(_centres(split.features.grid), first.size)
+        pixels_N2 = to_pixels(patch_centres(split.features.grid), first.size)
         tracks = find_tracks(scene, pixels_N2)
         patches_T = np.flatnonzero(tracks.visible_VT[1])
         if len(patches_T) < least:
@@ -216,8 +228,13 @@ def _pairs(split: ReadSplit, least: int) -> Iterator[_Pair]:
         )
 
 
-def _centres(grid: tuple[int, int]) -> np.ndarray:
-    """(x, y) of the patch centres ``(N, 2)``, as shares of the image's size."""
+def patch_centres(grid: tuple[int, int]) -> np.ndarray:
+    """(x, y) of the patch centres ``(N, 2)``, as shares of the image's size.
+
+    Example:
+        >>> patch_centres((1, 2)).tolist()
+        [[0.25, 0.5], [0.75, 0.5]]
+    """
     y, x = np.mgrid[: grid[0], : grid[1]]
     return np.stack([(x.ravel() + 0.5) / grid[1], (y.ravel() + 0.5) / grid[0]], -1)
 
@@ -228,7 +245,7 @@ def _nearest(features: Features, pair: _Pair) -> np.ndarray:
         nn.functional.normalize(features.tokens[2 * pair.number + place].float(), dim=-1) for place in range(2)
     )
     best_T = (first_ND[torch.from_numpy(pair.patches_T)] @ second_ND.T).argmax(1).numpy()
-    return _centres(features.grid)[best_T]
+    return patch_centres(features.grid)[best_T]
 
 
 def _scores(scored: Sequence[tuple[_Pair, np.ndarray]]) -> dict[str, float]:

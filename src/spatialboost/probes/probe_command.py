@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -65,8 +65,11 @@ class RunOptions:
         }
 
 
+REPORT = "report"  # the command beside those of the probes
+
+
 class ProbeCommands(TyperGroup):
-    """The commands of all probes in the registry; each is made when it is needed."""
+    """The commands of all probes in the registry, each made when it is needed, and `report`."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -74,19 +77,21 @@ class ProbeCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names; raises an error with the most similar name if there is none."""
-        if args[0] not in PROBES and not args[0].startswith("-"):
-            raise unknown("probe", args[0], PROBES)
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise unknown("probe", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
 
 class _Commands(Mapping[str, Any]):
     def __len__(self) -> int:
-        return len(PROBES)
+        return len(PROBES) + 1
 
     def __iter__(self) -> Iterator[str]:
-        return iter(PROBES)
+        return iter((*PROBES, REPORT))
 
     def __getitem__(self, name: str) -> Any:
+        if name == REPORT:
+            return _alone(REPORT, report)
         if name not in PROBES:
             raise KeyError(name)
         return make_command(find_probe(name))
@@ -118,9 +123,25 @@ def make_command(probe: type[Probe]) -> Any:
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    alone = typer.Typer(add_completion=False)
-    alone.command(probe.name, help=inspect.getdoc(probe).splitlines()[0])(command)  # type: ignore[union-attr]
-    return typer.main.get_command(alone)
+    return _alone(probe.name, command, help=inspect.getdoc(probe).splitlines()[0])  # type: ignore[union-attr]
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="JSON files of probes, or folders in which they are.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Make one HTML page of the results of many probes."""
+    from spatialboost.probes.report_page import write_report
+
+    page = write_report([user_path(folder) for folder in folders], user_path(out))
+    typer.echo(f"wrote {page.file}: {page.results} results, {len(page.passed_over)} JSON files passed over")
+
+
+def _alone(name: str, function: Any, **settings: Any) -> Any:
+    """One function as a command of its own."""
+    group = typer.Typer(add_completion=False)
+    group.command(name, **settings)(function)
+    return typer.main.get_command(group)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -169,7 +190,18 @@ def _measure_and_report(probe: type[Probe], values: Mapping[str, Any], given: Se
     )
     if options.protocol:  # its image size is rounded to whole patches, so the encoder is opened first
         open_encoder(model, image_size=fit_to_patches(options.image_size, image_preparation(model).patch))
-    _report(run_probe(mine, _on_device(model, asked.device), train, test, options), run.out)
+    result = run_probe(mine, _named(to_device(model, asked.device)), train, test, options)
+    _report(_with_options(result, _fill(probe.splits, values), values), run.out)
+
+
+def _with_options(result: ProbeResult, splits: Any, values: Mapping[str, Any]) -> ProbeResult:
+    """The result with all options of the command, and with the names of the data as they were given."""
+    from spatialboost.probes.run import short_name
+
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    named = [short_name(given[each.name]) for each in fields(splits) if isinstance(given.get(each.name), str)]
+    settings = {**result.settings, "data": ", ".join(named) or result.settings["data"], "options": given}
+    return replace(result, settings=settings)
 
 
 def _probe_and_options(
@@ -203,18 +235,26 @@ def _fill(group: type, values: Mapping[str, Any]) -> Any:
     return group(**{each.name: values[each.name] for each in fields(group) if each.name in values})
 
 
-def _on_device(model: nn.Module, device: str) -> nn.Module | dict[str, nn.Module]:
-    """Put the model on a device; returns a boosted model as it is, another model in a dictionary with a name."""
-    import torch
+def to_device(model: nn.Module, device: str) -> nn.Module:
+    """Put the model on a device: ``"auto"``, or a name of torch.
 
-    from spatialboost.boosting.channel import boosted_layers
+    Raises:
+        SpatialBoostError: there is no such device.
+    """
+    import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        model = model.to(device)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
         raise SpatialBoostError(f"device is {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def _named(model: nn.Module) -> nn.Module | dict[str, nn.Module]:
+    """A boosted model as it is, another model in a dictionary with a name."""
+    from spatialboost.boosting.channel import boosted_layers
+
     return model if boosted_layers(model) else {"encoder": model}
 
 

@@ -39,11 +39,15 @@ if TYPE_CHECKING:
     from spatialboost.probes.splits import Split
 
 PROBES: dict[str, str] = {
+    "control": "spatialboost.probes.control.probe:ControlProbe",
     "depth": "spatialboost.probes.depth:DepthProbe",
     "knn": "spatialboost.probes.classification:KnnProbe",
     "linear": "spatialboost.probes.linear:LinearProbe",
     "matches": "spatialboost.probes.matches:MatchesProbe",
     "normals": "spatialboost.probes.normals:NormalsProbe",
+    "points": "spatialboost.probes.points:PointsProbe",
+    "pose": "spatialboost.probes.pose:PoseProbe",
+    "retrieval": "spatialboost.probes.retrieval:RetrievalProbe",
     "segmentation": "spatialboost.probes.segmentation:SegmentationProbe",
 }
 """Class of each probe by the name of its command; imported when it is needed."""
@@ -75,12 +79,15 @@ class ReadSplit:
         kept: the result of `Probe.keep` for each item.
         read: gives the patch tokens ``(B, N, D)`` of images of ``features.image_size``, read by the encoder now, for
             probes that look at parts of images; None where features were given instead of an encoder.
+        features_of: gives the features of more images, read by the encoder now as those of the items were, for probes
+            whose images come later; None where features were given instead of an encoder.
     """
 
     items: Split
     features: Features
     kept: Sequence[Any]
     read: Callable[[Sequence[np.ndarray]], Tensor] | None = None
+    features_of: Callable[[Sequence[Any]], Features] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -6,13 +6,15 @@ import io
 import json
 import logging
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spatialboost.errors import SpatialBoostError
+from spatialboost.paired import PairedTest, paired_test
 from spatialboost.probes.measures import Metric, ProbeRow, Spread
 from spatialboost.probes.pictures import Panel, draw_figure
 
@@ -79,17 +81,35 @@ class ProbeResult:
             raise SpatialBoostError(f"{name!r} has {len(ours)} runs and {over!r} {len(theirs)}: not the same seeds")
         return Spread.of([a - b for a, b in zip(ours, theirs, strict=True)])
 
-    def views_won(self, name: str = "boosted", over: str = "base") -> float:
-        """Share of (seed, test view) pairs on which ``name`` beats ``over`` in the first metric.
+    def paired(self, name: str = "boosted", over: str = "base") -> PairedTest:
+        """Compare the first metric on the same test items: ``name`` minus ``over``, each item as its mean over seeds.
 
-        The spread over seeds does not show on how many test views there is a gain; this share does.
+        The spread over seeds does not show whether a gain depends on a few test items; this test does. Its mean may
+        differ from `gain`, where the metric of the whole split is not the mean over its items, as for RMSE and mIoU.
+
+        Raises:
+            SpatialBoostError: they were not measured item by item in the same runs.
         """
-        ours = [value for row in self.rows if row.name == name for value in row.per_view]
-        theirs = [value for row in self.rows if row.name == over for value in row.per_view]
-        if not ours or len(ours) != len(theirs):
-            raise SpatialBoostError(f"{name!r} and {over!r} were not measured view by view on the same runs")
+        ours, theirs = self._by_item(name, over)
+        return paired_test((ours - theirs).mean(0).tolist())
+
+    def views_won(self, name: str = "boosted", over: str = "base") -> float:
+        """Share of (seed, test item) pairs on which ``name`` beats ``over`` in the first metric; a tie counts half.
+
+        Raises:
+            SpatialBoostError: they were not measured item by item in the same runs.
+        """
+        ours, theirs = self._by_item(name, over)
         sign = 1 if next(iter(self.metrics.values())).higher_is_better else -1
-        return statistics.fmean(sign * (a - b) > 0 for a, b in zip(ours, theirs, strict=True))
+        return float((np.sign(sign * (ours - theirs)) / 2 + 0.5).mean())
+
+    def _by_item(self, name: str, over: str) -> tuple[np.ndarray, np.ndarray]:
+        """The first metric of both for each seed and test item."""
+        both = [[row.per_view for row in self.rows if row.name == each] for each in (name, over)]
+        lengths = [[len(run) for run in runs] for runs in both]
+        if not lengths[0] or lengths[0] != lengths[1] or len(set(lengths[0])) > 1 or not lengths[0][0]:
+            raise SpatialBoostError(f"{name!r} and {over!r} were not measured item by item in the same runs")
+        return np.array(both[0], np.float64), np.array(both[1], np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the panels, JSON-able."""
@@ -104,7 +124,31 @@ class ProbeResult:
             }
             for row in self.rows
         ]
-        return {"probe": self.probe, "settings": dict(self.settings), "summary": summary, "rows": rows}
+        return {
+            "probe": self.probe,
+            "settings": dict(self.settings),
+            "metrics": {key: asdict(metric) for key, metric in self.metrics.items()},
+            "summary": summary,
+            "gain": {metric: vars(self.gain(metric)) for metric in self.metrics} if self._both else {},
+            "paired": self._paired_tests(),
+            "rows": rows,
+        }
+
+    @property
+    def _both(self) -> bool:
+        return {"base", "boosted"} <= set(self.names)
+
+    def _paired_tests(self) -> dict[str, Any]:
+        """The paired test over base of each name that has one; JSON-able."""
+        metric, found = next(iter(self.metrics)), {}
+        for name in self.names:
+            if name == "base":
+                continue
+            try:
+                found[name] = {"metric": metric, **asdict(self.paired(name)), "views_won": self.views_won(name)}
+            except SpatialBoostError:  # a baseline, or a probe without a score for each item
+                continue
+        return found
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``{probe}.json``, and ``{probe}.png`` if matplotlib is installed; returns the paths of these files."""
@@ -133,10 +177,19 @@ class ProbeResult:
             table.add_column(Text(f"{metric.title} {arrow}"), justify="right")
         for name in self.names:
             table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
-        if {"base", "boosted"} <= set(self.names):
+        if self._both:
             table.add_section()
             table.add_row("boosted - base", *(str(self.gain(metric)) for metric in self.metrics))
         return table
+
+    def paired_line(self) -> str:
+        """The paired test of boosted over base in one line; empty if there is none."""
+        try:
+            test, won = self.paired(), self.views_won()
+        except SpatialBoostError:
+            return ""
+        title = next(iter(self.metrics.values())).title
+        return f"boosted - base on the same {test.num} items, {title}: {test}; better on {won:.0%} (a tie counts half)"
 
     def caption(self) -> str:
         """The settings in one line, for tables and pictures."""
@@ -160,7 +213,7 @@ class ProbeResult:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self.table(), Text(self.caption()))
+        return Group(self.table(), *(Text(line) for line in (self.paired_line(), self.caption()) if line))
 
     def __str__(self) -> str:
         from rich.console import Console

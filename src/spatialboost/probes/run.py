@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,22 @@ from torch import nn
 from spatialboost.encoders import image_preparation
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.draws import Draw, draw_for_seeds, take_all
-from spatialboost.probes.features import FeatureCollector, Features, each_encoder, read_batches, read_patches
+from spatialboost.probes.encoder_facts import encoder_facts
+from spatialboost.probes.features import (
+    FeatureCollector,
+    Features,
+    each_encoder,
+    read_batches,
+    read_features,
+    read_patches,
+)
 from spatialboost.probes.measures import ProbeRow
 from spatialboost.probes.options import CommonOptions, fit_to_patches
 from spatialboost.probes.pictures import Panel
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit, find_probe
 from spatialboost.probes.result import ProbeResult
 from spatialboost.probes.splits import Split
+from spatialboost.weights.info import versions
 
 Encoders = nn.Module | Mapping[str, nn.Module | tuple[Features, Features]]
 
@@ -68,8 +78,9 @@ def run_probe(
     for name, model, switched in each_encoder(encoders, reserved=probe.baseline):
         with switched():
             splits = _read_both(probe, name, model, (train_items, test_items), _fitted(options, model))
+            facts = {"encoder": encoder_facts(model)} if isinstance(model, nn.Module) else {}
             shown = _evenly_spaced(len(test_items), options.num_panels)
-            about[name] = probe.about(splits[0])
+            about[name] = {**probe.about(splits[0]), **facts}
             measured[name] = probe.measure(name, *splits, _draws(probe, len(train_items), options), shown)
         rows += measured[name].rows
     rows.append(probe.measure_baseline(*splits))
@@ -78,11 +89,13 @@ def run_probe(
     settings = {
         **({} if options.protocol is None else {"protocol": options.protocol}),
         **probe.settings(*splits),
-        **{key: value for key, value in first.items() if key not in ("grid", "width")},
+        **{key: value for key, value in first.items() if key not in ("grid", "width", "encoder")},
+        "data": _name_of(test) if train is None else f"{_name_of(train)}; measured on {_name_of(test)}",
         probe.splits.noun: [len(test_items)] if train is None else [len(train_items), len(test_items)],
         "left out": test_items.left_out if train is None else train_items.left_out + test_items.left_out,
         **_about_draws(probe, options),
         "encoders": about,
+        "versions": {package: found for package, found in versions().items() if found},
     }
     metrics = {key: metric for key, metric in probe.metrics.items() if any(key in row.metrics for row in rows)}
     return ProbeResult(probe.name, settings, metrics, rows, _panels(probe, test_items, shown, measured))
@@ -159,7 +172,8 @@ def _read_split(
     features = collected.features()
     if not stored:
         kept = [probe.keep(item, features.grid, features.image_size) for item in items]
-    return ReadSplit(items, features, kept, partial(read_patches, encoder, **reading))
+    features_of = partial(read_features, encoder, **reading, patches=probe.patches)
+    return ReadSplit(items, features, kept, partial(read_patches, encoder, **reading), features_of)
 
 
 def _fitted(options: CommonOptions, model: Any) -> CommonOptions:
@@ -177,6 +191,23 @@ def _about_draws(probe: Probe, options: CommonOptions) -> dict[str, Any]:
     if not probe.draws:
         return {"seeds": "none, nothing is drawn"}
     return {"seeds": list(options.seeds), "seeds draw": f"{options.subset:g} of the training {probe.splits.noun}"}
+
+
+def short_name(data: str) -> str:
+    """The name of some data for tables and cards, without the folders of this machine that lead to it.
+
+    Example:
+        >>> short_name("/home/me/imagenet/train"), short_name("scannet:/data/scans/scene0"), short_name("rooms:24")
+        ('imagenet/train', 'scannet:scans/scene0', 'rooms:24')
+    """
+    prefix, colon, path = data.rpartition(":")
+    return f"{prefix}{colon}{'/'.join(Path(path).parts[-2:])}" if Path(path).is_absolute() else data
+
+
+def _name_of(given: Any) -> str:
+    """What a split was made from, as far as it says so."""
+    name = given if isinstance(given, str | Path) else getattr(given, "name", None)
+    return "items in memory" if name is None else short_name(str(name))
 
 
 def _evenly_spaced(num: int, wanted: int) -> list[int]:

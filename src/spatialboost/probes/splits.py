@@ -59,6 +59,18 @@ class Split:
             for item in dict.fromkeys(item for item, _ in self._places):
                 yield from self._views(item)
 
+    def groups(self) -> list[list[int]]:
+        """The indices of the views of each item of the source, such as those of one scene."""
+        found: dict[int, list[int]] = {}
+        for index, (item, _) in enumerate(self._known_places()):
+            found.setdefault(item, []).append(index)
+        return list(found.values())
+
+    @property
+    def sources(self) -> list[int]:
+        """The indices of the items of the source that can be read."""
+        return list(dict.fromkeys(item for item, _ in self._known_places()))
+
     def _known_places(self) -> list[tuple[int, int]]:
         if self._places is None:
             for _ in self:
@@ -87,7 +99,8 @@ class Split:
                 held += views
             yield from views
         self._places, self._held = places, held
-        self.left_out += problems
+        # again: a source may leave out single frames of a scene, which it finds when it reads them
+        self.left_out = [*getattr(self.source, "left_out", ()), *problems]
 
     def _views(self, item: int) -> Sequence[Any]:
         found = self.source[item]

@@ -65,6 +65,12 @@ class TokenStore(Sequence[Tensor]):
             self._file.flush()
             self._held = []
 
+    def stacked(self) -> Tensor:
+        """The tokens of all views ``(V, N, D)``; if they are on disk, the file is mapped and read where it is used."""
+        if self._file is None:
+            return torch.stack(self._held)
+        return torch.from_numpy(np.memmap(self._file, np.float32, mode="c", shape=(self._num, *self._shape)))
+
     @property
     def _view_bytes(self) -> int:
         return 4 * self._shape[0] * self._shape[1]

@@ -61,7 +61,16 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
     Raises:
         SpatialBoostError: the parts overlap or are empty.
     """
-    num = len(views)
+    first, last = cut(len(views), train, test, "views")
+    return Part(views, first), Part(views, last)
+
+
+def cut(num: int, train: float, test: float, noun: str) -> tuple[range, range]:
+    """The indices of the first and of the last items.
+
+    Raises:
+        SpatialBoostError: the parts overlap or are empty.
+    """
     if not (0 < train < 1 and 0 < test < 1):  # NaN and infinity are not
         raise SpatialBoostError(
             f"train is {train} and test {test}; expected shares above zero that add up to 1 at most"
@@ -69,9 +78,9 @@ def split_views(views: Source, train: float, test: float) -> tuple[Sequence[Cues
     first, last = (int(round(share * num, 6)) for share in (train, test))  # 0.29 * 100 is a little less than 29
     if train + test > 1 + 1e-9 or min(first, last) < 1:
         raise SpatialBoostError(
-            f"train is {train} and test {test} of {num} views; expected shares above zero that add up to 1 at most"
+            f"train is {train} and test {test} of {num} {noun}; expected shares above zero that add up to 1 at most"
         )
-    return Part(views, range(first)), Part(views, range(num - last, num))
+    return range(first), range(num - last, num)
 
 
 class Part(Sequence["Cues"]):
@@ -156,7 +165,8 @@ class ViewPairs:
     Args:
         source: scenes, of which the first and the last view are taken, or single views in the order in which they
             were taken, with poses.
-        strides: frames from the first view of a pair to the second; all pairs of each stride are taken.
+        strides: frames from the first view of a pair to the second, both of one recording; all pairs of each stride are
+            taken.
         most: largest number of pairs of each stride, evenly spaced.
 
     Raises:
@@ -165,19 +175,26 @@ class ViewPairs:
     """
 
     def __init__(self, source: Any, strides: Sequence[int] = STRIDES, most: int = 100) -> None:
-        from spatialboost.scenes.sources import Walk, evenly_spaced
+        from spatialboost.scenes.sources import Subset, Walk, evenly_spaced
 
         if not len(strides) or min(strides) < 1 or most < 1:
             raise SpatialBoostError(f"strides are {list(strides)} and most {most}; expected at least 1 each")
         self.parts: list[Any] = [source]
-        if not _has_scenes(source):
-            near = [stride for stride in strides if stride < len(source)]
+        if not has_scenes(source):
+            parts = recordings(source)
+            longest = max(map(len, parts))
+            near = [stride for stride in strides if stride < longest]
             if not near:
+                of_each = f", {longest} in the longest of {len(parts)} recordings" if len(parts) > 1 else ""
                 raise SpatialBoostError(
-                    f"there are {len(source)} views, and the smallest stride is {min(strides)}: give more views, or a "
-                    "smaller stride"
+                    f"there are {len(source)} views{of_each}, and the smallest stride is {min(strides)}: give more "
+                    "views, or a smaller stride"
                 )
-            self.parts = [evenly_spaced(Walk(source, views=2, stride=stride), most) for stride in near]
+            walk = {stride: Walk(source, views=2, stride=stride) for stride in near}
+            starts = {
+                stride: [start for part in parts for start in part[: max(0, len(part) - stride)]] for stride in near
+            }
+            self.parts = [evenly_spaced(Subset(walk[stride], starts[stride]), most) for stride in near]
         self.places = [(part, item) for part, each in enumerate(self.parts) for item in range(len(each))]
         named = [names for part in self.parts if (names := getattr(part, "names", None)) is not None]
         self.names = [name for names in named for name in names] if len(named) == len(self.parts) else None
@@ -196,7 +213,12 @@ class ViewPairs:
         return Scene([found.views[0], found.views[-1]])
 
 
-def _has_scenes(source: Any) -> bool:
+def recordings(source: Any) -> list[range]:
+    """The indices of the views of each recording: two views of different ones have no place in common."""
+    return getattr(source, "parts", None) or [range(len(source))]
+
+
+def has_scenes(source: Any) -> bool:
     """Whether the first item that can be read has several views."""
     from spatialboost.scenes.cues import BAD_ITEM
     from spatialboost.scenes.scene import Scene

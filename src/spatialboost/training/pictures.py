@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spatialboost.boosting import disabled
 from spatialboost.errors import SpatialBoostError
+from spatialboost.probes.token_colours import principal_colours, relative_change
 from spatialboost.scenes.dataset.reader import open_depth, open_image
 from spatialboost.teachers.protocol import BAD_DATA, row_images
 
@@ -67,7 +68,7 @@ def token_pictures(
     boosted = read_features(encoder, images.values(), **reading)
     base_VND, boosted_VND = base.tokens_VND, boosted.tokens_VND
     colours_2VN3 = principal_colours(torch.stack([base_VND, boosted_VND]))
-    change_VN = (boosted_VND - base_VND).norm(dim=-1) / base_VND.norm(dim=-1).clamp(min=1e-9)
+    change_VN = relative_change(base_VND, boosted_VND)
     # one scale for all images; float noise of an encoder that has not changed is no change
     shade_VN = (change_VN / change_VN.max().clamp(min=1e-4)).numpy()
     found = []
@@ -86,25 +87,6 @@ def token_pictures(
             )
         )
     return found
-
-
-def principal_colours(tokens: Tensor) -> Tensor:
-    """The first three principal components of tokens ``(..., D)`` as colours ``(..., 3)`` from 0 to 1.
-
-    Example:
-        >>> principal_colours(torch.eye(4)).shape
-        torch.Size([4, 3])
-
-    All tokens share the components and the scale, so that equal colours mean equal tokens in these components.
-    """
-    flat = tokens.flatten(0, -2).double()
-    centred = flat - flat.mean(0)
-    _, vectors_DD = torch.linalg.eigh(centred.T @ centred)
-    axes_D3 = vectors_DD.flip(1)[:, :3]
-    axes_D3 = axes_D3 * torch.where(axes_D3.sum(0) < 0, -1.0, 1.0)  # eigenvectors have no sign of their own
-    values = centred @ axes_D3
-    low, high = (torch.quantile(_at_most(values), share, dim=0) for share in (0.01, 0.99))
-    return ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).view(*tokens.shape[:-1], -1).float()
 
 
 def depth_pictures(
@@ -172,11 +154,6 @@ def _read(rows: Any, numbers: Sequence[int], most: int, read: Any) -> dict[int, 
     if not found:
         raise SpatialBoostError(f"no row can be read: {reason}")
     return dict(sorted(found.items()))
-
-
-def _at_most(values: Tensor, most: int = 100_000) -> Tensor:
-    """Evenly spaced rows; torch's quantile takes a limited number."""
-    return values[:: max(1, len(values) // most)]
 
 
 def _heat(values_hw: np.ndarray) -> np.ndarray:

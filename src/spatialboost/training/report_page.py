@@ -14,6 +14,7 @@ from torch import nn
 
 from spatialboost.boosting.channel import boosted_layers
 from spatialboost.errors import SpatialBoostError
+from spatialboost.page import fill_template
 from spatialboost.scenes.dataset.asked import asked_marks
 from spatialboost.scenes.dataset.drawing import as_uri
 from spatialboost.scenes.dataset.reader import open_image, open_rows
@@ -84,8 +85,6 @@ def render_page(run: Finished) -> str:
     Args:
         run: The finished run.
     """
-    from jinja2 import Environment, PackageLoader
-
     rows = open_rows(run.config.data.folders)
     samples, depth, tokens = (
         _attempt(name, make)
@@ -95,11 +94,8 @@ def render_page(run: Finished) -> str:
             ("tokens", lambda: _tokens(run, rows)),
         )
     )
-    loader = PackageLoader("spatialboost.training")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"size": size, "clock": _clock}
     stages = run.report["stages"]
-    return environment.get_template("report.html.j2").render(
+    shown = dict(
         title=run.config.out.resolve().name,
         report=run.report,
         summary=list(_summary(run, depth)),
@@ -116,6 +112,7 @@ def render_page(run: Finished) -> str:
         tokens=tokens,
         config=json.dumps(public_config(run.report["config"]), indent=2),
     )
+    return fill_template("spatialboost.training", "report.html.j2", shown, {"size": size, "clock": _clock})
 
 
 def _attempt(name: str, make: Callable[[], Any]) -> dict[str, Any]:

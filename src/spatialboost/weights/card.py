@@ -62,6 +62,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         _table(["", ""], facts.items()),
         "## Training\n",
         _table(["", ""], (config["training"] or {"training": "not recorded"}).items()),
+        *_overview(config.get("results") or []),
         *(_probe(result) for result in config.get("results") or []),
     ]
     return "\n".join(parts)
@@ -99,8 +100,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[EvalResult]:
     """The means of a probe for the boosted encoder, in the form of the Hub's `model-index`."""
     from huggingface_hub import EvalResult
 
-    settings = result.get("settings")
-    data = settings.get("data") if isinstance(settings, Mapping) else None
+    data = _mapping(result.get("settings")).get("data")
     probe, dataset = _on_one_line(str(result.get("probe") or "unnamed")), _on_one_line(str(data or "not recorded"))
     for metric, value in result["summary"].get(BOOSTED, {}).items():
         mean = value.get("mean") if isinstance(value, Mapping) else value
@@ -119,13 +119,53 @@ def _figures(result: Mapping[str, Any]) -> Iterator[EvalResult]:
 # --- text and tables
 
 
+OVERVIEW = ["probe", "data", "metric", "base", "boosted", "boosted - base", "on the same items (95 % interval)", "p"]
+
+
+def _overview(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Base against boosted in the first metric of each probe, with the paired test over the test items."""
+    rows = [row for result in results if (row := _compared(result))]
+    if rows:
+        yield "## Probes: base against boosted\n"
+        yield _table(OVERVIEW, rows)
+
+
+def _compared(result: Mapping[str, Any]) -> list[str]:
+    """A row of the overview; empty if base or boosted was not measured."""
+    summary = result["summary"]
+    if not {"base", BOOSTED} <= summary.keys():
+        return []
+    test = _mapping(_mapping(result.get("paired")).get(BOOSTED))
+    metric = next((key for key in summary[BOOSTED] if key == test.get("metric")), next(iter(summary[BOOSTED]), ""))
+    about = _mapping(_mapping(result.get("metrics")).get(metric))
+    title = f"{about.get('label') or metric}{f' [{unit}]' if (unit := about.get('unit')) else ''}"
+    better = {"True": " (higher is better)", "False": " (lower is better)"}.get(str(about.get("higher_is_better")), "")
+    means = [_spread(row.get(metric)) for row in (summary["base"], summary[BOOSTED], _mapping(result.get("gain")))]
+    items = ""
+    if all(_is_figure(test.get(key)) for key in ("mean", "low", "high", "num")):
+        items = f"{test['mean']:+.4g} ({test['low']:+.4g} to {test['high']:+.4g}), {test['num']} items"
+    p = test.get("p")
+    data = _mapping(result.get("settings")).get("data")
+    return [
+        str(result.get("probe") or "unnamed"),
+        "" if data is None else str(data),
+        title + better,
+        *means,
+        items,
+        f"{p:.2g}" if _is_figure(p) else "",
+    ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _probe(result: Mapping[str, Any]) -> str:
     """A table of a probe's means and spreads by encoder, and the settings that are needed to repeat it."""
     summary = result["summary"]
     metrics = list(dict.fromkeys(metric for row in summary.values() for metric in row))
     rows = [(str(name), *(_spread(row.get(metric)) for metric in metrics)) for name, row in summary.items()]
-    settings = result.get("settings")
-    settings = settings if isinstance(settings, Mapping) else {}
+    settings = _mapping(result.get("settings"))
     plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
     title = f"## Probe: {_as_text(result.get('probe') or 'unnamed')}\n"
     parts = [title, _table(["", *map(str, metrics)], rows)]

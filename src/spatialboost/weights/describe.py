@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +16,7 @@ from spatialboost.hosts.adapters import is_adapter
 from spatialboost.weights.base import describe_base, patch_size_of
 from spatialboost.weights.fingerprint import fingerprint
 from spatialboost.weights.format import FORMAT_VERSION
-
-RESULT_LIMIT = 64 << 20  # bytes of a probe's result; one usually has a few hundred thousand
-Results = str | os.PathLike[str] | Mapping[str, Any]
+from spatialboost.weights.results import Results, read_results
 
 
 def describe(
@@ -64,41 +60,3 @@ def describe(
         "training": facts,
         "results": probes,
     }
-
-
-def read_results(results: Results | Sequence[Results] | None) -> list[dict[str, Any]]:
-    """Name, settings and summary of each probe result; the single runs are left out.
-
-    Args:
-        results: The JSON file of a probe, its content, or several of either.
-
-    Raises:
-        SpatialBoostError: One of them is not the result of a probe.
-    """
-    if results is None:
-        return []
-    return [_summary(each) for each in ([results] if isinstance(results, str | os.PathLike | Mapping) else results)]
-
-
-def _summary(result: Results) -> dict[str, Any]:
-    content: Any = result
-    if not isinstance(result, Mapping):
-        path = Path(result)
-        try:
-            size = path.stat().st_size
-            content = json.loads(path.read_bytes()) if size <= RESULT_LIMIT else None
-        except (OSError, ValueError, RecursionError) as error:
-            raise SpatialBoostError(f"`results`: {path} cannot be read ({error}). Give a probe's JSON file.") from error
-    summary = content.get("summary") if isinstance(content, Mapping) else None
-    if not isinstance(summary, Mapping) or not all(isinstance(row, Mapping) for row in summary.values()):
-        raise SpatialBoostError(
-            f"`results`: {str(result)[:200]!r} is not the result of a probe: it has no `summary`. Give a probe's JSON "
-            "file."
-        )
-    kept = {key: content.get(key) for key in ("probe", "settings", "summary")}
-    try:
-        return json.loads(json.dumps(kept, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SpatialBoostError(
-            f"`results` cannot be written as JSON: {error}. Give strings, finite numbers, lists and dicts."
-        ) from error

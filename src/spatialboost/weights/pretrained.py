@@ -20,6 +20,7 @@ from spatialboost.boosting.channel import SpatialChannel, boosted_layers, requir
 from spatialboost.boosting.find import uncompiled
 from spatialboost.errors import SpatialBoostError
 from spatialboost.hosts.adapters import is_adapter
+from spatialboost.weights.add_results import with_results
 from spatialboost.weights.base import build_base
 from spatialboost.weights.describe import Results, describe
 from spatialboost.weights.fingerprint import Reorder
@@ -65,8 +66,8 @@ def save_pretrained(
         base: Name of the base model, if the model itself does not contain it: a timm name, or an id on the Hub with an
             optional revision (`"user/name@revision"`).
         training: Facts on the training, for the config and the card; anything that can be written as JSON.
-        results: Results of probes (base against boosted) for the config and the card: the JSON file of a probe, its
-            content, or several of either.
+        results: Results of probes (base against boosted) for the config and the card: the JSON file of a probe, a
+            folder with such files, the content of one, or several of these.
         license: Licence of the base model's weights, which also applies to the delta; None uses timm's entry.
         dtype: Dtype of the weights on disk, such as `torch.bfloat16`; None keeps the dtype of each. Gates stay float32.
         max_shard_size: Larger weights are split into files of at most this size: a number of bytes, or `"5GB"`.
@@ -148,9 +149,18 @@ def push_folder(
     commit_message: str = "Upload the spatial channel",
     commit_description: str | None = None,
     subfolder: str = "",
+    results: Results | Sequence[Results] | None = None,
 ) -> str:
-    """Check a saved delta and upload it; the arguments are those of `push_to_hub`."""
+    """Check a saved delta and upload it; the arguments are those of `push_to_hub`.
+
+    With ``results`` of probes, the uploaded config and card have these; the folder stays as it is.
+    """
     delta = read_folder(Path(folder))
+    if results is not None:
+        options: dict[str, Any] = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
+        options |= {"commit_message": commit_message, "commit_description": commit_description, "subfolder": subfolder}
+        with tempfile.TemporaryDirectory() as copy:
+            return push_folder(with_results(delta, results, Path(copy)), repo_id, **options)
     with delta.open() as file:
         file.check()
     weights = [path.name for path in delta.files]

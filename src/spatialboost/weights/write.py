@@ -70,7 +70,7 @@ def save_delta(
     tensors = stored_tensors(model, entries)
     try:
         if writes:
-            _write(folder, config, card, split(entries, limit), tensors)
+            write_delta(folder, config, card, split(entries, limit), tensors)
     except OSError:
         _exhaust(tensors)
         raise
@@ -84,9 +84,18 @@ def _exhaust(tensors: NamedTensors) -> None:
         pass
 
 
-def _write(
+def write_delta(
     folder: Path, config: dict[str, Any], card: str, parts: list[dict[str, Entry]], tensors: NamedTensors
 ) -> None:
+    """Write a delta into a folder; it becomes valid when all its weights have been written.
+
+    Args:
+        folder: Where to write; created if it does not exist.
+        config: The config; its checksum is set here.
+        card: The model card.
+        parts: The tensors of each file.
+        tensors: All tensors in the order of `parts`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     old = _weights_in(folder)

@@ -118,38 +118,50 @@ class CocoFile:
 
 
 def label_objects(
-    labels_HW: np.ndarray, names: Mapping[int, str], size: tuple[int, int], source: str
+    labels_HW: np.ndarray, names: Mapping[int, str], size: tuple[int, int], source: str, *, same_in_all: bool = False
 ) -> Sequence[SceneObject]:
-    """The objects of a label image: one for each value but 0 that has a name."""
+    """The objects of a label image: one for each value but 0 that has a name.
+
+    With `same_in_all`, a value is one thing in all frames; it is then the object's identity.
+    """
     found = [int(value) for value in np.unique(labels_HW) if value]
     nameless = [value for value in found if value not in names]
     if nameless:
         log.warning("%s: values %s of its label image have no name; these objects are left out", source, nameless[:5])
-    return to_objects(((names[value], labels_HW == value) for value in found if value in names), size, source)
+    known = [value for value in found if value in names]
+    identities = [str(value) for value in known] if same_in_all else None
+    return to_objects(((names[value], labels_HW == value) for value in known), size, source, identities)
 
 
-def to_objects(masks: Iterable[tuple[str, np.ndarray]], size: tuple[int, int], source: str) -> Sequence[SceneObject]:
+def to_objects(
+    masks: Iterable[tuple[str, np.ndarray]],
+    size: tuple[int, int],
+    source: str,
+    identities: Sequence[str] | None = None,
+) -> Sequence[SceneObject]:
     """Objects of names and masks. Of two masks that overlap, the smaller one keeps the pixels that both have.
 
     Objects whose name no question can use and objects without a pixel are left out, with a warning.
+    `identities` says which thing each mask is, if that is known.
     """
-    kept: list[tuple[str, np.ndarray]] = []
-    for name, mask_HW in masks:
+    kept: list[tuple[str, np.ndarray, str | None]] = []
+    for number, (name, mask_HW) in enumerate(masks):
         name = " ".join(name.replace("_", " ").split())
         if not _is_usable(name):
             log.warning(
                 "%s: the object name %r is left out; expected up to %d letters and blanks", source, name[:80], _LONGEST
             )
             continue
-        kept.append((name, mask_HW[nearest_pixels(mask_HW.shape, size)]))
+        label_HW = mask_HW[nearest_pixels(mask_HW.shape, size)]
+        kept.append((name, label_HW, None if identities is None else identities[number]))
     free_HW = np.ones(size, bool)
     finished: dict[int, SceneObject] = {}
     for number in sorted(range(len(kept)), key=lambda number: int(kept[number][1].sum())):
-        name, mask_HW = kept[number]
+        name, mask_HW, identity = kept[number]
         visible_HW = mask_HW & free_HW
         free_HW &= ~mask_HW
         if visible_HW.any():
-            finished[number] = SceneObject(name, visible_HW)
+            finished[number] = SceneObject(name, visible_HW, identity=identity)
         else:
             log.warning("%s: the mask of %r has no pixel of its own; it is left out", source, name)
     return tuple(finished[number] for number in sorted(finished))

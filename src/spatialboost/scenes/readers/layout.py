@@ -6,7 +6,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,11 @@ class Joined:
         place, inside = self.find(index)
         return self.sources[place][inside]
 
+    @property
+    def parts(self) -> list[range]:
+        """The indices of the items of each source."""
+        return [range(start, end) for start, end in pairwise([0, *self._ends])]
+
     def find(self, index: int) -> tuple[int, int]:
         """The source that has an item, and the item's index in it."""
         if not 0 <= index < len(self):
@@ -178,6 +183,7 @@ class Named(Mapped):
     def __init__(self, source: Source, name: str, first: Frames) -> None:
         super().__init__(source, name=name)
         self.has_objects, self.has_depth = first.has_objects, first.has_depth
+        self.parts: list[range] = getattr(source, "parts", [range(len(source))])
 
 
 def _find(folder: Path, recording: type[Recording], options: ReaderOptions, levels: int) -> list[Path]:

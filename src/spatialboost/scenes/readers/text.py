@@ -74,8 +74,9 @@ def parse_numbers(text: str, name: str, expected: str) -> list[list[float]]:
 
 def read_json(file: Path, expected: str) -> Any:
     """The content of a JSON file."""
+    text = read_text(file, expected)
     try:
-        return json.loads(read_text(file, expected))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SpatialBoostError(f"{file} is not valid JSON ({str(error)[:80]}); {expected}") from error
 

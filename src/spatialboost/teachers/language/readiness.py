@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spatialboost.paired import signed_rank_p
 from spatialboost.teachers.language.accuracy import (
     AnswerLoss,
     Conversation,
@@ -95,15 +96,11 @@ def _words(gain: float) -> str:
 
 def _compare(pairs: Sequence[tuple[AnswerLoss, tuple[float, float]]]) -> dict[str, float]:
     """The mean gains of the conversations, and the larger of the probabilities that they are not above zero."""
-    from scipy.stats import wilcoxon
-
     numbers = sorted({each.conversation for each, _ in pairs})
     gains_C2 = np.array(
         [np.mean([gains for each, gains in pairs if each.conversation == number], axis=0) for number in numbers]
     ).reshape(-1, 2)
     # Without any difference, the model ignores its visual tokens
-    tested = [
-        float(wilcoxon(gains_C, alternative="greater").pvalue) if gains_C.any() else 1.0 for gains_C in gains_C2.T
-    ]
+    tested = [signed_rank_p(gains_C, "greater") for gains_C in gains_C2.T]
     mean, other = gains_C2.mean(0).tolist() if len(numbers) else (0.0, 0.0)
     return {"conversations": len(numbers), "gain": mean, "gain_other": other, "p": max(tested)}

@@ -70,7 +70,7 @@ class ScanNet(Recording):
         labels_HW = read_labels(file, source)
         surfaces = [value for value, name in self._names.items() if name in SURFACES]
         labels_HW[np.isin(labels_HW, surfaces)] = 0
-        return label_objects(labels_HW, self._names, size, source)
+        return label_objects(labels_HW, self._names, size, source, same_in_all=True)
 
     @cached_property
     def _names(self) -> Mapping[int, str]:
