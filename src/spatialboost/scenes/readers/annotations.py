@@ -152,8 +152,8 @@ def to_objects(
                 "%s: the object name %r is left out; expected up to %d letters and blanks", source, name[:80], _LONGEST
             )
             continue
-        label_HW = mask_HW[nearest_pixels(mask_HW.shape, size)]
-        kept.append((name, label_HW, None if identities is None else identities[number]))
+        resized_HW = mask_HW[nearest_pixels(mask_HW.shape, size)]
+        kept.append((name, resized_HW, None if identities is None else identities[number]))
     free_HW = np.ones(size, bool)
     finished: dict[int, SceneObject] = {}
     for number in sorted(range(len(kept)), key=lambda number: int(kept[number][1].sum())):
