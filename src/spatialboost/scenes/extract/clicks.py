@@ -37,7 +37,12 @@ def stability(logits_Khw: torch.Tensor) -> torch.Tensor:
 
 
 def keep_masks(
-    logits_Khw: torch.Tensor, scores_K: torch.Tensor, *, min_stability: float = MIN_STABILITY
+    logits_Khw: torch.Tensor,
+    scores_K: torch.Tensor,
+    *,
+    min_score: float = MIN_SCORE,
+    min_stability: float = MIN_STABILITY,
+    max_iou: float = MAX_IOU,
 ) -> torch.Tensor:
     """The numbers of the masks to keep, the best score first: sure, stable, not empty, and each thing once.
 
@@ -45,8 +50,8 @@ def keep_masks(
     is never kept.
     """
     masks_Khw = logits_Khw > 0
-    good_K = (scores_K > MIN_SCORE) & (stability(logits_Khw) > min_stability) & masks_Khw.any(-1).any(-1)
+    good_K = (scores_K > min_score) & (stability(logits_Khw) > min_stability) & masks_Khw.any(-1).any(-1)
     numbers = good_K.nonzero().flatten()
     if not len(numbers):
         return numbers
-    return numbers[nms(masks_to_boxes(masks_Khw[numbers]), scores_K[numbers].float(), MAX_IOU)]
+    return numbers[nms(masks_to_boxes(masks_Khw[numbers]), scores_K[numbers].float(), max_iou)]
