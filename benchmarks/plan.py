@@ -245,7 +245,7 @@ def models(args: argparse.Namespace) -> None:
         parts = _outline(config)
         for name in stages:
             stage = getattr(config, name)
-            found = _plan_stage(parts, name, stage, (1, stage.batch_size))
+            found = _plan_stage(parts, name, stage)
             memory = found.memory[stage.batch_size]
             cells = [f"{preset}, {encoder or 'OpenCLIP G/14'}, {llm}", name, str(stage.batch_size)]
             cells += [f"{found.trained / 1e6:,.1f}"]

@@ -28,6 +28,7 @@ from spatialboost.training.subset import choose_rows
 GB = 10**9
 CARDS = (24, 80)
 LOOKED_AT = 64  # rows of which the largest is taken
+FAR = 32  # a batch this many times larger is measured too: with small ones, another moment of a step is the largest
 SAVERS = ("checkpointing=true", "bf16=true")  # settings of a stage that need less memory
 
 
@@ -152,7 +153,7 @@ def plan(config: TrainConfig) -> list[StagePlan]:
     planned = []
     parts = _outline(config)
     for name, stage in config.stages.items():  # one after another on the same parts, as a run trains them
-        found = _plan_stage(parts, name, stage, (1, stage.batch_size, 2 * stage.batch_size))
+        found = _plan_stage(parts, name, stage)
         bytes_ = CARDS[0] * GB
         if found.total() > bytes_:
             found.savers = _try_savers(config, name, found, bytes_)
@@ -171,8 +172,9 @@ class _Parts:
     training: Sequence[int]
 
 
-def _plan_stage(parts: _Parts, name: str, stage: Any, batch_sizes: Sequence[int]) -> StagePlan:
+def _plan_stage(parts: _Parts, name: str, stage: Any, batch_sizes: Sequence[int] = ()) -> StagePlan:
     objective = parts.teacher.objective
+    batch_sizes = batch_sizes or (1, stage.batch_size, FAR * stage.batch_size)
     with _quiet():
         make_batch, told = _batches(parts, name, stage)
         groups = _prepare(parts, name, stage)

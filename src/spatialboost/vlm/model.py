@@ -22,7 +22,8 @@ from spatialboost.vlm.pooling import PatchPool
 # width, V size of the vocabulary, A labelled tokens of the whole batch.
 
 _GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
-MOST_LOGITS = 2**25  # that a training step holds at a time: 128 MB in float32, and as much for their gradient
+MOST_LOGITS = 2**25  # that a training step holds at a time: 128 MB in float32, and as much for their gradient ...
+MOST_PARTS = 32  # ... but a step with very many answers is not divided further than this
 
 
 @dataclass
@@ -222,7 +223,7 @@ class SpatialVLM(nn.Module):
             return VLMOutput(loss=_cross_entropy(logits_AV, targets_A), logits=logits_AV, targets=targets_A)
         hidden_AE = self.llm.base_model(**inputs, use_cache=False).last_hidden_state[rows_A, columns_A]
         head = self.llm.get_output_embeddings()
-        most = max(1, MOST_LOGITS // self.llm.config.get_text_config().vocab_size)
+        most = max(1, MOST_LOGITS // self.llm.config.get_text_config().vocab_size, len(targets_A) // MOST_PARTS)
         if torch.is_grad_enabled() and len(targets_A) > most:
             loss = _loss_in_parts(head, hidden_AE, targets_A, most)
             return VLMOutput(loss=loss, targets=targets_A)
