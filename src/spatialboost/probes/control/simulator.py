@@ -84,6 +84,9 @@ def open_task(task: str, size: int) -> Simulator:
     module, _, attribute = target.partition(":")
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+    # Software OpenGL and torch's compiler each bring LLVM. If OpenGL loads its own first, the process crashes when the
+    # compiler is imported, which model libraries do
+    importlib.import_module("torch._dynamo")
     made: Any = getattr(importlib.import_module(module), attribute)
     try:
         simulator = made(name, size)
