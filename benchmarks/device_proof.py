@@ -20,7 +20,6 @@ from spatialboost.scenes.rooms import Rooms
 
 TRAINING_ROOMS = 1_000_000  # number of the first room that teaches: neither the demo's nor those of the probes
 BATCH = 32
-DEPTHS = TurnPlan({"depth": 12}, wordings=2)  # what the demo's language model knows
 # of the stages: optimiser steps are conversations / BATCH, at most these for the two stages that prepare the third
 PREPARING = {"demo": (400, 200), "smollm2": (600, 1500)}
 RATES = {
@@ -40,7 +39,7 @@ def measure(llm: str, args: argparse.Namespace) -> dict[str, Any]:
     build_dataset(
         Rooms(settings.rooms, first=TRAINING_ROOMS, size=size, device=args.device),
         out / "data",
-        plan=DEPTHS if llm == "demo" else TurnPlan(),
+        plan=TurnPlan({"depth": settings.depth_turns}, wordings=2) if llm == "demo" else TurnPlan(),
         processes=1 if args.device == "cuda" else max(1, (os.cpu_count() or 2) - 1),
     )
     experiment = run_experiment(config, out, probes=probes(settings, size), seeds=[0])
@@ -70,9 +69,9 @@ def measure(llm: str, args: argparse.Namespace) -> dict[str, Any]:
 def settings_for(llm: str, args: argparse.Namespace) -> Settings:
     """How much is done: a third stage of one pass over the conversations."""
     if args.tiny:
-        steps, rooms, batch = (2, 2, 2), 24, 4
-        settings = Settings(rooms, probe=(8, 4), pairs=4)
-        more: tuple[str, ...] = ("data.held_out=4", "teacher.evaluate=4")
+        steps, rooms, batch = (1, 1, 1), 12, 4
+        settings = Settings(rooms, depth_turns=2, probe=(8, 4), pairs=4)
+        more: tuple[str, ...] = ("data.held_out=4", "teacher.evaluate=2")
     else:
         steps = tuple(min(each, max(1, args.conversations // BATCH)) for each in PREPARING[llm])
         steps, rooms, batch = (*steps, max(1, args.conversations // BATCH)), args.conversations, BATCH

