@@ -84,7 +84,8 @@ class NaiveBranches(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         g = self.gate.sigmoid().to(x.dtype)
-        return g * self.base(x) + (1 - g) * self.plus(x)
+        options = {"attn_mask": attn_mask, "is_causal": is_causal}
+        return g * self.base(x, **options) + (1 - g) * self.plus(x, **options)
 
 
 def naive(model: nn.Module) -> nn.Module:
