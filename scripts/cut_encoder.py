@@ -4,9 +4,9 @@
     python scripts/cut_encoder.py --out runs/cut --layers
 
 A candidate for the demo's own encoder (docs/benchmarks.md). Depth is read well after six of its twelve blocks.
-`--layers` prints the error of the depth probe after each block, for the demo's encoder, too (200 rooms to fit, 120 to measure).
-Matrices are stored as float8_e4m3fn, which halves the file; all else stays float16. The positions are resampled for
-112 px.
+`--layers` prints the error of the depth probe after each block, for the demo's encoder, too (200 rooms to fit, 120 to
+measure). Matrices are stored as float8_e4m3fn, which halves the file; all else stays float16. The positions are
+resampled for 112 px.
 """
 
 from __future__ import annotations
