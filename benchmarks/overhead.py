@@ -21,8 +21,9 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -44,6 +45,7 @@ CPU_GRID = [
     ("base", 518, 1),
     ("large", 224, 1),
 ]
+PACKAGES = ("torch", "timm", "peft", "xformers")
 MARKERS = ("<!-- overhead: begin -->", "<!-- overhead: end -->")
 
 
@@ -82,7 +84,8 @@ class NaiveBranches(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         g = self.gate.sigmoid().to(x.dtype)
-        return g * self.base(x) + (1 - g) * self.plus(x)
+        options = {"attn_mask": attn_mask, "is_causal": is_causal}
+        return g * self.base(x, **options) + (1 - g) * self.plus(x, **options)
 
 
 def naive(model: nn.Module) -> nn.Module:
@@ -116,13 +119,17 @@ def variants(device: str, compiled: bool) -> dict[str, tuple[Callable[[nn.Module
         "LoRA r=32": (lora, both),
     }
     if device == "cuda":
+        found["boosted, auto"] = (boosted("auto"), both)
         found["boosted, xformers"] = (boosted("xformers"), both)
     if compiled:
-        # reduce-overhead records CUDA graphs on a GPU
-        mode = "reduce-overhead" if device == "cuda" else "default"
+        kinds = {"compiled": "default"} | ({"CUDA graphs": "reduce-overhead"} if device == "cuda" else {})
         for name in ("base, full fine-tuning", "boosted, host (default)", "boosted, sdpa", "fused"):
             make, modes = found[name]
-            found[f"{name}, compiled"] = (lambda model, make=make: torch.compile(make(model), mode=mode), modes)
+            for kind, mode in kinds.items():
+                found[f"{name}, {kind}"] = (
+                    lambda model, make=make, mode=mode: torch.compile(make(model), mode=mode),
+                    modes,
+                )
     return found
 
 
@@ -201,6 +208,32 @@ def title(name: str) -> str:
     return f"ViT-{name[0].upper()}/16"
 
 
+def measure_alone(
+    *, model: str, size: int, batch: int, variant: str, dtype: str, device: str, seconds: float
+) -> list[dict[str, Any]]:
+    """One variant in a process of its own: for each of its modes, time, FLOPs and memory, without ratios."""
+    torch.manual_seed(0)
+    make, modes = variants(device, True)[variant]
+    kind = getattr(torch, dtype)
+    base = timm.create_model(f"vit_{model}_patch16_224", img_size=size, num_classes=0).to(device, kind)
+    images = torch.randn(batch, 3, size, size, device=device, dtype=kind)
+    built, found = make(base), []
+    countable = not is_compiled(variant) and "xformers" not in variant  # the counter does not know its operators
+    for mode in modes:
+        counted = flops(built, images, mode) if countable else None
+        took = time_in_turns({variant: built}, images, mode, seconds)[variant]
+        memory = None if mode == "forward" or is_compiled(variant) else step_megabytes(built, images)
+        trainable = sum(p.numel() for p in built.parameters() if p.requires_grad)
+        found.append(
+            {"mode": mode, "milliseconds": took, "flops": counted, "megabytes": memory, "trainable": trainable}
+        )
+    return found
+
+
+def is_compiled(variant: str) -> bool:
+    return variant.endswith(("compiled", "CUDA graphs"))
+
+
 def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Iterator[Row]:
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
@@ -239,7 +272,7 @@ def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Itera
                 milliseconds=took[variant],
                 ratio=took[variant] / took[first],
                 bound=bound,
-                megabytes=None if mode == "forward" or "compiled" in variant else step_megabytes(model, images),
+                megabytes=None if mode == "forward" or is_compiled(variant) else step_megabytes(model, images),
                 trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
             )
         del models
@@ -249,8 +282,14 @@ def measure(name: str, size: int, batch: int, args: argparse.Namespace) -> Itera
 def machine(device: str) -> str:
     what = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     threads = "" if device == "cuda" else f", {torch.get_num_threads()} thread(s), {stopwatch('cpu').__name__}"
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "timm", "peft", "xformers"))
-    return f"{what}{threads}, {packages}, Python {platform.python_version()}"
+    return f"{what}{threads}, {', '.join(map(installed, PACKAGES))}, Python {platform.python_version()}"
+
+
+def installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
 
 
 def measured_before(folder: Path, where: str) -> list[Row]:

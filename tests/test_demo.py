@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
@@ -41,11 +42,28 @@ def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
     assert values["base"] != values["boosted"] != values["shuffled answers"]  # each has been trained, or not, by itself
     assert result.reload_difference < 1e-4
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert facts["verdict"].split(" (")[0] in page and page.count("data:image/png;base64,") == 2
+    assert facts["verdict"].split(" (")[0] in page and page.count("data:image/png;base64,") == 5
     assert f"{result.probe.spread('boosted', 'rmse').mean:.3f}" in page and "depth probe" in capsys.readouterr().out
     assert (tmp_path / "demo" / "conversations.html").exists()
     boosted = sb.load_pretrained(load_encoder(), tmp_path / "demo" / "delta")
     assert len(sb.status(boosted).layers) == 8
+
+
+def test_the_demo_boosts_the_encoder_that_the_user_has(tmp_path):
+    torch.manual_seed(0)
+    own = VisionTransformer(img_size=56, patch_size=14, embed_dim=64, depth=2, num_heads=1, num_classes=0)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    result = run(out=tmp_path / "demo", settings=TINY, encoder=str(tmp_path / "own.safetensors"))
+    facts = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert facts["config"]["data"]["image_size"] == 112 and result.reload_difference < 1e-4
+    assert len(sb.status(result.experiment.runs[0].encoders["boosted"]).layers) == 2
+    assert "own.safetensors" in (tmp_path / "demo" / "report.html").read_text()
+
+
+def test_an_encoder_that_does_not_exist_stops_the_demo_before_anything_is_written(tmp_path):
+    with pytest.raises(SpatialBoostError, match=r"encoder is 'nothing\.here'; expected"):
+        run(out=tmp_path / "demo", settings=TINY, encoder="nothing.here")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):

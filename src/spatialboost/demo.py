@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from spatialboost.errors import SpatialBoostError
 SIZE = 128  # pixels; the image size at which the demo's encoder was pretrained
 ASSETS = Path(__file__).parent / "assets"
 MARKER = ".spatialboost-demo"  # a file that marks a folder as written by the demo, which may overwrite it
-PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # numbers of the first rooms for the probe; no stage has seen these rooms
+SIDE = 8  # rows and columns of visual tokens that the demo's language model was trained to read
+PROBE_ROOMS, TEST_ROOMS = 500_000, 600_000  # numbers of the first rooms for the depth probe; no stage has seen these
+PAIR_ROOMS = 650_000  # those of the matches probe, two views of each
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Settings:
         depth_turns: Questions on the depth at a point, in each conversation.
         closer_turns: Questions on which of two points is closer.
         probe: Number of rooms on which the depth probe is fitted, and on which it is measured.
+        pairs: Number of rooms, with two views each, for the matches probe.
         changes: ``KEY=VALUE`` each: values of the preset that are replaced.
     """
 
@@ -36,6 +39,7 @@ class Settings:
     depth_turns: int = 12
     closer_turns: int = 0
     probe: tuple[int, int] = (500, 300)
+    pairs: int = 100
     changes: tuple[str, ...] = ()
 
 
@@ -57,10 +61,13 @@ SMOLLM2 = Settings(
         *_stages((5, 10, 10), batch_size=2),
     ),
 )
+# The rate of Muon that was best for a pretrained ViT-S (docs/benchmarks.md), with the first two stages of that run.
+CHOSEN = Settings(changes=("stage3.matrix_lr=0.0015", "stage1.steps=200", "stage2.steps=50"))
 TINY = Settings(
     rooms=24,
     depth_turns=2,
     probe=(8, 4),
+    pairs=4,
     changes=("data.held_out=4", "teacher.evaluate=4", *_stages((2, 4, 2), batch_size=4)),
 )
 
@@ -125,7 +132,12 @@ def load_language_model() -> tuple[Any, Any]:
 
 
 def run(
-    *, out: Path | str = "demo", llm: str = "default", seed: int = 0, settings: Settings | None = None
+    *,
+    out: Path | str = "demo",
+    llm: str = "default",
+    seed: int = 0,
+    encoder: str | None = None,
+    settings: Settings | None = None,
 ) -> DemoResult:
     """Boost a small encoder, train it through a language model, and measure the result.
 
@@ -141,50 +153,47 @@ def run(
         llm: "default" is a small language model that can answer questions on points; "smollm2", a folder or a Hub id
             is a larger one, which is slow on a CPU.
         seed: Seed for rooms, batches and new weights.
-        settings: How much to do; the default depends on the language model.
+        encoder: Encoder to boost in place of the demo's own: ``LIBRARY:NAME``, a folder, or the safetensors file of a
+            ViT. The rooms have an image size at which its patches give the language model as many visual tokens.
+        settings: How much to do; the default depends on the language model and the encoder.
 
     Raises:
-        SpatialBoostError: The folder is not empty and was not written by a demo, or the seed is out of range.
+        SpatialBoostError: The folder is not empty and was not written by a demo, the seed is out of range, or the
+            encoder cannot be opened or cannot give that number of tokens.
     """
     from spatialboost.experiments.experiment import Clock, run_experiment
     from spatialboost.experiments.page import print_summary, write_page
-    from spatialboost.probes import depth_probe
-    from spatialboost.scenes.rooms import Rooms
     from spatialboost.weights import load_pretrained
 
-    settings = settings or (Settings() if llm == "default" else SMOLLM2)
+    settings = settings or (SMOLLM2 if llm != "default" else Settings() if encoder is None else CHOSEN)
     last = PROBE_ROOMS // settings.rooms - 1  # rooms of a larger seed would be those of the probe
     if not 0 <= seed <= last:
         raise SpatialBoostError(f"the seed is {seed}; expected a whole number from 0 to {last}")
+    config = configuration(user_path(out), llm, settings, encoder)
+    size = config["data"]["image_size"]
     out = _prepare(user_path(out))
     seconds: dict[str, float] = {}
     with Clock(seconds)("rooms and conversations"):
-        _build_conversations(out, settings, seed)
+        _build_conversations(out, settings, seed, size)
 
-    fit_on = Rooms(settings.probe[0], first=PROBE_ROOMS, size=SIZE)
-    test_on = Rooms(settings.probe[1], first=TEST_ROOMS, size=SIZE)
-    experiment = run_experiment(
-        _config(out, llm, settings),
-        out,
-        probes={"depth": lambda encoders: depth_probe(encoders, fit_on, test_on, image_size=SIZE, progress=True)},
-        seeds=[seed],
-    )
+    experiment = run_experiment(config, out, probes=probes(settings, size), seeds=[seed])
     first = experiment.runs[0]
     first.seconds = {**seconds, **first.seconds}
     delta = first.results["boosted"].delta
     assert delta is not None  # stage 3 has saved it
     shutil.copytree(delta, out / "delta")
-    difference = _largest_difference(first.encoders["boosted"], load_pretrained(load_encoder(), out / "delta"), test_on)
+    fresh = load_pretrained(open_encoder(config["encoder"]), out / "delta")
+    difference = _largest_difference(first.encoders["boosted"], fresh, size)
     result = DemoResult(experiment, difference)
-    experiment.save(
-        verdict=experiment.verdict("depth"), reload_difference=difference, llm=llm, settings=asdict(settings)
-    )
+    facts = {"llm": llm, "encoder": encoder or "the demo's own", "settings": asdict(settings)}
+    experiment.save(verdict=experiment.verdict("depth"), reload_difference=difference, **facts)
     write_page(
         experiment,
         out / "report.html",
         title="spatialboost demo",
-        introduction=f'Procedural rooms, conversations about them, three stages with the language model "{llm}", seed '
-        f"{seed}. No stage has seen the rooms of the probe.",
+        introduction=f"{'A small ViT' if encoder is None else encoder}, boosted on procedural rooms and conversations "
+        f'about them, in three stages with the language model "{llm}", seed {seed}. No stage has seen the rooms of the '
+        "probes.",
         links={"Conversations to look at": "conversations.html"},
     )
     print_summary(experiment)
@@ -193,7 +202,22 @@ def run(
     return result
 
 
-def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
+def probes(settings: Settings, size: int) -> dict[str, Any]:
+    """The probes of the demo, on rooms that no stage has seen."""
+    from spatialboost.probes import depth_probe, matches_probe
+    from spatialboost.scenes.rooms import Rooms
+
+    fit_on = Rooms(settings.probe[0], first=PROBE_ROOMS, size=size)
+    test_on = Rooms(settings.probe[1], first=TEST_ROOMS, size=size)
+    pairs = Rooms(settings.pairs, first=PAIR_ROOMS, size=size, views=2)
+    shared: dict[str, Any] = {"image_size": size, "progress": True}
+    return {
+        "depth": lambda encoders: depth_probe(encoders, fit_on, test_on, **shared),
+        "matches": lambda encoders: matches_probe(encoders, pairs, **shared),
+    }
+
+
+def _build_conversations(out: Path, settings: Settings, seed: int, size: int) -> None:
     """Write the conversations, and a page that shows some of them."""
     from spatialboost.scenes.dataset.viewer import write_page
     from spatialboost.scenes.dataset.writer import build_dataset
@@ -203,15 +227,16 @@ def _build_conversations(out: Path, settings: Settings, seed: int) -> None:
     counts = {"depth": settings.depth_turns, "closer": settings.closer_turns}
     # The small language model knows the first two wordings only
     plan = TurnPlan({kind: count for kind, count in counts.items() if count}, wordings=2)
-    rooms = Rooms(settings.rooms, first=seed * settings.rooms, size=SIZE)
+    rooms = Rooms(settings.rooms, first=seed * settings.rooms, size=size)
     build_dataset(rooms, out / "data", seed=seed, plan=plan, overwrite=True)
     # These rows show the paper's twelve turns. The stages use only questions that a small model learns: depth of points
-    build_dataset(Rooms(16, first=PROBE_ROOMS, size=SIZE), out / "shown", with_depth=True, overwrite=True)
+    build_dataset(Rooms(16, first=PROBE_ROOMS, size=size), out / "shown", with_depth=True, overwrite=True)
     write_page(out / "shown", out / "conversations.html", limit=8)
 
 
-def _config(out: Path, llm: str, settings: Settings) -> Mapping[str, Any]:
-    """The run's configuration, with the keys of its YAML file: the preset ``demo``, and what the settings change."""
+def configuration(out: Path, llm: str, settings: Settings, encoder: str | None = None) -> dict[str, Any]:
+    """The run's configuration, with the keys of its YAML file: the preset ``demo``, and what is asked for instead."""
+    from spatialboost.experiments.chosen_encoder import choose_encoder
     from spatialboost.training.config import BoostStageConfig
     from spatialboost.training.overrides import replaced
     from spatialboost.training.presets import read_preset
@@ -221,7 +246,12 @@ def _config(out: Path, llm: str, settings: Settings) -> Mapping[str, Any]:
     config["data"]["folders"] = [str(out / "data")]
     if llm != "default":  # it was trained neither with codes of positions nor to ignore tokens of zeros
         config["teacher"] |= {"llm": {"name": llm}, "places": False, "projector_start": "random"}
-    return replaced(config, settings.changes, BoostStageConfig.model_fields)
+    if encoder is not None:
+        chosen = choose_encoder(encoder, side=SIDE, near=SIZE)
+        config["encoder"] = chosen.section
+        config["data"]["image_size"] = chosen.image_size
+        config["teacher"]["pool"] = chosen.pool
+    return dict(replaced(config, settings.changes, BoostStageConfig.model_fields))
 
 
 def _prepare(out: Path) -> Path:
@@ -240,13 +270,15 @@ def _prepare(out: Path) -> Path:
     return out
 
 
-def _largest_difference(ours: nn.Module, theirs: nn.Module, rooms: Any) -> float:
+def _largest_difference(ours: nn.Module, theirs: nn.Module, size: int) -> float:
     """The largest difference between the patch tokens of two encoders, on a few rooms."""
     import torch
 
     from spatialboost.encoders import prepare_images, read_tokens
+    from spatialboost.scenes.rooms import Rooms
 
-    pixels = prepare_images(ours, [rooms[i].image_HW3 for i in range(min(4, len(rooms)))], SIZE)
+    rooms = Rooms(4, first=TEST_ROOMS, size=size)
+    pixels = prepare_images(ours, [rooms[i].image_HW3 for i in range(len(rooms))], size)
     with torch.no_grad():
         first, second = (read_tokens(encoder.eval(), pixels).patches for encoder in (ours, theirs))
     return float((first - second).abs().max())

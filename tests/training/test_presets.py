@@ -189,10 +189,10 @@ def test_a_small_version_of_each_of_the_papers_presets_trains(name, world, tmp_p
 
 
 def test_the_demo_is_its_preset():
-    from spatialboost.demo import Settings, _config, encoder_section
+    from spatialboost.demo import Settings, configuration, encoder_section
 
     config = read_preset("demo")
-    ours = _config(Path("x"), "default", Settings())
+    ours = configuration(Path("x"), "default", Settings())
     assert {**config, "data": {**config["data"], "folders": ["x/data"]}} == {**ours, "out": config["out"]}
     facts = yaml.safe_load((FOLDER.parent / "assets" / "encoder" / "config.json").read_text())
     section = encoder_section()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spatialboost.boosting import status
+from spatialboost.experiments.changes import draw_changes
 from spatialboost.experiments.experiment import Experiment, SeedRun
 from spatialboost.page import fill_template
 from spatialboost.scenes.dataset.drawing import as_uri
@@ -16,7 +17,7 @@ from spatialboost.training.report import plot_losses
 def write_page(
     experiment: Experiment, file: Path, *, title: str, introduction: str, links: Mapping[str, str] | None = None
 ) -> Path:
-    """Write one HTML page with the verdict, the probes, the answers, the losses and the boosted layers of each seed.
+    """Write one HTML page with verdict, pictures, tables, losses and layers.
 
     Args:
         experiment: The experiment to show.
@@ -31,6 +32,7 @@ def write_page(
             "probes": {
                 name: (probe, _inline(_probe_folder(experiment, run, name))) for name, probe in run.probes.items()
             },
+            "changes": dict(_changes(experiment, run)),
             "scores": list(_scores(run)),
             "losses": _inline(_draw_losses(experiment, run)),
             "layers": str(status(run.encoders["boosted"])),
@@ -82,6 +84,14 @@ def _draw_losses(experiment: Experiment, run: SeedRun) -> Path:
     file = experiment.out / f"seed{run.seed}" / "losses.png"
     plot_losses(stages, file)
     return file
+
+
+def _changes(experiment: Experiment, run: SeedRun) -> Iterator[tuple[str, str]]:
+    """For each probe with pictures, what boosting has changed, as a data URL."""
+    for name, probe in run.probes.items():
+        picture = draw_changes(probe, _probe_folder(experiment, run, name).with_name("changes.png"))
+        if picture is not None:
+            yield name, _inline(picture)
 
 
 def _probe_folder(experiment: Experiment, run: SeedRun, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from spatialboost.weights.card import model_card
 from spatialboost.weights.format import config_text
+from spatialboost.weights.licence import own_licence_files
 from spatialboost.weights.read import Delta, OpenDelta
 from spatialboost.weights.results import Results, read_results
 from spatialboost.weights.tensor_file import Entry, split
@@ -33,6 +35,8 @@ def with_results(delta: Delta, results: Results | Sequence[Results], folder: Pat
         entries = {key: Entry(file.get(key).dtype, delta.shapes[key]) for key in ordered}
         limit = max(path.stat().st_size for path in delta.files)
         write_delta(folder, config, model_card(config), split(entries, limit), _tensors(file, entries))
+    for name, path in own_licence_files(delta.folder).items():
+        shutil.copyfile(path, folder / name)
     return folder
 
 

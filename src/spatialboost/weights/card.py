@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from spatialboost.weights.licence import licence_address
+
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
@@ -50,6 +52,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     facts = {
         "base": f"{name} ({base.get('library')})",
         "licence of the base": base.get("license") or "not recorded",
+        **({"text of that licence": address} if (address := licence_address(base.get("license"))) else {}),
         "boosted blocks": f"{len(config['layers'])} of {config['depth']}: {', '.join(map(str, config['layers']))}",
         "width": config["width"],
         "parameters": f"{config['parameters']:,} ({config['dtype']})",
@@ -93,7 +96,8 @@ def _licence(name: str | None) -> dict[str, Any]:
     identifier = name.strip().lower()
     if identifier in HUB_LICENSES:
         return {"license": identifier}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", identifier).strip("-") or "unnamed"}
+    named = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", identifier).strip("-") or "unnamed"}
+    return named | ({"license_link": address} if (address := licence_address(identifier)) else {})
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[EvalResult]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
@@ -179,10 +179,10 @@ def is_known_absent(repo_id: str, name: str, options: HubOptions) -> bool:
 
 
 def upload(
-    folder: Path,
     repo_id: str,
-    files: Sequence[str],
+    files: Mapping[str, Path],
     *,
+    more: Callable[[], Mapping[str, Path]] = dict,
     replaces: Sequence[str],
     private: bool | None,
     token: str | bool | None,
@@ -192,12 +192,12 @@ def upload(
     commit_description: str | None,
     subfolder: str,
 ) -> str:
-    """Upload some files of a folder in one commit; returns the address of the commit, or of the pull request.
+    """Upload files in one commit; returns the address of the commit, or of the pull request.
 
     Args:
-        folder: Where the files are.
         repo_id: `user/name`; created if it does not exist.
-        files: Names in the folder.
+        files: Name in the repository -> file.
+        more: Function that gives further files; it is called when the repository is there.
         replaces: Patterns of files that the same commit deletes from the repository, except those among `files`.
         private: Whether a new repository is private.
         token: None uses the token set by `hf auth login` or `HF_TOKEN`.
@@ -226,7 +226,7 @@ def upload(
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        added = {f"{prefix}{name}": folder / name for name in files}
+        added = {f"{prefix}{name}": path for name, path in {**files, **more()}.items()}
         there = api.list_repo_files(repo_id, revision=revision)
         ours = [path for path in there if path.startswith(prefix) and path not in added]  # the prefix is no pattern
         stale = [path for path in ours if any(fnmatch(path.removeprefix(prefix), pattern) for pattern in replaces)]

