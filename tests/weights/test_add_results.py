@@ -45,6 +45,12 @@ def saved(tmp_path: Path) -> Path:
     return sb.save_pretrained(perturb(sb.boost(HOSTS["timm"].make())), tmp_path / "delta", training={"steps": 3})
 
 
+def test_the_text_of_a_licence_goes_along(tmp_path: Path, saved: Path) -> None:
+    (saved / "LICENSE").write_text("of the base")
+    copy = with_results(read_folder(saved), result(), tmp_path / "copy")
+    assert (copy / "LICENSE").read_text() == "of the base"
+
+
 def test_a_folder_of_results_is_in_config_and_card(tmp_path: Path, probes: Path) -> None:
     folder = sb.save_pretrained(sb.boost(HOSTS["timm"].make()), tmp_path / "delta", results=probes)
     card = (folder / "README.md").read_text()
