@@ -47,7 +47,7 @@ def saved(tmp_path: Path) -> Path:
 
 def test_the_text_of_a_licence_goes_along(tmp_path: Path, saved: Path) -> None:
     (saved / "LICENSE").write_text("of the base")
-    copy = with_results(read_folder(saved), result(), tmp_path / "copy")
+    copy = with_results(read_folder(saved), result().to_dict(), tmp_path / "copy")
     assert (copy / "LICENSE").read_text() == "of the base"
 
 
