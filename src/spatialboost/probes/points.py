@@ -89,7 +89,7 @@ class PointsProbe(Probe):
         for scene in self._scenes(test):
             features_PD = scene.lifted.features(scene.tokens)
             if heads:
-                truths.append(vocabulary.numbers(scene.names(self.voxel)))
+                truths.append(vocabulary.numbers(scene.names(self.voxel)).to(torch.int8))  # small, as it is kept
                 for guessed, (head, _) in zip(guesses, heads, strict=True):
                     guessed.append(_classify(head, features_PD))
             halves.add(scene.views, scene.tokens, seed=scene.place)
@@ -98,7 +98,7 @@ class PointsProbe(Probe):
             metrics, per_scene = halves.metrics(), halves.per_scene()
             chosen = halves.counts()
             if heads:
-                scores, per_scene = score_classes(zip(guesses[place], truths, strict=True), len(vocabulary.classes))
+                scores, per_scene = score_classes(_pairs(guesses[place], truths), len(vocabulary.classes))
                 metrics, chosen = {**scores, **metrics}, {"rate": heads[place][1], **chosen}
             rows.append(ProbeRow(name, draw.seed, _checked(metrics), chosen, per_scene))
         return Measured(rows)
@@ -108,12 +108,12 @@ class PointsProbe(Probe):
         vocabulary, halves, truths = self._vocabulary(train, test), self._halves(test), []
         for scene in self._scenes(test):
             if vocabulary.classes:
-                truths.append(vocabulary.numbers(scene.names(self.voxel)))
+                truths.append(vocabulary.numbers(scene.names(self.voxel)).to(torch.int8))
             halves.add(scene.views, scene.tokens, seed=scene.place, at_random=True)
         metrics = halves.metrics()
         if vocabulary.classes:
-            guesses = (torch.zeros_like(truth_P) for truth_P in truths)  # the first class is the most frequent one
-            scores, _ = score_classes(zip(guesses, truths, strict=True), len(vocabulary.classes))
+            guesses = [torch.zeros_like(truth_P) for truth_P in truths]  # the first class is the most frequent one
+            scores, _ = score_classes(_pairs(guesses, truths), len(vocabulary.classes))
             metrics = {**scores, **metrics}
         return ProbeRow(BASELINE, None, _checked(metrics), halves.counts())
 
@@ -308,7 +308,11 @@ def _loss(head: nn.Module, given: tuple[Tensor, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _classify(head: Callable[[Tensor], Tensor], features_PD: Tensor) -> Tensor:
-    return head(features_PD[None])[0].argmax(1)
+    return head(features_PD[None])[0].argmax(1).to(torch.int8)
+
+
+def _pairs(guesses: Sequence[Tensor], truths: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((guess_P.long(), truth_P.long()) for guess_P, truth_P in zip(guesses, truths, strict=True))
 
 
 def _checked(metrics: dict[str, float]) -> dict[str, float]:
