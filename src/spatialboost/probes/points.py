@@ -89,7 +89,7 @@ class PointsProbe(Probe):
         for scene in self._scenes(test):
             features_PD = scene.lifted.features(scene.tokens)
             if heads:
-                truths.append(vocabulary.numbers(scene.names(self.voxel)))
+                truths.append(vocabulary.numbers(scene.names(self.voxel)).to(torch.int8))  # small, as it is kept
                 for guessed, (head, _) in zip(guesses, heads, strict=True):
                     guessed.append(_classify(head, features_PD))
             halves.add(scene.views, scene.tokens, seed=scene.place)
@@ -108,7 +108,7 @@ class PointsProbe(Probe):
         vocabulary, halves, truths = self._vocabulary(train, test), self._halves(test), []
         for scene in self._scenes(test):
             if vocabulary.classes:
-                truths.append(vocabulary.numbers(scene.names(self.voxel)))
+                truths.append(vocabulary.numbers(scene.names(self.voxel)).to(torch.int8))
             halves.add(scene.views, scene.tokens, seed=scene.place, at_random=True)
         metrics = halves.metrics()
         if vocabulary.classes:
@@ -307,7 +307,7 @@ def _score_classes(
     """mIoU and accuracy over the points of all scenes, and the mIoU of each scene."""
     counts = ClassCounts(classes)
     for guess_P, truth_P in zip(guesses, truths, strict=True):
-        counts.add(guess_P, truth_P)
+        counts.add(guess_P.long(), truth_P.long())
     return counts.metrics(), counts.per_view
 
 
@@ -318,7 +318,7 @@ def _loss(head: nn.Module, given: tuple[Tensor, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _classify(head: Callable[[Tensor], Tensor], features_PD: Tensor) -> Tensor:
-    return head(features_PD[None])[0].argmax(1)
+    return head(features_PD[None])[0].argmax(1).to(torch.int8)
 
 
 def _checked(metrics: dict[str, float]) -> dict[str, float]:
