@@ -17,6 +17,7 @@ from spatialboost.scenes.questions.checks.caption_question import CaptionQuestio
 from spatialboost.scenes.questions.checks.closer import CloserCheck
 from spatialboost.scenes.questions.checks.closer_across import CloserAcrossCheck
 from spatialboost.scenes.questions.checks.depth import DepthCheck
+from spatialboost.scenes.questions.checks.depths import DepthsCheck
 from spatialboost.scenes.questions.checks.distance import DistanceCheck
 from spatialboost.scenes.questions.checks.distance_across import DistanceAcrossCheck
 from spatialboost.scenes.questions.checks.protocol import Check, MeasuredView
@@ -46,6 +47,7 @@ CHECKS: dict[str, Check] = {
     "distance_across": DistanceAcrossCheck(),
     "vqa": VqaCheck(),
     "scene_vqa": VqaCheck(),
+    "depths": DepthsCheck(),
 }
 
 

@@ -16,6 +16,7 @@ from spatialboost.scenes.questions.kinds.caption_question import CAPTION_QUESTIO
 from spatialboost.scenes.questions.kinds.closer import CLOSER
 from spatialboost.scenes.questions.kinds.closer_across import CLOSER_ACROSS
 from spatialboost.scenes.questions.kinds.depth import DEPTH
+from spatialboost.scenes.questions.kinds.depths import DEPTHS
 from spatialboost.scenes.questions.kinds.distance import DISTANCE
 from spatialboost.scenes.questions.kinds.distance_across import DISTANCE_ACROSS
 from spatialboost.scenes.questions.kinds.protocol import LEVELS, Context, Kind
@@ -46,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "distance_across": DISTANCE_ACROSS,
     "vqa": VQA,
     "scene_vqa": SCENE_VQA,
+    "depths": DEPTHS,
 }
 
 
