@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=112, help="image size in pixels, a multiple of 14")
     parser.add_argument("--steps", type=int, nargs=3, default=(25, 80, 40), help="of stages 1, 2 and 3")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0: none")
     parser.add_argument("--lr", type=float, nargs=3, default=(1e-3, 1e-4, 1e-4), help="of stages 1, 2 and 3")
     parser.add_argument(
         "--matrix-lr", type=float, nargs=3, default=(0, 0, 0), help="of Muon, in each stage; 0: AdamW alone"
@@ -128,7 +129,7 @@ def configuration(args: argparse.Namespace, built: dict[str, Any]) -> dict[str, 
     """The configuration of the run, with the keys of its YAML file."""
     own: list[dict[str, Any]] = [{"matrix_lr": rate or None} for rate in args.matrix_lr]
     own[2] |= {"train_projector": args.train_projector, "kernel": "auto"}
-    common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": 0}
+    common = {"batch_size": args.batch, "bf16": args.bf16, "log_every": 5, "save_every": args.save_every}
     held_out = "test" if args.repeat else UNSEEN
     folders = [args.out / "data" / name for name in ("train", "rooms", held_out) if name in built]
     small = args.llm == "demo"
@@ -166,18 +167,17 @@ def probes(args: argparse.Namespace, frames: RGBDFolder) -> dict[str, Callable[[
     shared = {"image_size": args.size, "progress": True}
     parts = {name: Subset(frames, list(items)) for name, items in split(frames).items()}
     cifar = args.assets / "cifar10_subset"
-    found: dict[str, Callable[[Any], Any]] = {
-        "frames": lambda encoders: depth_probe(encoders, parts["train"], parts["test"], **shared),
-        "CIFAR-10": lambda encoders: knn_probe(encoders, cifar / "train", cifar / "test", **shared),
-    }
+    found: dict[str, Callable[[Any], Any]] = {}
+    if args.rooms:
+        fit_on, test_on = (Rooms(n, first=first, size=args.size) for n, first in ((300, 500_000), (200, 600_000)))
+        found["rooms"] = lambda encoders: depth_probe(encoders, fit_on, test_on, **shared)
+    found["frames"] = lambda encoders: depth_probe(encoders, parts["train"], parts["test"], **shared)
     if (args.assets / "icl_livingroom1").is_dir():
         reading = ReaderOptions(images="image/*.jpg", intrinsics=LIVING_ROOM)
         room = RGBDFolder(args.assets / "icl_livingroom1", options=reading)
         walk = {name: Subset(room, list(items)) for name, items in split(room).items()}
         found["living room"] = lambda encoders: depth_probe(encoders, walk["train"], walk["test"], **shared)
-    if args.rooms:
-        fit_on, test_on = (Rooms(n, first=first, size=args.size) for n, first in ((300, 500_000), (200, 600_000)))
-        found = {"rooms": lambda encoders: depth_probe(encoders, fit_on, test_on, **shared)} | found
+    found["CIFAR-10"] = lambda encoders: knn_probe(encoders, cifar / "train", cifar / "test", **shared)
     return found
 
 

@@ -61,8 +61,8 @@ class LanguageOptions(TeacherOptions):
             tokens. It must divide the rows and the columns of patches.
         prompt: How an image stands in the text. ``plain``: visual tokens one after the other, as in the paper.
             ``named``: each patch, or square of pooled patches, has a name such as B3 before its visual tokens, and
-            questions say points by these names. ``coordinates``: the name is the place of its centre, as in (0.62, 0.38).
-            See `spatialboost.vlm.image_prompt.ImagePrompt`.
+            questions say points by these names. ``coordinates``: the name is the place of its centre, such as
+            (0.62, 0.38). See `spatialboost.vlm.image_prompt.ImagePrompt`.
         tokens_per_cell: Visual tokens that the projector makes of each patch or square of pooled patches.
     """
 

@@ -23,7 +23,7 @@ class DepthsCheck(Check):
         if len(turn["points"]) < 2 or len({tuple(point) for point in turn["points"]}) < len(turn["points"]):
             yield f"expected at least two different points, found {turn['points']}"
         yield from check_named_points(question, turn, facts["size"], len(turn["points"]))
-        if not re.search(r"\bdepths?\b", question) or "meters" not in question:
+        if not re.search(r"\b(?:depths?|deep)\b", question.lower()) or "meters" not in question:
             yield f"the question {question!r} does not ask for depths in meters"
         stated = [_STATED.fullmatch(part) for part in answer.removesuffix(".").split("; ")]
         if None in stated or not answer.endswith("."):

@@ -22,7 +22,7 @@ class Depth(Kind):
     scoring = LENGTH
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask about a point that is not on an edge. Its coordinates tell little about its depth, unless cells are asked."""
+        """Ask about a point that is not on an edge. Its coordinates tell little of its depth (not for cells)."""
         picker = context.view.picker
         if context.view.plan.cells is not None:
             point = _fresh_cell(context, rng)
