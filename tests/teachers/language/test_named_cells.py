@@ -78,15 +78,15 @@ def test_points_are_said_by_names_and_answers_stay_true(folder):
 def test_shuffled_depths_keep_their_points(folder):
     rows = list(open_rows([folder]))
     own, other = (build(rows, prompt=ImagePrompt(GRID, "named"), **more)[2] for more in ({}, {"shuffle_answers": True}))
-    changed = 0
+    changed = asked = 0
     for number, row in enumerate(rows):
         (true, kinds), (false, _) = (each.make_example.chat(number, row) for each in (own, other))
         for turn, kind in enumerate(kinds):
             if kind == "depths":
                 pair = [each[2 * turn + 1]["content"].removesuffix(".").split("; ") for each in (true, false)]
                 assert [part.split(": ")[0] for part in pair[0]] == [part.split(": ")[0] for part in pair[1]]
-                changed += pair[0] != pair[1]
-    assert changed > len(rows) / 2
+                asked, changed = asked + 1, changed + (pair[0] != pair[1])
+    assert asked > 3 and changed > asked / 2
 
 
 def test_a_run_with_names_is_scored_saved_and_taken_up(folder, tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_run_with_names_is_scored_saved_and_taken_up(folder, tmp_path, monkeyp
     readiness = result.stages["stage3"]["readiness"]
     assert set(readiness["kinds"]) == {"depth", "closer", "depths"}
     held_out = ChatDataset(
-        open_rows([folder]), _images(result), teacher.tokenizer, numbers=range(10, 16), prompt=teacher.vlm.prompt
+        open_rows([folder]), _images(result), teacher.tokenizer, numbers=range(8, 14), prompt=teacher.vlm.prompt
     )
     scores = answer_accuracy(teacher.vlm, teacher.tokenizer, held_out, kinds=None, max_new_tokens=None, progress=False)
     assert {score.kind for score in scores} == {"depth", "closer", "depths"}
