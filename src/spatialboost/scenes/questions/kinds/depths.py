@@ -20,8 +20,8 @@ _STATED = re.compile(r"\((\d\.\d\d), (\d\.\d\d)\): (\d+\.\d)")
 class Depths(Kind):
     """The depth at several points in one answer, in metres with one decimal.
 
-    One answer with twelve depths needs a third of the tokens of twelve turns. An image shows about as much of a depth
-    as the first decimal.
+    It saves tokens: the words around each depth are said once. An image shows about as much of a depth as the first
+    decimal.
     """
 
     name = "depths"
