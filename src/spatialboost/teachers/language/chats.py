@@ -61,8 +61,9 @@ class ChatExamples:
         messages, _ = self.chat(number, row)
         counts = self.visual_tokens(row)
         marks = sum(message["content"].count(IMAGE) for message in messages)
-        named = self.prompt is not None and marks == len(counts)  # else encode_chat tells what does not fit
-        tokens = self.prompt if named else counts
+        tokens: ImagePrompt | list[int] = counts
+        if self.prompt is not None and marks == len(counts):  # else encode_chat tells what does not fit
+            tokens = self.prompt
         encoded = encode_chat(messages, self.tokenizer, num_visual_tokens=tokens, max_length=self.max_length)
         if int(encoded["visual_mask"].sum()) < sum(counts):
             raise SpatialBoostError(
