@@ -75,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--start", choices=("random", "digits"), default="digits", help="of the projector, with --prompt"
     )
+    parser.add_argument("--earlier-run", type=Path, help="begin with the projector of this run (OUT/seed0/boosted)")
     parser.add_argument("--raw", action="store_true", help="with --prompt: features that are not standardised")
     parser.add_argument("--evaluate", type=int, default=16, help="held-out frames whose answers are scored")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one whole run for each")
@@ -148,6 +149,7 @@ def configuration(args: argparse.Namespace, built: dict[str, Any]) -> dict[str, 
             "llm": {"name": str(DEMO / "llm") if small else args.llm, "dtype": args.llm_type},
             "places": small,
             "evaluate": args.evaluate,
+            "earlier_run": None if args.earlier_run is None else str(args.earlier_run),
             **named,
         },
         "data": {
