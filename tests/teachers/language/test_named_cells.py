@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from spatialboost.demo import ASSETS as DEMO
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.writer import build_dataset
@@ -15,6 +16,7 @@ from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.teachers.language import AlignConfig, ChatDataset, align, answer_accuracy
 from spatialboost.training import load_config, train
+from spatialboost.training.plan import plan
 from spatialboost.vlm import SpatialVLM
 from spatialboost.vlm.image_prompt import ImagePrompt
 from training_rows import SHAPE, build
@@ -117,6 +119,18 @@ def test_a_run_with_names_is_scored_saved_and_taken_up(folder, tmp_path, monkeyp
     torch.testing.assert_close(taken.teacher.vlm.projector[1].weight, teacher.vlm.projector[1].weight)
     with pytest.raises(SpatialBoostError, match=r'trained with teacher.prompt: "named", and here .* is "plain"'):
         train(load_config({**later, "out": tmp_path / "plain"}, ["teacher.prompt=plain"]))
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_a_plan_has_the_parts_of_the_run(folder, tmp_path, with_data):
+    config = configuration(folder if with_data else tmp_path / "nowhere", tmp_path / "run")
+    config["teacher"]["llm"] = {"name": str(DEMO / "llm")}
+    for stage in ("stage1", "stage2", "stage3"):
+        config[stage] = {**config[stage], "pack": False}
+    stages = {each.name: each for each in plan(load_config(config))}
+    inside = 48 * 128 + 128 + 128 * 2 * 128 + 2 * 128  # two tokens of each cell, for a language model of width 128
+    assert stages["stage1"].trained == inside and stages["stage1"].total() > 0
+    assert not (tmp_path / "run").exists()
 
 
 def _images(result):
