@@ -26,7 +26,7 @@ from spatialboost.scenes.rooms import Rooms
 from spatialboost.teachers.language import BoostConfig, ChatDataset, InstructConfig, boost_encoder, instruct
 from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM
-from spatialboost.vlm.model import build_projector
+from spatialboost.vlm.projector import build_projector
 
 
 class Repeated(Sequence[Any]):

@@ -46,7 +46,7 @@ from spatialboost.training.fit import fit
 from spatialboost.training.optimizers import build_optimizer
 from spatialboost.training.stage import train_stage
 from spatialboost.vlm import SpatialVLM, load_llm
-from spatialboost.vlm.model import build_projector
+from spatialboost.vlm.projector import build_projector
 
 ROWS_PER_FILE = 256  # what `spatialboost data build` writes by default
 

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from spatialboost.teachers.language import ChatDataset
 from spatialboost.training import RowImages
 from spatialboost.vlm import SpatialVLM, load_llm
-from spatialboost.vlm.model import build_projector
+from spatialboost.vlm.projector import build_projector
 
 SHAPE = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
 

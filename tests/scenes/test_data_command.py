@@ -51,6 +51,22 @@ def test_the_field_of_view_is_said_and_a_data_set_is_balanced(tmp_path):
     assert "exists; choose another folder" in str(run("balance", tmp_path / "rooms", "--out", tmp_path / "new")[2])
 
 
+def test_points_at_the_centres_of_cells(tmp_path):
+    words = ["--num", 4, "--size", 64, "--turn", "depth=20", "--turn", "depths=1"]
+    assert run("build", "--out", tmp_path / "rooms", *words, "--points", "cells:4x4")[0] == 0
+    places = {0.12, 0.38, 0.62, 0.88}
+    for row in open_rows([tmp_path / "rooms"]):
+        meta = json.loads(row["meta"])
+        assert check_conversation(row["messages"], meta) == []
+        asked = [tuple(point) for turn in meta["turns"] if turn["kind"] == "depth" for point in turn["points"]]
+        assert len(set(asked)) == len(asked) <= 16 and {side for point in asked for side in point} <= places
+        if len(asked) < 20:
+            assert "every cell with a steady depth has been asked" in meta["left_out"]["depth"] or meta["replaced"]
+    assert "was built with plan.cells [4, 4] instead of None" in str(
+        run("build", "--out", tmp_path / "rooms", *words)[2]
+    )
+
+
 def test_chosen_turns_and_shards(tmp_path):
     words = [
         "build",

@@ -1,4 +1,4 @@
-"""Read the values of options of `spatialboost data build`: sizes, turns, directions, numbers of views."""
+"""Read the values of options of `spatialboost data build`: sizes, turns, points, directions, numbers of views."""
 
 from __future__ import annotations
 
@@ -79,6 +79,26 @@ def parse_focal(text: str) -> float | None:
         raise SpatialBoostError(
             f"--focal is {text!r}; expected a number such as 0.87, or question to write the field of view into the text"
         ) from None
+
+
+def parse_points(text: str) -> tuple[int, int] | None:
+    """Read "anywhere", or "cells:4x4" for the centres of the cells of a grid of 4 rows and 4 columns.
+
+    Example:
+        >>> parse_points("anywhere"), parse_points("cells:4x6")
+        (None, (4, 6))
+
+    Raises:
+        SpatialBoostError: the text has another form.
+    """
+    if text == "anywhere":
+        return None
+    match = re.fullmatch(r"cells:([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if not match:
+        raise SpatialBoostError(
+            f"--points is {text!r}; expected anywhere, or cells:ROWSxCOLUMNS such as cells:4x4 for the centres of cells"
+        )
+    return int(match[1]), int(match[2])
 
 
 def parse_turns(words: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from spatialboost.errors import SpatialBoostError, plain
-from spatialboost.scenes.command_values import parse_direction, parse_focal, parse_size, parse_turns, parse_views
+from spatialboost.scenes.command_values import (
+    parse_direction,
+    parse_focal,
+    parse_points,
+    parse_size,
+    parse_turns,
+    parse_views,
+)
 from spatialboost.scenes.paths import user_path
 
 # Beyond these, a number is mistyped, and the build would not end or would not fit into memory
@@ -149,6 +156,13 @@ def build(
         list[str] | None,
         typer.Option(help="KIND=COUNT, such as depth=3. Repeat for each kind. Default: the paper's twelve turns."),
     ] = None,
+    points: Annotated[
+        str,
+        typer.Option(
+            help="Where points in questions lie: anywhere, or cells:4x4 for the centres of the cells of a grid (rows x "
+            "columns), which a language model knows by name with teacher.prompt: named."
+        ),
+    ] = "anywhere",
     least: Annotated[
         int, typer.Option(help="Minimum number of turns. An item that supports fewer turns is skipped.")
     ] = 1,
@@ -186,7 +200,7 @@ def build(
             raise SpatialBoostError(f"{flag} is {value}; expected at most {largest}")
     mix = parse_views(views)
     asked = parse_turns(turn) if turn else PAPER if mix.counts == (1,) else SEVERAL
-    plan = TurnPlan(asked, least=least, field_of_view=focal == "question")
+    plan = TurnPlan(asked, least=least, field_of_view=focal == "question", cells=parse_points(points))
     pixels = None if size is None else parse_size(size)
     reader = ReaderOptions(
         depth_scale=depth_scale,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.vlm.image_prompt import IMAGE, ImagePrompt
 
 # Shape legend: L tokens of one conversation, including visual tokens.
 
-IMAGE = "<image>"
 IGNORE = -100  # label that torch's cross entropy and transformers ignore
 
 # Replaces the content of a message to find its position in the template's text. Uses Unicode's private use area.
@@ -25,7 +25,7 @@ def encode_chat(
     messages: Sequence[Message],
     tokenizer: Any,
     *,
-    num_visual_tokens: int | Sequence[int] = 0,
+    num_visual_tokens: int | Sequence[int] | ImagePrompt = 0,
     max_length: int | None = None,
     add_generation_prompt: bool = False,
 ) -> dict[str, Tensor]:
@@ -45,7 +45,8 @@ def encode_chat(
     Args:
         messages: Messages in chat format; each ``<image>`` in a content stands for one image.
         tokenizer: A fast tokenizer with a chat template.
-        num_visual_tokens: Number of visual tokens: one number for all images, or one for each image.
+        num_visual_tokens: Number of visual tokens: one number for all images, one for each image, or an `ImagePrompt`,
+            which also puts names between them. It does not change the contents (`ImagePrompt.reworded` does).
         max_length: Largest number of tokens; turns that do not fit are left out.
         add_generation_prompt: End with the generation prompt of the template; the messages then need no answer.
 
@@ -263,31 +264,44 @@ def _shared(first: str, second: str) -> str:
     return first[: min(len(first), len(second)) if length is None else length]
 
 
-def _tokenize(text: str, tokenizer: Any, num_visual_tokens: int | Sequence[int]) -> tuple[list[int], ...]:
-    """Token ids, and the start and stop of each token in the text; both are -1 for a visual token."""
+def _tokenize(text: str, tokenizer: Any, num_visual_tokens: int | Sequence[int] | ImagePrompt) -> tuple[list[int], ...]:
+    """Token ids, and the start and stop of each token in the text.
+
+    Both are -1 for a visual token, and 0 for a token of the text that an `ImagePrompt` puts between visual tokens.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise SpatialBoostError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer")
     segments = text.split(IMAGE)
-    num_images = len(segments) - 1
-    counts = [num_visual_tokens] * num_images if isinstance(num_visual_tokens, int) else list(num_visual_tokens)
-    if len(counts) != num_images:
-        raise SpatialBoostError(f"the messages have {num_images} {IMAGE} marks, but there are {len(counts)} images")
-    encoded = tokenizer(segments, add_special_tokens=False, return_offsets_mapping=True)
+    images = [[], *_pieces_of_images(num_visual_tokens, len(segments) - 1)]
+    within = [piece for pieces in images for piece, _ in pieces if piece]
+    encoded = tokenizer([*segments, *within], add_special_tokens=False, return_offsets_mapping=True)
     placeholder = tokenizer.pad_token_id or 0  # the id does not matter: its embedding is replaced
     ids: list[int] = []
     starts: list[int] = []
     stops: list[int] = []
-    offset = 0
+    offset, between = 0, len(segments)
     for i, segment in enumerate(segments):
+        for piece, count in images[i]:
+            known = encoded["input_ids"][between] if piece else []
+            between += bool(piece)
+            ids += [*known, *[placeholder] * count]
+            for ends in (starts, stops):
+                ends += [*[0] * len(known), *[-1] * count]
         ids += encoded["input_ids"][i]
         starts += [start + offset for start, _ in encoded["offset_mapping"][i]]
         stops += [stop + offset for _, stop in encoded["offset_mapping"][i]]
         offset += len(segment) + len(IMAGE)
-        if i < num_images:
-            ids += [placeholder] * counts[i]
-            starts += [-1] * counts[i]
-            stops += [-1] * counts[i]
     return ids, starts, stops
+
+
+def _pieces_of_images(wanted: int | Sequence[int] | ImagePrompt, num_images: int) -> list[list[tuple[str, int]]]:
+    """For each image: the text before each group of its visual tokens, and their number."""
+    if isinstance(wanted, ImagePrompt):
+        return [wanted.pieces(i, num_images) for i in range(num_images)]
+    counts = [wanted] * num_images if isinstance(wanted, int) else list(wanted)
+    if len(counts) != num_images:
+        raise SpatialBoostError(f"the messages have {num_images} {IMAGE} marks, but there are {len(counts)} images")
+    return [[("", count)] for count in counts]
 
 
 def _whole_turns(turns: Tensor, max_length: int) -> int:

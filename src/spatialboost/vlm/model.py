@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
-from spatialboost.encoders import feature_dim, feature_layer, read_tokens
+from spatialboost.encoders import feature_layer, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.chat import IGNORE
+from spatialboost.vlm.image_prompt import ImagePrompt
 from spatialboost.vlm.llm_checks import num_positions, word_scale
 from spatialboost.vlm.packing import Way, pack, start_packing, stop_packing
 from spatialboost.vlm.places import grid_code
 from spatialboost.vlm.pooling import PatchPool
+from spatialboost.vlm.projector import build_projector
 
 # Shape legend: B conversations, L tokens, I images of all conversations, N patches, D encoder width, E language model
 # width, V size of the vocabulary, A labelled tokens of the whole batch.
 
-_GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
 MOST_LOGITS = 2**25  # that a training step holds at a time: 128 MB in float32, and as much for their gradient ...
 MOST_PARTS = 32  # ... but a step with very many answers is not divided further than this
 
@@ -63,7 +64,8 @@ class SpatialVLM(nn.Module):
         encoder: Any encoder that `spatialboost.encoders.tokens.read_tokens` can read; boosted or not.
         llm: Any ``AutoModelForCausalLM``.
         layer: Block of the encoder whose output is read.
-        projector: Maps ``(I, N, D)`` to ``(I, N, E)``; None makes the two-layer projector of LLaVA-1.5.
+        projector: Maps ``(I, N, D)`` to ``(I, N, E)``, or to a multiple of E if the prompt has several tokens per cell;
+            None makes the two-layer projector of LLaVA-1.5.
         pool: Replaces squares of neighbouring patches by their mean, before the projector; None keeps all patches.
         grid: Rows and columns of visual tokens. If given, a fixed code of its position is added to each of them. The
             tokens for points of `spatialboost.vlm.llms.build_small_llm` have the same codes. This helps a small new
@@ -81,13 +83,17 @@ class SpatialVLM(nn.Module):
         projector: nn.Module | None = None,
         pool: PatchPool | None = None,
         grid: tuple[int, int] | None = None,
+        prompt: ImagePrompt | None = None,
     ):
         super().__init__()
-        self.layer, self.pool = layer, pool
+        self.layer, self.pool, self.prompt = layer, pool, prompt
+        self.tokens_per_cell = 1 if prompt is None else prompt.tokens_per_cell
         self.feature_layer = feature_layer(encoder, layer)
         self.encoder = encoder
         self.llm: Any = llm
-        self.projector = build_projector(encoder, llm) if projector is None else projector
+        self.projector = (
+            build_projector(encoder, llm, tokens_per_cell=self.tokens_per_cell) if projector is None else projector
+        )
         drawn = self.projector.named_parameters() if projector is None else ()
         self._drawn = {name: _sample(p) for name, p in drawn if p.ndim > 1 and not p.is_meta}  # biases start at zero
         self.places_NE: Tensor | None
@@ -155,18 +161,21 @@ class SpatialVLM(nn.Module):
         if patch_features is not None and self.pool is not None:
             patch_features = self.pool(patch_features)
         num_places = int(visual_mask.sum())
-        num_tokens = 0 if patch_features is None else patch_features.shape[0] * patch_features.shape[1]
+        per_image = 0 if patch_features is None else patch_features.shape[1] * self.tokens_per_cell
+        num_tokens = 0 if patch_features is None else patch_features.shape[0] * per_image
         if num_places != num_tokens:
             raise SpatialBoostError(
                 f"visual_mask has {num_places} positions, but the images give {num_tokens} tokens: encode the chat "
-                "with num_visual_tokens equal to the number of visual tokens of one image"
+                "with num_visual_tokens equal to the number of visual tokens of one image, or with the same prompt"
             )
         if patch_features is None or not num_tokens:
             return embeds_BLE
         weight = next(self.projector.parameters(), embeds_BLE)
         visual_INE = self.projector(patch_features.to(weight.dtype))
+        if self.tokens_per_cell > 1:
+            visual_INE = visual_INE.unflatten(-1, (self.tokens_per_cell, -1)).flatten(1, 2)
         if self.places_NE is not None:
-            visual_INE = visual_INE + self.places_NE
+            visual_INE = visual_INE + self.places_NE.repeat_interleave(self.tokens_per_cell, 0)
         return embeds_BLE.masked_scatter(visual_mask[..., None], visual_INE.to(embeds_BLE.dtype))
 
     def forward(
@@ -260,28 +269,6 @@ class SpatialVLM(nn.Module):
         if (most := num_positions(self.llm)) is not None and options["max_new_tokens"] is not None:
             options["max_new_tokens"] = min(options["max_new_tokens"], max(1, most - input_ids.shape[1]))
         return self.llm.generate(inputs_embeds=embeds_BLE, attention_mask=attention_mask, **options)
-
-
-def build_projector(encoder: nn.Module, llm: Any) -> nn.Sequential:
-    """Two linear layers with a GELU between them, from the encoder's width to the language model's.
-
-    The weights are scaled so that tokens of unit variance get the root mean square of the language model's embeddings.
-    With torch's default initialisation they would be ten times larger than the embeddings of a new GPT-2.
-    """
-    table = llm.get_input_embeddings()
-    embeddings = table.weight
-    width_in, width = feature_dim(encoder), embeddings.shape[1]
-    into, out = nn.Linear(width_in, width), nn.Linear(width, width)
-    with torch.no_grad():
-        # of what the module returns, not of its weights: Gemma's multiplies them by the root of the width
-        ids = torch.arange(0 if embeddings.is_meta else len(embeddings), device=embeddings.device)
-        squares = [float(table(part).float().square().mean()) for part in ids.split(8192) if len(part)]
-        embedding_rms = word_scale(llm) * (sum(squares) / len(squares)) ** 0.5 if squares else 0.02
-        nn.init.normal_(into.weight, std=width_in**-0.5)
-        nn.init.normal_(out.weight, std=embedding_rms / (_GELU_RMS * width**0.5))
-        nn.init.zeros_(into.bias)
-        nn.init.zeros_(out.bias)
-    return nn.Sequential(into, nn.GELU(), out).to(embeddings.device)
 
 
 def _cross_entropy(logits_AV: Tensor, targets_A: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ def test_a_plan_goes_through_json_and_pickle():
         "least": 2,
         "wordings": None,
         "field_of_view": False,
+        "cells": None,
     }
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert pickle.loads(pickle.dumps(TurnPlan())) == TurnPlan()

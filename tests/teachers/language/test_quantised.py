@@ -12,7 +12,7 @@ from spatialboost.teachers.language import BoostConfig, ChatDataset, InstructCon
 from spatialboost.training import RowImages, load_config, train
 from spatialboost.vlm import Collator, SpatialVLM, load_llm
 from spatialboost.vlm.llms import build_tokenizer, is_quantised
-from spatialboost.vlm.model import build_projector
+from spatialboost.vlm.projector import build_projector
 from training_rows import SHAPE, make_rows
 
 BITS = ["8bit", "4bit"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +46,7 @@ SEVERAL: Mapping[str, int] = MappingProxyType(
 
 _TWO_WORDINGS = {"wordings": 2}  # of data sets before `TurnPlan.wordings`
 MAX_TURNS = 10_000  # of one kind; stops a build with a mistyped number
+MAX_CELLS = 50  # a side: with more, two centres could be the same point with two decimals
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class TurnPlan:
             model that knows no others. Points are then drawn as in data sets of before there were more than
             two wordings, and the coordinates tell more about the answer.
         field_of_view: questions with a length in the answer say the camera's horizontal field of view before, in words.
+        cells: rows and columns of a grid: points in questions are the centres of its cells, each asked for its depth at
+            most once in a conversation. For a language model that gets names of cells before visual tokens
+            (``teacher.prompt``). The coordinates then tell more about the answer. None = points anywhere.
 
     Raises:
         SpatialBoostError: a kind is unknown, a number is wrong, there is no turn, or a question about a caption has no
@@ -81,6 +85,7 @@ class TurnPlan:
     least: int = 1
     wordings: int | None = None
     field_of_view: bool = False
+    cells: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.turns, Mapping):
@@ -118,6 +123,14 @@ class TurnPlan:
                 f"wordings is {number!r}; expected None for all, or the first 1, 2, ... of each kind"
             )
 
+        if self.cells is not None:
+            object.__setattr__(self, "cells", _grid(self.cells))
+
+    @property
+    def balances_points(self) -> bool:
+        """Whether points are drawn so that their coordinates tell little about the answer."""
+        return self.wordings is None and self.cells is None
+
     @property
     def total(self) -> int:
         """Number of all turns."""
@@ -129,6 +142,15 @@ class TurnPlan:
         return any(KINDS[kind].objects for kind in self.turns)
 
 
+def _grid(cells: Any) -> tuple[int, int]:
+    """Rows and columns, checked."""
+    sides = tuple(cells) if isinstance(cells, Sequence) and not isinstance(cells, str) else ()
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_CELLS for side in sides)
+    if len(sides) != 2 or not whole:
+        raise SpatialBoostError(f"cells is {cells!r}; expected rows and columns from 1 to {MAX_CELLS}, such as (4, 4)")
+    return sides
+
+
 def plan_settings(plan: TurnPlan) -> dict[str, Any]:
     """The settings of a plan, as they are stored in a data set.
 
@@ -136,7 +158,7 @@ def plan_settings(plan: TurnPlan) -> dict[str, Any]:
         >>> plan_settings(TurnPlan({"depth": 2}))["turns"]
         {'depth': 2}
     """
-    return asdict(plan)
+    return {**asdict(plan), "cells": None if plan.cells is None else list(plan.cells)}  # as JSON has it
 
 
 def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,4 +179,11 @@ def renew_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     counts |= {"distance": found["distance"], **dict.fromkeys(("caption", "caption_question"), int(found["caption"]))}
     turns = {kind: count for kind, count in counts.items() if count}
     numbers = {name: found[name] for name in ("min_gap", "smoothness", "on_objects")}
-    return {"turns": turns, **numbers, "least": sum(turns.values()), **_TWO_WORDINGS, "field_of_view": False}
+    return {
+        "turns": turns,
+        **numbers,
+        "least": sum(turns.values()),
+        **_TWO_WORDINGS,
+        "field_of_view": False,
+        "cells": None,
+    }

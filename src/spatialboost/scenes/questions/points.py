@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,17 @@ _NEAR_LEVEL = 0.05  # a point fits a drawn depth if it is this near to it
 _LEVEL_ATTEMPTS = 64
 
 
+def cell_centres(cells: tuple[int, int]) -> list[Point]:
+    """The centres of the cells of a grid, row by row, rounded to hundredths.
+
+    Example:
+        >>> cell_centres((1, 4))
+        [(12, 50), (38, 50), (62, 50), (88, 50)]
+    """
+    rows, columns = ([round((2 * place + 1) * 50 / count) for place in range(count)] for count in cells)
+    return [(x, y) for y in rows for x in columns]
+
+
 def pixel_of(point: Point, size: tuple[int, int]) -> tuple[int, int]:
     """(row, column) of the pixel that contains a point. Computed with integers, so that there is no rounding error.
 
@@ -51,6 +62,7 @@ class PointPicker:
             differs by at most this fraction plus two standard deviations of the noise.
         on_objects: fraction of the points that lie on an object (each object with the same probability); the others lie
             anywhere.
+        cells: rows and columns of a grid: only the centres of its cells are picked. None = all points.
 
     Raises:
         CannotAskError: no point of the view can be used.
@@ -64,6 +76,7 @@ class PointPicker:
         min_gap: float,
         smoothness: float,
         on_objects: float,
+        cells: tuple[int, int] | None = None,
     ) -> None:
         self.cues, self.min_gap, self.on_objects = cues, min_gap, on_objects
         near = [_grid_index(cues.size, *shift) for shift in _NEIGHBOURS]
@@ -71,6 +84,10 @@ class PointPicker:
         self.depth_GG, self.lowest_GG, self.highest_GG = depth_9GG[0], depth_9GG.min(0), depth_9GG.max(0)
         roughness_GG = np.maximum(self.depth_GG - self.lowest_GG, self.highest_GG - self.depth_GG)
         steady_GG = roughness_GG <= (smoothness + SIGMAS * cues.depth_noise) * self.depth_GG  # False where NaN
+        if cells is not None:
+            centres_GG = np.zeros_like(steady_GG)
+            centres_GG[tuple(np.array([(y - 1, x - 1) for x, y in cell_centres(cells)]).T)] = True
+            steady_GG &= centres_GG
         if not steady_GG.any():
             raise CannotAskError("no point has a steady depth around it; the depth is too sparse or too rough")
         areas = [np.flatnonzero(area_GG) for area_GG in (steady_GG, *(steady_GG & mask[near[0]] for mask in masks))]
@@ -80,6 +97,20 @@ class PointPicker:
     def pick(self, rng: np.random.Generator) -> Point:
         """Pick one point."""
         return self._pick_from(self.areas, rng)
+
+    def pick_several(self, rng: np.random.Generator, most: int, without: Collection[Point] = ()) -> list[Point]:
+        """Pick different points of the whole image, at most `most`; fewer where there are not so many.
+
+        Args:
+            rng: the source of randomness.
+            most: number of points.
+            without: points that are not picked.
+        """
+        side = _HUNDREDTHS_G.size
+        taken = [(y - 1) * side + x - 1 for x, y in without]
+        free = np.setdiff1d(self.areas[0], np.array(taken, np.int64))
+        chosen = rng.permutation(free)[:most].tolist()
+        return [(int(_HUNDREDTHS_G[place % side]), int(_HUNDREDTHS_G[place // side])) for place in chosen]
 
     def pick_level(self, rng: np.random.Generator) -> Point:
         """Pick one point so that its row tells little about its depth.

@@ -1,4 +1,4 @@
-"""Score a reply against the true answer: by its verdict, or by its length in metres."""
+"""Score a reply against the true answer: by its verdict, or by one length or several in metres."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?) ?(centimeter|meter)")
+_LISTED = re.compile(r": ?(\d+(?:\.\d+)?)")
 _VERDICT = re.compile(r"Answer: (Yes|No|[A-D](?![\w ])|[A-Za-z][^.]*)")
 
 
@@ -90,8 +91,56 @@ class LengthScoring:
         return f"{np.median(lengths):.3f} meters" if lengths else ""
 
 
+@dataclass(frozen=True)
+class LengthsScoring:
+    """A reply is a list of lengths, such as "(0.12, 0.38): 2.3; (0.62, 0.12): 3.1.", compared place by place.
+
+    Example:
+        >>> LENGTHS.error("B3: 2.0; A1: 3.0.", "B3: 2.5; A1: 3.0."), LENGTHS.error("B3: 2.5.", "B3: 2.5; A1: 3.0.")
+        (0.1, 0.5)
+
+    Attributes:
+        tolerance: maximum relative error of a length that counts as right.
+    """
+
+    tolerance: float = 0.25
+
+    def right(self, reply: str, truth: str) -> bool:
+        """Whether more than half of the lengths are within the tolerance."""
+        errors = self._errors(reply, truth)
+        return sum(error <= self.tolerance for error in errors) * 2 > len(errors)
+
+    def error(self, reply: str, truth: str) -> float:
+        """The mean relative error of the lengths; a length that is missing has an error of 1."""
+        errors = self._errors(reply, truth)
+        return float(np.mean(errors)) if errors else 1.0
+
+    def best_guess(self, truths: Sequence[str]) -> str:
+        """The median length at every place; empty if no answer contains a length."""
+        lists = [read_lengths(truth) for truth in truths]
+        lengths = [length for each in lists for length in each]
+        return "; ".join([f": {np.median(lengths):.1f}"] * max(map(len, lists))) if lengths else ""
+
+    def _errors(self, reply: str, truth: str) -> list[float]:
+        found, expected = read_lengths(reply), read_lengths(truth)
+        missing = [None] * (len(expected) - len(found))
+        pairs = zip([*found, *missing], expected, strict=False)
+        return [1.0 if said is None or not true else abs(said - true) / true for said, true in pairs]
+
+
 VERDICT = VerdictScoring()
 LENGTH = LengthScoring()
+LENGTHS = LengthsScoring()
+
+
+def read_lengths(text: str) -> list[float]:
+    """Read the numbers of a list, each after a colon.
+
+    Example:
+        >>> read_lengths("(0.12, 0.38): 2.3; (0.62, 0.12): 3.1."), read_lengths("Far.")
+        ([2.3, 3.1], [])
+    """
+    return [float(number) for number in _LISTED.findall(text)]
 
 
 def read_length(text: str) -> float | None:

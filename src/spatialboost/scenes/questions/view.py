@@ -25,7 +25,7 @@ class AskedView:
     Attributes:
         cues: the view.
         layout: its box and its usable objects, from `measure_layout`.
-        plan: the plan; ``min_gap``, ``smoothness`` and ``on_objects`` are used.
+        plan: the plan; ``min_gap``, ``smoothness``, ``on_objects`` and ``cells`` are used.
     """
 
     cues: Cues
@@ -57,9 +57,8 @@ class AskedView:
         names = {fact.description for fact in self.objects}
         masks = [thing.mask_HW for thing in self.cues.objects if clean_description(thing.description) in names]
         plan = self.plan
-        return PointPicker(
-            self.cues, masks, min_gap=plan.min_gap, smoothness=plan.smoothness, on_objects=plan.on_objects
-        )
+        margins = {"min_gap": plan.min_gap, "smoothness": plan.smoothness, "on_objects": plan.on_objects}
+        return PointPicker(self.cues, masks, **margins, cells=plan.cells)
 
     def point_facts(self, points: list[Point]) -> dict[str, Any]:
         """Coordinates, pixels (row, column) and depths of points, for the facts of a turn."""

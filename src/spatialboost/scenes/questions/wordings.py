@@ -17,6 +17,13 @@ DEPTH = (
     "What depth would a depth camera measure at {point}?",
     "Tell me the depth of the image at {point}.",
 )
+DEPTHS = (
+    "Depth in meters at {points}?",
+    "What are the depths in meters at these points? {points}",
+    "How deep is the scene at each of these points? Give the depth in meters. {points}",
+    "Give the depth in meters at {points}.",
+    "For each of these points, which depth in meters would a depth camera measure? {points}",
+)
 _POINTS = "Point 1 : {point1} Point 2 : {point2}"
 CLOSER = (
     f"Which point is close to a viewer? {_POINTS}",  # the paper's own wording

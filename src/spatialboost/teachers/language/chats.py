@@ -9,11 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.scenes.questions.kinds import KINDS
 from spatialboost.teachers.language.turns import Order, arrange_turns
 from spatialboost.teachers.protocol import BAD_DATA, row_images, row_meta
 from spatialboost.training.data import RowDataset, RowImages
 from spatialboost.training.features import FeatureStore
 from spatialboost.vlm.chat import IMAGE, encode_chat, plain_messages
+from spatialboost.vlm.image_prompt import ImagePrompt
 from spatialboost.vlm.pooling import PatchPool
 
 Row = Mapping[str, Any]  # "images": list, "messages": chat, "meta": JSON text or dictionary with "turns"
@@ -34,6 +36,7 @@ class ChatExamples:
         shuffled: Replaces the answers by those of other rows, for the control experiment; None keeps the answers.
         order: Order of the turns, see `arrange_turns`; None leaves them as they are.
         seed: Random seed for the order ``random``.
+        prompt: How images stand in the text; points are then said by its names. None: visual tokens alone.
     """
 
     def __init__(
@@ -47,8 +50,9 @@ class ChatExamples:
         shuffled: ShuffledAnswers | None = None,
         order: Order | None = None,
         seed: int = 0,
+        prompt: ImagePrompt | None = None,
     ) -> None:
-        self.order, self.seed = order, seed
+        self.order, self.seed, self.prompt = order, seed, prompt
         self.rows, self.tokenizer, self.num_tokens = rows, tokenizer, num_tokens
         self.max_length, self.turns, self.shuffled = max_length, turns, shuffled
 
@@ -56,7 +60,11 @@ class ChatExamples:
         """The conversation, encoded by `spatialboost.vlm.chat.encode_chat`."""
         messages, _ = self.chat(number, row)
         counts = self.visual_tokens(row)
-        encoded = encode_chat(messages, self.tokenizer, num_visual_tokens=counts, max_length=self.max_length)
+        marks = sum(message["content"].count(IMAGE) for message in messages)
+        tokens: ImagePrompt | list[int] = counts
+        if self.prompt is not None and marks == len(counts):  # else encode_chat tells what does not fit
+            tokens = self.prompt
+        encoded = encode_chat(messages, self.tokenizer, num_visual_tokens=tokens, max_length=self.max_length)
         if int(encoded["visual_mask"].sum()) < sum(counts):
             raise SpatialBoostError(
                 f"an image stands after the turns that fit into {self.max_length} tokens: put the images first, "
@@ -68,7 +76,8 @@ class ChatExamples:
         """Messages of a row and the kind of each turn."""
         chat = read_chat(self.rows[number] if row is None else row, self.turns)
         chat = chat if self.shuffled is None else self.shuffled(number, chat, self._unshuffled_chat)
-        return chat if self.order is None else arrange_turns(chat, self.order, [self.seed, number])
+        chat = chat if self.order is None else arrange_turns(chat, self.order, [self.seed, number])
+        return chat if self.prompt is None else (self.prompt.reworded(chat[0]), chat[1])
 
     def visual_tokens(self, row: Row) -> list[int]:
         """Number of visual tokens of each image of a row."""
@@ -92,6 +101,7 @@ class ChatDataset(RowDataset):
         numbers: Numbers of the rows to use; None uses all.
         max_length: Largest number of tokens; turns that do not fit are left out.
         pool: The pooling of visual tokens of the `SpatialVLM`; None: each patch is one token.
+        prompt: The prompt of the `SpatialVLM`; None: visual tokens alone.
         turns: Keep only turns of these kinds.
         shuffle_answers: Exchange answers between rows, see `ShuffledAnswers`.
         seed: Random seed for shuffled answers.
@@ -109,6 +119,7 @@ class ChatDataset(RowDataset):
         numbers: Sequence[int] | None = None,
         max_length: int | None = None,
         pool: PatchPool | None = None,
+        prompt: ImagePrompt | None = None,
         turns: Sequence[str] | None = None,
         shuffle_answers: bool = False,
         seed: int = 0,
@@ -117,7 +128,9 @@ class ChatDataset(RowDataset):
         numbers = range(len(rows)) if numbers is None else numbers
         shuffled = ShuffledAnswers(numbers, seed) if shuffle_answers else None
         count = images.num_tokens if pool is None else pool.num_tokens
-        examples = ChatExamples(rows, tokenizer, count, max_length=max_length, turns=turns, shuffled=shuffled)
+        count = count if prompt is None else prompt.num_tokens
+        options: dict[str, Any] = {"max_length": max_length, "turns": turns, "shuffled": shuffled, "prompt": prompt}
+        examples = ChatExamples(rows, tokenizer, count, **options)
         super().__init__(rows, images, examples, numbers=numbers, features=features)
 
 
@@ -155,7 +168,7 @@ class ShuffledAnswers:
                 continue
             for turn in sorted(wanted):
                 if turn < len(their_kinds) and their_kinds[turn] == kinds[turn]:
-                    messages[2 * turn + 1] = dict(theirs[2 * turn + 1])
+                    messages[2 * turn + 1] = _exchanged(kinds[turn], messages[2 * turn + 1], theirs[2 * turn + 1])
                     wanted.remove(turn)
             if not wanted:
                 break
@@ -165,6 +178,13 @@ class ShuffledAnswers:
         place = int(self._places[np.searchsorted(self._sorted, number)])
         count = len(self.order)
         return (int(self.order[(place + step) % count]) for step in range(1, min(MOST_SOURCES + 1, count)))
+
+
+def _exchanged(kind: str, answer: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The other row's answer, to the question of this row as far as the kind knows how."""
+    if kind not in KINDS:
+        return dict(other)
+    return {**other, "content": KINDS[kind].exchanged(answer["content"], other["content"])}
 
 
 def read_chat(row: Row, turns: Sequence[str] | None = None) -> Chat:

@@ -50,21 +50,32 @@ class LanguageOptions(TeacherOptions):
         places: Add a code of its position in the image to each visual token, see `spatialboost.vlm.SpatialVLM`. For a
             ``small`` language model, set ``places: true`` in its kwargs too.
         projector_start: ``random``: random weights. ``zero``: the last layer starts at zero, so visual tokens start
-            as zeros; for a language model that was pretrained to treat zero tokens as no information.
+            as zeros; for a language model that was pretrained to treat zero tokens as no information. ``digits``:
+            random weights, and the last bias starts at the mean embedding of the digits.
+        standardise: The projector gets each channel of the features with mean 0 and variance 1, as measured on 64
+            training images before stage 1.
         max_length: Largest number of tokens of a conversation; turns that do not fit are left out.
         earlier_run: Folder of another run, whose projector and, if it has one, whose language model of stage 2 this run
             begins with. `llm.name` is then not used.
         pool: Side of the squares of neighbouring patches whose mean is one visual token: 2 gives a quarter of the
             tokens. It must divide the rows and the columns of patches.
+        prompt: How an image stands in the text. ``plain``: visual tokens one after the other, as in the paper.
+            ``named``: each patch, or square of pooled patches, has a name such as B3 before its visual tokens, and
+            questions say points by these names. ``coordinates``: the name is the place of its centre, such as
+            (0.62, 0.38). See `spatialboost.vlm.image_prompt.ImagePrompt`.
+        tokens_per_cell: Visual tokens that the projector makes of each patch or square of pooled patches.
     """
 
     kind: Literal["language"] = "language"
     llm: LLMConfig = LLMConfig()
     places: bool = False
-    projector_start: Literal["random", "zero"] = "random"
+    projector_start: Literal["random", "zero", "digits"] = "random"
+    standardise: bool = False
     max_length: int | None = Field(default=2048, ge=8)
     earlier_run: Path | None = None
     pool: int = Field(default=1, ge=1)
+    prompt: Literal["plain", "named", "coordinates"] = "plain"
+    tokens_per_cell: int = Field(default=1, ge=1, le=64)
 
     def from_folder(self, folder: Path) -> LanguageOptions:
         """The options with their relative paths joined to the folder of the run's file."""

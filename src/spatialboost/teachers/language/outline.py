@@ -23,16 +23,20 @@ LOGITS = {"final_logit_softcapping": (None,), "logit_scale": (None, 1.0), "logit
 def outline_teacher(cls: type[LanguageTeacher], options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
     """The parts that `LanguageTeacher.build` makes, on the meta device; the tokenizer is opened if there are rows."""
     from spatialboost.teachers.language.teacher import LLM, _conversations, last_stage
-    from spatialboost.vlm.model import SpatialVLM, build_projector
+    from spatialboost.vlm.image_prompt import ImagePrompt
+    from spatialboost.vlm.model import SpatialVLM
     from spatialboost.vlm.outline import outline_llm
     from spatialboost.vlm.pooling import PatchPool
+    from spatialboost.vlm.projector import build_projector
 
+    pool = PatchPool(inputs.images.grid, options.pool)
+    prompt = ImagePrompt(pool.grid, options.prompt, options.tokens_per_cell)
     name, kwargs = options.llm.name, dict(options.llm.kwargs)
     if options.earlier_run is not None and (saved := last_stage(options.earlier_run) / LLM).is_dir():
         name, kwargs = str(saved), {}
     llm, tokenizer = outline_llm(
         name,
-        conversations=_conversations(inputs) if name == "small" else (),
+        conversations=_conversations(inputs, prompt) if name == "small" else (),
         dtype=getattr(torch, options.llm.dtype),
         quantization=options.llm.quantization,
         with_tokenizer=len(inputs.rows) > 0,
@@ -42,11 +46,11 @@ def outline_teacher(cls: type[LanguageTeacher], options: LanguageOptions, inputs
         tokenizer = SimpleNamespace(pad_token_id=0)
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    projector, pool = build_projector(inputs.encoder, llm), PatchPool(inputs.images.grid, options.pool)
-    grid = pool.grid if options.places else None
-    vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
+    sizes: dict[str, Any] = {"tokens_per_cell": options.tokens_per_cell, "standardise": options.standardise}
+    projector, grid = build_projector(inputs.encoder, llm, **sizes), pool.grid if options.places else None
+    vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid, prompt=prompt)
     vlm._fast_head = head_is_plain(llm)  # else it would be measured, for which the weights need values
-    return cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
+    return cls(vlm, tokenizer, prompt.num_tokens, options=options, seed=inputs.seed)
 
 
 def head_is_plain(llm: Any) -> bool:
@@ -56,16 +60,19 @@ def head_is_plain(llm: Any) -> bool:
     return plain and llm.get_output_embeddings() is not None and llm.base_model is not llm
 
 
-def typical_conversation(max_length: int | None, num_tokens: int, num_words: int) -> tuple[Example, int]:
+def typical_conversation(
+    max_length: int | None, num_tokens: int, num_words: int, num_names: int = 0
+) -> tuple[Example, int]:
     """A conversation about one image that has as many tokens as are allowed, and its number of images.
 
     Args:
         max_length: Largest number of tokens.
         num_tokens: Visual tokens of the image.
         num_words: Size of the vocabulary.
+        num_names: Tokens of the names of its cells.
     """
-    length = max_length or max(WITHOUT_LIMIT, num_tokens + 2)
-    answers = max(1, round((length - num_tokens) * ANSWERS))
+    length = max_length or max(WITHOUT_LIMIT, num_tokens + num_names + 2)
+    answers = max(1, round((length - num_tokens - num_names) * ANSWERS))
     ids = torch.arange(length) % num_words
     labels, visual_mask = torch.full_like(ids, -100), torch.zeros_like(ids, dtype=torch.bool)
     labels[length - answers :] = ids[length - answers :]

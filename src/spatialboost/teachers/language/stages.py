@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatialboost.errors import SpatialBoostError
 from spatialboost.teachers.language.chats import ChatDataset
 from spatialboost.teachers.language.config import AlignConfig, BoostConfig, InstructConfig
 from spatialboost.teachers.language.teacher import LanguageTeacher
@@ -92,4 +93,9 @@ def boost_encoder(
 
 
 def _teacher(vlm: SpatialVLM, dataset: ChatDataset) -> LanguageTeacher:
+    if dataset.make_example.prompt != vlm.prompt:
+        raise SpatialBoostError(
+            f"the conversations have the prompt {dataset.make_example.prompt}, and the model has {vlm.prompt}: give "
+            "both the same, as in ChatDataset(..., prompt=vlm.prompt)"
+        )
     return LanguageTeacher(vlm, dataset.make_example.tokenizer, dataset.make_example.num_tokens)

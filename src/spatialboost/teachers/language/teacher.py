@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from spatialboost.teachers.protocol import (
 
 if TYPE_CHECKING:
     from spatialboost.training.data import RowDataset
+    from spatialboost.vlm.image_prompt import ImagePrompt
     from spatialboost.vlm.llms import Conversation
     from spatialboost.vlm.model import SpatialVLM
 
@@ -83,7 +83,8 @@ class LanguageTeacher(Teacher):
         self.options = options or LanguageOptions()
         self.objective = LanguageObjective(vlm)
         self.collate, self.taught = Collator(tokenizer.pad_token_id), [vlm.llm]
-        self.max_length = _longest(self.options.max_length, num_positions(vlm.llm), num_tokens)
+        prompt_tokens = num_tokens if vlm.prompt is None else vlm.prompt.length(tokenizer)
+        self.max_length = _longest(self.options.max_length, num_positions(vlm.llm), prompt_tokens)
 
     @classmethod
     def columns(cls, options: LanguageOptions) -> Sequence[str]:
@@ -100,12 +101,15 @@ class LanguageTeacher(Teacher):
     @classmethod
     def build(cls, options: LanguageOptions, inputs: TeacherInputs) -> LanguageTeacher:
         """Load the language model and make a new projector. If stage 2 is finished, its language model is loaded."""
+        from spatialboost.teachers.language.projectors import make_projector
+        from spatialboost.vlm.image_prompt import ImagePrompt
         from spatialboost.vlm.llm_checks import check_chats, check_embeddings
         from spatialboost.vlm.llms import load_llm
-        from spatialboost.vlm.model import SpatialVLM, build_projector
+        from spatialboost.vlm.model import SpatialVLM
         from spatialboost.vlm.pooling import PatchPool
 
         pool = PatchPool(inputs.images.grid, options.pool)
+        prompt = ImagePrompt(pool.grid, options.prompt, options.tokens_per_cell)
         earlier = None if options.earlier_run is None else last_stage(options.earlier_run)
         stage2 = inputs.finished.get("stage2", earlier)
         saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
@@ -113,18 +117,14 @@ class LanguageTeacher(Teacher):
             dtype, quantization = getattr(torch, options.llm.dtype), options.llm.quantization
             llm, tokenizer = load_llm(saved, dtype=dtype, quantization=quantization)
         else:
-            llm, tokenizer = build_llm(options.llm, _conversations(inputs), inputs.seed)
-        grid = pool.grid if options.places else None
-        projector = build_projector(inputs.encoder, llm)
-        if options.projector_start == "zero":
-            torch.nn.init.zeros_(projector[-1].get_parameter("weight"))
-        if options.earlier_run is not None and earlier is not None:
-            check_same_features(options.earlier_run, layer=inputs.layer, places=options.places)
-            load_projector(projector, earlier / PROJECTOR)
+            llm, tokenizer = build_llm(options.llm, _conversations(inputs, prompt), inputs.seed)
         check_embeddings(llm)
-        check_chats(llm, tokenizer, _conversations(inputs))
-        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, projector=projector, pool=pool, grid=grid)
-        teacher = cls(vlm, tokenizer, pool.num_tokens, options=options, seed=inputs.seed)
+        check_chats(llm, tokenizer, _conversations(inputs, prompt))
+        projector = make_projector(options, inputs, pool, llm, tokenizer, earlier)
+        grid = pool.grid if options.places else None
+        parts: dict[str, Any] = {"projector": projector, "pool": pool, "grid": grid, "prompt": prompt}
+        vlm = SpatialVLM(inputs.encoder, llm, layer=inputs.layer, **parts)
+        teacher = cls(vlm, tokenizer, prompt.num_tokens, options=options, seed=inputs.seed)
         new = {"llm": saved is None and options.llm.name == "small", "projector": earlier is None}
         teacher.taught = [getattr(vlm, name) for name in new if not new[name]]
         return teacher
@@ -141,7 +141,8 @@ class LanguageTeacher(Teacher):
         from spatialboost.teachers.language.outline import typical_conversation
 
         words = self.vlm.llm.get_input_embeddings().weight.shape[0]
-        return typical_conversation(self.max_length, self.num_tokens, words)
+        names = 0 if self.vlm.prompt is None else self.vlm.prompt.length(self.tokenizer) - self.num_tokens
+        return typical_conversation(self.max_length, self.num_tokens, words, names)
 
     def groups(self, stage: str, config: Any) -> Groups:
         """Stage 1: projector. Stage 2: projector and language model. Stage 3: projector if `train_projector`."""
@@ -180,6 +181,7 @@ class LanguageTeacher(Teacher):
             shuffled=shuffled,
             order=order,
             seed=self.seed,
+            prompt=self.vlm.prompt,
         )
 
     def readiness(self, stage: str, config: Any, rows: RowDataset) -> Readiness | None:
@@ -214,6 +216,8 @@ class LanguageTeacher(Teacher):
 
     def load(self, stage: str, folder: Path) -> None:
         """Load the projector; `build` has loaded the language model of stage 2."""
+        from spatialboost.teachers.language.projectors import load_projector
+
         load_projector(self.vlm.projector, folder / PROJECTOR)
 
     def loaded(self) -> Sequence[torch.nn.Module]:
@@ -241,43 +245,6 @@ def last_stage(run: Path) -> Path:
     return found
 
 
-def check_same_features(run: Path, *, layer: int, places: bool) -> None:
-    """Refuse the projector of a run that gave it other features, which have the same width.
-
-    Raises:
-        SpatialBoostError: The run read another block of the encoder, or had other codes of positions.
-    """
-    file = run / "config.json"
-    if not file.is_file():
-        return  # only its stages were copied
-    found = json.loads(file.read_text(encoding="utf-8"))
-    theirs = {"layer": found.get("layer", layer), "teacher.places": found.get("teacher", {}).get("places", places)}
-    for key, value in {"layer": layer, "teacher.places": places}.items():
-        if theirs[key] != value:
-            raise SpatialBoostError(
-                f"earlier_run: {run} was trained with {key}: {json.dumps(theirs[key])}, and here {key} is "
-                f"{json.dumps(value)}, so its projector would get other features: use the same value"
-            )
-
-
-def load_projector(projector: torch.nn.Module, file: Path) -> None:
-    """Load the weights of a projector.
-
-    Raises:
-        SpatialBoostError: They are for an encoder or a language model of another width.
-    """
-    from safetensors.torch import load_file
-
-    state = load_file(file)
-    found, expected = ({name: list(v.shape) for name, v in each.items()} for each in (state, projector.state_dict()))
-    if found != expected:
-        raise SpatialBoostError(
-            f"{file} has weights of the shapes {found}, but this encoder and language model need {expected}: use the "
-            "ones that it was trained with"
-        )
-    projector.load_state_dict(state)
-
-
 def build_llm(config: LLMConfig, conversations: Iterable[Conversation], seed: int) -> tuple[Any, Any]:
     """The language model of a configuration and its tokenizer; a ``small`` one has the words of `conversations`."""
     from spatialboost.vlm.llms import load_llm
@@ -301,8 +268,8 @@ def _longest(wanted: int | None, positions: int | None, num_tokens: int) -> int 
         return wanted
     if num_tokens >= positions:
         raise SpatialBoostError(
-            f"an image has {num_tokens} visual tokens, and the language model was made for sequences of at most "
-            f"{positions} tokens: choose a smaller data.image_size or another language model"
+            f"an image takes {num_tokens} tokens, and the language model was made for sequences of at most "
+            f"{positions} tokens: choose a smaller data.image_size, a larger pool or another language model"
         )
     if wanted is not None:
         logger.warning(
@@ -314,8 +281,8 @@ def _longest(wanted: int | None, positions: int | None, num_tokens: int) -> int 
     return positions
 
 
-def _conversations(inputs: TeacherInputs) -> Iterator[Conversation]:
-    """Conversations of evenly spaced training rows, at most `MOST_CONVERSATIONS` of them."""
+def _conversations(inputs: TeacherInputs, prompt: ImagePrompt) -> Iterator[Conversation]:
+    """Conversations of evenly spaced training rows, at most `MOST_CONVERSATIONS` of them, with all their text."""
     count = len(inputs.training)
     step = max(1, -(-count // MOST_CONVERSATIONS))
     if step > 1:
@@ -327,6 +294,6 @@ def _conversations(inputs: TeacherInputs) -> Iterator[Conversation]:
         rows = rows.select_columns(["messages"])  # the images are not read
     for number in inputs.training[::step]:
         try:
-            yield plain_messages(rows[number]["messages"])
+            yield prompt.spelled(plain_messages(rows[number]["messages"]))
         except BAD_DATA:
             continue  # training reports bad rows when it reads them

@@ -15,6 +15,7 @@ from spatialboost.scenes.questions.checks.camera import (
     CameraTranslationCheck,
 )
 from spatialboost.scenes.questions.checks.caption import CaptionCheck, CaptionQuestionCheck
+from spatialboost.scenes.questions.checks.depths import DepthsCheck
 from spatialboost.scenes.questions.checks.objects_across import SameObjectCheck, WhichViewCheck
 from spatialboost.scenes.questions.checks.pairs import DistanceCheck, RelationCheck
 from spatialboost.scenes.questions.checks.pairs_across import CloserAcrossCheck, DistanceAcrossCheck
@@ -43,6 +44,7 @@ CHECKS: dict[str, Check] = {
     "distance_across": DistanceAcrossCheck(),
     "vqa": VqaCheck(),
     "scene_vqa": VqaCheck(),
+    "depths": DepthsCheck(),
 }
 
 

@@ -12,6 +12,7 @@ from spatialboost.scenes.questions.kinds.camera import CAMERA_DIRECTION, CAMERA_
 from spatialboost.scenes.questions.kinds.caption import CAPTION, CAPTION_QUESTION
 from spatialboost.scenes.questions.kinds.closer import CLOSER
 from spatialboost.scenes.questions.kinds.depth import DEPTH
+from spatialboost.scenes.questions.kinds.depths import DEPTHS
 from spatialboost.scenes.questions.kinds.objects_across import SAME_OBJECT, WHICH_VIEW
 from spatialboost.scenes.questions.kinds.pairs import ABOVE_BELOW, DISTANCE, FRONT_BEHIND, LARGER_SMALLER, LEFT_RIGHT
 from spatialboost.scenes.questions.kinds.pairs_across import CLOSER_ACROSS, DISTANCE_ACROSS
@@ -40,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "distance_across": DISTANCE_ACROSS,
     "vqa": VQA,
     "scene_vqa": SCENE_VQA,
+    "depths": DEPTHS,
 }
 
 

@@ -21,7 +21,7 @@ class Closer(Kind):
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
         """Ask about two points of clearly different depth. Point 1 is the closer one half of the time."""
         view = context.view
-        pick = view.picker.pick_matched_pair if view.plan.wordings is None else view.picker.pick_pair
+        pick = view.picker.pick_matched_pair if view.plan.balances_points else view.picker.pick_pair
         first, second = pick(rng)
         pair = [first, second] if rng.random() < 0.5 else [second, first]
         facts = view.point_facts(pair)

@@ -7,8 +7,9 @@ import numpy as np
 from spatialboost.scenes.questions import wordings
 from spatialboost.scenes.questions.kinds.protocol import Context, Kind
 from spatialboost.scenes.questions.phrases import format_length, format_point
+from spatialboost.scenes.questions.points import Point
 from spatialboost.scenes.questions.scoring import LENGTH
-from spatialboost.scenes.questions.turn import Turn
+from spatialboost.scenes.questions.turn import CannotAskError, Turn
 
 
 class Depth(Kind):
@@ -21,12 +22,25 @@ class Depth(Kind):
     scoring = LENGTH
 
     def ask(self, context: Context, rng: np.random.Generator) -> Turn:
-        """Ask about a point that is not on an edge. Its coordinates tell little about its depth."""
+        """Ask about a point that is not on an edge. Its coordinates tell little of its depth (not for cells)."""
         picker = context.view.picker
-        point = picker.pick_level(rng) if context.view.plan.wordings is None else picker.pick(rng)
+        if context.view.plan.cells is not None:
+            point = _fresh_cell(context, rng)
+        else:
+            point = picker.pick_level(rng) if context.view.plan.balances_points else picker.pick(rng)
         facts = context.view.point_facts([point])
         question, facts["template"] = context.word(self.wordings, rng, point=format_point(point))
         return Turn(question, f"The depth is {format_length(facts['depths'][0])}.", facts)
+
+
+def _fresh_cell(context: Context, rng: np.random.Generator) -> Point:
+    """The centre of a cell that no earlier turn has asked for its depth."""
+    points = [turn["points"][0] for turn in context.earlier if turn["kind"] == "depth"]
+    asked = [(round(100 * x), round(100 * y)) for x, y in points]
+    found = context.view.picker.pick_several(rng, 1, without=asked)
+    if not found:
+        raise CannotAskError("every cell with a steady depth has been asked for its depth")
+    return found[0]
 
 
 DEPTH = Depth()

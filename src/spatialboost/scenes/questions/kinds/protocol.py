@@ -121,3 +121,12 @@ class Kind(ABC):
             CannotAskError: the view does not support the question, or the answer would not be clear. If another draw
                 could succeed, the kind must repeat the draw itself.
         """
+
+    def exchanged(self, answer: str, other: str) -> str:
+        """The answer of another view to this question, for the control experiment with shuffled answers.
+
+        Args:
+            answer: the true answer.
+            other: the answer of another view to its own question of this kind.
+        """
+        return other
