@@ -122,6 +122,7 @@ def test_a_loss_in_parts_needs_what_the_plan_says(data, monkeypatch):
         ("stage2", {"matrix_lr": 0.01}),
         ("stage3", {"bf16": True}),
         ("stage3", {"checkpointing": True}),
+        ("stage3", {"pack": True}),
         ("head", {}),
         ("boost", {}),
     ],
