@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
 
-# Shape legend: I images, N patches, D width of the tokens, Q width of the queries of all heads, E width of an embedding.
+# Shape legend: D width of the tokens, Q width of the queries of all heads, E width of an embedding.
 
 Start = Literal["paired", "truncated", "random"]
 

@@ -164,8 +164,8 @@ def supervised_layers(encoder: nn.Module, wanted: Sequence[int] | None, layer: i
     layers = sorted({feature_layer(encoder, each) for each in wanted})
     if layers[-1] != last:
         raise SpatialBoostError(
-            f"teacher.layers ends at block {layers[-1]}, and layer: {layer} reads block {last}: blocks between them would "
-            f"get no gradient. Set layer: {layers[-1]}, or add {last} to teacher.layers"
+            f"teacher.layers ends at block {layers[-1]}, and layer: {layer} reads block {last}: those between them "
+            f"would get no gradient. Set layer: {layers[-1]}, or add {last} to teacher.layers"
         )
     return layers
 
