@@ -32,7 +32,7 @@ from spatialboost.teachers.correspondence import AttentionMatches, attention_mat
 
 TRAIN, TEST = 0.70, 0.22  # of the frames
 SHUFFLED_PAIRS = {"shuffled pairs": {"boost.shuffle_pairs": True}}
-PLAN = TurnPlan({"closer_across": 1, "distance_across": 1})  # a row has a conversation; this teacher reads none
+PLAN = TurnPlan({"depth": 1, "closer": 1})  # a row has a conversation; this teacher does not read it
 
 
 def parse() -> argparse.Namespace:
@@ -155,6 +155,8 @@ def main() -> None:
     logging.getLogger("spatialboost").setLevel(logging.INFO)
     frames = split(RGBDFolder(args.assets / "rgbd_room"))
     built = build_sequences(args, frames)
+    if empty := [name for name, report in built.items() if not report.written]:
+        raise SystemExit(f"no row of {', '.join(empty)} could be built: {dict(built[empty[0]].skipped)}")
     experiment = run_experiment(configuration(args), args.out, probes={}, controls=SHUFFLED_PAIRS, seeds=args.seeds)
     attention: list[dict[str, Any]] = [{} for _ in experiment.runs]
     for name, measure in {**attentions(args, frames), **probes(args, frames)}.items():

@@ -27,7 +27,8 @@ class CorrespondenceOptions(TeacherOptions):
         keep: Of too many points, this share is kept that is seen in the most views; from it the points are drawn.
         agree: A view sees a point if the two depths differ by less than this share of the smaller one.
         border: Points nearer to the edge of an image than this are not seen, in pixels of the row's images.
-        neighbours: Which of the four pixels around a point have to agree in depth.
+        neighbours: Whether ``all`` four pixels around a point have to agree in depth, or ``any`` of them, as in the
+            paper: then some points behind the edge of something nearer count as seen.
         negatives: ``frame``: the other points of the view in which the match is. ``frames``: the points of all views
             except the first. Open: the paper's notes have both.
         epipolar: Further negatives for each match: places in the same view that are no possible match, as they are far
@@ -58,7 +59,7 @@ class CorrespondenceOptions(TeacherOptions):
     keep: Share = 0.5
     agree: float = Field(default=0.05, gt=0, lt=1)
     border: float = Field(default=4.0, ge=0)
-    neighbours: Literal["any", "all"] = "any"
+    neighbours: Literal["any", "all"] = "all"
     negatives: Literal["frame", "frames"] = "frame"
     epipolar: int = Field(default=0, ge=0)
     epipolar_distance: float = Field(default=16.0, gt=0)
