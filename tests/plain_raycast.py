@@ -27,7 +27,9 @@ def first_hits(room, origin_3: np.ndarray, directions_R3: np.ndarray) -> tuple[n
 def _hit(thing, away_3: np.ndarray, rays_R3: np.ndarray) -> np.ndarray:
     """Where rays enter a thing; infinite where they miss it. `away_3` is the origin seen from its centre."""
     if thing.shape in ("box", "panel"):
-        turn = np.array([[np.cos(thing.yaw), 0, -np.sin(thing.yaw)], [0, 1, 0], [np.sin(thing.yaw), 0, np.cos(thing.yaw)]])
+        turn = np.array(
+            [[np.cos(thing.yaw), 0, -np.sin(thing.yaw)], [0, 1, 0], [np.sin(thing.yaw), 0, np.cos(thing.yaw)]]
+        )
         origin, rays = turn @ away_3, rays_R3 @ turn.T
         one, two = ((side * np.array(thing.half) - origin) / rays for side in (-1, 1))
         enter, leave = np.minimum(one, two).max(1), np.maximum(one, two).min(1)

@@ -63,6 +63,8 @@ def queries_and_keys(
     Raises:
         SpatialBoostError: The projections of a layer are not known, or its tokens are no sequence.
     """
+    if any(name.endswith("detection_tokens") for name, _ in encoder.named_parameters()):
+        raise SpatialBoostError(f"{type(encoder).__name__} has tokens after its patches, which is not supported here")
     chosen = {layer: _found(encoder, layer) for layer in layers}
     inputs: dict[int, Tensor] = {}
     handles = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -116,7 +117,7 @@ class CorrespondenceTeacher(Teacher):
         ]
         if every_kind:
             for layer, share, sure in zip(found.layers, found.pck, found.confidence, strict=True):
-                kind = f"{KIND}, layer {layer}"
+                kind, sure = f"{KIND}, layer {layer}", None if math.isnan(sure) else sure
                 scores += [
                     Score(kind, "image", count, share, correlation=sure),
                     Score(kind, "guess", count, found.chance),
