@@ -22,6 +22,7 @@ import torch
 
 from spatialboost.experiments.experiment import Experiment, SeedRun, run_experiment
 from spatialboost.probes import depth_probe, knn_probe, matches_probe
+from spatialboost.probes.image_folder import LabelledImages, read_image_folder
 from spatialboost.probes.views import ViewPairs
 from spatialboost.scenes.dataset.writer import build_dataset
 from spatialboost.scenes.questions.plan import TurnPlan
@@ -50,6 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--measure", type=int, default=120, help="rooms to measure on; more of them fit the depth probe"
     )
+    parser.add_argument(
+        "--cifar", type=int, default=0, help="images of each class to fit on, half as many to measure; 0: all"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--bf16", action="store_true")
     return parser.parse_args()
@@ -64,6 +68,13 @@ def split(frames: RGBDFolder) -> dict[str, Subset]:
 
 def small(source: Any, name: str) -> Mapped:
     return Mapped(source, lambda view: resize_cues(view, (240, 360)), name=name)
+
+
+def some(folder: Path, of_class: int) -> LabelledImages:
+    """The first images of each class; 0: all."""
+    images = read_image_folder(folder)
+    kept = [i for i, label in enumerate(images.labels) if i - images.labels.index(label) < (of_class or len(images))]
+    return LabelledImages([images.paths[i] for i in kept], [images.labels[i] for i in kept], images.classes)
 
 
 def build_sequences(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str, Any]:
@@ -116,7 +127,9 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
 def probes(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str, Callable[[Any], Any]]:
     """The probes that measure each encoder."""
     shared: dict[str, Any] = {"image_size": args.size, "num_panels": 3}
-    cifar = args.assets / "cifar10_subset"
+    cifar = {
+        name: some(args.assets / "cifar10_subset" / name, args.cifar // n) for name, n in (("train", 1), ("test", 2))
+    }
     rooms = {
         n: Rooms(n, first=first, size=args.size) for n, first in ((2 * args.measure, 500_000), (args.measure, 600_000))
     }
@@ -131,7 +144,7 @@ def probes(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str, Cal
         "matches, frames": lambda encoders: matches_probe(encoders, pairs["frames"], **shared),
         "depth, rooms": lambda encoders: depth_probe(encoders, fit_on, test_on, **shared),
         "depth, frames": lambda encoders: depth_probe(encoders, parts["train"], parts["test"], **shared),
-        "CIFAR-10": lambda encoders: knn_probe(encoders, cifar / "train", cifar / "test", image_size=args.size),
+        "CIFAR-10": lambda encoders: knn_probe(encoders, cifar["train"], cifar["test"], image_size=args.size),
     }
 
 
