@@ -18,8 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from spatialboost.encoders import open_encoder
 from spatialboost.experiments.experiment import Experiment, SeedRun, run_experiment
 from spatialboost.probes import depth_probe, knn_probe, matches_probe
 from spatialboost.probes.image_folder import LabelledImages, read_image_folder
@@ -29,7 +31,10 @@ from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.sources import Mapped, Subset, Walk, evenly_spaced, resize_cues
-from spatialboost.teachers.correspondence import AttentionMatches, attention_matches
+from spatialboost.teachers.correspondence import AttentionMatches, CorrespondenceObjective, attention_matches
+from spatialboost.teachers.correspondence.objective import stack_sequences
+from spatialboost.teachers.correspondence.sequences import Sequences
+from spatialboost.training import RowImages, load_config
 
 TRAIN, TEST = 0.70, 0.22  # of the frames
 SHUFFLED_PAIRS = {"shuffled pairs": {"boost.shuffle_pairs": True}}
@@ -52,9 +57,10 @@ def parse() -> argparse.Namespace:
         "--measure", type=int, default=120, help="rooms to measure on; more of them fit the depth probe"
     )
     parser.add_argument(
-        "--cifar", type=int, default=0, help="images of each class to fit on, half as many to measure; 0: all"
+        "--cifar", type=int, default=200, help="images of each class to fit on, half to test on; 0: none"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--starts", action="store_true", help="only print the loss at the start, by the start of heads")
     parser.add_argument("--bf16", action="store_true")
     return parser.parse_args()
 
@@ -71,9 +77,9 @@ def small(source: Any, name: str) -> Mapped:
 
 
 def some(folder: Path, of_class: int) -> LabelledImages:
-    """The first images of each class; 0: all."""
+    """The first images of each class."""
     images = read_image_folder(folder)
-    kept = [i for i, label in enumerate(images.labels) if i - images.labels.index(label) < (of_class or len(images))]
+    kept = [i for i, label in enumerate(images.labels) if i - images.labels.index(label) < of_class]
     return LabelledImages([images.paths[i] for i in kept], [images.labels[i] for i in kept], images.classes)
 
 
@@ -127,33 +133,37 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
 def probes(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str, Callable[[Any], Any]]:
     """The probes that measure each encoder."""
     shared: dict[str, Any] = {"image_size": args.size, "num_panels": 3}
-    cifar = {
-        name: some(args.assets / "cifar10_subset" / name, args.cifar // n) for name, n in (("train", 1), ("test", 2))
-    }
     rooms = {
         n: Rooms(n, first=first, size=args.size) for n, first in ((2 * args.measure, 500_000), (args.measure, 600_000))
     }
     pairs = {
         "rooms": Rooms(args.measure, first=600_000, size=args.size, views=2),
-        "frames": ViewPairs(small(frames["test"], "rgbd_room test"), most=30),
+        "frames": ViewPairs(small(frames["test"], "rgbd_room test"), most=max(4, args.measure // 3)),
     }
-    parts = {name: small(part, name) for name, part in frames.items()}
+    parts = {
+        name: small(evenly_spaced(part, n * args.measure), name)
+        for (name, part), n in zip(frames.items(), (3, 1), strict=True)
+    }
     fit_on, test_on = rooms.values()
-    return {
+    chosen: dict[str, Callable[[Any], Any]] = {
         "matches, rooms": lambda encoders: matches_probe(encoders, pairs["rooms"], **shared),
         "matches, frames": lambda encoders: matches_probe(encoders, pairs["frames"], **shared),
         "depth, rooms": lambda encoders: depth_probe(encoders, fit_on, test_on, **shared),
         "depth, frames": lambda encoders: depth_probe(encoders, parts["train"], parts["test"], **shared),
-        "CIFAR-10": lambda encoders: knn_probe(encoders, cifar["train"], cifar["test"], image_size=args.size),
     }
+    if args.cifar:
+        cifar = [args.assets / "cifar10_subset" / name for name in ("train", "test")]
+        fit, test = some(cifar[0], args.cifar), some(cifar[1], args.cifar // 2)
+        chosen["CIFAR-10"] = lambda encoders: knn_probe(encoders, fit, test, image_size=args.size)
+    return chosen
 
 
 def attentions(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str, Callable[[Any], dict[str, Any]]]:
     """Name of the scenes -> function of the encoders: how well the attention of each matches points."""
     walk = Walk(frames["test"], views=6, stride=5)
     scenes = {
-        "attention, rooms": Rooms(min(32, args.measure), first=600_000, size=args.size, views=4),
-        "attention, frames": small(evenly_spaced(walk, min(12, args.measure)), "rgbd_room test"),
+        "attention, rooms": Rooms(min(32, args.measure // 2), first=600_000, size=args.size, views=4),
+        "attention, frames": small(evenly_spaced(walk, min(12, args.measure // 3)), "rgbd_room test"),
     }
 
     def measure(encoders: Any, source: Any) -> dict[str, Any]:
@@ -162,8 +172,29 @@ def attentions(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str,
     return {name: partial(measure, source=source) for name, source in scenes.items()}
 
 
+@torch.no_grad()
+def print_starts(args: argparse.Namespace) -> None:
+    """The loss on a few rooms before any training, for each way in which a head can start."""
+    config = load_config({**configuration(args), "out": args.out})
+    encoder = open_encoder(config.encoder).eval()
+    images = RowImages(encoder, args.size)
+    scenes = [Rooms(8, first=600_000, size=args.size, views=args.views)[i] for i in range(8)]
+    for norm in (True, False):
+        for start in ("paired", "truncated", "random"):
+            torch.manual_seed(0)
+            options = config.teacher.model_copy(update={"head_norm": norm, "head_start": start})
+            objective = CorrespondenceObjective(encoder, options).eval()
+            sequences = Sequences(images, images.grid, options)
+            examples = [sequences.of_scene(scene, np.random.default_rng(0)) for scene in scenes]
+            pixels = torch.cat([example.pop("pixel_values") for example in examples])
+            loss = objective(pixel_values=pixels, **stack_sequences(examples))["loss"]
+            print(f"head_norm: {str(norm).lower():5} head_start: {start:9} loss {float(loss):.3f}")
+
+
 def main() -> None:
     args = parse()
+    if args.starts:
+        return print_starts(args)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("spatialboost").setLevel(logging.INFO)
     frames = split(RGBDFolder(args.assets / "rgbd_room"))
