@@ -163,7 +163,7 @@ def attentions(args: argparse.Namespace, frames: dict[str, Subset]) -> dict[str,
     walk = Walk(frames["test"], views=6, stride=5)
     scenes = {
         "attention, rooms": Rooms(min(32, args.measure // 2), first=600_000, size=args.size, views=4),
-        "attention, frames": small(evenly_spaced(walk, min(12, args.measure // 3)), "rgbd_room test"),
+        "attention, frames": small(evenly_spaced(walk, min(24, args.measure // 3)), "rgbd_room test"),
     }
 
     def measure(encoders: Any, source: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -144,7 +144,7 @@ class Tally:
 
 def attention_matches(
     encoder: nn.Module,
-    scenes: Iterable[Scene] | Any,
+    scenes: Sequence[Scene] | Any,
     *,
     image_size: int | tuple[int, int] = 224,
     layers: Sequence[int] | None = None,
@@ -189,7 +189,8 @@ def attention_matches(
     chosen = list(range(num_layers(encoder))) if layers is None else [each % num_layers(encoder) for each in layers]
     options = options or CorrespondenceOptions(frames=(2, 1000))
     sequences = Sequences(lambda row: preparation(row["images"], size), grid, options, whole=True)
-    tally, skipped = Tally(encoder, chosen, radius), {}
+    tally = Tally(encoder, chosen, radius)
+    skipped: dict[str, str] = {}
     off: Callable[[], AbstractContextManager[Any]] = (lambda: disabled(encoder)) if base else nullcontext
     for i in range(len(scenes)):
         try:

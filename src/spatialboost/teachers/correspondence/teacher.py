@@ -109,7 +109,7 @@ class CorrespondenceTeacher(Teacher):
         self.objective.train(was_training)
         if not losses:
             return []
-        found = tally.result(rows.skipped)
+        found = tally.result({str(row): reason for row, reason in rows.skipped.items()})
         loss, count = sum(losses) / len(losses), found.points
         scores = [
             Score(KIND, "image", count, found.mean, loss=loss),
@@ -117,11 +117,9 @@ class CorrespondenceTeacher(Teacher):
         ]
         if every_kind:
             for layer, share, sure in zip(found.layers, found.pck, found.confidence, strict=True):
-                kind, sure = f"{KIND}, layer {layer}", None if math.isnan(sure) else sure
-                scores += [
-                    Score(kind, "image", count, share, correlation=sure),
-                    Score(kind, "guess", count, found.chance),
-                ]
+                kind, known = f"{KIND}, layer {layer}", None if math.isnan(sure) else sure
+                scores.append(Score(kind, "image", count, share, correlation=known))
+                scores.append(Score(kind, "guess", count, found.chance))
             for apart, share in found.by_distance.items():
                 kind = f"{KIND}, {apart} frames apart"
                 guess = found.chance_by_distance[apart]
