@@ -1,6 +1,6 @@
 """Correspondence as a teacher of a pretrained ViT-S: matches, depth and CIFAR-10 kNN against base and a control.
 
-    python benchmarks/correspondence.py --assets ASSETS --out runs/correspondence     # one core: 15 minutes
+    python benchmarks/correspondence.py --assets ASSETS --out runs/correspondence     # one core: about 15 minutes
 
 ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. It teaches with procedural rooms of several views
 and with the first 70 % of the frames of `rgbd_room`; the control is taught the same with the matches of each view
