@@ -67,10 +67,10 @@ def test_a_lora_is_a_part_of_the_projection():
     torch.manual_seed(0)
     encoder, images = VisionTransformer(**SHAPE).eval(), torch.randn(1, 3, 32, 32)
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["qkv"], init_lora_weights=False), encoder)
-    kept = {}
-    encoder.blocks[0].attn.qkv.register_forward_hook(lambda module, args, out: kept.setdefault("out", out))
+    kept = []
+    encoder.blocks[0].attn.qkv.register_forward_hook(lambda module, args, out: kept.append(out))
     queries, _ = queries_and_keys(encoder, images, [0])[0][0]
-    assert torch.allclose(queries, kept["out"][:, 1:].unflatten(-1, (3, 2, 24))[:, :, 0], atol=1e-5)
+    assert torch.allclose(queries, kept[0][:, 1:].unflatten(-1, (3, 2, 24))[:, :, 0], atol=1e-5)
 
 
 def test_an_encoder_whose_queries_have_no_place_is_refused():
