@@ -90,7 +90,9 @@ ARROWS: dict[str, set[str]] = {
     "vlm": LEARNING,
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.
-    "teachers": LEARNING | {"vlm", "training", "scenes.questions"},
+    "teachers": LEARNING
+    | {"vlm", "training", "scenes.questions"}
+    | {"scenes.camera", "scenes.cues", "scenes.scene", "scenes.tracks"},  # points across views
     # Its report draws where a question points, and probes the rows of the run.
     "training": LEARNING
     | {"vlm", "teachers.protocol", "teachers.registry"}

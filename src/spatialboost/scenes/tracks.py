@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -38,7 +39,13 @@ class Tracks:
 
 
 def find_tracks(
-    scene: Scene, points_T2: np.ndarray, *, agree: float = AGREE, border: float = BORDER, occluder: bool = True
+    scene: Scene,
+    points_T2: np.ndarray,
+    *,
+    agree: float = AGREE,
+    border: float = BORDER,
+    occluder: bool = True,
+    neighbours: Literal["any", "all"] = "any",
 ) -> Tracks:
     """Follow points of the first view into all views.
 
@@ -59,6 +66,8 @@ def find_tracks(
         agree: largest difference of the two depths, as a share of the smaller one.
         border: a point nearer to an image's edge than this is not visible, in pixels.
         occluder: False leaves out the comparison of depths, so that hidden points count as visible.
+        neighbours: ``any``: one of the four pixels has to agree. ``all``: all four have to, so that points at the edge
+            of something nearer are left out.
 
     Raises:
         SpatialBoostError: the points have another shape, or lie outside the first image.
@@ -85,7 +94,7 @@ def find_tracks(
             seen_T = visible[0] & _inside(pixels_T2, view.size, border)
         if occluder:
             margin = agree + 2 * (first.depth_noise + view.depth_noise)
-            seen_T[seen_T] = _agrees(view, pixels_T2[seen_T], moved_T3[seen_T, 2], margin)
+            seen_T[seen_T] = _agrees(view, pixels_T2[seen_T], moved_T3[seen_T, 2], margin, neighbours)
         pixels.append(pixels_T2)
         visible.append(seen_T)
         depths.append(moved_T3[:, 2])
@@ -99,17 +108,20 @@ def _inside(pixels_T2: np.ndarray, size: tuple[int, int], border: float) -> np.n
     return inside_T2[:, 0] & inside_T2[:, 1]
 
 
-def _agrees(view: Cues, pixels_n2: np.ndarray, depth_n: np.ndarray, margin: float) -> np.ndarray:
-    """Whether one of the four pixels around each point has a depth that is the point's own."""
+def _agrees(
+    view: Cues, pixels_n2: np.ndarray, depth_n: np.ndarray, margin: float, neighbours: Literal["any", "all"]
+) -> np.ndarray:
+    """Whether one of the four pixels around each point has a depth that is the point's own, or all of them have."""
     height, width = view.size
     column_n, row_n = np.floor(pixels_n2).astype(int).T
-    found_n = np.zeros(len(pixels_n2), bool)
+    found = []
     for right, down in _NEIGHBOURS:
         column, row = np.clip(column_n + right, 0, width - 1), np.clip(row_n + down, 0, height - 1)
         measured = view.depth_HW[row, column].astype(np.float64)
         near = np.abs(measured - depth_n) < margin * np.minimum(measured, depth_n)
-        found_n |= view.valid_HW[row, column] & near
-    return found_n
+        found.append(view.valid_HW[row, column] & near)
+    agreed_n: np.ndarray = np.any(found, 0) if neighbours == "any" else np.all(found, 0)
+    return agreed_n
 
 
 def rotation_angle(pose_44: np.ndarray) -> float:

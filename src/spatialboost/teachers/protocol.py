@@ -163,6 +163,7 @@ class Score:
         relative_error: Mean of abs(answer - truth) / truth, for lengths.
         loss: Mean loss on the true answers; None for ``guess``.
         interval: Where the accuracy on unlimited rows is to be expected, with a probability of 95 %; None if not known.
+        correlation: Between the model's confidence in an answer and its being right; None if not known.
         samples: A few of the answers; with ``image`` only.
     """
 
@@ -173,6 +174,7 @@ class Score:
     relative_error: float | None = None
     loss: float | None = None
     interval: tuple[float, float] | None = None
+    correlation: float | None = None
     samples: Sequence[Sample] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:

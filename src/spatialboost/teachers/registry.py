@@ -11,6 +11,7 @@ from spatialboost.teachers.protocol import Teacher
 TEACHERS: dict[str, str] = {
     "language": "spatialboost.teachers.language.teacher:LanguageTeacher",
     "pixel": "spatialboost.teachers.pixel.teacher:PixelTeacher",
+    "correspondence": "spatialboost.teachers.correspondence.teacher:CorrespondenceTeacher",
 }
 
 

@@ -16,7 +16,8 @@ def preset_names() -> list[str]:
 
     Example:
         >>> preset_names()
-        ['demo', 'paper/dinov2', 'paper/dinov3', 'paper/openclip', 'paper/siglip2', 'single-gpu-24gb']
+        ['demo', 'gasp/paper', 'gasp/tiny', 'paper/dinov2', 'paper/dinov3', 'paper/openclip', 'paper/siglip2',
+         'single-gpu-24gb']
     """
     return sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml"))
 
@@ -33,9 +34,10 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     if name not in preset_names():
         raise unknown("preset", name, preset_names())
-    content = read_yaml(FOLDER / f"{name}.yaml")
-    for section, key in ((content["encoder"], "weights"), (content["teacher"]["llm"], "name")):
-        own = (FOLDER / section[key]).resolve() if key in section else None
+    file = FOLDER / f"{name}.yaml"
+    content = read_yaml(file)
+    for section, key in ((content["encoder"], "weights"), (content["teacher"].get("llm", {}), "name")):
+        own = (file.parent / section[key]).resolve() if key in section else None
         if own is not None and own.exists():
             section[key] = str(own)
     return content
