@@ -27,7 +27,7 @@ COMMANDS = {
     "probe": ("spatialboost.probes.probe_command:app", "Measure frozen encoders: base against boosted in one run."),
     "compare": (
         "spatialboost.probes.compare_command:compare",
-        "Pictures of your own images, base beside boosted: tokens, depth, matches.",
+        "Draw tokens, depth and matches of your own images, base beside boosted.",
     ),
 }
 
