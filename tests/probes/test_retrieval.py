@@ -148,7 +148,7 @@ def test_class_folders_agree_with_torchmetrics(tmp_path) -> None:
     assert result.values("mine", "map") == [pytest.approx(expected.item(), abs=1e-6)]
     assert result.settings["queries of map"] == 12  # the only image of its class has nothing to find
     row = retrieval_probe(boost(tiny_vit()), tmp_path, image_size=16)
-    assert row.gain("map").mean == 0 and row.views_won() == 0
+    assert row.gain("map").mean == 0 and row.views_won() == 0.5  # all ties
 
 
 def test_images_that_cannot_be_read_are_named_and_the_rest_keeps_its_numbers(tmp_path) -> None:

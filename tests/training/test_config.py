@@ -21,7 +21,7 @@ BAD = {
     ),
     "typo in the teacher": (
         {"teacher": {"lm": {}}},
-        'unknown key "teacher.lm"; known here: kind, evaluate, llm, places, projector_start, max_length, earlier_run',
+        'unknown key "teacher.lm"; known here: kind, evaluate, llm, places, projector_start, standardise, max_length',
     ),
     "typo in the teacher's language model": (
         {"teacher": {"llm": {"nam": "x"}}},

@@ -141,7 +141,7 @@ def test_another_teacher_with_a_new_part_that_is_frozen(world, tmp_path, monkeyp
     [
         ("other words", r"\d+% of the answers' tokens are unknown"),
         ("a token without an embedding", r"has embeddings for \d+"),
-        ("few positions", "an image has 4 visual tokens, .* at most 4 tokens"),
+        ("few positions", "an image takes 4 tokens, .* at most 4 tokens"),
     ],
 )
 def test_a_language_model_that_cannot_read_the_data(world, tmp_path, case, message):

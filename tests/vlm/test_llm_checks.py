@@ -83,7 +83,7 @@ def test_conversations_are_cut_where_the_positions_end(chat, encoder, caplog):
     with caplog.at_level(logging.WARNING):
         teacher = LanguageTeacher(SpatialVLM(encoder, llm), tokenizer, 4)
     assert teacher.max_length == 50 and "at most 50 tokens" in caplog.text
-    with pytest.raises(SpatialBoostError, match=r"an image has 50 visual tokens, .* at most 50 tokens"):
+    with pytest.raises(SpatialBoostError, match=r"an image takes 50 tokens, .* at most 50 tokens"):
         LanguageTeacher(SpatialVLM(encoder, llm), tokenizer, 50)
 
 

@@ -11,6 +11,7 @@ from spatialboost.teachers.language.teacher import LanguageTeacher
 from spatialboost.training.fit import Fit
 from spatialboost.training.movement import state_digest
 from spatialboost.training.stage import check_new_weights, check_ready, train_stage
+from spatialboost.vlm.image_prompt import ImagePrompt
 from spatialboost.vlm.model import SpatialVLM
 
 
@@ -92,8 +93,13 @@ def boost_encoder(
     return train_stage(teacher, "stage3", stage, dataset, **options)
 
 
+def _names(prompt: ImagePrompt | None) -> ImagePrompt | None:
+    """The prompt, if it has names of cells; None is a plain one."""
+    return None if prompt is None or prompt.form == "plain" else prompt
+
+
 def _teacher(vlm: SpatialVLM, dataset: ChatDataset) -> LanguageTeacher:
-    if dataset.make_example.prompt != vlm.prompt:
+    if _names(dataset.make_example.prompt) != _names(vlm.prompt):
         raise SpatialBoostError(
             f"the conversations have the prompt {dataset.make_example.prompt}, and the model has {vlm.prompt}: give "
             "both the same, as in ChatDataset(..., prompt=vlm.prompt)"
