@@ -117,7 +117,7 @@ def test_from_the_command_line(folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", [*words, str(folder / "page.html")])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == 0 and "3 results, 1 JSON files passed over" in capsys.readouterr().out
+    assert stopped.value.code == 0 and "results: 3, other JSON files passed over: 1" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["spatialboost", "probe", "reports", "x"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -134,7 +134,7 @@ def report(
     from spatialboost.probes.report_page import write_report
 
     page = write_report([user_path(folder) for folder in folders], user_path(out))
-    typer.echo(f"wrote {page.file}: {page.results} results, {len(page.passed_over)} JSON files passed over")
+    typer.echo(f"wrote {page.file}: results: {page.results}, other JSON files passed over: {len(page.passed_over)}")
 
 
 def _alone(name: str, function: Any, **settings: Any) -> Any:
