@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spatialboost.probes.pictures import CELL, LOWEST, Panel
+from spatialboost.probes.pictures import CELL, LOWEST, Panel, draw_panels
 from spatialboost.probes.result import ProbeResult
 
 SHOWN = ("base", "boosted")
@@ -28,13 +28,7 @@ def draw_changes(result: ProbeResult, file: Path) -> Path | None:
     heights = [cell * panel.aspect + 0.4 for panel in panels]
     figure = Figure(figsize=(cell * columns, sum(heights)), layout="constrained")
     axes = figure.subplots(len(panels), columns, squeeze=False, height_ratios=heights)
-    for row, panel in zip(axes, panels, strict=True):
-        panel.draw(row[: panel.num_pictures])
-        for axis in row:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        for axis in row[panel.num_pictures :]:
-            axis.set_axis_off()
+    draw_panels(axes, panels)
     figure.savefig(file, dpi=140)
     return file
 

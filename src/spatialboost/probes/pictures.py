@@ -64,6 +64,13 @@ def draw_figure(
         return figure
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[sum(heights), 3.0])[:, 0]
     axes = top.subplots(len(panels), num_columns, squeeze=False, height_ratios=heights)
+    draw_panels(axes, panels)
+    draw_runs(bottom, metrics, rows)
+    return figure
+
+
+def draw_panels(axes: Any, panels: Sequence[Panel]) -> None:
+    """Draw each panel into its row of axes; the axes that it does not need stay empty."""
     for row, panel in zip(axes, panels, strict=True):
         panel.draw(row[: panel.num_pictures])
         for axis in row:
@@ -71,8 +78,6 @@ def draw_figure(
             axis.set_yticks([])
         for axis in row[panel.num_pictures :]:
             axis.set_axis_off()
-    draw_runs(bottom, metrics, rows)
-    return figure
 
 
 def draw_runs(figure: Any, metrics: Mapping[str, Metric], rows: Sequence[ProbeRow]) -> None:
