@@ -1,4 +1,4 @@
-"""The command line: `spatialboost demo | data | train | probe | compare | info | push`."""
+"""The command line: `spatialboost demo | data | train | probe | compare | proof | info | push`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ COMMANDS = {
     "compare": (
         "spatialboost.probes.compare_command:compare",
         "Draw tokens, depth and matches of your own images, base beside boosted.",
+    ),
+    "proof": (
+        "spatialboost.experiments.proof_command:proof",
+        "Train an encoder in several ways, measure all of them, write one page.",
     ),
 }
 

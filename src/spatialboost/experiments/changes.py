@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from spatialboost.probes.result import ProbeResult
 SHOWN = ("base", "boosted")
 
 
-def draw_changes(result: ProbeResult, file: Path) -> Path | None:
-    """Draw the test items of a probe that are shown, without the controls; None if the probe has no pictures.
+def draw_changes(result: ProbeResult, file: Path, shown: Sequence[str] = SHOWN) -> Path | None:
+    """Draw the test items of a probe that are shown, by some of the encoders; None if the probe has no pictures.
 
     The items are those of the probe's own figure: evenly spaced over the test split, not chosen by their result.
     """
     from matplotlib.figure import Figure
 
-    panels = [_only(panel, SHOWN) for panel in result.panels]
+    panels = [_only(panel, shown) for panel in result.panels]
     if not panels:
         return None
     columns = max(panel.num_pictures for panel in panels)
@@ -33,7 +33,7 @@ def draw_changes(result: ProbeResult, file: Path) -> Path | None:
     return file
 
 
-def _only(panel: Panel, names: tuple[str, ...]) -> Any:
+def _only(panel: Panel, names: Sequence[str]) -> Any:
     """The panel with these encoders: what it maps by the encoders' names is cut down to them."""
     if not is_dataclass(panel):
         return panel

@@ -161,7 +161,7 @@ def _run_seed(
     _note(run, "boosted", boosted)
     for name, changes in controls.items():
         with clock(name):
-            _take_over_stages(folder / "boosted", folder / name, list(boosted.stages), changes)
+            take_over_stages(folder / "boosted", folder / name, _before(list(boosted.stages), changes))
             control = train(load_config({**_changed(own, changes), "out": folder / name}))
         _note(run, name, control)
     for name, probe in probes.items():
@@ -179,14 +179,22 @@ def _note(run: SeedRun, name: str, result: TrainResult) -> None:
     run.results[name] = result
 
 
-def _take_over_stages(source: Path, target: Path, stages: Sequence[str], changes: Mapping[str, Any]) -> None:
-    """Copy the results of the stages before the first one in which a control differs."""
-    differs = [key.partition(".")[0] for key in changes]
-    if any(key not in stages for key in differs):
-        return  # a setting that all stages share differs: nothing can be copied
-    for stage in stages[: min(stages.index(key) for key in differs)] if differs else []:
+def take_over_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
+    """Copy the results of finished stages from the folder of one run to that of another, unless it has its own."""
+    for stage in stages:
         if not (target / stage).exists():
-            shutil.copytree(source / stage, target / stage)
+            unfinished = target / f".{stage}.copy"  # a copy that is interrupted must not look like a finished stage
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(source / stage, unfinished)
+            unfinished.rename(target / stage)
+
+
+def _before(stages: Sequence[str], changes: Mapping[str, Any]) -> Sequence[str]:
+    """The stages before the first one in which a control differs; none, if a setting that all share differs."""
+    differs = [key.partition(".")[0] for key in changes]
+    if not differs or any(key not in stages for key in differs):
+        return []
+    return stages[: min(stages.index(key) for key in differs)]
 
 
 def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

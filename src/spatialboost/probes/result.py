@@ -17,6 +17,7 @@ from spatialboost.errors import SpatialBoostError
 from spatialboost.paired import PairedTest, paired_test
 from spatialboost.probes.measures import Metric, ProbeRow, Spread
 from spatialboost.probes.pictures import Panel, draw_figure
+from spatialboost.weights.results import read_result
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,21 @@ class ProbeResult:
     metrics: Mapping[str, Metric]
     rows: Sequence[ProbeRow]
     panels: Sequence[Panel] = ()
+
+    @classmethod
+    def read(cls, file: str | Path) -> ProbeResult:
+        """The result in a file that `save` wrote, without its panels.
+
+        Raises:
+            SpatialBoostError: it cannot be read, or is not the result of a probe.
+        """
+        content = read_result(Path(file))
+        rows = [
+            ProbeRow(row["name"], row["seed"], row["metrics"], row["chosen"], row["per_view"])
+            for row in content["rows"]
+        ]
+        metrics = {key: Metric(**metric) for key, metric in content["metrics"].items()}
+        return cls(content["probe"], content["settings"], metrics, rows)
 
     @property
     def names(self) -> list[str]:

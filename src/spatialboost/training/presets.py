@@ -36,8 +36,22 @@ def read_preset(name: str) -> dict[str, Any]:
         raise unknown("preset", name, preset_names())
     file = FOLDER / f"{name}.yaml"
     content = read_yaml(file)
-    for section, key in ((content["encoder"], "weights"), (content["teacher"].get("llm", {}), "name")):
-        own = (file.parent / section[key]).resolve() if key in section else None
-        if own is not None and own.exists():
-            section[key] = str(own)
+    fill_weights(content, file.parent)
     return content
+
+
+def fill_weights(content: dict[str, Any], folder: Path) -> None:
+    """Put absolute paths in place of the relative ones of the weights that come with the library.
+
+    Args:
+        content: Sections of a run; those that lack an encoder or a language model are left as they are.
+        folder: Folder of the file that they are from.
+    """
+    teacher = content.get("teacher")
+    llm = teacher.get("llm") if isinstance(teacher, dict) else None
+    for section, key in ((content.get("encoder"), "weights"), (llm, "name")):
+        if not isinstance(section, dict) or not isinstance(section.get(key), str):
+            continue
+        own = (folder / section[key]).resolve()
+        if own.exists():
+            section[key] = str(own)
