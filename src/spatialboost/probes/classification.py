@@ -106,8 +106,7 @@ class KnnProbe(Probe):
 
     def about(self, train: ReadSplit) -> dict[str, Any]:
         """The settings of the features, and which token represents the image."""
-        token = "mean patch token" if train.features.cls_VD is None else "class token"
-        return {**train.features.about(), "token": token}
+        return {**train.features.about(), "token": train.features.chosen_token()}
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
         """The options and the number of classes."""
@@ -164,8 +163,7 @@ def _num_classes(split: ReadSplit) -> int:
 
 def _one_vector_each(features: Features) -> Tensor:
     """One unit vector ``(V, D)`` for each image."""
-    tokens_VD = features.tokens_VND.mean(1) if features.cls_VD is None else features.cls_VD
-    return nn.functional.normalize(tokens_VD, dim=-1)
+    return nn.functional.normalize(features.vectors(), dim=-1)
 
 
 def _vote(train_VD: Tensor, labels_V: Tensor, test_VD: Tensor, num_classes: int, k: int, temperature: float) -> Tensor:

@@ -53,6 +53,27 @@ class Features:
             return self.tokens.stacked()
         return self.tokens if isinstance(self.tokens, Tensor) else torch.stack(list(self.tokens))
 
+    def chosen_token(self, token: str = "auto") -> str:
+        """Which tokens stand for a whole image: ``class``, ``mean`` (of the patches), ``both``, or ``auto``.
+
+        Returns:
+            What is taken, in words. ``auto`` is the class token if there is one.
+
+        Raises:
+            SpatialBoostError: the encoder has no class token.
+        """
+        if self.cls_VD is None and token in ("class", "both"):
+            raise SpatialBoostError(f"token is {token!r}, but the encoder has no class token; take mean or auto")
+        if token == "both":
+            return "class token and mean patch token"
+        return "class token" if self.cls_VD is not None and token != "mean" else "mean patch token"
+
+    def vectors(self, token: str = "auto") -> Tensor:
+        """One vector ``(V, D)`` for each image, of the tokens that `chosen_token` says."""
+        chosen = self.chosen_token(token)
+        parts = [self.cls_VD] if "class" in chosen and self.cls_VD is not None else []
+        return torch.cat([*parts, *([self.tokens_VND.mean(1).float()] if "mean" in chosen else [])], -1)
+
     def about(self) -> dict[str, Any]:
         """The settings that are needed to read the same features again."""
         return {

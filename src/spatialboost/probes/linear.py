@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.classification import CHANCE, FIT_HELP, Fit, KnnProbe, about_fit, check_fit
 from spatialboost.probes.draws import Draw
-from spatialboost.probes.features import Features
 from spatialboost.probes.heads import HeadTraining, LinearHead, train_heads
 from spatialboost.probes.image_folder import LabelledImages
 from spatialboost.probes.inputs import ImageFolders
@@ -70,7 +69,7 @@ class LinearProbe(HeadTraining, Probe):
         self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
     ) -> Measured:
         """Train a head for each draw, and score the test images."""
-        x_VD, x_test_VD = (self._vectors(split.features) for split in (train, test))
+        x_VD, x_test_VD = (split.features.vectors(self.token) for split in (train, test))
         y_V, y_test_V = (torch.tensor(split.kept) for split in (train, test))
         classes, device = len(train.items.source.classes), train.features.device
         rows = []
@@ -102,7 +101,7 @@ class LinearProbe(HeadTraining, Probe):
 
     def about(self, train: ReadSplit) -> dict[str, Any]:
         """The settings of the features, and which token represents the image."""
-        return {**train.features.about(), "token": self._chosen(train.features)}
+        return {**train.features.about(), "token": train.features.chosen_token(self.token)}
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
         """The options and the number of classes."""
@@ -112,24 +111,6 @@ class LinearProbe(HeadTraining, Probe):
             "classes": len(train.items.source.classes),
             **self.about_training(),
         }
-
-    def _chosen(self, features: Features) -> str:
-        has_class = features.cls_VD is not None
-        if self.token == "auto":
-            return "class token" if has_class else "mean patch token"
-        if self.token in ("class", "both") and not has_class:
-            raise SpatialBoostError(f"token is {self.token!r}, but the encoder has no class token; take mean or auto")
-        return {"class": "class token", "mean": "mean patch token", "both": "class token and mean patch token"}[
-            self.token
-        ]
-
-    def _vectors(self, features: Features) -> Tensor:
-        """One vector ``(V, D)`` for each image."""
-        chosen = self._chosen(features)
-        parts = [] if "class" not in chosen or features.cls_VD is None else [features.cls_VD]
-        if "mean" in chosen:
-            parts.append(features.tokens_VND.mean(1).float())
-        return torch.cat(parts, -1)
 
 
 def linear_probe(

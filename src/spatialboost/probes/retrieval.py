@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.draws import Draw
-from spatialboost.probes.features import Features
 from spatialboost.probes.inputs import RetrievalFolder
 from spatialboost.probes.measures import Metric, ProbeRow
 from spatialboost.probes.options import CommonOptions
@@ -78,8 +77,8 @@ class RetrievalProbe(Probe):
         self, name: str, train: ReadSplit, test: ReadSplit, draws: Sequence[Draw], shown: Sequence[int]
     ) -> Measured:
         """Rank the database for each query."""
-        database = _Vectors(self._vectors(train.features), np.array(train.kept))
-        queries = database if train is test else _Vectors(self._vectors(test.features), np.array(test.kept))
+        database = _Vectors(train.features.vectors(self.token), np.array(train.kept))
+        queries = database if train is test else _Vectors(test.features.vectors(self.token), np.array(test.kept))
         return Measured([_score(name, _rules(test.items.source), database, queries)])
 
     def measure_baseline(self, train: ReadSplit, test: ReadSplit) -> ProbeRow:
@@ -94,7 +93,7 @@ class RetrievalProbe(Probe):
 
     def about(self, train: ReadSplit) -> dict[str, Any]:
         """The settings of the features, and which token represents the image."""
-        return {**train.features.about(), "token": self._chosen(train.features)}
+        return {**train.features.about(), "token": train.features.chosen_token(self.token)}
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
         """The set and how it is measured."""
@@ -108,20 +107,6 @@ class RetrievalProbe(Probe):
         else:
             settings["neighbours chosen by"] = f"GAP on {len(rules.tuning)} queries" if rules.tuning else "none, 1"
         return settings
-
-    def _chosen(self, features: Features) -> str:
-        has_class = features.cls_VD is not None
-        if self.token == "class" and not has_class:
-            raise SpatialBoostError("token is 'class', but the encoder has no class token; take mean or auto")
-        return "class token" if has_class and self.token != "mean" else "mean patch token"
-
-    def _vectors(self, features: Features) -> Tensor:
-        """One vector ``(V, D)`` for each image."""
-        if self._chosen(features) == "class token":
-            assert features.cls_VD is not None
-            return features.cls_VD
-        tokens_VND = features.tokens_VND
-        return tokens_VND[:, 0] if tokens_VND.shape[1] == 1 else tokens_VND.mean(1)
 
 
 def retrieval_probe(

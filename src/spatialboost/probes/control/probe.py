@@ -15,7 +15,6 @@ from spatialboost.probes.control.demonstrations import Demonstrations, Frame, re
 from spatialboost.probes.control.policy import PolicyTraining, train_policy
 from spatialboost.probes.control.simulator import TASKS, Simulator, open_task
 from spatialboost.probes.draws import Draw
-from spatialboost.probes.features import Features
 from spatialboost.probes.inputs import SplitOptions
 from spatialboost.probes.measures import Metric, ProbeRow
 from spatialboost.probes.protocol import Measured, Probe, ReadSplit
@@ -131,7 +130,9 @@ class ControlProbe(Probe):
                 for policy in train_policy(
                     inputs[0][chosen], _actions(train, chosen), self.training, seed=draw.seed or 0
                 ):
-                    act = _Actor(policy, lambda images: self._vectors(read(images)), self.history, self.proprioception)
+                    act = _Actor(
+                        policy, lambda images: read(images).vectors(self.token), self.history, self.proprioception
+                    )
                     runs.append(run_episodes(simulators, act, act.forget, self.episodes))
                     with torch.no_grad():
                         errors.append(nn.functional.mse_loss(policy(held_out[0]), held_out[1]).item())
@@ -157,7 +158,7 @@ class ControlProbe(Probe):
 
     def about(self, train: ReadSplit) -> dict[str, Any]:
         """The settings of the features, and which token represents a frame."""
-        return {**train.features.about(), "token": self._token(train.features)}
+        return {**train.features.about(), "token": train.features.chosen_token(self.token)}
 
     def settings(self, train: ReadSplit, test: ReadSplit) -> dict[str, Any]:
         """The options as text for the result."""
@@ -177,21 +178,9 @@ class ControlProbe(Probe):
             "demonstrations": source.name,
         }
 
-    def _token(self, features: Features) -> str:
-        has_class = features.cls_VD is not None
-        if not has_class and self.token in ("class", "both"):
-            raise SpatialBoostError(f"token is {self.token!r}, but the encoder has no class token; take mean or auto")
-        return {"auto": "class" if has_class else "mean"}.get(self.token, self.token)
-
-    def _vectors(self, features: Features) -> Tensor:
-        """One vector ``(n, D)`` for each frame."""
-        token = self._token(features)
-        parts = [features.cls_VD] if token in ("class", "both") and features.cls_VD is not None else []
-        return torch.cat([*parts, *([features.tokens_VND.mean(1).float()] if token in ("mean", "both") else [])], -1)
-
     def _inputs(self, split: ReadSplit) -> Tensor:
         """The input of the policy for each frame: features of it and of the frames before it in its demonstration."""
-        vectors_nD = self._vectors(split.features)
+        vectors_nD = split.features.vectors(self.token)
         steps = torch.tensor([frame.step for frame in split.kept])
         number = torch.arange(len(steps))
         past = [vectors_nD[number - torch.clamp(steps, max=back)] for back in range(self.history)]
