@@ -1,6 +1,6 @@
 """One experiment: a training run and its controls, with one seed or several, and the probe results of each encoder.
 
-The demo and `benchmarks/main_job.py` are such experiments with different settings.
+The demo is such an experiment; a proof has many runs of one encoder, see `proof.py`.
 """
 
 from __future__ import annotations
