@@ -173,7 +173,7 @@ EXTRAS = {
     "page": {"data"},
     "probes": {"probes", "control"},
     "vlm": {"train"},
-    "multimodal": {"train", "lora"},
+    "multimodal": {"train", "lora", "video"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},
     "experiments": {"demo"},
@@ -190,6 +190,7 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "torchvision": "timm imports it; its models are hosts, too",
     "tensorboard": "torch.utils.tensorboard imports it",
     "trackio": "transformers' callback imports it",
+    "av": "transformers decodes videos with it",
     "pytest-xdist": "a plugin of pytest, which loads it",
 }
 

@@ -11,7 +11,7 @@ from spatialboost.vlm.llms import build_tokenizer
 SIZE = 28  # pixels of an image of the models with one image size
 WORDS = (
     "How many chairs are there? Which is nearer, the table or the lamp? Left or right? Two two Left left the lamp. "
-    "The distance is 2.341 meters."
+    "The distance is 2.341 meters.\nTwo\nLeft\nthe"
 )
 SIZES: dict[str, Any] = {
     "hidden_size": 32,

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
+from multimodal_frames import frame
 from spatialboost.multimodal import Sample
-
-
-def frame(height: int, width: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture

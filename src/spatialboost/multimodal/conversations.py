@@ -14,6 +14,7 @@ import numpy as np
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.multimodal.frames import FrameOptions
+from spatialboost.weights.hub import stays_inside
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class VisualInstructions(Sequence[Sample]):
         """
         row = self._row(number)
         if not isinstance(row, Mapping):
-            raise SpatialBoostError(f"it is {str(row)[:80]!r}; expected an object with `conversations`")
+            raise SpatialBoostError(f"it is {repr(row)[:80]}; expected an object with `conversations`")
         messages = _messages(row.get("conversations"))
         paths, is_video = _paths(row)
         frames = self.frames.read([self._inside(path) for path in paths]) if paths else []
@@ -137,16 +138,15 @@ class VisualInstructions(Sequence[Sample]):
 
     def _inside(self, name: str) -> Path:
         """A path of a row; one that leads out of the media folder is refused, as the file may be somebody else's."""
-        path = self.media / name
-        if not path.resolve().is_relative_to(self.media.resolve()):
-            raise SpatialBoostError(f"the path {name[:200]!r} leads out of {self.media}")
-        return path
+        if not stays_inside(name):
+            raise SpatialBoostError(f"the path {name[:200]!r} leads out of the media folder; expected one inside it")
+        return self.media / name
 
 
 def _messages(found: Any) -> list[dict[str, str]]:
     """The messages of a row, with the roles of chat templates."""
     if not isinstance(found, list) or not found:
-        raise SpatialBoostError(f"`conversations` is {str(found)[:80]!r}; expected a list of messages")
+        raise SpatialBoostError(f"`conversations` is {repr(found)[:80]}; expected a list of messages")
     messages = []
     for each in found:
         role, text = (
@@ -156,7 +156,7 @@ def _messages(found: Any) -> list[dict[str, str]]:
         )
         if role not in ROLES or not isinstance(text, str):
             raise SpatialBoostError(
-                f"a message is {str(each)[:80]!r}; expected `from` ({', '.join(ROLES)}) and `value`, a text"
+                f"a message is {repr(each)[:80]}; expected `from` ({', '.join(ROLES)}) and `value`, a text"
             )
         messages.append({"role": ROLES[role], "content": text})
     if messages[0]["role"] == "assistant":
@@ -173,7 +173,7 @@ def _paths(row: Mapping[str, Any]) -> tuple[list[str], bool]:
         return [], False
     found = [row[key]] if isinstance(row[key], str) else row[key]
     if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
-        raise SpatialBoostError(f"`{key}` is {str(row[key])[:80]!r}; expected a path, or a list of paths")
+        raise SpatialBoostError(f"`{key}` is {repr(row[key])[:80]}; expected a path, or a list of paths")
     return found, key == "video"
 
 

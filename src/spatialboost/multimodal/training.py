@@ -191,7 +191,7 @@ class _Trainer(Trainer):
         folder = Path(resume_from_checkpoint)
         load_adapter(self.model, folder / FILE)  # type: ignore[type-var]
         others = _others(self.model)  # type: ignore[arg-type]
-        saved = load_file(folder / TRAINED) if others else {}
+        saved = load_file(folder / TRAINED) if (folder / TRAINED).is_file() else {}
         if saved.keys() != others.keys():
             raise SpatialBoostError(
                 f"{folder} is a checkpoint of a training with other trained weights: start it with the same `llm` and "
