@@ -47,7 +47,7 @@ def test_a_file_for_another_width(model, tmp_path):
     wider = LlamaConfig(**{**config["text_config"], "hidden_size": 64})
     other = LlavaForConditionalGeneration(LlavaConfig(**{**config, "text_config": wider}))
     keys = list(other.state_dict())
-    with pytest.raises(SpatialBoostError, match="is for a language model of width 32 .* has width 64"):
+    with pytest.raises(SpatialBoostError, match=r"is for a language model of width 32 .* has width 64"):
         load_adapter(other, file)
     assert list(other.state_dict()) == keys
 
@@ -58,7 +58,7 @@ def test_a_file_for_another_model_or_other_latents(model, tmp_path):
         load_adapter(build("qwen2_5_vl")[0], file)
     other = attach_adapter(build("llava")[0], 48)
     with pytest.raises(
-        SpatialBoostError, match="has width 32, latent_width 24, heads 2; the adapter .* latent_width 48"
+        SpatialBoostError, match=r"has width 32, latent_width 24, heads 2; the adapter .* latent_width 48"
     ):
         load_adapter(other, file)
     assert find_adapter(other).latent_width == 48

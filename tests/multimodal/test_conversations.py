@@ -91,7 +91,7 @@ def test_bad_rows_are_left_out_and_named(media, caplog):
 
 
 def test_files_that_cannot_be_used(media):
-    with pytest.raises(SpatialBoostError, match="cannot read .*nothing.json"):
+    with pytest.raises(SpatialBoostError, match=r"cannot read .*nothing.json"):
         VisualInstructions(media / "nothing.json")
     (media / "empty.jsonl").write_text("\n")
     with pytest.raises(SpatialBoostError, match="has no rows"):
@@ -99,7 +99,7 @@ def test_files_that_cannot_be_used(media):
     (media / "half.json").write_text('[{"a": 1},')
     with pytest.raises(SpatialBoostError, match="is not JSON"):
         VisualInstructions(media / "half.json")
-    with pytest.raises(SpatialBoostError, match="no row of .* can be used; the last one: `conversations` is None"):
+    with pytest.raises(SpatialBoostError, match=r"no row of .* can be used; the last one: `conversations` is None"):
         VisualInstructions(write(media, [{}, {}]))[0]
 
 

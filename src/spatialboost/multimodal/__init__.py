@@ -2,7 +2,8 @@
 
 Begin with `attach.py`: `attach_adapter`, `detach_adapter`, and `scenes`, which gives the latents of a batch. Then:
 
-- the model: `seam.py` (where visual tokens enter the language model), `adapter.py` (what is put there);
+- the model: `load.py` (open one by its name), `seam.py` (where visual tokens enter its language model), `adapter.py`
+  (what is put there);
 - the latents: `latents.py` (what makes them from the views of a sample);
 - the file: `adapter_file.py`;
 - the data: `conversations.py` (files of visual instructions), `frames.py` (which frames, how large), `batches.py` (by
