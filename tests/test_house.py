@@ -88,6 +88,7 @@ ARROWS: dict[str, set[str]] = {
     # The last two load files of other people's models
     "scenes": {"errors", "photographs", "yaml_file", "encoders.foreign", "weights.hub"},
     "vlm": LEARNING,
+    "multimodal": ENCODER | {"vlm.chat"},
     # A teacher is built from the trainer's parts, and kinds of question say how their answers are scored. The trainer
     # knows teachers by their protocol, and finds them in the registry.
     "teachers": LEARNING
@@ -172,6 +173,7 @@ EXTRAS = {
     "page": {"data"},
     "probes": {"probes", "control"},
     "vlm": {"train"},
+    "multimodal": {"train", "lora", "video"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},
     "experiments": {"demo"},
@@ -188,6 +190,7 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "torchvision": "timm imports it; its models are hosts, too",
     "tensorboard": "torch.utils.tensorboard imports it",
     "trackio": "transformers' callback imports it",
+    "av": "transformers decodes videos with it",
     "pytest-xdist": "a plugin of pytest, which loads it",
 }
 

