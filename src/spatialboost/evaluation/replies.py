@@ -9,10 +9,10 @@ import numpy as np
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the mean relative accuracy
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_ONES += "seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORDS = {word: number for number, word in enumerate(_ONES)}
+_ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_TEENS = ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {word: number for number, word in enumerate((*_ONES, *_TEENS))}
 _WORDS |= {word: 10 * number for number, word in enumerate(_TENS, 2)} | {"hundred": 100, "thousand": 1000}
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 

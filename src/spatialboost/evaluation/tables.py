@@ -190,8 +190,6 @@ def existing(folder: Path, names: Sequence[str]) -> list[Path]:
     """
     files = [folder / str(name) for name in names]
     for name, file in zip(names, files, strict=True):
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise SpatialBoostError(f"its file {name} is not in {folder}")
-        if not file.exists():
+        if not file.exists() or not file.resolve().is_relative_to(folder.resolve()):
             raise SpatialBoostError(f"its file {name} is not in {folder}")
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from typing import Any
 
 from spatialboost.evaluation.benchmark import Benchmark, Cells, by_category, mean, pooled
@@ -31,7 +32,7 @@ class CVBench(Benchmark):
         """The question of a row; the image is in the table, or in ``img/`` by its file name."""
         values = row.values
         letters = string.ascii_uppercase[: len(as_list(values["choices"]))]
-        images: Any = row.pictures.get("image") or existing(row.folder / "img", [values["filename"]])
+        images: Any = row.pictures.get("image") or _file(row.folder, str(values["filename"]))
         return Question(
             id=f"{values.get('type', '')}-{values['idx']}",
             cell=(str(values["task"]), str(values["source"])),
@@ -60,3 +61,9 @@ class CVBench(Benchmark):
         found = {name: half[0] for name, half in halves.items() if half}
         overall = {"overall": mean(both)} if both else {"overall": pooled(cells)}
         return {**overall, "accuracy": pooled(cells), **found, **by_category(cells)}
+
+
+def _file(folder: Path, name: str) -> list[Path]:
+    """The image of a table without images: build_img.py of the benchmark writes it."""
+    inside = folder / "img" / name
+    return existing(folder, [f"img/{name}" if inside.is_file() else name])

@@ -68,7 +68,7 @@ class VSIBench(Benchmark):
     def means(self, cells: Cells) -> dict[str, Any]:
         """Categories of which no question was asked are left out of the overall mean."""
         found = {cell[0]: pooled(cells, [cell]) for cell in cells if cell[0] != DIRECTION}
-        levels = [pooled(cells, [cell]) for cell in cells if cell[0] == DIRECTION]
+        levels = [pooled(cells, [cell]) for level in DIRECTIONS if (cell := (DIRECTION, level)) in cells]
         if levels:
             found[DIRECTION] = mean(levels)
         return {"overall": mean(list(found.values())), **found}
