@@ -180,7 +180,9 @@ def write_spar_bench(folder: Path) -> list[dict[str, Any]]:
         values |= {"format_type": "select", "img_type": "multi_view", "source": "scannet"}
         rows.append({**values, "image": [{"bytes": image, "path": None} for image in images]})
     features = words("id", "question", "answer", "task", "format_type", "img_type", "source")
-    parquet(folder / "data" / "test-00000-of-00001.parquet", rows, {**features, "image": datasets.List(datasets.Image())})
+    parquet(
+        folder / "data" / "test-00000-of-00001.parquet", rows, {**features, "image": datasets.List(datasets.Image())}
+    )
     return rows
 
 
