@@ -140,7 +140,7 @@ def test_qwen_on_videos_by_the_command(tmp_path):
     command = ["evaluate", "vsi-bench", "--model", tmp_path / "qwen", "--data", tmp_path / "data"]
     command += ["--out", tmp_path / "out", "--frames", 3, "--limit", 6, "--max-new-tokens", 2, "--device", "cpu"]
     done = CliRunner().invoke(app, list(map(str, command)), catch_exceptions=False)
-    assert done.exit_code == 0 and "image - text" in done.output and "result.json" in done.output
+    assert done.exit_code == 0 and "difference (95 %)" in done.output and "result.json" in done.output
     saved = json.loads((tmp_path / "out" / "result.json").read_text())
     assert saved["settings"]["frames"] == 3 and sum(saved["counts"].values()) == 6
     assert saved["settings"]["class"] == "Qwen2_5_VLForConditionalGeneration" and saved["settings"]["limit"] == 6

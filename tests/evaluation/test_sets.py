@@ -189,7 +189,7 @@ def test_what_is_no_folder_of_the_benchmark(tmp_path):
     ):
         blink.read(tmp_path / "data.json")
     (tmp_path / "data.json").write_text("{")
-    with pytest.raises(SpatialBoostError, match="data.json cannot be read"):
+    with pytest.raises(SpatialBoostError, match=r"data.json cannot be read"):
         find_benchmark("all-angles").read(tmp_path)
     (tmp_path / "val-00000-of-00001.parquet").write_bytes(b"no parquet")
     with pytest.raises(SpatialBoostError, match="cannot be read as parquet"):

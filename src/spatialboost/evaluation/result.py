@@ -55,18 +55,19 @@ class EvaluationResult:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.benchmark}: {self.settings.get('model')}", title_justify="left")
+        title = Text(f"{self.benchmark}: {self.settings.get('model')}, in percent")
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)  # without lines it fits 80 columns
         table.add_column("mean", overflow="fold")
         with_text = "text" in self.means
         heads = [
             "questions",
             "image",
-            *(["text only", "image - text (95 %)"] if with_text else []),
+            *(["text", "difference (95 %)"] if with_text else []),
             "constant",
             "chance",
         ]
         for head in heads:
-            table.add_column(head, justify="right")
+            table.add_column(head, justify="right", no_wrap=head.startswith("difference"))
         for name, value in self.means["image"].items():
             count = self.counts.get(name)
             cells = ["" if count is None else str(count), f"{100 * value:.1f}"]
