@@ -191,7 +191,7 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "tensorboard": "torch.utils.tensorboard imports it",
     "trackio": "transformers' callback imports it",
     "pytest-xdist": "a plugin of pytest, which loads it",
-    "filelock": "lmms-eval imports a part of it that 4 does not have",
+    "filelock": "lmms-eval imports a part of it that 4.3 does not have",
 }
 
 

@@ -65,7 +65,8 @@ class TransformersAnswerer:
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
         try:
             text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            inputs = self.processor(text=[text], images=list(images) or None, return_tensors="pt")
+            shown = {"images": [list(images)]} if images else {}
+            inputs = self.processor(text=[text], **shown, return_tensors="pt")
             weight = next(self.model.parameters())
             inputs = {name: _placed(value, weight) for name, value in inputs.items()}
             # Sampling settings of a model's own file do not count, and would only make transformers warn

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError
 from spatialboost.evaluation.question import Question
 from spatialboost.evaluation.tables import TableRow, find_tables, read_rows
@@ -81,18 +82,18 @@ class Benchmark(ABC):
             SpatialBoostError: The folder is none of this benchmark, or none of its questions can be asked.
         """
         reading = Reading(files=find_tables(data, self.tables, self.title))
-        folder = Path(data) if len(reading.files) > 1 or Path(data) != reading.files[0] else reading.files[0].parent
+        folder = reading.files[0].parent if user_path(data).is_file() else user_path(data)
         seen: set[str] = set()
         for file in reading.files:
-            for row in read_rows(file, folder.expanduser(), self.columns):
+            for row in read_rows(file, folder, self.columns):
                 try:
                     question = self.question(row)
-                    if question.id in seen:
-                        raise SpatialBoostError(f"its id {question.id!r} is given twice")
                 except (SpatialBoostError, TypeError, ValueError, KeyError, AttributeError) as error:
                     reason = str(error) if isinstance(error, SpatialBoostError) else f"its values are wrong: {error}"
                     reading.skipped[row.place] = " ".join(reason.split())[:300]
                     continue
+                if question.id in seen:  # it counts as often as it is there, as in lmms-eval
+                    question = replace(question, id=f"{question.id} ({row.place})")
                 seen.add(question.id)
                 reading.questions.append(question)
         if not reading.questions:

@@ -31,7 +31,7 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
 ) -> None:
-    """Ask a vision-language model spatial questions, with their images and without; docs/evaluation.md."""
+    """Ask a vision-language model spatial questions, with their images and without."""
     from rich.console import Console
 
     from spatialboost.evaluation.result import RESULT

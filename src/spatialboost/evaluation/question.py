@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,14 @@ class Question:
         from PIL import Image
 
         if self.video is not None:
-            return read_frames(self.video, frames)
+            return list(_frames(self.video, frames))
         sources = [source if isinstance(source, Path) else source() for source in self.images]
         return [Image.fromarray(open_photograph(source)) for source in sources]
+
+
+@lru_cache(maxsize=1)  # questions about the same video are asked one after the other
+def _frames(video: Path, count: int) -> tuple[Any, ...]:
+    return tuple(read_frames(video, count))
 
 
 def check_truth(truth: str, letters: str) -> str:

@@ -77,13 +77,15 @@ def evaluate(
     questions = _some(reading.questions, limit)
     answerer = open_answerer(model, dtype=dtype, device=device)
     length = own.max_new_tokens if max_new_tokens is None else max_new_tokens
-    settings = {"benchmark": own.title, **facts_of(answerer), "max_new_tokens": length}
+    tables = {file.name: file.stat().st_size for file in reading.files}
+    settings = {"benchmark": own.title, "tables": tables, **facts_of(answerer), "max_new_tokens": length}
     if any(question.video is not None for question in questions):
         settings["frames"] = frames
     skipped = dict(reading.skipped)
     ways = (IMAGE, TEXT) if text_only else (IMAGE,)
     with AnswersFile(folder, settings) as answers:
-        for question in tqdm(questions, desc=own.title, disable=not progress):
+        by_video = sorted(questions, key=lambda question: str(question.video or ""))  # so that it is decoded once
+        for question in tqdm(by_video, desc=own.title, disable=not progress):
             try:
                 _ask(answerer, question, answers, ways, frames, length)
             except SpatialBoostError as error:
@@ -95,7 +97,7 @@ def evaluate(
     if skipped:
         first = next(iter(skipped.items()))
         logger.warning("%d questions were not asked; the first, %s: %s", len(skipped), *first)
-    facts = {**settings, "tables": [file.name for file in reading.files], "limit": limit, "versions": versions()}
+    facts = {**settings, "limit": limit, "versions": versions()}
     result = score(own, asked, {way: [answers.replies[each.id, way] for each in asked] for way in ways}, facts, skipped)
     result.save(folder)
     return result
