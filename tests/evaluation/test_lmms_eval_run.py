@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def replies(found: dict, task: str) -> list[str]:
     return [sample["resps"][0][0] for sample in sorted(found["samples"][task], key=lambda sample: sample["doc_id"])]
 
 
+def our_replies(out: Path, seen: str, ids: list[str]) -> list[str]:
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    found = {line["question"]: line["reply"] for line in lines if line["seen"] == seen}
+    return [found[each] for each in ids]
+
+
 def test_the_entry_point_names_our_model_class():
     from lmms_eval.models import get_model
 
@@ -63,16 +70,13 @@ def test_blink(tmp_path):
     ours = evaluate("blink", tmp_path / "llava", data=file, out=tmp_path / "out", device="cpu")
     theirs = next(v for key, v in found["results"]["blink_here"].items() if key.startswith("blink_acc,"))
     assert 0 < theirs < 1 and theirs == ours.means["image"]["accuracy"]
-    import json
-
-    lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
-    assert replies(found, "blink_here") == [line["reply"] for line in lines if line["seen"] == "image"]
+    assert replies(found, "blink_here") == our_replies(tmp_path / "out", "image", [row["idx"] for row in rows])
 
 
 def test_vsi_bench_with_videos_and_without(tmp_path, monkeypatch):
     import lmms_eval.tasks.vsibench.utils as vsibench
 
-    write_vsi_bench(tmp_path / "data")
+    rows = write_vsi_bench(tmp_path / "data")
     save_qwen(tmp_path / "qwen", ["These are frames of a video. A B C D"])
     monkeypatch.setattr(vsibench, "base_cache_dir", str(tmp_path))
     monkeypatch.setattr(vsibench, "cache_name", "data")
@@ -82,14 +86,11 @@ def test_vsi_bench_with_videos_and_without(tmp_path, monkeypatch):
     ours = evaluate(
         "vsi-bench", tmp_path / "qwen", data=tmp_path / "data", out=tmp_path / "out", frames=3, device="cpu"
     )
-    import json
-
-    lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
     template = "vsibench/_default_template_yaml"
     for seen, more in (("image", ""), ("text", ",text_only=True")):
         folder = tmp_path / seen
         folder.mkdir()
         found = run_lmms_eval(folder, template, task, f"model={tmp_path / 'qwen'},frames=3{more}")
-        assert replies(found, "vsi_here") == [line["reply"] for line in lines if line["seen"] == seen]
+        assert replies(found, "vsi_here") == our_replies(tmp_path / "out", seen, [str(row["id"]) for row in rows])
         theirs = next(v for key, v in found["results"]["vsi_here"].items() if key.startswith("vsibench_overall,"))
         assert theirs == round(ours.means[seen]["overall"], 6)

@@ -77,7 +77,7 @@ def evaluate(
     questions = _some(reading.questions, limit)
     answerer = open_answerer(model, dtype=dtype, device=device)
     length = own.max_new_tokens if max_new_tokens is None else max_new_tokens
-    tables = {file.name: file.stat().st_size for file in reading.files}
+    tables = {f"{file.parent.name}/{file.name}": file.stat().st_size for file in reading.files}
     settings = {"benchmark": own.title, "tables": tables, **facts_of(answerer), "max_new_tokens": length}
     if any(question.video is not None for question in questions):
         settings["frames"] = frames
