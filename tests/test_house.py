@@ -99,6 +99,7 @@ ARROWS: dict[str, set[str]] = {
     | {"vlm", "teachers.protocol", "teachers.registry"}
     | {"scenes.cues", "scenes.dataset", "probes.depth", "probes.features", "probes.pictures", "probes.token_colours"},
     "probes": CORE | {"encoders", "weights", "scenes", "photographs", "paired", "page"},
+    "evaluation": LEARNING | {"vlm", "teachers", "training"},  # a run of ours answers, too
     "experiments": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,
@@ -176,6 +177,7 @@ EXTRAS = {
     "multimodal": {"train", "lora", "video"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},
+    "evaluation": {"evaluate", "lmms-eval"},
     "experiments": {"demo"},
     "demo": {"demo"},
     # train, extract and lora: to load what a run or an extractor names
@@ -192,6 +194,7 @@ NOT_IMPORTED = {  # declared though no file of ours imports it, and why
     "trackio": "transformers' callback imports it",
     "av": "transformers decodes videos with it",
     "pytest-xdist": "a plugin of pytest, which loads it",
+    "filelock": "lmms-eval imports a part of it that 4.3 does not have",
 }
 
 

