@@ -171,7 +171,7 @@ EXTRAS = {
     "paired": {"data"},
     "page": {"data"},
     "probes": {"probes", "control"},
-    "vlm": {"train"},
+    "vlm": {"train", "lora"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},
     "experiments": {"demo"},
