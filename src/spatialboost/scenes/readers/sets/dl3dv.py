@@ -31,8 +31,8 @@ class DL3DV(Recording):
 
     The camera of ``transforms.json`` is for the largest images (4K), and the images are smaller copies. Its poses are
     camera to world with y up and z backward. They have the unit of the reconstruction, which is not metres: they are
-    used if the option ``pose_scale`` is given. The set has no depth: that of a geometry model in the unit of the poses
-    goes with ``--pose-scale 1``.
+    used if the option ``pose_scale`` is given. The set has no depth: maps of a geometry model in the unit of the poses
+    go with ``--pose-scale 1 --depth-scale 1000``, if a file has 1000 values for a unit.
     """
 
     file_options = ("depths",)
