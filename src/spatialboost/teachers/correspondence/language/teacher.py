@@ -63,8 +63,8 @@ class LanguageCorrespondenceTeacher(LanguageTeacher):
     }
     savers: ClassVar[Mapping[str, Sequence[str]]] = {
         "stage1": ["teacher.llm.dtype=bfloat16"],
-        "match": ["teacher.llm.dtype=bfloat16", "teacher.frames=[2, 8]", "teacher.pool=2"],
-        "boost": ["teacher.llm.dtype=bfloat16", "teacher.frames=[2, 8]", "teacher.pool=2"],
+        "match": ["teacher.llm.dtype=bfloat16", "teacher.frames=[2, 8]"],
+        "boost": ["teacher.llm.dtype=bfloat16", "teacher.frames=[2, 8]"],
     }
     options: LanguageCorrespondenceOptions
     objective: LanguageCorrespondenceObjective
@@ -102,13 +102,8 @@ class LanguageCorrespondenceTeacher(LanguageTeacher):
         self.objective = LanguageCorrespondenceObjective(self.vlm, options, grid=self.grid)
         self.collate = SequenceCollator(self.tokenizer.pad_token_id)
         own: Any = {"alpha": options.lora_alpha, "dropout": options.lora_dropout, "where": options.lora_layers}
-        if not self.vlm_is_quantised:
+        if options.llm.quantization is None:  # else the stage that trains it is refused
             add_lora(self.vlm.llm, options.lora_rank, seed=inputs.seed, **own)
-
-    @property
-    def vlm_is_quantised(self) -> bool:
-        """Whether the language model cannot take a LoRA into its weights."""
-        return self.options.llm.quantization is not None
 
     def typical_example(self, config: Any) -> tuple[Example, int]:
         """A sequence of the largest number of views and points, and conversations that are as long as is allowed."""
