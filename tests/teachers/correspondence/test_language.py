@@ -261,7 +261,9 @@ def test_what_it_has_learnt_teaches_attn_plus_here_and_by_language(finished, set
     assert torch.equal(ours, theirs)
 
 
-def test_the_control_differs_by_one_key(finished, settings, tmp_path):
+def test_the_projector_can_be_trained_alone_and_the_control_differs_by_one_key(finished, settings, tmp_path):
+    only = ["match=null", "stage1.steps=1", f"out={tmp_path / 'only'}"]
+    assert list(train(load_config(settings, only)).stages) == ["stage1"]
     changed = ["match.shuffle_pairs=true", f"out={tmp_path / 'out'}"]
     history = train(load_config(settings, changed)).stages["match"]["fit"]["history"]
     assert history[0]["loss"] > finished.stages["match"]["fit"]["history"][0]["loss"]

@@ -224,6 +224,13 @@ class LanguageCorrespondenceTeacher(LanguageTeacher):
         if stage != "stage1":
             load_heads(self.objective.heads, folder / HEADS)
 
+    def loaded(self) -> Sequence[torch.nn.Module]:
+        """The language model and an earlier projector, as of the teacher ``language``; and the heads.
+
+        The heads are new, but `stage1` does not read them, and the other stages train them.
+        """
+        return [*super().loaded(), self.objective.heads]
+
     def facts(self) -> dict[str, Any]:
         """The language model, its supervised layers and the losses."""
         kept = ("temperature", "contrast_weight", "depth_weight", "negatives", "grids", "instructions", "lora_rank")
