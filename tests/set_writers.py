@@ -278,6 +278,20 @@ def write_colmap(folder: Path) -> None:
     (folder / "sparse" / "cameras.txt").write_text(cameras)
 
 
+def write_dl3dv(folder: Path, name: str = "0a1b7c20", *, scale: float = 2.0) -> None:
+    """Small copies of images, with the camera of four times as large ones; poses in units of half a metre."""
+    frames = []
+    for index in reversed(range(NUM)):
+        file = f"frame_{index + 1:05d}.png"
+        save(folder / name / "images_4" / file, shot(index, matrix(66.0, 66.0, 39.8, 29.6), SMALL)[0])
+        matrix_44 = pose(index) @ np.diag([1.0, -1.0, -1.0, 1.0])  # y up and z backward
+        matrix_44[:3, 3] *= scale
+        frames.append({"file_path": f"images/{file}", "transform_matrix": matrix_44.tolist(), "colmap_im_id": index})
+    camera = {"w": 320, "h": 240, "fl_x": 264.0, "fl_y": 264.0, "cx": 161.2, "cy": 120.4}
+    distortion = {"k1": 0.001, "k2": 0.0, "p1": 0.0, "p2": 0.0, "camera_model": "OPENCV"}
+    (folder / name / "transforms.json").write_text(json.dumps({**camera, **distortion, "frames": frames}))
+
+
 def write_ego4d(folder: Path) -> None:
     for index in range(NUM):
         video = folder / "frames" / ("0a1b" if index < 4 else "2c3d")

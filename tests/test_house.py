@@ -173,7 +173,7 @@ EXTRAS = {
     "paired": {"data"},
     "page": {"data"},
     "probes": {"probes", "control"},
-    "vlm": {"train"},
+    "vlm": {"train", "lora"},
     "multimodal": {"train", "lora", "video"},
     "teachers": {"train"},
     "training": {"train", "lora", "trackers", "deepspeed"},

@@ -60,7 +60,8 @@ def build(
             help="rooms (procedural), furnished (rooms and gardens with models of furniture), rgbd (a folder of RGB-D "
             "frames), images (a folder of photographs or tar files), "
             "dataset (parquet, a folder of `save_to_disk`, or hf:USER/NAME), or the layout of a public data set: "
-            "7scenes, arkitscenes, colmap, ego4d, kitti, mvimgnet, nyu, nyu-labeled, scannet, scannetpp, sunrgbd, tum."
+            "7scenes, arkitscenes, colmap, dl3dv, ego4d, kitti, mvimgnet, nyu, nyu-labeled, scannet, scannetpp, "
+            "sunrgbd, tum."
         ),
     ] = "rooms",
     path: Annotated[

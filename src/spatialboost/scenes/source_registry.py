@@ -78,6 +78,7 @@ SOURCES: dict[str, SourceKind] = {
     "tum": SourceKind(f"{_SETS}.tum:LAYOUT", extract=("superpixels",)),
     # Images without depth
     "colmap": SourceKind(f"{_SETS}.colmap:LAYOUT", ("superpixels",), ("depth-anything",)),
+    "dl3dv": SourceKind(f"{_SETS}.dl3dv:LAYOUT", ("superpixels",), ("depth-anything",)),
     "ego4d": SourceKind(f"{_SETS}.ego4d:LAYOUT", ("superpixels",), ("depth-anything",)),
     "mvimgnet": SourceKind(f"{_SETS}.colmap:MVIMGNET", ("superpixels",), ("depth-anything",)),
 }

@@ -12,6 +12,7 @@ TEACHERS: dict[str, str] = {
     "language": "spatialboost.teachers.language.teacher:LanguageTeacher",
     "pixel": "spatialboost.teachers.pixel.teacher:PixelTeacher",
     "correspondence": "spatialboost.teachers.correspondence.teacher:CorrespondenceTeacher",
+    "language-correspondence": "spatialboost.teachers.correspondence.language.teacher:LanguageCorrespondenceTeacher",
     "field": "spatialboost.teachers.field.teacher:FieldTeacher",
 }
 

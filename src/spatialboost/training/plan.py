@@ -249,7 +249,9 @@ def _example(parts: _Parts, stage: Any) -> tuple[Example, int, str]:
         for number in parts.training[:: max(1, len(parts.training) // LOOKED_AT)]:
             row = parts.rows[number]
             try:
-                found.append((dict(make_example(number, row)), len(row_images(row))))
+                example = dict(make_example(number, row))
+                images = len(example["pixel_values"]) if "pixel_values" in example else len(row_images(row))
+                found.append((example, images))
             except BAD_DATA:
                 continue  # training reports bad rows when it reads them
     made_up = None if found else parts.teacher.typical_example(stage)

@@ -116,7 +116,7 @@ def test_names_and_masks_of_the_set(tmp_path, name):
             assert (mask & truth[thing]).sum() > 0.5 * mask.sum(), thing
 
 
-@pytest.mark.parametrize("name", ["mvimgnet", "ego4d"])
+@pytest.mark.parametrize("name", ["mvimgnet", "dl3dv", "ego4d"])
 def test_images_without_depth_wait_for_extractors(tmp_path, name):
     source = opened(name, tmp_path)
     assert len(source) == NUM
@@ -127,9 +127,9 @@ def test_images_without_depth_wait_for_extractors(tmp_path, name):
     assert "depth_HW is not known; add an extractor of the kind 'depth'" in str(result.exception)
     view = source[1]
     assert isinstance(view, PartialCues) and view.depth_HW is None
-    truth = shot(1, matrix(66.0, 66.0, 39.8, 29.6) if name == "mvimgnet" else matrix(66.0, 66.0, 39.5, 29.5), SMALL)[0]
+    truth = shot(1, matrix(66.0, 66.0, 39.5, 29.5) if name == "ego4d" else matrix(66.0, 66.0, 39.8, 29.6), SMALL)[0]
     assert np.abs(view.image_HW3.astype(int) - truth).mean() < 8
-    if name == "mvimgnet":
+    if name != "ego4d":
         np.testing.assert_allclose(view.intrinsics_33, matrix(66.0, 66.0, 39.8, 29.6))
         assert view.pose_44 is None  # the unit of its poses is not known
         metric = open_source(name, SourceOptions(path=tmp_path, size=30, reader=ReaderOptions(pose_scale=0.5)))[1]
@@ -289,6 +289,16 @@ def test_a_folder_without_the_layout_says_what_is_expected(tmp_path, name):
         ("colmap", "sparse/images.txt", "1 2 3", "images.txt, line 1 is not valid"),
         ("colmap", "sparse/images.txt", "# nothing", "has no registered image"),
         ("mvimgnet", "**/images.bin", "cut", "images.bin is cut off"),
+        ("dl3dv", "*/transforms.json", "{", "is not valid JSON"),
+        ("dl3dv", "*/transforms.json", '{"frames": [{"file_path": "a.png"}]}', r"another form \(KeyError.*expected "),
+        ("dl3dv", "*/transforms.json", '{"frames": []}', "has no frame; expected"),
+        (
+            "dl3dv",
+            "*/transforms.json",
+            '{"w": 8, "h": 6, "fl_x": 9, "fl_y": 9, "cx": 4, "cy": 3, "frames": [{"file_path": "images/none.png", '
+            '"transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}]}',
+            "has no image none.png in images_4, images_8, images_2, images; expected the images beside",
+        ),
     ],
 )
 def test_mistakes_of_a_recording(tmp_path, name, file, text, said):

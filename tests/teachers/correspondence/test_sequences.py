@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from typer.testing import CliRunner
 
 from plain_raycast import first_hits
+from rendered_walk import NUM, matrix, shot
+from set_writers import SMALL, save, stored, write_colmap, write_dl3dv
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.camera import to_pixels
+from spatialboost.scenes.data_command import app
+from spatialboost.scenes.dataset.reader import open_rows
 from spatialboost.scenes.dataset.row import encode_image, millimetres
 from spatialboost.scenes.rooms.render import render_scenes, sample_room
 from spatialboost.scenes.scene import Scene
@@ -197,6 +204,38 @@ def test_views_of_many_sizes_give_the_same_places(images, scene):
     both = ours["visible"] & theirs["visible"]
     assert both[1:].sum() > 10 and ours["pixel_values"].shape == theirs["pixel_values"].shape
     assert (ours["points"] - theirs["points"])[both].abs().max() < 0.03  # depth of the nearest pixel differs a little
+
+
+def write_reconstruction(name: str, folder: Path) -> None:
+    """Two recordings with poses in units of half a metre; the first one has depth maps in this unit."""
+    for recording in ("a", "b"):
+        if name == "dl3dv":
+            write_dl3dv(folder, recording)
+        else:
+            write_colmap(folder / recording)
+            shutil.rmtree(folder / recording / "depth")
+    for index in range(NUM):
+        depth = 2 * shot(index, matrix(66.0, 66.0, 39.8, 29.6), SMALL)[1]
+        file = folder / "a" / "depth" / (f"frame_{index + 1:05d}.png" if name == "dl3dv" else f"{index:03d}.png")
+        save(file, stored(depth, 1000))
+
+
+@pytest.mark.parametrize("name", ["dl3dv", "colmap"])
+def test_folders_of_reconstructions_become_sequences_and_what_has_no_depth_or_overlap_is_named(
+    images, tmp_path, name, caplog
+):
+    """Poses in a unit of their own, and depth maps of a geometry model in the same unit."""
+    write_reconstruction(name, tmp_path / "in")
+    words = ["build", "--source", name, "--path", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, [*words, "--views", "3", "--stride", "2", "--pose-scale", "1", "--depth-scale", "1000"])
+    assert said.exit_code == 0, said.output
+    assert "skipped 2 of 4" in caplog.text and "depth_HW is not known" in caplog.text  # the windows of b
+    rows = open_rows([tmp_path / "out"])
+    example = sequences(images, frames=(2, 3), grids=[8])(0, rows[0])
+    assert example["visible"][1:].any(0).sum() > 20
+    turned = {**rows[0], "poses": [np.linalg.inv(pose).tolist() for pose in rows[0]["poses"]]}
+    with pytest.raises(SpatialBoostError, match="read as world to camera: invert the poses"):
+        sequences(images, frames=(3, 3), grids=[8])(0, turned)
 
 
 def test_tracks_of_real_frames_are_as_good_as_the_sensor(assets):

@@ -20,6 +20,9 @@ from spatialboost.teachers.correspondence.attention import queries_and_keys
 from spatialboost.teachers.correspondence.config import CorrespondenceOptions
 from spatialboost.teachers.correspondence.sequences import Sequences
 
+# Model, images of a sequence and layers -> layer -> queries and keys ``(F, N, H, C)``; and the grid of patches
+ReadAttention = Callable[[Any, Tensor, Sequence[int]], tuple[Mapping[int, tuple[Tensor, Tensor]], tuple[int, int]]]
+
 # Shape legend: F views, N patches, K points that a view and the first one see, H heads, C width of a head.
 
 
@@ -76,13 +79,17 @@ class Tally:
     """Adds up matches, sequence by sequence.
 
     Args:
-        encoder: The encoder.
+        encoder: The encoder, or another model.
         layers: Indices of the blocks to measure.
         radius: A match is right if it is at most this many patches away.
+        read: How queries and keys of its layers are read; None: as those of an encoder (`queries_and_keys`).
     """
 
-    def __init__(self, encoder: nn.Module, layers: Sequence[int], radius: float) -> None:
+    def __init__(
+        self, encoder: nn.Module, layers: Sequence[int], radius: float, *, read: ReadAttention | None = None
+    ) -> None:
         self.encoder, self.layers, self.radius = encoder, list(layers), radius
+        self.read = read
         self.grid = (0, 0)
         self.right: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
         self.sure: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
@@ -95,7 +102,8 @@ class Tally:
         was_training = self.encoder.training
         self.encoder.eval()
         device = next(self.encoder.parameters()).device
-        found, self.grid = queries_and_keys(self.encoder, example["pixel_values"].to(device), self.layers)
+        read = self.read or queries_and_keys
+        found, self.grid = read(self.encoder, example["pixel_values"].to(device), self.layers)
         self.encoder.train(was_training)
         visible_FN = example["visible"]
         places = example["places"] if "places" in example else torch.arange(len(visible_FN))
@@ -190,17 +198,32 @@ def attention_matches(
     options = options or CorrespondenceOptions(frames=(2, 1000))
     sequences = Sequences(lambda row: preparation(row["images"], size), grid, options, whole=True)
     tally = Tally(encoder, chosen, radius)
-    skipped: dict[str, str] = {}
     off: Callable[[], AbstractContextManager[Any]] = (lambda: disabled(encoder)) if base else nullcontext
+    with off():
+        return count_matches(tally, sequences, scenes)
+
+
+def count_matches(tally: Tally, sequences: Sequences, scenes: Sequence[Scene] | Any) -> AttentionMatches:
+    """The matches of scenes; one that cannot be used is named.
+
+    Args:
+        tally: Adds them up.
+        sequences: Makes a sequence of a scene; it takes all views.
+        scenes: Scenes of several views.
+
+    Raises:
+        SpatialBoostError: No scene has a point that two views see.
+    """
+    skipped: dict[str, str] = {}
     for i in range(len(scenes)):
         try:
             scene = scenes[i]
-            example = sequences.of_scene(Scene(scene.views[: options.frames[1]]), np.random.default_rng(0))
+            views = scene.views[: sequences.options.frames[1]]
+            example = sequences.of_scene(Scene(views), np.random.default_rng(0))
         except BAD_ITEM as error:
             skipped[str(i)] = " ".join(str(error).split())
             continue
-        with off():
-            tally.add(example)
+        tally.add(example)
     return tally.result(skipped)
 
 

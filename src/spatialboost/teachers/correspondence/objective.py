@@ -88,63 +88,99 @@ class CorrespondenceObjective(Objective):
         maps_LINE = torch.stack(
             [heads[str(layer)](each.patches).float() for layer, each in zip(self.layers, tokens, strict=True)]
         )
-        grid, sums = tokens[0].grid, maps_LINE.new_zeros(2)
-        if len(frames) == 1:
-            sizes: Sequence[int] = [pixel_values.shape[0]]
-        else:
-            sizes = frames.tolist()
-        for b, (maps_LFNE, depth_FN) in enumerate(
-            zip(maps_LINE.split(sizes, 1), patch_depths.split(sizes), strict=True)
-        ):
-            count = sizes[b]
-            more = (None, None) if far is None or far_valid is None else (far[b, :count], far_valid[b, :count])
-            sums = sums + self._losses(
-                maps_LFNE, grid, points[b, :count], visible[b, :count], depths[b, :count], depth_FN, *more
-            )
+        sums = sequence_losses(
+            maps_LINE,
+            tokens[0].grid,
+            self.options,
+            frames=frames,
+            points=points,
+            visible=visible,
+            depths=depths,
+            patch_depths=patch_depths,
+            far=far,
+            far_valid=far_valid,
+        )
         items = self.num_items({"visible": visible}) if num_items_in_batch is None else num_items_in_batch
         contrast_loss, depth_loss = sums / items.clamp(min=1)
         options = self.options
         loss = options.contrast_weight * contrast_loss + options.depth_weight * depth_loss
         return {"loss": loss, "contrast": contrast_loss.detach(), "depth": depth_loss.detach()}
 
-    def _losses(
-        self,
-        maps_LFNE: Tensor,
-        grid: tuple[int, int],
-        points_FT2: Tensor,
-        visible_FT: Tensor,
-        depths_FT: Tensor,
-        patch_depths_FN: Tensor,
-        far_FTR2: Tensor | None,
-        far_valid_FTR: Tensor | None,
-    ) -> Tensor:
-        """Sums of both losses over the matches of one sequence ``(2,)``, put together over layers."""
-        options = self.options
-        points_LFTE = at_points(maps_LFNE, grid, points_FT2, options.sample)
-        far_LGTRE = None
-        if far_FTR2 is not None and far_valid_FTR is not None:
-            found = at_points(maps_LFNE[:, 1:], grid, far_FTR2[1:].flatten(1, 2), options.sample)
-            far_LGTRE, far_valid_FTR = found.unflatten(2, far_FTR2.shape[1:3]), far_valid_FTR[1:]
-        contrast_L = contrast(
-            points_LFTE,
-            visible_FT,
-            counted_negatives(points_FT2, visible_FT, grid, options.apart),
-            temperature=options.temperature,
-            across=options.negatives == "frames",
-            far_LGTRE=far_LGTRE,
-            far_valid_GTR=far_valid_FTR,
-        )
-        depth_L = depth_agreement(
-            points_LFTE,
-            maps_LFNE,
-            visible_FT,
-            depths_FT,
-            patch_depths_FN,
-            temperature=options.temperature,
-            epsilon=options.epsilon,
-        )
-        both_L2 = torch.stack([contrast_L, depth_L], 1)
-        return both_L2.mean(0) if options.over_layers == "mean" else both_L2.sum(0)
+
+def sequence_losses(
+    maps_LINE: Tensor,
+    grid: tuple[int, int],
+    options: CorrespondenceOptions,
+    *,
+    frames: Tensor,
+    points: Tensor,
+    visible: Tensor,
+    depths: Tensor,
+    patch_depths: Tensor,
+    far: Tensor | None = None,
+    far_valid: Tensor | None = None,
+) -> Tensor:
+    """Sums of both losses over the matches of the sequences of a batch ``(2,)``, put together over layers.
+
+    Args:
+        maps_LINE: Embeddings of the patches of all views, for each layer with a head.
+        grid: Rows and columns of patches.
+        options: The options of the teacher.
+        frames: As for `CorrespondenceObjective`, and so are the others.
+        points: ``(B, F, T, 2)``.
+        visible: ``(B, F, T)``.
+        depths: ``(B, F, T)``.
+        patch_depths: ``(I, N)``.
+        far: ``(B, F, T, R, 2)``.
+        far_valid: ``(B, F, T, R)``.
+    """
+    sums = maps_LINE.new_zeros(2)
+    sizes: Sequence[int] = [maps_LINE.shape[1]] if len(frames) == 1 else frames.tolist()
+    for b, (maps_LFNE, depth_FN) in enumerate(zip(maps_LINE.split(sizes, 1), patch_depths.split(sizes), strict=True)):
+        count = sizes[b]
+        more = (None, None) if far is None or far_valid is None else (far[b, :count], far_valid[b, :count])
+        own = (points[b, :count], visible[b, :count], depths[b, :count])
+        sums = sums + _losses(maps_LFNE, grid, options, *own, depth_FN, *more)
+    return sums
+
+
+def _losses(
+    maps_LFNE: Tensor,
+    grid: tuple[int, int],
+    options: CorrespondenceOptions,
+    points_FT2: Tensor,
+    visible_FT: Tensor,
+    depths_FT: Tensor,
+    patch_depths_FN: Tensor,
+    far_FTR2: Tensor | None,
+    far_valid_FTR: Tensor | None,
+) -> Tensor:
+    """The same of one sequence."""
+    points_LFTE = at_points(maps_LFNE, grid, points_FT2, options.sample)
+    far_LGTRE = None
+    if far_FTR2 is not None and far_valid_FTR is not None:
+        found = at_points(maps_LFNE[:, 1:], grid, far_FTR2[1:].flatten(1, 2), options.sample)
+        far_LGTRE, far_valid_FTR = found.unflatten(2, far_FTR2.shape[1:3]), far_valid_FTR[1:]
+    contrast_L = contrast(
+        points_LFTE,
+        visible_FT,
+        counted_negatives(points_FT2, visible_FT, grid, options.apart),
+        temperature=options.temperature,
+        across=options.negatives == "frames",
+        far_LGTRE=far_LGTRE,
+        far_valid_GTR=far_valid_FTR,
+    )
+    depth_L = depth_agreement(
+        points_LFTE,
+        maps_LFNE,
+        visible_FT,
+        depths_FT,
+        patch_depths_FN,
+        temperature=options.temperature,
+        epsilon=options.epsilon,
+    )
+    both_L2 = torch.stack([contrast_L, depth_L], 1)
+    return both_L2.mean(0) if options.over_layers == "mean" else both_L2.sum(0)
 
 
 def supervised_layers(encoder: nn.Module, wanted: Sequence[int] | None, layer: int) -> list[int]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROJECTOR, LLM = "projector.safetensors", "llm"
+LLM_STAGES = ("match", "stage2")  # stages that train the language model; the first one is of `language-correspondence`
 MOST_CONVERSATIONS = 10_000  # largest number that is read for the vocabulary of a small language model
 
 
@@ -111,8 +112,8 @@ class LanguageTeacher(Teacher):
         pool = PatchPool(inputs.images.grid, options.pool)
         prompt = ImagePrompt(pool.grid, options.prompt, options.tokens_per_cell)
         earlier = None if options.earlier_run is None else last_stage(options.earlier_run)
-        stage2 = inputs.finished.get("stage2", earlier)
-        saved = None if stage2 is None or not (stage2 / LLM).is_dir() else stage2 / LLM
+        trained = next((inputs.finished[name] for name in LLM_STAGES if name in inputs.finished), earlier)
+        saved = None if trained is None or not (trained / LLM).is_dir() else trained / LLM
         if saved is not None:
             dtype, quantization = getattr(torch, options.llm.dtype), options.llm.quantization
             llm, tokenizer = load_llm(saved, dtype=dtype, quantization=quantization)
@@ -236,11 +237,12 @@ def last_stage(run: Path) -> Path:
     Raises:
         SpatialBoostError: There is none.
     """
-    stages = [run / name for name in ("stage2", "stage1")]
+    stages = [run / name for name in (*LLM_STAGES, "stage1")]
     found = next((each for each in stages if (each / "result.json").is_file() and (each / PROJECTOR).is_file()), None)
     if found is None:
         raise SpatialBoostError(
-            f"earlier_run: {run} has no finished stage 1 or 2; expected the folder of a run of this teacher"
+            f"earlier_run: {run} has no finished stage that trained a projector ({', '.join(LLM_STAGES)} or stage1); "
+            "expected the folder of a run of the teacher language or language-correspondence"
         )
     return found
 

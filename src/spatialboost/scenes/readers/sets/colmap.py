@@ -13,8 +13,8 @@ from spatialboost.scenes.readers.matching import DEPTHS, list_files
 from spatialboost.scenes.readers.options import ReaderOptions
 from spatialboost.scenes.readers.recording import Frame, Recording
 
-_MODELS = ("sparse/0", "sparse", "colmap", "")
-_IMAGES = ("images", "input", "rgb", "")
+_MODELS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap", "")
+_IMAGES = ("images", "images_4", "images_8", "images_2", "input", "rgb", "")
 
 
 class Colmap(Recording):
