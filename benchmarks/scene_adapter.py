@@ -1,11 +1,13 @@
-"""A vision-language model that sees only through the scene adapter: a pretrained ViT-S gives sight to SmolLM2.
+"""A vision-language model that sees only through the scene adapter: a pretrained ViT-S gives sight to it.
 
-    python benchmarks/scene_adapter.py --assets ASSETS --out runs/scene-adapter     # one core: about 2 minutes
+    python benchmarks/scene_adapter.py --assets ASSETS --out runs/scene-adapter     # a minute of processor time
+    python benchmarks/scene_adapter.py --assets ASSETS --out runs/scene-smollm2 --llm smollm2 --lr 1e-3 --steps 24
 
-ASSETS holds `vit_small_patch14/` and `rgbd_room/`. A LLaVA is built of SmolLM2 and of a tower and a projector with
-random weights: it is blind. Its visual tokens read the latents of the ViT-S through the adapter, which alone is
-trained, on the first 70 % of the frames, to say whether the middle of a picture is near or far. Asked about the last
-22 % of the frames. In OUT: `adapter.safetensors` and `result.json`.
+ASSETS holds `vit_small_patch14/` and `rgbd_room/`. A LLaVA is built whose vision tower and projector have random
+weights and are not trained: it is nearly blind. Its visual tokens read the latents of the ViT-S through the adapter.
+With `--llm small` (a new language model of two layers) the language model is trained, too; SmolLM2 stays as it is. The
+first 70 % of the frames teach whether the middle of a picture is near or far; the last 22 % are asked about. In OUT:
+`adapter.safetensors` and `result.json`.
 """
 
 from __future__ import annotations
@@ -30,27 +32,28 @@ from spatialboost.vlm.llms import load_llm
 TRAIN, TEST = 0.70, 0.22  # of the frames
 MIDDLE = 40  # half the side of the square in the middle, in pixels
 QUESTION = "<image>Is the middle of the picture near or far? Answer with one word."
-PLACEHOLDER = "<file_sep>"  # a token of SmolLM2's vocabulary that no text here has
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}"
-    "{{ '" + PLACEHOLDER + "' if part.type == 'image' else part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+# A token of the vocabulary that no text here has, and how a turn begins and ends
+TURNS = {
+    "small": ("<|system|>", "<|{{ m.role }}|>", "<|end|>", "<|assistant|>"),
+    "smollm2": ("<file_sep>", "<|im_start|>{{ m.role }}\n", "<|im_end|>\n", "<|im_start|>assistant\n"),
+}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--batch", type=int, default=4, help="frames in a step")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--measure", type=int, default=12, help="frames of each part that are asked about")
+    parser.add_argument("--llm", choices=TURNS, default="small")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=8, help="frames in a step")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--frames", type=int, default=96, help="frames that teach")
+    parser.add_argument("--measure", type=int, default=24, help="frames of each part that are asked about")
     return parser.parse_args()
 
 
-def build_llava() -> tuple[Any, Any]:
-    """SmolLM2 in a LLaVA whose tower and projector have random weights, and its processor."""
+def build_llava(name: str) -> tuple[Any, Any]:
+    """A language model in a LLaVA whose tower and projector have random weights, and its processor."""
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -59,12 +62,24 @@ def build_llava() -> tuple[Any, Any]:
         LlavaProcessor,
     )
 
-    llm, tokenizer = load_llm("smollm2")
+    placeholder, head, end, ask = TURNS[name]
+    template = (
+        f"{{% for m in messages %}}{head}{{% for part in m.content %}}"
+        f"{{{{ '{placeholder}' if part.type == 'image' else part.text }}}}{{% endfor %}}{end}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{ask}{{% endif %}}"
+    )
+    new: dict[str, Any] = {}
+    if name == "small":
+        texts = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "near"}]
+        texts.append({"role": "assistant", "content": "\nnear\nfar"})
+        new = {"conversations": [texts], "kind": "llama", "width": 64, "layers": 2, "heads": 4}
+    llm, tokenizer = load_llm(name, **new)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**sizes, image_size=28, patch_size=14),
         text_config=llm.config,
-        image_token_id=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
+        image_token_id=tokenizer.convert_tokens_to_ids(placeholder),
         vision_feature_layer=-1,
     )
     torch.manual_seed(0)
@@ -75,11 +90,25 @@ def build_llava() -> tuple[Any, Any]:
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
-        chat_template=TEMPLATE,
-        image_token=PLACEHOLDER,
+        chat_template=template,
+        image_token=placeholder,
         num_additional_image_tokens=1,
     )
     return model.eval(), processor
+
+
+class Remembered:
+    """Scene latents of one frame each, computed once."""
+
+    def __init__(self, encode: EncoderLatents) -> None:
+        self.encode, self.width = encode, encode.width
+        self.found: dict[int, torch.Tensor] = {}
+
+    def __call__(self, samples: Any, /) -> torch.Tensor:
+        for views in samples:
+            if id(views[0]) not in self.found:
+                self.found[id(views[0])] = self.encode([views])[0]
+        return torch.stack([self.found[id(views[0])] for views in samples])
 
 
 def read_room(folder: Path) -> list[tuple[np.ndarray, float]]:
@@ -104,8 +133,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     weights = args.assets / "vit_small_patch14" / "model.safetensors"
     encoder = open_encoder("timm:vit_small_patch14_dinov2", weights=weights, image_size=112)
-    latents = EncoderLatents(encoder, image_size=112)
-    model, processor = build_llava()
+    latents = Remembered(EncoderLatents(encoder, image_size=112))
+    model, processor = build_llava(args.llm)
 
     frames = read_room(args.assets / "rgbd_room")
     train, test = frames[: int(TRAIN * len(frames))], frames[-int(TEST * len(frames)) :]
@@ -123,11 +152,14 @@ def main() -> None:
             for image, depth in part
         ]
 
-    def some(part: list[Sample]) -> list[Sample]:
-        return [part[i] for i in np.linspace(0, len(part) - 1, args.measure).astype(int)]
+    def some(part: list[Sample], number: int) -> list[Sample]:
+        return [part[i] for i in np.linspace(0, len(part) - 1, number).astype(int)]
 
-    taught = samples(train)
-    asked = {"frames of the training": some(taught), "held-out frames": some(samples(test))}
+    taught = some(samples(train), args.frames)
+    asked = {
+        "frames of the training": some(taught, args.measure),
+        "held-out frames": some(samples(test), args.measure),
+    }
 
     def ask(part: list[Sample], **options: Any) -> list[str]:
         scene = options.pop("scene", latents)
@@ -145,7 +177,8 @@ def main() -> None:
     start = time.process_time()
     settings = {"max_steps": args.steps, "learning_rate": args.lr, "per_device_train_batch_size": args.batch}
     settings |= {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "save_strategy": "no"}
-    train_adapter(model, processor, latents, taught, training_arguments(args.out, **settings), llm="frozen")
+    kind: Any = "full" if args.llm == "small" else "frozen"
+    train_adapter(model, processor, latents, taught, training_arguments(args.out, **settings), llm=kind)
     seconds = time.process_time() - start
 
     def wrong_scene(views: Any) -> torch.Tensor:

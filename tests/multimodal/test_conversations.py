@@ -55,7 +55,7 @@ def test_layouts(media, name):
     rows = VisualInstructions(write(media, ROWS, name), frames=SMALL)
     marks = [11, 11, 11, 2, 2, 1, 0]
     marks[:3] = [8, 8, 8]  # 22 frames at 1 a second are 22 seconds: 11, of at most 8
-    found = [rows[i] for i in range(len(rows))]
+    found = list(rows)
     assert [len(sample.frames) for sample in found] == marks
     for sample, number in zip(found, marks, strict=True):
         assert sample.messages[0] == {"role": "user", "content": "<image>" * number + "How many?"}

@@ -81,6 +81,10 @@ def test_training_resumes_to_the_same_result(rows, latents, tmp_path, name, llm,
         file.parent / {"full": "model/config.json", "lora": "lora/adapter_config.json", "frozen": FILE}[llm]
     ).is_file()
     assert "1 rows were left out: rows.jsonl row 3" in caplog.text
+    if llm == "full":  # a plain model for everybody else
+        plain = dict(type(model).from_pretrained(file.parent / "model").named_parameters())
+        assert plain.keys() == {n for n in after if "scene_adapter." not in n}
+        assert all(torch.equal(after[n], p) for n, p in plain.items())
 
     for steps in (2, 4):  # stopped after two steps, and continued by another process
         resumed, processor = build(name)

@@ -98,6 +98,8 @@ class VisualInstructions(Sequence[Sample]):
 
     def __getitem__(self, index: Any) -> Any:
         """A sample; in the place of one that cannot be used, the next one that can."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
         for offset in range(len(self)):
             number = (index + offset) % len(self)
             try:
