@@ -109,7 +109,8 @@ class _Parquet:
     """A parquet file, of which the images are read row group by row group; the last group is kept."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._group, self._kept = path, -1, {}
+        self.path, self._group = path, -1
+        self._kept: dict[str, Any] = {}
 
     @cached_property
     def file(self) -> Any:
@@ -131,7 +132,7 @@ class _Parquet:
         for group in range(self.file.num_row_groups):
             counts = self._counts(group, pictured)
             for place, row in enumerate(self.file.read_row_group(group, columns=plain).to_pylist()):
-                pictures = {
+                pictures: dict[str, list[Callable[[], bytes]]] = {
                     name: [partial(self._picture, group, name, place, at) for at in range(counts[name][place])]
                     for name in pictured
                 }
