@@ -77,7 +77,12 @@ def read_rows(file: Path, folder: Path, required: Sequence[str]) -> Iterator[Tab
     for number, row in enumerate(rows):
         if number == 0:
             _check_columns(file, row, required)
-        yield TableRow(row, {}, folder, f"{file.name}:{number + 1}")
+        yield TableRow(row, {}, folder, f"{_name(file, folder)}:{number + 1}")
+
+
+def _name(file: Path, folder: Path) -> str:
+    """The path of a table in its folder: tables of several folders may have one name."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
 
 def _check_columns(file: Path, columns: Any, required: Sequence[str]) -> None:
@@ -137,7 +142,7 @@ class _Parquet:
                     for name in pictured
                 }
                 number += 1
-                yield TableRow(row, pictures, folder, f"{self.path.name}:{number}")
+                yield TableRow(row, pictures, folder, f"{_name(self.path, folder)}:{number}")
 
     def _counts(self, group: int, pictured: Sequence[str]) -> dict[str, list[int]]:
         """How many images each row has in each column."""
