@@ -77,7 +77,12 @@ def read_rows(file: Path, folder: Path, required: Sequence[str]) -> Iterator[Tab
     for number, row in enumerate(rows):
         if number == 0:
             _check_columns(file, row, required)
-        yield TableRow(row, {}, folder, f"{file.name}:{number + 1}")
+        yield TableRow(row, {}, folder, f"{_name(file, folder)}:{number + 1}")
+
+
+def _name(file: Path, folder: Path) -> str:
+    """The path of a table in its folder: tables of several folders may have one name."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
 
 def _check_columns(file: Path, columns: Any, required: Sequence[str]) -> None:
@@ -109,7 +114,8 @@ class _Parquet:
     """A parquet file, of which the images are read row group by row group; the last group is kept."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._group, self._kept = path, -1, {}
+        self.path, self._group = path, -1
+        self._kept: dict[str, Any] = {}
 
     @cached_property
     def file(self) -> Any:
@@ -131,12 +137,12 @@ class _Parquet:
         for group in range(self.file.num_row_groups):
             counts = self._counts(group, pictured)
             for place, row in enumerate(self.file.read_row_group(group, columns=plain).to_pylist()):
-                pictures = {
+                pictures: dict[str, list[Callable[[], bytes]]] = {
                     name: [partial(self._picture, group, name, place, at) for at in range(counts[name][place])]
                     for name in pictured
                 }
                 number += 1
-                yield TableRow(row, pictures, folder, f"{self.path.name}:{number}")
+                yield TableRow(row, pictures, folder, f"{_name(self.path, folder)}:{number}")
 
     def _counts(self, group: int, pictured: Sequence[str]) -> dict[str, list[int]]:
         """How many images each row has in each column."""
