@@ -38,7 +38,8 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#]*?))?(?:  # (?
 def test_each_preset_loads_as_it_is(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(name)
-    assert list(config.stages) == (["boost"] if name.startswith("gasp/") else ["stage1", "stage2", "stage3"])
+    stages = {"gasp": ["boost"], "spa3r": ["field", "boost"]}
+    assert list(config.stages) == stages.get(name.partition("/")[0], ["stage1", "stage2", "stage3"])
     assert config.out.is_relative_to(tmp_path) and config.data.folders[0].is_relative_to(tmp_path)
     assert re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.encoder.name)
     if config.teacher.kind == "language":
@@ -100,17 +101,23 @@ def marked(name: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", [*PAPER, "gasp/paper"])
+SECTIONS = {"gasp/paper": "## Correspondence", "spa3r/paper": "## Field"}  # of docs/teachers.md
+
+
+@pytest.mark.parametrize("name", [*PAPER, *SECTIONS])
 def test_each_number_says_where_it_is_from_and_the_page_explains_what_is_open(name):
-    page = PAGE.with_name("teachers.md") if name == "gasp/paper" else PAGE
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", page.read_text(), re.MULTILINE))
+    page = PAGE.with_name("teachers.md") if name in SECTIONS else PAGE
+    text = page.read_text()
+    if name in SECTIONS:
+        text = text.partition(f"\n{SECTIONS[name]}\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", text, re.MULTILINE))
     values = marked(name)
     assert len(values) > 40
     for key, (value, mark) in values.items():
         assert mark.startswith(("paper", "open", "ours")) or not re.fullmatch(r"[\d.e+-]+", value), f"{key} has no mark"
         if mark.startswith(("open", "ours")) or "; open" in mark:
             assert key in rows, f"{page.name} does not explain {key}"
-            if name in ("paper/dinov3", "gasp/paper"):
+            if name in ("paper/dinov3", *SECTIONS):
                 assert f"`{value}`" in rows[key], f"{key}: the page says {rows[key]}, the preset {value}"
     is_open = {key for key, (_, mark) in values.items() if "open" in mark or "ours" in mark}
     assert set(rows) - is_open <= {"encoder.kwargs"}, "the page explains what no preset leaves open"
