@@ -38,7 +38,7 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#]*?))?(?:  # (?
 def test_each_preset_loads_as_it_is(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(name)
-    stages = {"correspondence": ["boost"], "language-correspondence": ["stage1", "match"]}
+    stages = {"correspondence": ["boost"], "language-correspondence": ["stage1", "match"], "field": ["field", "boost"]}
     assert list(config.stages) == stages.get(config.teacher.kind, ["stage1", "stage2", "stage3"])
     assert config.out.is_relative_to(tmp_path) and config.data.folders[0].is_relative_to(tmp_path)
     assert re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.encoder.name)
@@ -101,20 +101,23 @@ def marked(name: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-GASP = ["gasp/paper", "gasp/encoder"]  # one table for both
+SECTIONS = {"gasp/paper": "## Correspondence", "gasp/encoder": "## Correspondence", "spa3r/paper": "## Field"}  # of docs/teachers.md
 
 
-@pytest.mark.parametrize("name", [*PAPER, *GASP])
+@pytest.mark.parametrize("name", [*PAPER, *SECTIONS])
 def test_each_number_says_where_it_is_from_and_the_page_explains_what_is_open(name):
-    page = PAGE.with_name("teachers.md") if name in GASP else PAGE
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", page.read_text(), re.MULTILINE))
+    page = PAGE.with_name("teachers.md") if name in SECTIONS else PAGE
+    text = page.read_text()
+    if name in SECTIONS:
+        text = text.partition(f"\n{SECTIONS[name]}\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", text, re.MULTILINE))
     values = marked(name)
     assert len(values) > 40
     for key, (value, mark) in values.items():
         assert mark.startswith(("paper", "open", "ours")) or not re.fullmatch(r"[\d.e+-]+", value), f"{key} has no mark"
         if mark.startswith(("open", "ours")) or "; open" in mark:
             assert key in rows, f"{page.name} does not explain {key}"
-            if name in ("paper/dinov3", *GASP):
+            if name in ("paper/dinov3", *SECTIONS):
                 assert f"`{value}`" in rows[key], f"{key}: the page says {rows[key]}, the preset {value}"
     together = [item for each in (GASP if name in GASP else [name]) for item in marked(each).items()]
     is_open = {key for key, (_, mark) in together if "open" in mark or "ours" in mark}

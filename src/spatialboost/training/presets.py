@@ -17,7 +17,7 @@ def preset_names() -> list[str]:
     Example:
         >>> preset_names()
         ['demo', 'gasp/encoder', 'gasp/language-tiny', 'gasp/paper', 'gasp/tiny', 'paper/dinov2', 'paper/dinov3',
-         'paper/openclip', 'paper/siglip2', 'single-gpu-24gb']
+         'paper/openclip', 'paper/siglip2', 'single-gpu-24gb', 'spa3r/paper', 'spa3r/tiny']
     """
     return sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml"))
 

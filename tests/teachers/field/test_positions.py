@@ -99,6 +99,8 @@ def test_grid_positions_depend_on_the_difference_of_places_only():
     q, k, _ = tokens(6)
     places = grid_places(GRID)
     here, there = GridPositions(places), GridPositions(places + torch.tensor([5.0, 2.0]))
-    torch.testing.assert_close(here.queries(q) @ here.keys(k).mT, there.queries(q) @ there.keys(k).mT, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        here.queries(q) @ here.keys(k).mT, there.queries(q) @ there.keys(k).mT, atol=1e-4, rtol=1e-4
+    )
     assert torch.equal(rotate(rotate(q, places[:, 0]), torch.zeros(6)), rotate(q, places[:, 0]))
     torch.testing.assert_close(rotate(rotate(q, places[:, 0]), places[:, 0], back=True), q)

@@ -65,7 +65,7 @@ def test_a_missing_package_or_file_is_told(tmp_path):
         with pytest.raises(SpatialBoostError, match=r"needs the package vggt .*: pip install git\+https"):
             open_vggt(str(tmp_path))
     else:
-        with pytest.raises(SpatialBoostError, match="has no model.safetensors; expected a Hub id"):
+        with pytest.raises(SpatialBoostError, match=r"has no model.safetensors; expected a Hub id"):
             open_vggt(str(tmp_path))
 
 
@@ -75,13 +75,17 @@ def test_a_missing_package_or_file_is_told(tmp_path):
 @pytest.fixture(scope="module")
 def vggt():
     """VGGT with its 24 pairs of blocks, very narrow: the class takes no other depth."""
-    aggregators = pytest.importorskip("vggt.models.aggregator", reason="pip install git+https://github.com/facebookresearch/vggt")
+    aggregators = pytest.importorskip(
+        "vggt.models.aggregator", reason="pip install git+https://github.com/facebookresearch/vggt"
+    )
     from vggt.heads.camera_head import CameraHead
     from vggt.heads.dpt_head import DPTHead
 
     torch.manual_seed(0)
     narrow = nn.Module()
-    narrow.aggregator = aggregators.Aggregator(img_size=28, embed_dim=16, num_heads=1, patch_embed="conv", init_values=1.0)
+    narrow.aggregator = aggregators.Aggregator(
+        img_size=28, embed_dim=16, num_heads=1, patch_embed="conv", init_values=1.0
+    )
     narrow.camera_head = CameraHead(dim_in=32, trunk_depth=1, num_heads=1)
     narrow.depth_head = DPTHead(dim_in=32, output_dim=2, activation="exp", features=16, out_channels=[8, 8, 8, 8])
     return narrow.eval()
