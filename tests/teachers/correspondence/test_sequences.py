@@ -227,7 +227,9 @@ def test_folders_of_reconstructions_become_sequences_and_what_has_no_depth_or_ov
     """Poses in a unit of their own, and depth maps of a geometry model in the same unit."""
     write_reconstruction(name, tmp_path / "in")
     words = ["build", "--source", name, "--path", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
-    said = CliRunner().invoke(app, [*words, "--views", "3", "--stride", "2", "--pose-scale", "1", "--depth-scale", "1000"])
+    said = CliRunner().invoke(
+        app, [*words, "--views", "3", "--stride", "2", "--pose-scale", "1", "--depth-scale", "1000"]
+    )
     assert said.exit_code == 0, said.output
     assert "skipped 2 of 4" in caplog.text and "depth_HW is not known" in caplog.text  # the windows of b
     rows = open_rows([tmp_path / "out"])
