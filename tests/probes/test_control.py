@@ -109,7 +109,10 @@ def test_base_against_boosted_on_the_same_demonstrations_and_episodes(tmp_path: 
     result = run_probe(probe, sb.boost(tiny_vit()), train, test, options)
     assert result.names == ["base", "boosted", "mean action"] and result.gain("success").mean == 0  # not trained
     assert [len(row.per_view) for row in result.rows] == [3] * 5 and result.paired().p == 1.0
-    assert result.settings["token"] == "class token" and result.settings["score"] == "mean over tasks of the best evaluation"
+    assert (
+        result.settings["token"] == "class token"
+        and result.settings["score"] == "mean over tasks of the best evaluation"
+    )
     again = run_probe(probe, sb.boost(tiny_vit()), train, test, options)
     assert again.to_dict()["rows"] == result.to_dict()["rows"]
     with pytest.raises(SpatialBoostError, match="give the encoder, not features"):

@@ -101,7 +101,11 @@ def marked(name: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-SECTIONS = {"gasp/paper": "## Correspondence", "gasp/encoder": "## Correspondence", "spa3r/paper": "## Field"}  # of docs/teachers.md
+SECTIONS = {
+    "gasp/paper": "## Correspondence",
+    "gasp/encoder": "## Correspondence",
+    "spa3r/paper": "## Field",
+}  # of docs/teachers.md
 
 
 @pytest.mark.parametrize("name", [*PAPER, *SECTIONS])
