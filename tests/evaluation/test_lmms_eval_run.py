@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from benchmark_writers import write_blink, write_vsi_bench
+from saved_qwen import save_qwen
 from spatialboost.evaluation import evaluate
 from tiny_language_models import save_llava
-from saved_qwen import save_qwen
 
 pytest.importorskip("lmms_eval", reason='needs lmms-eval: pip install "spatialboost[lmms-eval]"')
 

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmark_writers import WRITERS, write_blink, write_view_spatial, write_vsi_bench
+from saved_qwen import save_qwen
 from spatialboost.cli import app
 from spatialboost.errors import SpatialBoostError
 from spatialboost.evaluation import Question, evaluate, find_benchmark, open_answerer, score
 from spatialboost.evaluation.baseline import constant_answers, differences
 from tiny_language_models import save_llama, save_llava
-from saved_qwen import save_qwen
 
 
 @pytest.fixture(autouse=True)

@@ -123,7 +123,8 @@ def test_each_number_says_where_it_is_from_and_the_page_explains_what_is_open(na
             assert key in rows, f"{page.name} does not explain {key}"
             if name in ("paper/dinov3", *SECTIONS):
                 assert f"`{value}`" in rows[key], f"{key}: the page says {rows[key]}, the preset {value}"
-    together = [item for each in (GASP if name in GASP else [name]) for item in marked(each).items()]
+    same = [each for each in SECTIONS if SECTIONS[each] == SECTIONS.get(name)] or [name]  # one table for both
+    together = [item for each in same for item in marked(each).items()]
     is_open = {key for key, (_, mark) in together if "open" in mark or "ours" in mark}
     assert set(rows) - is_open <= {"encoder.kwargs"}, "the page explains what no preset leaves open"
 
