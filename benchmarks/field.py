@@ -1,6 +1,6 @@
 """The spatial field as a teacher of a pretrained ViT-S: rendered features and probes against base and a control.
 
-    python benchmarks/field.py --assets ASSETS --out runs/field      # one core: about 15 minutes
+    python benchmarks/field.py --assets ASSETS --out runs/field      # one core
 
 ASSETS holds `vit_small_patch14/`, `rgbd_room/` and `cifar10_subset/`. It teaches with procedural rooms of several views
 and with the first 70 % of the frames of `rgbd_room`: first the field on the frozen encoder, then Attn+ through the
@@ -13,6 +13,7 @@ continues where the first stopped.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from correspondence import PLAN, some, split
 from PIL import Image
+from safetensors.torch import load_file
 
 from spatialboost.experiments.experiment import Experiment, SeedRun, run_experiment
 from spatialboost.probes import depth_probe, knn_probe, matches_probe
@@ -34,9 +36,11 @@ from spatialboost.scenes.readers.rgbd import RGBDFolder
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.scenes.scene import Scene
 from spatialboost.scenes.sources import Mapped, Subset, Walk, evenly_spaced, resize_cues
-from spatialboost.teachers.field import FieldTeacher, RenderedViews, feature_maps, measure_rendering
+from spatialboost.teachers.field import FieldObjective, FieldTeacher, RenderedViews, feature_maps, measure_rendering
 from spatialboost.teachers.field.measures import GUESSES
+from spatialboost.teachers.field.teacher import FIELD
 from spatialboost.teachers.protocol import Example
+from spatialboost.training.run import TrainResult
 
 EXCHANGED = {"exchanged views": {"boost.exchange_views": True}}
 SHOWN, CELL = 4, 112  # rooms in the picture, and the side of a map in pixels
@@ -199,22 +203,33 @@ def picture(rows: list[tuple[list[np.ndarray], Mapping[str, torch.Tensor]]]) -> 
     return Image.fromarray(np.concatenate(sheet))
 
 
+def before_boosting(result: TrainResult) -> FieldObjective:
+    """The objective after the first stage: the field as it was, on the base encoder."""
+    teacher: Any = result.teacher
+    objective = copy.deepcopy(teacher.objective)
+    objective.encoder = objective.base_encoder
+    objective.field.load_state_dict(load_file(result.out / "field" / FIELD))
+    return objective
+
+
 def measure_renderings(
     args: argparse.Namespace, run: SeedRun, sources: Mapping[str, Any]
 ) -> dict[str, dict[str, RenderedViews]]:
     """Name of the scenes -> run -> its rendered features; and the picture."""
     found: dict[str, dict[str, RenderedViews]] = {}
     for name, source in sources.items():
-        for label, result in run.results.items():
-            teacher: Any = result.teacher
-            made, kept, skipped = examples(teacher, source)
-            logging.getLogger("spatialboost").info("%s, %s: %d scenes, %d skipped", name, label, len(made), skipped)
-            found.setdefault(name, {})[label] = measure_rendering(teacher.objective, made)
+        boosted: Any = run.results["boosted"].teacher
+        made, kept, skipped = examples(boosted, source)
+        logging.getLogger("spatialboost").info("%s: %d scenes, %d skipped", name, len(made), skipped)
+        objectives = {"base": before_boosting(run.results["boosted"])}
+        objectives |= {label: result.teacher.objective for label, result in run.results.items()}  # type: ignore[misc]
+        for label, objective in objectives.items():
+            found.setdefault(name, {})[label] = measure_rendering(objective, made)
             if label == "boosted":
                 shown = [
                     (
                         [kept[i].views[0].image_HW3, kept[i].views[int(made[i]["contexts"])].image_HW3],
-                        feature_maps(teacher.objective, made[i]),
+                        feature_maps(objective, made[i]),
                     )
                     for i in range(min(SHOWN, len(made)))
                 ]

@@ -125,7 +125,6 @@ def test_what_boosting_changes():
         with torch.no_grad():
             for p in field.encoder.blocks[1].parameters():
                 p.add_(0.1 * torch.randn_like(p))
-        field.encoder.requires_grad_(False)
         after = field.render(batch, targets_only=True)
         assert torch.equal(before.true["semantic"], after.true["semantic"])
         assert torch.equal(before.predicted["semantic"], after.predicted["semantic"]) == (pupil == "semantic")

@@ -38,7 +38,9 @@ class GeometryConfig(BaseModel):
 
     @model_validator(mode="after")
     def _settings_of_the_kind(self) -> GeometryConfig:
-        if self.kind == "known" and (given := sorted(self.model_fields_set - {"kind"})):
+        defaults = type(self).model_fields
+        given = [key for key in defaults if key != "kind" and getattr(self, key) != defaults[key].default]
+        if self.kind == "known" and given:
             raise ValueError(f"geometry.{given[0]} is for kind: vggt; leave it out with kind: known")
         if self.kind == "vggt" and any(side % 14 for side in self.image_size):
             raise ValueError(f"geometry.image_size is {list(self.image_size)}; expected multiples of 14")

@@ -192,8 +192,12 @@ class FieldObjective(Objective):
         return self._resized(self._tokens(batch, views, own=False))
 
     def _teaches_semantic(self) -> bool:
-        """Whether the encoder is trained to have the features that the field renders."""
-        return self.options.pupil == "semantic" and any(p.requires_grad for p in self.encoder.parameters())
+        """Whether the encoder is being trained to have the features that the field renders."""
+        return (
+            self.training
+            and self.options.pupil == "semantic"
+            and any(p.requires_grad for p in self.encoder.parameters())
+        )
 
     def _context(self, batch: Mapping[str, Tensor], geometry: Geometry, views_BV: Tensor) -> Tensor:
         """The features of the context views ``(B, V, N, D)``."""

@@ -120,11 +120,11 @@ class VGGTGeometry(nn.Module):
             count: The first so many views are context: they do not see the others. None: all see all.
         """
         model: Any = self.model
-        hidden = None
+        allowed = None
         if count is not None and count < len(images):
             views = torch.arange(len(images), device=images.device)
-            hidden = (views[:, None] >= count) | (views < count)  # query view, key view
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), masked(model.aggregator, hidden):
+            allowed = (views[:, None] >= count) | (views < count)  # query view, key view
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16), masked(model.aggregator, allowed):
             return model.aggregator(images[None])
 
     def _sequence(self, images: Tensor, count: int) -> tuple[Tensor, ...]:
