@@ -145,13 +145,15 @@ class _Parquet:
                 yield TableRow(row, pictures, folder, f"{_name(self.path, folder)}:{number}")
 
     def _counts(self, group: int, pictured: Sequence[str]) -> dict[str, list[int]]:
-        """How many images each row has in each column."""
+        """How many images each row has in each column; of images with a file name, only the names are read."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        leaves = [self.file.schema.column(number) for number in range(len(self.file.schema))]
+        texts = {leaf.path.split(".")[0]: leaf.path for leaf in leaves if leaf.logical_type.type == "STRING"}
         found = {}
         for name in pictured:
-            column = self.file.read_row_group(group, columns=[name]).column(name)
+            column = self.file.read_row_group(group, columns=[texts.get(name, name)]).column(name)
             if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
                 found[name] = pc.fill_null(pc.list_value_length(column), 0).to_pylist()
             else:
