@@ -319,9 +319,11 @@ def test_conversations_alone_are_collated_as_such():
     assert "sequence_rows" not in SequenceCollator(0)([row, row])
 
 
-def test_the_tiny_preset_trains(tmp_path, monkeypatch):
+def test_the_tiny_preset_trains(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    build_dataset(Rooms(5, size=64, views=2), tmp_path / "data/rooms-views", seed=0, plan=PLAN, with_depth=True)
     small = [f"{stage}.{key}" for stage in ("stage1", "match") for key in ("steps=1", "batch_size=2", "save_every=0")]
-    result = train(load_config("gasp/language-tiny", [*small, "data.held_out=1", "device=cpu"]))
-    assert result.teacher.objective.layers == [0, 1] and (result.out / "match" / "llm" / "config.json").is_file()
+    own = [f"data.folders={settings['data']['folders']}", f"teacher.llm.name={settings['teacher']['llm']['name']}"]
+    result = train(
+        load_config("gasp/language-tiny", [*small, *own, "teacher.width=8", "data.held_out=2", "device=cpu"])
+    )
+    assert result.teacher.objective.layers == [0, 1, 2] and (result.out / "match" / "llm" / "config.json").is_file()
