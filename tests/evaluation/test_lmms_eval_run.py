@@ -74,17 +74,15 @@ def test_blink(tmp_path):
 
 
 def test_vsi_bench_with_videos_and_without(tmp_path, monkeypatch):
-    import lmms_eval.tasks.vsibench.utils as vsibench
-
-    rows = write_vsi_bench(tmp_path / "data")
+    data = tmp_path / "vsibench"  # where lmms-eval looks for the videos: a folder in HF_HOME
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    rows = write_vsi_bench(data)
     save_qwen(tmp_path / "qwen", ["These are frames of a video. A B C D"])
-    monkeypatch.setattr(vsibench, "base_cache_dir", str(tmp_path))
-    monkeypatch.setattr(vsibench, "cache_name", "data")
-    file = tmp_path / "data" / "test-00000-of-00001.parquet"
+    file = data / "test-00000-of-00001.parquet"
     task = {"task": "vsi_here", "dataset_path": "parquet", "test_split": "test"}
     task["dataset_kwargs"] = {"data_files": {"test": str(file)}}
     ours = evaluate(
-        "vsi-bench", tmp_path / "qwen", data=tmp_path / "data", out=tmp_path / "out", frames=3, device="cpu"
+        "vsi-bench", tmp_path / "qwen", data=data, out=tmp_path / "out", frames=3, device="cpu"
     )
     template = "vsibench/_default_template_yaml"
     for seen, more in (("image", ""), ("text", ",text_only=True")):
