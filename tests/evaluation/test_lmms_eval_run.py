@@ -81,9 +81,7 @@ def test_vsi_bench_with_videos_and_without(tmp_path, monkeypatch):
     file = data / "test-00000-of-00001.parquet"
     task = {"task": "vsi_here", "dataset_path": "parquet", "test_split": "test"}
     task["dataset_kwargs"] = {"data_files": {"test": str(file)}}
-    ours = evaluate(
-        "vsi-bench", tmp_path / "qwen", data=data, out=tmp_path / "out", frames=3, device="cpu"
-    )
+    ours = evaluate("vsi-bench", tmp_path / "qwen", data=data, out=tmp_path / "out", frames=3, device="cpu")
     template = "vsibench/_default_template_yaml"
     for seen, more in (("image", ""), ("text", ",text_only=True")):
         folder = tmp_path / seen

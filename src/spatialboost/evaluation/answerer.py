@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +83,7 @@ class TransformersAnswerer:
         return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
-def open_answerer(model: str | os.PathLike[str] | Answerer, *, dtype: str = "auto", device: str = "auto") -> Answerer:
+def open_answerer(model: str | Path | Answerer, *, dtype: str = "auto", device: str = "auto") -> Answerer:
     """The answerer of a model.
 
     Example:

@@ -75,10 +75,10 @@ def differences(
     if len(scenes) < 2:
         return {name: Difference(value) for name, value in plain.items()}
     cells = {cell: number for number, cell in enumerate(sorted({question.cell for question in questions}))}
-    places = [scenes[_scene(each)] for each in questions], [cells[each.cell] for each in questions]
+    places = np.array([[scenes[_scene(each)], cells[each.cell]] for each in questions]).T
     tables = np.zeros((3, len(scenes), len(cells)))  # our scores, their scores, number of questions
     for table, values in zip(tables, (ours, theirs, np.ones(len(questions))), strict=True):
-        np.add.at(table, places, values)
+        np.add.at(table, (places[0], places[1]), np.asarray(values))
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), size=RESAMPLES).astype(float)
     drawn = weights @ tables  # (3, resamples, cells)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,10 @@ PACKAGES = ("spatialboost", "torch", "transformers", "numpy", "pillow", "av")
 
 def evaluate(
     benchmark: str | Benchmark,
-    model: str | os.PathLike[str] | Answerer,
+    model: str | Path | Answerer,
     *,
-    data: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    data: str | Path,
+    out: str | Path,
     text_only: bool = True,
     frames: int = 32,
     limit: int | None = None,

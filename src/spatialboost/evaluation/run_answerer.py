@@ -106,7 +106,7 @@ def open_run(folder: Path, *, device: str = "auto") -> SpatialAnswerer:
         "model": out.name,
         "stages": finished,
         "encoder": Path(str(config.encoder.name)).name,
-        "llm": Path(str(config.teacher.llm.name)).name,
+        "llm": Path(str(config.teacher.llm.name)).name,  # type: ignore[attr-defined]  # checked: language
         "image_size": config.data.image_size,
     }
     return SpatialAnswerer(to_device(vlm, device), tokenizer, images, facts)

@@ -270,7 +270,7 @@ class Proof:
         kind = find_probe(section.probe)
         common = {each.name for each in fields(CommonOptions)}
         own = {key: value for key, value in section.options.items() if key not in common}
-        shared = {"image_size": self.file.image_size, "progress": True}
+        shared: dict[str, Any] = {"image_size": self.file.image_size, "progress": True}
         shared |= {key: value for key, value in section.options.items() if key in common}
         known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # a probe is a dataclass
         for key in own:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -86,8 +87,9 @@ class ViewSource(_Strict):
 
         if self.images is None and self.intrinsics is None:
             return open_views(folder, views=self.views)
-        given = {"images": self.images, "intrinsics": self.intrinsics}
-        return RGBDFolder(folder, options=ReaderOptions(**{key: value for key, value in given.items() if value}))
+        options = ReaderOptions()
+        options = replace(options, images=self.images or options.images, intrinsics=self.intrinsics)
+        return RGBDFolder(folder, options=options)
 
 
 class Dataset(_Strict):

@@ -153,7 +153,7 @@ def kept_attention(llm: Any, layers: Sequence[int], *, rotary: bool) -> Iterator
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
         if module.layer_idx in layers:
-            each = (query.transpose(1, 2), key.transpose(1, 2))
+            each: tuple[Tensor, ...] = (query.transpose(1, 2), key.transpose(1, 2))
             if not rotary:
                 each = tuple(_before(before, module.layer_idx, side, now) for side, now in zip("qk", each, strict=True))
             queries, keys = (part.detach() for part in each)

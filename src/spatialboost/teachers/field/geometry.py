@@ -71,7 +71,7 @@ class KnownGeometry:
         grid: Rows and columns of patches.
     """
 
-    columns = ("images", "depths", "poses", "intrinsics")
+    columns: tuple[str, ...] = ("images", "depths", "poses", "intrinsics")
     width = 6 * len(WAVELENGTHS)
 
     def __init__(self, grid: Grid) -> None:

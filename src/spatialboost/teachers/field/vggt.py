@@ -83,7 +83,7 @@ class VGGTGeometry(nn.Module):
     Source: Spa3R (arXiv 2602.21186); VGGT (arXiv 2503.11651).
     """
 
-    columns = ("images",)
+    columns: tuple[str, ...] = ("images",)
 
     def __init__(
         self,

@@ -65,7 +65,9 @@ class LanguageCorrespondenceObjective(LanguageObjective):
         found = 0 if visible is None else sum(int(matches(visible_FT).sum()) for visible_FT in visible)
         return torch.tensor([answered(batch["labels"]), found])
 
-    def forward(self, num_items_in_batch: Tensor | None = None, **batch: Any) -> dict[str, Tensor]:
+    def forward(  # type: ignore[override]  # two numbers: of tokens, and of matches
+        self, num_items_in_batch: Tensor | None = None, **batch: Any
+    ) -> dict[str, Tensor]:
         """Loss of a batch, which `SequenceCollator` makes, or `spatialboost.vlm.Collator` without sequences.
 
         Args:

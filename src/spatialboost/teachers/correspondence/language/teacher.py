@@ -55,7 +55,7 @@ class LanguageCorrespondenceTeacher(LanguageTeacher):
     Source: GASP (arXiv 2605.30231).
     """
 
-    Options = LanguageCorrespondenceOptions
+    Options = LanguageCorrespondenceOptions  # type: ignore[assignment]  # a subclass has its own keys
     stages: ClassVar[Mapping[str, Stage]] = {
         "stage1": Stage(AlignConfig, cached=True, scored=False),
         "match": Stage(MatchConfig),
