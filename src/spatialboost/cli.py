@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "proof": (
         "spatialboost.experiments.proof_command:proof",
-        "Train an encoder in several ways, measure all of them, write one page.",
+        "Train one encoder in several ways, measure all of them by the same probes, and write one page.",
     ),
     "evaluate": (
         "spatialboost.evaluation.evaluate_command:evaluate",
