@@ -377,7 +377,7 @@ def test_stage_3_takes_up_what_an_earlier_run_has_learnt(world, tmp_path):
     given["out"], given["teacher"]["earlier_run"] = str(tmp_path / "third"), str(tmp_path / "second")
     with pytest.raises(
         SpatialBoostError,
-        match="second has no finished stage that trained a projector .*; expected the folder of a run",
+        match=r"second has no finished stage that trained a projector .*; expected the folder of a run",
     ):
         train(load_config(given))
 
