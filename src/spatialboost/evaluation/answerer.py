@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from spatialboost.encoders.device import to_device
 from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError, StoppedError
 
@@ -138,20 +139,6 @@ def _of_transformers(name: str, is_folder: bool, dtype: str, device: str) -> Tra
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise SpatialBoostError(f"cannot load the vision-language model {name!r}: {reason}") from error
     return TransformersAnswerer(to_device(model, device), processor, name=Path(name).name if is_folder else name)
-
-
-def to_device(model: Any, device: str) -> Any:
-    """Put a model on a device: ``auto``, or a name of torch.
-
-    Raises:
-        SpatialBoostError: There is no such device.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise SpatialBoostError(f"device is {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def facts_of(answerer: Answerer) -> dict[str, Any]:

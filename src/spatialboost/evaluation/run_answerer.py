@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from spatialboost.errors import SpatialBoostError
-from spatialboost.evaluation.answerer import to_device
 from spatialboost.teachers.language.teacher import LLM, PROJECTOR, build_llm, last_stage
 from spatialboost.training.claim import CONFIG, DATA, ENCODER, PROCESSES
 from spatialboost.training.config import load_config
@@ -80,6 +79,7 @@ def open_run(folder: Path, *, device: str = "auto") -> SpatialAnswerer:
         SpatialBoostError: The run has another teacher, or no finished stage.
     """
     from spatialboost.encoders import open_encoder
+    from spatialboost.encoders.device import to_device
     from spatialboost.encoders.learnt import FOLDERS, load_learnt
 
     out = folder if (folder / CONFIG).is_file() else folder.parent

@@ -27,9 +27,9 @@ def compare(
 ) -> None:
     """Draw tokens, depth and matches of your own images, base beside boosted."""
     from spatialboost.encoders import open_encoder
+    from spatialboost.encoders.device import to_device
     from spatialboost.probes.compare import compare_images
     from spatialboost.probes.options import CommonOptions
-    from spatialboost.probes.probe_command import to_device
 
     CommonOptions(image_size, layer)  # before the encoder is opened, which takes longer
     model = open_encoder(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
+from spatialboost.encoders.device import to_device
 from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError, unknown
 from spatialboost.probes.options import CommonOptions, fit_to_patches, parse_layer, parse_size
@@ -233,22 +234,6 @@ def _check_out(name: str, out: Path | None) -> None:
 
 def _fill(group: type, values: Mapping[str, Any]) -> Any:
     return group(**{each.name: values[each.name] for each in fields(group) if each.name in values})
-
-
-def to_device(model: nn.Module, device: str) -> nn.Module:
-    """Put the model on a device: ``"auto"``, or a name of torch.
-
-    Raises:
-        SpatialBoostError: there is no such device.
-    """
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise SpatialBoostError(f"device is {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def _named(model: nn.Module) -> nn.Module | dict[str, nn.Module]:
