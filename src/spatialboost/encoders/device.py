@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from spatialboost.errors import SpatialBoostError
 
 if TYPE_CHECKING:
     from torch import nn
 
+Model = TypeVar("Model", bound="nn.Module")
 
-def to_device(model: nn.Module, device: str) -> nn.Module:
+
+def to_device(model: Model, device: str) -> Model:
     """Put the model on a device: ``"auto"``, or a name of torch.
 
     Raises:
