@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from spatialboost.vlm.llms import build_tokenizer
 SIZE = 28  # pixels of an image of the models with one image size
 WORDS = (
     "How many chairs are there? Which is nearer, the table or the lamp? Left or right? Two two Left left the lamp. "
-    "The distance is 2.341 meters.\nTwo\nLeft\nthe"
+    "The distance is 2.341 meters.\nTwo\nLeft\nthe\nThese are frames of a video. A B C D"
 )
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -221,3 +222,10 @@ def build(name: str, seed: int = 0) -> tuple[Any, Any]:
         torch.manual_seed(seed)
         model, processor = VLMS[name]()
     return model.eval(), processor
+
+
+def save(name: str, folder: Path) -> None:
+    """Save a model with its processor, as `save_pretrained` does."""
+    model, processor = build(name)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

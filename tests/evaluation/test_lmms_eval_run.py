@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tiny_vlms
 from benchmark_writers import write_blink, write_vsi_bench
-from saved_qwen import save_qwen
 from spatialboost.evaluation import evaluate
 from tiny_language_models import save_llava
 
@@ -77,7 +77,7 @@ def test_vsi_bench_with_videos_and_without(tmp_path, monkeypatch):
     data = tmp_path / "vsibench"  # where lmms-eval looks for the videos: a folder in HF_HOME
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     rows = write_vsi_bench(data)
-    save_qwen(tmp_path / "qwen", ["These are frames of a video. A B C D"])
+    tiny_vlms.save("qwen2_5_vl", tmp_path / "qwen")
     file = data / "test-00000-of-00001.parquet"
     task = {"task": "vsi_here", "dataset_path": "parquet", "test_split": "test"}
     task["dataset_kwargs"] = {"data_files": {"test": str(file)}}

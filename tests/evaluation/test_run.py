@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import tiny_vlms
 from benchmark_writers import WRITERS, write_blink, write_view_spatial, write_vsi_bench
-from saved_qwen import save_qwen
 from spatialboost.cli import app
 from spatialboost.errors import SpatialBoostError
 from spatialboost.evaluation import Question, evaluate, find_benchmark, open_answerer, score
@@ -136,7 +136,7 @@ def test_llava_on_blink(tmp_path, caplog):
 
 def test_qwen_on_videos_by_the_command(tmp_path):
     write_vsi_bench(tmp_path / "data")
-    save_qwen(tmp_path / "qwen", [f"{question} A B C D" for question in ("These are frames of a video.",)])
+    tiny_vlms.save("qwen2_5_vl", tmp_path / "qwen")
     command = ["evaluate", "vsi-bench", "--model", tmp_path / "qwen", "--data", tmp_path / "data"]
     command += ["--out", tmp_path / "out", "--frames", 3, "--limit", 6, "--max-new-tokens", 2, "--device", "cpu"]
     done = CliRunner().invoke(app, list(map(str, command)), catch_exceptions=False)
