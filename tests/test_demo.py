@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import spatialboost as sb
-from spatialboost.demo import ASSETS, SIZE, TINY, encoder_section, load_encoder, load_language_model, run
+from spatialboost.demo import ASSETS, MARKER, SIZE, TINY, encoder_section, load_encoder, load_language_model, run
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes import depth_probe
 from spatialboost.scenes.questions.conversation import build_conversation
@@ -42,8 +42,11 @@ def test_the_shipped_language_model_knows_the_words_and_shape_of_answers():
 
 
 def test_the_whole_demo_runs_and_reports_what_it_measured(tmp_path, capsys):
-    run(out=tmp_path / "demo", settings=TINY)
-    result = run(out=tmp_path / "demo", settings=TINY)  # over an earlier one
+    for name in ("seed0/boosted/stage1", "delta"):  # an earlier demo, which was stopped
+        (tmp_path / "demo" / name).mkdir(parents=True)
+    (tmp_path / "demo" / MARKER).touch()
+    (tmp_path / "demo" / "seed0/boosted/run.json").write_text("{}")
+    result = run(out=tmp_path / "demo", settings=TINY)
     facts = json.loads((tmp_path / "demo" / "result.json").read_text())
     assert facts["verdict"] == result.experiment.verdict("depth")
     assert result.probe.names == ["base", "boosted", "shuffled answers", "constant depth"]

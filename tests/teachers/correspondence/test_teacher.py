@@ -162,4 +162,4 @@ def test_the_tiny_preset_trains(tmp_path, monkeypatch):
     build_dataset(Rooms(6, size=64, views=4), tmp_path / "data/rooms-views", seed=0, plan=PLAN, with_depth=True)
     small = ["boost.steps=2", "boost.batch_size=2", "boost.save_every=0", "data.held_out=2", "device=cpu"]
     result = train(load_config("gasp/tiny", small))
-    assert result.stages["boost"]["rows"] == 4 and len(sb.status(result.encoder).layers) == 8
+    assert result.stages["boost"]["rows"] == 4 and len(sb.status(result.encoder).layers) == 6

@@ -179,4 +179,4 @@ def test_the_tiny_preset_trains(tmp_path, monkeypatch):
     build_dataset(Rooms(6, size=64, views=4), tmp_path / "data/rooms-views", seed=0, plan=PLAN, with_depth=True)
     small = ["field.steps=2", "field.batch_size=2", "boost.steps=2", "boost.batch_size=2", "data.held_out=2"]
     result = train(load_config("spa3r/tiny", [*small, "device=cpu", "data.workers=0"]))
-    assert result.stages["boost"]["rows"] == 4 and len(sb.status(result.encoder).layers) == 8
+    assert result.stages["boost"]["rows"] == 4 and len(sb.status(result.encoder).layers) == 6
