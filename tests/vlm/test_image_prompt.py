@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from spatialboost.encoders import read_tokens
+from spatialboost.encoders.standardise import Standardise
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.questions.points import cell_centres
 from spatialboost.vlm import Collator, SpatialVLM, encode_chat
@@ -19,7 +20,7 @@ from spatialboost.vlm.chat import IGNORE
 from spatialboost.vlm.image_prompt import ImagePrompt
 from spatialboost.vlm.llms import build_small_llm, build_tokenizer
 from spatialboost.vlm.pooling import PatchPool
-from spatialboost.vlm.projector import Standardise, begin_at_digits, build_projector
+from spatialboost.vlm.projector import begin_at_digits, build_projector
 
 SMALL = {"width": 32, "layers": 1, "heads": 2}
 NAMED = ImagePrompt((2, 2), "named", 3)

@@ -6,47 +6,16 @@ import re
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spatialboost.encoders import feature_dim
+from spatialboost.encoders.standardise import Standardise
 from spatialboost.errors import SpatialBoostError
 from spatialboost.vlm.llm_checks import word_scale
 
 # Shape legend: I images, N patches or squares of pooled patches, D width of the encoder, E of the language model.
 
 _GELU_RMS = 0.652  # root mean square of gelu(z) for standard normal z
-_LEAST_SPREAD = 1e-3  # of the largest: channels that vary less are divided by this much
-
-
-class Standardise(nn.Module):
-    """Subtracts a fixed mean from each channel and divides it by a fixed standard deviation.
-
-    Example:
-        >>> standardise = Standardise(2)
-        >>> standardise.measure(torch.tensor([[[1.0, 10.0], [3.0, 50.0]]]))
-        >>> standardise(torch.tensor([[[3.0, 50.0]]])).tolist()
-        [[[1.0, 1.0]]]
-    """
-
-    mean_D: Tensor
-    spread_D: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean_D", torch.zeros(width))
-        self.register_buffer("spread_D", torch.ones(width))
-
-    @torch.no_grad()
-    def measure(self, features_IND: Tensor) -> None:
-        """Take over the mean and the standard deviation of these features."""
-        features_MD = features_IND.flatten(0, -2).float()
-        spread_D = features_MD.std(0, unbiased=False)
-        self.mean_D.copy_(features_MD.mean(0))
-        self.spread_D.copy_(spread_D.clamp_min(max(_LEAST_SPREAD * float(spread_D.max()), 1e-12)))
-
-    def forward(self, features_IND: Tensor) -> Tensor:
-        """The features with mean 0 and standard deviation 1, as far as they are like the measured ones."""
-        return (features_IND - self.mean_D.to(features_IND.dtype)) / self.spread_D.to(features_IND.dtype)
 
 
 def build_projector(

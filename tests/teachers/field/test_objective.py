@@ -116,6 +116,18 @@ def test_gradients_reach_attn_plus(pupil):
     assert trained(field, field.field) == (pupil == "context")
 
 
+def test_what_is_rendered_begins_at_the_mean_of_measured_features_of_any_size():
+    features = torch.randn(6, 4, 48) * torch.tensor([1e3, *[1.0] * 47]) + torch.linspace(-40, 40, 48)
+    near = []
+    for measured in (True, False):
+        field = objective().eval()
+        if measured:
+            field.measure(features)
+        rendered = field.render(batch_of([sequence(1)]), targets_only=True).predicted["semantic"]
+        near.append(float(((rendered.detach() - features.mean((0, 1))) / features.std((0, 1))).abs().mean()))
+    assert near[0] < 0.5 < 5 < near[1]
+
+
 def test_what_boosting_changes():
     """With pupil context the rendering changes with the encoder, the truth does not; with semantic neither does."""
     for pupil in ("context", "semantic"):

@@ -70,6 +70,7 @@ def test_a_run_trains_the_field_and_then_attn_plus_and_leaves_a_delta_without_th
     names = set(load_file(finished.delta / "model.safetensors"))
     assert names and not [name for name in names if not name.startswith("layers.")]
     facts = json.loads((finished.delta / "config.json").read_text())["training"]
+    assert load_file(Path(settings["out"]) / "field" / "field.safetensors")["standard_context.mean_D"].any()
     assert facts["objective"] == "field" and facts["geometry"] == "known" and facts["pupil"] == "context"
     fresh = sb.load_pretrained(open_encoder(load_config(settings).encoder), finished.delta)
     assert len(sb.status(fresh).layers) == 2

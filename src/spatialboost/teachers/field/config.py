@@ -70,6 +70,8 @@ class FieldOptions(TeacherOptions):
         heads: Heads of their attention.
         camera: How the field knows cameras. ``prope``: they act on the attention. ``pluecker``: they are a part of each
             token.
+        standardise: The field gets the encoder's features with mean 0 and variance 1 in each channel, and what it
+            renders begins at their mean; measured on 64 training images. Losses are those of the features as they are.
         geometric_weight: Weight of the geometric features; 0 leaves them out.
         semantic_weight: Weight of the encoder's features.
     """
@@ -85,6 +87,7 @@ class FieldOptions(TeacherOptions):
     depth: int = Field(default=6, ge=1)
     heads: int = Field(default=12, ge=1)
     camera: Literal["prope", "pluecker"] = "prope"
+    standardise: bool = True
     geometric_weight: float = Field(default=1.0, ge=0)
     semantic_weight: float = Field(default=1.0, ge=0)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from spatialboost.encoders.standardise import Standardise
 from spatialboost.teachers.field.cameras import Cameras
 from spatialboost.teachers.field.positions import CameraPositions, GridPositions, Positions, grid_places
 from spatialboost.teachers.field.transformer import REGISTERS, FieldTransformer, start_linear
@@ -29,7 +30,8 @@ class FieldNetwork(nn.Module):
         >>> latents.shape, rendered.shape, field.predict(rendered)["semantic"].shape
         (torch.Size([2, 6, 32]), torch.Size([2, 4, 32]), torch.Size([2, 4, 32]))
 
-    Only the latents lead from the context views to the view that is rendered.
+    Only the latents lead from the context views to the view that is rendered. Context features are standardised, and
+    rendered ones brought back to the size of the true ones, if these were measured (`Standardise`).
 
     Args:
         context: Width D of the context features.
@@ -59,6 +61,7 @@ class FieldNetwork(nn.Module):
         super().__init__()
         self.camera, self.posed = camera, posed
         rays = 3 if camera == "prope" else 6
+        self.standard_context = Standardise(context)
         self.project = nn.Linear(context, width)
         self.context_rays = None if posed else nn.Linear(rays, width, bias=False)
         self.queries = nn.Parameter(torch.empty(latents, width))
@@ -66,6 +69,7 @@ class FieldNetwork(nn.Module):
         self.rays = nn.Linear(rays, width)
         self.decoder = FieldTransformer(width, depth, heads)
         self.heads = nn.ModuleDict({name: _layers(width, size) for name, size in targets.items()})
+        self.standard_targets = nn.ModuleDict({name: Standardise(size) for name, size in targets.items()})
         self.depth_probe = _layers(width, 1)
         nn.init.trunc_normal_(self.queries, std=0.02)
         self.apply(start_linear)
@@ -79,7 +83,7 @@ class FieldNetwork(nn.Module):
             known_BV: Which views there are; the others only fill up the batch. None: all.
         """
         patches = context.shape[2]
-        tokens = self.project(context)
+        tokens = self.project(self.standard_context(context))
         if self.context_rays is not None:
             tokens = tokens + self.context_rays(self._rays(cameras).to(tokens.dtype))
         latents = self.queries.to(tokens.dtype).expand(len(tokens), -1, -1)
@@ -107,7 +111,8 @@ class FieldNetwork(nn.Module):
 
     def predict(self, rendered: Tensor) -> dict[str, Tensor]:
         """Name -> the features of the patches ``(I, N, D)``, from the result of `render`."""
-        return {name: head(rendered) for name, head in self.heads.items()}
+        standards = self.standard_targets
+        return {name: cast(Standardise, standards[name]).undo(head(rendered)) for name, head in self.heads.items()}
 
     def probe_depth(self, rendered: Tensor) -> Tensor:
         """The depth of the patches ``(I, N)`` in metres. Its gradient reaches the probe only."""

@@ -130,6 +130,13 @@ class FieldObjective(Objective):
         )
         self.exchange = False  # render each sequence from another one's latents: the control
 
+    def measure(self, features: Tensor) -> None:
+        """Take the mean and the spread of each channel from these features of the encoder ``(I, N, D)``."""
+        if self.own_context:
+            self.field.standard_context.measure(features)
+        if "semantic" in self.weights:
+            self.field.standard_targets["semantic"].measure(features)  # type: ignore[operator]  # of a ModuleDict
+
     def num_items(self, batch: Mapping[str, Any]) -> Tensor:
         """The number of patches that are rendered."""
         views = batch["frames"].sum()

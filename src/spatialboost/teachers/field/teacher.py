@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.features import training_features
 from spatialboost.teachers.field.config import FieldBoostConfig, FieldConfig, FieldOptions
 from spatialboost.teachers.field.geometry import GeometryModel, KnownGeometry
 from spatialboost.teachers.field.measures import measure_rendering
@@ -79,7 +80,10 @@ class FieldTeacher(Teacher):
     def with_geometry(cls, options: FieldOptions, inputs: TeacherInputs, geometry: GeometryModel) -> FieldTeacher:
         """Make the field on a geometry model of your own."""
         grid = inputs.images.grid
-        return cls(FieldObjective(inputs.encoder, options, geometry, grid=grid, layer=inputs.layer), options, inputs)
+        objective = FieldObjective(inputs.encoder, options, geometry, grid=grid, layer=inputs.layer)
+        if options.standardise and not next(inputs.encoder.parameters()).is_meta:  # on meta: a plan
+            objective.measure(training_features(inputs))
+        return cls(objective, options, inputs)
 
     def typical_example(self, config: Any) -> tuple[Example, int]:
         """A sequence of the largest number of views."""

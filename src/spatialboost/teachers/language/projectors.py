@@ -6,22 +6,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from spatialboost.encoders import read_tokens
+from spatialboost.encoders.standardise import Standardise
 from spatialboost.errors import SpatialBoostError
+from spatialboost.teachers.features import training_features
 from spatialboost.teachers.language.config import LanguageOptions
 from spatialboost.teachers.language.teacher import PROJECTOR
-from spatialboost.teachers.protocol import BAD_DATA, TeacherInputs
-from spatialboost.vlm.projector import Standardise, begin_at_digits, build_projector
+from spatialboost.teachers.protocol import TeacherInputs
+from spatialboost.vlm.projector import begin_at_digits, build_projector
 
 if TYPE_CHECKING:
     from spatialboost.vlm.pooling import PatchPool
-
-MEASURED = 64  # images by which the features are standardised
-_BATCH = 16
 
 
 def make_projector(
@@ -51,7 +47,7 @@ def make_projector(
     elif options.projector_start == "digits":
         begin_at_digits(projector, llm, tokenizer)
     if isinstance(projector[0], Standardise):
-        _measure(projector[0], inputs, pool)
+        projector[0].measure(pool(training_features(inputs)).to(projector[0].mean_D.device))
     return projector
 
 
@@ -94,27 +90,3 @@ def load_projector(projector: nn.Module, file: Path) -> None:
             "ones that it was trained with"
         )
     projector.load_state_dict(state)
-
-
-@torch.no_grad()
-def _measure(standardise: Standardise, inputs: TeacherInputs, pool: PatchPool) -> None:
-    """Measure the features of evenly spaced training images, as the projector will get them."""
-    places = np.linspace(0, len(inputs.training) - 1, min(MEASURED, len(inputs.training))).round().astype(int)
-    images, was_training = [], inputs.encoder.training
-    for place in places.tolist():
-        try:
-            images.append(inputs.images(inputs.rows[inputs.training[place]])[:1])
-        except BAD_DATA:
-            continue  # training reports bad rows when it reads them
-    if not images:
-        raise SpatialBoostError(
-            f"standardise: none of {len(places)} training images can be read: check the data, or set standardise: false"
-        )
-    device = next(inputs.encoder.parameters()).device
-    inputs.encoder.eval()
-    found = [
-        pool(read_tokens(inputs.encoder, torch.cat(images[at : at + _BATCH]).to(device), layer=inputs.layer).patches)
-        for at in range(0, len(images), _BATCH)
-    ]
-    inputs.encoder.train(was_training)
-    standardise.measure(torch.cat(found).to(standardise.mean_D.device))
