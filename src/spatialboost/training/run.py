@@ -150,24 +150,59 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
     Raises:
         SpatialBoostError: There is no finished stage, or no row to score.
     """
-    if not (out / CONFIG).is_file():
-        raise SpatialBoostError(
-            f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
-        )
-    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER, PROCESSES)}
-    config = load_config({**given, "out": out, "device": device})
+    config = _config_of(out, device)
     if folders:
         config.data.folders, config.data.held_out = list(folders), 0
     elif not config.data.held_out:
         raise SpatialBoostError("the run holds no rows out (data.held_out is 0); give the folder of other data")
     config.teacher.evaluate = rows
-    if not any((out / name / RESULT).exists() for name in config.stages):
-        raise SpatialBoostError(f"{out}: no stage is finished, so there is nothing to score yet")
+    finished = _finished(config)
     run = _Run(config, held_out=bool(folders))
-    for name in config.stages:
-        if (out / name / RESULT).exists():
-            run.load(name)
+    for name in finished:
+        run.load(name)
     return list(run.teacher.score(run.dataset(None, run.held_out), every_kind=True))
+
+
+def open_teacher(out: Path, *, until: str | None = None, device: str = "auto") -> Teacher:
+    """The teacher of a finished run with all its parts, which a delta leaves out.
+
+    Example:
+        >>> field = open_teacher(Path("runs/spa3r-tiny"), until="field").objective.field  # doctest: +SKIP
+
+    Args:
+        out: Folder of the run.
+        until: The last stage whose weights are loaded; None is the last one that is finished.
+        device: ``auto`` uses a GPU if there is one.
+
+    Raises:
+        SpatialBoostError: No stage is finished, or not this one.
+    """
+    config = _config_of(out, device)
+    names = _finished(config)
+    if until is not None and until not in names:
+        raise SpatialBoostError(f"{out}: stage {until!r} is not finished; finished are {names}")
+    run = _Run(config)
+    for name in names[: None if until is None else names.index(until) + 1]:
+        run.load(name)
+    return run.teacher
+
+
+def _config_of(out: Path, device: str) -> TrainConfig:
+    """The configuration that a run has written into its folder."""
+    if not (out / CONFIG).is_file():
+        raise SpatialBoostError(
+            f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
+        )
+    given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER, PROCESSES)}
+    return load_config({**given, "out": out, "device": device})
+
+
+def _finished(config: TrainConfig) -> list[str]:
+    """The names of the finished stages of a run."""
+    names = [name for name in config.stages if (config.out / name / RESULT).exists()]
+    if not names:
+        raise SpatialBoostError(f"{config.out}: no stage is finished, so there is nothing to score yet")
+    return names
 
 
 class _Run:
