@@ -49,6 +49,24 @@ def test_every_training_seed_counts():
     assert verdict([good, mixed]).startswith("No effect is shown: boosted beats base in 3 of 4 pairs (RMSE: boosted")
 
 
+def test_a_gain_of_a_few_items_is_none():
+    """A better mean over all items, when about as many items are worse as are better, may be chance."""
+    items = [0.5] * 40
+    for gains, begins in (
+        (
+            [0.02, -0.02] * 19 + [0.02, 0.02],
+            "No effect is shown: boosted beats base in 1 of 1 pairs (over the same items p = ",
+        ),
+        ([0.02] * 40, "Boosted beats base (accuracy 0.520 against 0.500)."),
+    ):
+        boosted = [a + b for a, b in zip(items, gains, strict=True)]
+        rows = [
+            ProbeRow(name, 0, {"figure": sum(each) / 40}, per_view=each)
+            for name, each in (("base", items), ("boosted", boosted))
+        ]
+        assert verdict([ProbeResult("made", {}, {"figure": ACCURACY}, rows)]).startswith(begins)
+
+
 def test_what_was_not_measured_is_no_verdict():
     with pytest.raises(SpatialBoostError, match="no 'figure' of 'shuffled answers'"):
         verdict([probe(RMSE, base=[1.0], boosted=[0.5])], [CONTROL])

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.result import ProbeResult
 
+LEVEL = 0.05  # of the paired test over items
+
 
 def verdict(results: Sequence[ProbeResult], controls: Sequence[str] = ()) -> str:
     """Compare boosted with base and with each control by a probe's first metric, pair by pair.
 
     A pair is one draw of the probe (or its only run) in one training run, so that training seeds and probe draws
-    both count. An effect is claimed only where boosted is better than base and every control in every pair.
+    both count. An effect is claimed only where boosted is better than base and every control in every pair, and, if the
+    test items were scored one by one, in each training run over the same items with p below 0.05.
 
     Example:
         >>> from spatialboost.probes.result import Metric, ProbeResult, ProbeRow
@@ -42,10 +45,23 @@ def verdict(results: Sequence[ProbeResult], controls: Sequence[str] = ()) -> str
     pairs = len(values["boosted"])
     unit = f" {metric.unit}" if metric.unit else ""
     means = {name: f"{statistics.fmean(found):.3f}{unit}" for name, found in values.items()}
-    if min(better.values()) == pairs:
+    chance = {name: max((_chance(result, name) for result in results), default=0.0) for name in names[1:]}
+    if min(better.values()) == pairs and max(chance.values()) < LEVEL:
         beaten = "".join(f" and the control {name} ({means[name]})" for name in controls)
         return f"Boosted beats base ({metric.label} {means['boosted']} against {means['base']}){beaten}."
-    counts = [f"base in {better['base']} of {pairs} pairs"]
-    counts += [f"the control {name} in {better[name]}" for name in controls]
+    counts = [f"base in {better['base']} of {pairs} pairs{_by_chance(chance['base'])}"]
+    counts += [f"the control {name} in {better[name]}{_by_chance(chance[name])}" for name in controls]
     figures = ", ".join(f"{name} {means[name]}" for name in names)
     return f"No effect is shown: boosted beats {', '.join(counts)} ({metric.label}: {figures})."
+
+
+def _chance(result: ProbeResult, other: str) -> float:
+    """The p of the paired test over the items; 0 if these were not scored."""
+    try:
+        return result.paired("boosted", other).p
+    except SpatialBoostError:
+        return 0.0
+
+
+def _by_chance(p: float) -> str:
+    return f" (over the same items p = {p:.2f})" if p >= LEVEL else ""
