@@ -13,6 +13,7 @@ first 70 % of the frames teach whether the middle of a picture is near or far; t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import time
@@ -48,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="frames in a step")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--frames", type=int, default=96, help="frames that teach")
-    parser.add_argument("--measure", type=int, default=24, help="frames of each part that are asked about")
+    parser.add_argument("--measure", type=int, default=60, help="frames of each part that are asked about")
     return parser.parse_args()
 
 
@@ -181,19 +182,24 @@ def main() -> None:
     train_adapter(model, processor, latents, taught, training_arguments(args.out, **settings), llm=kind)
     seconds = time.process_time() - start
 
-    def wrong_scene(views: Any) -> torch.Tensor:
-        return latents(list(views)).roll(len(views) // 2, 0)
+    def word_of(sample: Sample) -> str:
+        return sample.messages[-1]["content"]
 
-    wrong_scene.width = latents.width  # type: ignore[attr-defined]
+    def with_others(part: list[Sample]) -> list[Sample]:
+        """The same questions and answers, each with a frame of which the other answer is right."""
+        others = {word: [each.frames for each in part if word_of(each) != word] for word in ("near", "far")}
+        used = {word: itertools.cycle(found) for word, found in others.items()}
+        return [Sample(each.messages, next(used[word_of(each)])) for each in part]
+
     result: dict[str, Any] = {"border in m": round(border, 2), "seconds of training": round(seconds), "parts": {}}
     for name, part in asked.items():
         after = ask(part)
-        words = [sample.messages[-1]["content"] for sample in part]
+        words = [word_of(sample) for sample in part]
         result["parts"][name] = {
             "more frequent word": max(words.count("near"), words.count("far")) / len(words),
             "before": share(before[name], part),
             "after": share(after, part),
-            "after, scene of another frame": share(ask(part, scene=wrong_scene), part),
+            "after, a frame with the other answer": share(ask(with_others(part)), part),
             "after, text alone": share(ask(part, blind=True), part),
             "answers": list(zip(words, before[name], after, strict=True))[:: max(1, len(words) // 6)],
         }

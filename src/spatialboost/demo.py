@@ -191,9 +191,9 @@ def run(
         experiment,
         out / "report.html",
         title="spatialboost demo",
-        introduction=f"{'Six blocks of a pretrained ViT-S' if encoder is None else encoder}, boosted on procedural rooms "
-        f"and conversations about them, in three stages with {'a small language model' if llm == 'default' else llm}, "
-        f"seed {seed}. No stage has seen the rooms of the probes.",
+        introduction=f"{encoder or 'Six blocks of a pretrained ViT-S'}, boosted on procedural rooms and conversations "
+        f"about them, in three stages with {'a small language model' if llm == 'default' else llm}, seed {seed}. No "
+        "stage has seen the rooms of the probes.",
         links={"Conversations to look at": "conversations.html"},
     )
     print_summary(experiment)

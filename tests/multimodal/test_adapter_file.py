@@ -74,14 +74,14 @@ def test_damaged_and_foreign_files(model, tmp_path):
     with safe_open(file, "pt") as opened:
         facts = json.loads(opened.metadata()["spatialboost_adapter"])
     save_file({"a": torch.zeros(2)}, tmp_path / "few.safetensors", {"spatialboost_adapter": json.dumps(facts)})
-    newer = {"spatialboost_adapter": json.dumps({**facts, "version": 2})}
+    newer = {"spatialboost_adapter": json.dumps({**facts, "version": 3})}
     save_file({"a": torch.zeros(2)}, tmp_path / "newer.safetensors", newer)
     for name, text in {
         "flipped": "is damaged: .* is not as it was saved",
         "short": "is not a complete safetensors file",
         "foreign": "is no scene adapter",
         "few": "is no complete scene adapter: .* is missing",
-        "newer": "has version 2; this version of spatialboost reads 1",
+        "newer": "has version 3; this version of spatialboost reads 2",
         "missing": "there is no file",
     }.items():
         plain, _ = build("llava")

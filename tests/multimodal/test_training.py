@@ -21,6 +21,7 @@ from spatialboost.multimodal import (
     load_adapter,
     scenes,
 )
+from spatialboost.multimodal.attach import require_adapter
 from spatialboost.multimodal.batches import InstructionCollator
 from spatialboost.multimodal.training import train_adapter, training_arguments
 from tiny_vlms import build
@@ -104,6 +105,8 @@ def test_a_trained_adapter_is_loaded_into_a_new_model(rows, latents, tmp_path):
     plain, _ = build("qwen2_5_vl")
     loaded = load_adapter(build("qwen2_5_vl")[0], file)
     assert loss(loaded, processor, rows, latents) == loss(model, processor, rows, latents)
+    measured = [require_adapter(each).standard.mean_D for each in (model, loaded)]
+    assert measured[0].any() and torch.equal(*measured)
     batch = InstructionCollator(processor)([rows.read(i) for i in (0, 1)])
     del batch["views"]
     with torch.no_grad():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spatialboost.encoders.build import seeded
+from spatialboost.encoders.standardise import Standardise
 
 # Shape legend: B rows (samples), L tokens of a row, K latents of a scene, H width of the language model, D width of a
 # latent, A heads, E width of a head.
@@ -39,7 +40,9 @@ class SceneAdapter(nn.Module):
 
     Source: Spa3R (arXiv 2602.21186), the adapter of Spa3-VLM. The paper writes ``F + MLP(CrossAttn(F, z, z))`` with a
     last layer of zeros; the norms, the bottleneck and the gate are in its released code only. How the other weights
-    start is not said: ours are normal with a standard deviation of 0.02, and biases of zero.
+    start is not said: ours are normal with a standard deviation of 0.02, and biases of zero. Ours, too: latents get
+    mean 0 and variance 1 in each channel, as measured before the training. Without that, tokens of an encoder, whose
+    channels have means far from zero, taught nothing (docs/multimodal.md).
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class SceneAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.latent_width, self.heads = width, latent_width, gcd(width, heads)
+        self.standard = Standardise(latent_width)  # changes nothing before it has measured
         self.lift = nn.Sequential(nn.Linear(latent_width, width), nn.GELU(), nn.Linear(width, width))
         self.attend_q, self.attend_k, self.attend_v, self.attend_o = (nn.Linear(width, width) for _ in range(4))
         self.norm_q, self.norm_k = (nn.LayerNorm(width // self.heads) for _ in range(2))
@@ -78,7 +82,7 @@ class SceneAdapter(nn.Module):
     def forward(self, tokens_BLH: Tensor, latents_BKD: Tensor) -> Tensor:
         """The tokens ``(B, L, H)`` with what they found in the latents ``(B, K, D)``, in the dtype of the tokens."""
         x_BLH = tokens_BLH.to(self.norm.weight.dtype)
-        scene_BKH = self.lift(latents_BKD.to(x_BLH))
+        scene_BKH = self.lift(self.standard(latents_BKD.to(x_BLH)))
         q_BALE = self.norm_q(self._heads(self.attend_q(x_BLH)))
         k_BAKE = self.norm_k(self._heads(self.attend_k(scene_BKH)))
         v_BAKE = self._heads(self.attend_v(scene_BKH))

@@ -24,7 +24,7 @@ from spatialboost.weights.write import is_main
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 FACTS = "spatialboost_adapter"  # key of the header
 SIZES = ("width", "latent_width", "heads")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from spatialboost.encoders.build import seeded
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 LanguageModel = Literal["full", "lora", "frozen"]
 FILE, TRAINED = "adapter.safetensors", "trained.safetensors"  # of a checkpoint; the second has all but the adapter
 LORA, WHOLE = "lora", "model"  # folders of a finished training
+MEASURED = 64  # samples by which the latents are standardised
 
 
 def training_arguments(out: Path | str, **changes: Any) -> TrainingArguments:
@@ -130,6 +131,8 @@ def train_adapter(
         raise SpatialBoostError(
             f"the adapter reads latents of width {adapter.latent_width}; the scene encoder gives {scene_encoder.width}"
         )
+    if adapter.adds_zero():  # it is new
+        adapter.standard.measure(_some_latents(scene_encoder, samples))
     inner_model(model).requires_grad_(False)
     adapter.requires_grad_(True)
     if llm == "lora":
@@ -159,6 +162,16 @@ def train_adapter(
         whole.save_pretrained(out / WHOLE, state_dict=kept)
         processor.save_pretrained(out / WHOLE)
     return save_adapter(model, out / FILE, training=facts)
+
+
+@torch.no_grad()
+def _some_latents(scene_encoder: SceneEncoder, samples: Sequence[Sample]) -> Tensor:
+    """The latents ``(S, K, D)`` of evenly spaced samples that have frames."""
+    places = sorted({round(i * (len(samples) - 1) / (MEASURED - 1)) for i in range(MEASURED)})
+    found = [scene_encoder([sample.frames]) for place in places if (sample := samples[place]).frames]
+    if not found:
+        raise SpatialBoostError(f"none of {len(places)} samples has a frame, so there is no scene to read")
+    return torch.cat(found)
 
 
 class _Trainer(Trainer):
