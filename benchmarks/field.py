@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from spatialboost.probes.token_colours import principal_colours
 from spatialboost.scenes.cues import BAD_ITEM
@@ -61,7 +61,10 @@ def picture(rows: list[tuple[list[np.ndarray], Mapping[str, torch.Tensor]]]) -> 
         sheet.append(
             np.concatenate([np.pad(np.asarray(c), ((2, 2), (2, 2), (0, 0)), constant_values=255) for c in cells], 1)
         )
-    return Image.fromarray(np.concatenate(sheet))
+    whole = Image.fromarray(np.concatenate([np.full((14, sheet[0].shape[1], 3), 255, np.uint8), *sheet]))
+    for column, title in enumerate(("a context view", "the view to render", "its true features", *GUESSES)):
+        ImageDraw.Draw(whole).text((column * (CELL + 4) + 4, 1), title, fill="black")
+    return whole
 
 
 def main() -> None:
