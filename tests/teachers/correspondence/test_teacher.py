@@ -10,39 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
-from timm.models.vision_transformer import VisionTransformer
+from safetensors.torch import load_file
 from transformers import Trainer
 from typer.testing import CliRunner
 
 import spatialboost as sb
+from paths_of_rooms import PLAN, run_settings
 from spatialboost.encoders import open_encoder
 from spatialboost.errors import SpatialBoostError
 from spatialboost.scenes.dataset.writer import build_dataset
-from spatialboost.scenes.questions.plan import TurnPlan
 from spatialboost.scenes.rooms import Rooms
 from spatialboost.training import load_config, train
 from spatialboost.training.plan import plan
 from spatialboost.training.run import evaluate
 
-SHAPE = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "num_classes": 0}
-PLAN = TurnPlan({"depth": 1})
-
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> dict:
-    base = tmp_path_factory.mktemp("correspondence")
-    torch.manual_seed(0)
-    save_file(VisionTransformer(**SHAPE).state_dict(), base / "encoder.safetensors")
-    build_dataset(Rooms(12, size=64, views=3), base / "rooms", seed=0, plan=PLAN, with_depth=True, progress=False)
-    build_dataset(Rooms(4, size=64), base / "single", seed=0, plan=PLAN, with_depth=True, progress=False)
     return {
-        "encoder": {"name": "VisionTransformer", "kwargs": SHAPE, "weights": str(base / "encoder.safetensors")},
-        "data": {"folders": [str(base / "single"), str(base / "rooms")], "image_size": 64, "held_out": 3, "workers": 0},
+        **run_settings(tmp_path_factory.mktemp("correspondence")),
         "teacher": {"kind": "correspondence", "frames": [2, 3], "grids": [6, 0], "width": 16, "evaluate": 3},
         "boost": {"steps": 6, "batch_size": 2, "lr": 1e-3, "log_every": 1, "save_every": 2},
-        "device": "cpu",
-        "out": str(base / "out"),
     }
 
 
