@@ -17,7 +17,7 @@ from spatialboost.encoders import open_encoder, read_tokens
 from spatialboost.errors import SpatialBoostError
 from spatialboost.training import train_command
 from spatialboost.training.config import load_config
-from spatialboost.training.run import evaluate, train
+from spatialboost.training.run import evaluate, open_teacher, train
 from training_rows import SHAPE, make_rows, write_parquet
 
 
@@ -215,6 +215,17 @@ def test_a_run_is_scored_again(finished, world, tmp_path):
     assert done.exit_code == 0, done.output
     assert "answered from" in done.output
     assert {score["answers"] for score in json.loads((tmp_path / "scores.json").read_text())} == {5}
+
+
+def test_a_teacher_is_opened_as_it_was_after_a_stage(finished):
+    config, result = finished
+    last, first = open_teacher(config.out).objective, open_teacher(config.out, until="stage1").objective
+    trained = dict(sb.named_parameters(last.encoder))
+    assert trained and all(torch.equal(p, dict(sb.named_parameters(result.encoder))[n]) for n, p in trained.items())
+    with pytest.raises(SpatialBoostError, match="is not boosted"):
+        list(sb.named_parameters(first.encoder))
+    with pytest.raises(SpatialBoostError, match="stage 'stage9' is not finished; finished are"):
+        open_teacher(config.out, until="stage9")
 
 
 def test_what_cannot_be_scored_is_said(finished, tmp_path):

@@ -237,7 +237,7 @@ def read_proof(source: str | Path) -> ProofFile:
     Example:
         >>> proof = read_proof("tiny")
         >>> list(proof.rows)[:2], proof.image_size
-        (['language', 'shuffled answers'], 128)
+        (['language', 'shuffled answers'], 112)
 
     Raises:
         SpatialBoostError: There is no such proof, or a key of it is wrong; the message names the first such key.

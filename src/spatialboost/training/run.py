@@ -156,10 +156,7 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
     elif not config.data.held_out:
         raise SpatialBoostError("the run holds no rows out (data.held_out is 0); give the folder of other data")
     config.teacher.evaluate = rows
-    finished = _finished(config)
-    run = _Run(config, held_out=bool(folders))
-    for name in finished:
-        run.load(name)
+    run = _loaded(config, held_out=bool(folders))
     return list(run.teacher.score(run.dataset(None, run.held_out), every_kind=True))
 
 
@@ -177,32 +174,28 @@ def open_teacher(out: Path, *, until: str | None = None, device: str = "auto") -
     Raises:
         SpatialBoostError: No stage is finished, or not this one.
     """
-    config = _config_of(out, device)
-    names = _finished(config)
-    if until is not None and until not in names:
-        raise SpatialBoostError(f"{out}: stage {until!r} is not finished; finished are {names}")
-    run = _Run(config)
-    for name in names[: None if until is None else names.index(until) + 1]:
-        run.load(name)
-    return run.teacher
+    return _loaded(_config_of(out, device), until=until).teacher
 
 
 def _config_of(out: Path, device: str) -> TrainConfig:
     """The configuration that a run has written into its folder."""
     if not (out / CONFIG).is_file():
-        raise SpatialBoostError(
-            f"{out} has no {CONFIG}; expected the folder of a run, which `spatialboost train` wrote"
-        )
+        raise SpatialBoostError(f"{out} has no {CONFIG}; expected the folder of a run of `spatialboost train`")
     given = {key: value for key, value in read_json(out / CONFIG).items() if key not in (DATA, ENCODER, PROCESSES)}
     return load_config({**given, "out": out, "device": device})
 
 
-def _finished(config: TrainConfig) -> list[str]:
-    """The names of the finished stages of a run."""
+def _loaded(config: TrainConfig, *, held_out: bool = False, until: str | None = None) -> _Run:
+    """A run with the weights of its finished stages, up to one of them."""
     names = [name for name in config.stages if (config.out / name / RESULT).exists()]
     if not names:
         raise SpatialBoostError(f"{config.out}: no stage is finished, so there is nothing to score yet")
-    return names
+    if until is not None and until not in names:
+        raise SpatialBoostError(f"{config.out}: stage {until!r} is not finished; finished are {names}")
+    run = _Run(config, held_out=held_out)
+    for name in names[: None if until is None else names.index(until) + 1]:
+        run.load(name)
+    return run
 
 
 class _Run:
