@@ -38,7 +38,7 @@ from spatialboost.vlm.model import SpatialVLM
 
 # Shape legend: N patches, C bins of log depth.
 
-FIRST_SEED = 2_000_000  # the demo, its encoder and the tests use other seeds
+FIRST_SEED = 2_000_000  # the demo and the tests use other seeds
 PLAN = TurnPlan({"depth": 12}, wordings=2)
 BINS = torch.linspace(np.log(0.3), np.log(12.0), 24)
 HELD_OUT = 100

@@ -76,6 +76,11 @@ def test_scores_stand_beside_a_guess_and_are_the_same_when_loaded(finished, sett
         assert score.accuracy == pytest.approx(scores[score.kind, score.answerer]["accuracy"], abs=1e-6)
 
 
+def test_other_rows_are_scored(finished, settings):
+    scores = evaluate(Path(settings["out"]), folders=[Path(settings["data"]["folders"][1])], rows=4)
+    assert {score.kind for score in scores} == {"rendered features", "depth of rendered patches"}
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, settings, tmp_path, monkeypatch):
     given, step, calls = {**settings, "out": str(tmp_path / "out")}, Trainer.training_step, iter(range(1, 99))
 

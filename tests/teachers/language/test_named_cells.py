@@ -17,6 +17,7 @@ from spatialboost.scenes.rooms import Rooms
 from spatialboost.teachers.language import AlignConfig, ChatDataset, align, answer_accuracy
 from spatialboost.training import load_config, train
 from spatialboost.training.plan import plan
+from spatialboost.training.run import evaluate
 from spatialboost.vlm import SpatialVLM
 from spatialboost.vlm.image_prompt import ImagePrompt
 from training_rows import SHAPE, build
@@ -107,6 +108,7 @@ def test_a_run_with_names_is_scored_saved_and_taken_up(folder, tmp_path, monkeyp
     guess = next(each for each in scores if (each.kind, each.answerer) == ("depths", "guess"))
     assert 0 < guess.relative_error < 1  # the median depth, not a missing one
 
+    assert evaluate(tmp_path / "run", folders=[folder], rows=2)  # other rows, of which none is trained on
     again = train(load_config(config))  # everything is finished: only loaded
     for ours, theirs in zip(again.teacher.vlm.projector.parameters(), teacher.vlm.projector.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)

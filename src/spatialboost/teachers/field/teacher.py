@@ -81,7 +81,8 @@ class FieldTeacher(Teacher):
         """Make the field on a geometry model of your own."""
         grid = inputs.images.grid
         objective = FieldObjective(inputs.encoder, options, geometry, grid=grid, layer=inputs.layer)
-        if options.standardise and not next(inputs.encoder.parameters()).is_meta:  # on meta: a plan
+        planned = next(inputs.encoder.parameters()).is_meta
+        if options.standardise and not planned and not inputs.finished:  # a finished stage has what it measured
             objective.measure(training_features(inputs))
         return cls(objective, options, inputs)
 

@@ -46,7 +46,7 @@ def make_projector(
         nn.init.zeros_(projector[-1].get_parameter("weight"))
     elif options.projector_start == "digits":
         begin_at_digits(projector, llm, tokenizer)
-    if isinstance(projector[0], Standardise):
+    if isinstance(projector[0], Standardise) and not inputs.finished:  # a finished stage has what it measured
         projector[0].measure(pool(training_features(inputs)).to(projector[0].mean_D.device))
     return projector
 
