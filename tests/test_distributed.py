@@ -31,6 +31,11 @@ from transformers import Trainer
 
 import spatialboost as sb
 from host_models import HOSTS, images, output, perturb
+from paths_of_rooms import PLAN
+from paths_of_rooms import SHAPE as ROOM_SHAPE
+from spatialboost.demo import ASSETS
+from spatialboost.scenes.dataset.writer import build_dataset
+from spatialboost.scenes.rooms import Rooms
 from spatialboost.training import load_config, sharding, train
 from spatialboost.training.config import StageConfig
 from spatialboost.training.fit import fit
@@ -91,6 +96,39 @@ def pixel_settings(world: Path, name: str, *, processes: int = 2, **changes: Any
     stages = {"head": {**given["stage1"], "steps": 2}, "boost": {**given["stage1"], "steps": 2}}
     kept = {key: given[key] for key in ("encoder", "data", "device", "out")}
     return {**kept, "teacher": {"kind": "pixel"}, **stages, **changes}
+
+
+SEVERAL_VIEWS: dict[str, dict[str, Any]] = {
+    "correspondence": {"teacher": {"grids": [6, 0], "width": 16}, "stages": ("boost",)},
+    "field": {"teacher": {"width": 32, "heads": 2, "depth": 1, "latents": 8}, "stages": ("field", "boost")},
+    "language-correspondence": {
+        "teacher": {
+            "llm": {"name": str(ASSETS / "llm")},
+            "grids": [6, 0],
+            "width": 8,
+            "lora_rank": 2,
+        },
+        "stages": ("stage1", "match", "boost"),
+    },
+}
+
+
+def several_views_settings(world: Path, name: str, kind: str, *, processes: int = 2, **changes: Any) -> dict[str, Any]:
+    """A run of a teacher that needs several views."""
+    stage = {"steps": 2, "batch_size": 4 // processes, "log_every": 1, "save_every": 0, "lr": 1e-3}
+    return {
+        "encoder": {
+            "name": "VisionTransformer",
+            "kwargs": ROOM_SHAPE,
+            "weights": str(world / "rooms-encoder.safetensors"),
+        },
+        "teacher": {"kind": kind, "frames": [2, 3], "evaluate": 2, **SEVERAL_VIEWS[kind]["teacher"]},
+        "data": {"folders": [str(world / "rooms")], "image_size": 64, "held_out": 4, "workers": 0},
+        **{each: stage for each in SEVERAL_VIEWS[kind]["stages"]},
+        "device": "cpu",
+        "out": str(world / name),
+        **changes,
+    }
 
 
 def result_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +210,9 @@ def worker(world: Path) -> None:
     for kind in KINDS:
         note(f"pixel {kind}", result_of(pixel_settings(world, f"pixel-{kind}", strategy=kind)))
         note(f"nan {kind}", error_of(fit_line, world / f"nan-{kind}", kind, 8))
+        for teacher in SEVERAL_VIEWS:
+            own = several_views_settings(world, f"{teacher}-{kind}", teacher, strategy=kind)
+            note(f"{teacher} {kind}", result_of(own))
     note("few", error_of(fit_line, world / "few", "ddp", 1))
     refused = settings(world, "refused", strategy={"kind": "fsdp2", "reshard": False})
     refused["stage2"] = {**refused["stage2"], "steps": 1}
@@ -210,6 +251,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_file(VisionTransformer(**SHAPE).state_dict(), folder / "encoder.safetensors")
     write_rows(folder / "rows")
+    save_file(VisionTransformer(**ROOM_SHAPE).state_dict(), folder / "rooms-encoder.safetensors")
+    build_dataset(Rooms(16, size=64, views=3), folder / "rooms", seed=0, plan=PLAN, with_depth=True, progress=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -278,6 +321,22 @@ def test_pixel_runs_are_those_of_one_process(world):
             assert len(ours) == len(values)
             for a, b in zip(ours, values, strict=True):
                 assert a == b or abs(a - b) < 1e-5, (kind, stage, ours, values)
+
+
+@pytest.mark.parametrize("teacher", SEVERAL_VIEWS)
+def test_runs_of_teachers_with_several_views_are_those_of_one_process(world, teacher):
+    one = result_of(several_views_settings(world, teacher, teacher, processes=1))
+    expected = load_file(world / teacher / "boost" / "delta" / "model.safetensors")
+    for kind in KINDS:
+        ours = found(world)[f"{teacher} {kind}"]
+        assert ours.keys() == one.keys()
+        for stage, values in one.items():
+            for a, b in zip(ours[stage], values, strict=True):
+                assert a == b or abs(a - b) < 1e-4 * max(1, abs(b)), (kind, stage, ours, values)
+        delta = load_file(world / f"{teacher}-{kind}" / "boost" / "delta" / "model.safetensors")
+        assert delta.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(delta[key], value, rtol=1e-3, atol=1e-4, msg=f"{kind} {key}")
 
 
 def test_each_process_has_half_of_the_weights(world):
