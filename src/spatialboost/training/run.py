@@ -134,7 +134,7 @@ def _train(config: TrainConfig, strategy: StrategyConfig) -> TrainResult:
     return TrainResult(run.teacher, run.encoder, config.out, records, delta)
 
 
-def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device: str = "auto") -> list[Score]:
+def evaluate(out: str | Path, *, folders: Sequence[Path] = (), rows: int = 200, device: str = "auto") -> list[Score]:
     """Score a finished run, or the stages of it that are finished, on held-out rows or on other data.
 
     Example:
@@ -150,7 +150,7 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
     Raises:
         SpatialBoostError: There is no finished stage, or no row to score.
     """
-    config = _config_of(out, device)
+    config = _config_of(Path(out), device)
     if folders:
         config.data.folders, config.data.held_out = list(folders), 0
     elif not config.data.held_out:
@@ -160,11 +160,11 @@ def evaluate(out: Path, *, folders: Sequence[Path] = (), rows: int = 200, device
     return list(run.teacher.score(run.dataset(None, run.held_out), every_kind=True))
 
 
-def open_teacher(out: Path, *, until: str | None = None, device: str = "auto") -> Teacher:
+def open_teacher(out: str | Path, *, until: str | None = None, device: str = "auto") -> Teacher:
     """The teacher of a finished run with all its parts, which a delta leaves out.
 
     Example:
-        >>> field = open_teacher(Path("runs/spa3r-tiny"), until="field").objective.field  # doctest: +SKIP
+        >>> field = open_teacher("runs/spa3r-tiny", until="field").objective.field  # doctest: +SKIP
 
     Args:
         out: Folder of the run.
@@ -174,7 +174,7 @@ def open_teacher(out: Path, *, until: str | None = None, device: str = "auto") -
     Raises:
         SpatialBoostError: No stage is finished, or not this one.
     """
-    return _loaded(_config_of(out, device), until=until).teacher
+    return _loaded(_config_of(Path(out), device), until=until).teacher
 
 
 def _config_of(out: Path, device: str) -> TrainConfig:

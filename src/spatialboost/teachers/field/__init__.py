@@ -7,14 +7,24 @@
 - `network`: the field itself: views become latents, latents and a camera become features. `transformer` is its
   transformer, `positions` and `cameras` say how it knows places and cameras.
 - `objective`: encoder, geometry and field together, with the loss.
+- `latents`: what a trained field knows of a scene, for a vision-language model.
 - `measures`: rendered features beside the truth, the nearest view and the mean.
 """
 
 from __future__ import annotations
 
 from spatialboost.teachers.field.config import FieldOptions
+from spatialboost.teachers.field.latents import FieldLatents
 from spatialboost.teachers.field.measures import RenderedViews, feature_maps, measure_rendering
 from spatialboost.teachers.field.objective import FieldObjective
 from spatialboost.teachers.field.teacher import FieldTeacher
 
-__all__ = ["FieldObjective", "FieldOptions", "FieldTeacher", "RenderedViews", "feature_maps", "measure_rendering"]
+__all__ = [
+    "FieldLatents",
+    "FieldObjective",
+    "FieldOptions",
+    "FieldTeacher",
+    "RenderedViews",
+    "feature_maps",
+    "measure_rendering",
+]

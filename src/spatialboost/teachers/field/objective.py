@@ -177,10 +177,7 @@ class FieldObjective(Objective):
         geometry = self.geometry(batch)
         roles = Roles.of(batch["frames"], batch["contexts"], targets_only=targets_only)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._teaches_semantic()):
-            context = self._context(batch, geometry, roles.context_BV)
-            grid = self.grid if self.own_context else self.geometry.grid
-            cameras = replace(geometry.cameras, grid=grid)[roles.context_BV]
-            latents = self.field.encode(context, cameras, roles.known_BV)
+            latents = self._latents(batch, geometry, roles)
             if self.exchange:
                 latents = latents.roll(1, 0)
             rendered = self.field.render(latents[roles.scene_R], geometry.cameras[roles.rendered_R])
@@ -194,6 +191,11 @@ class FieldObjective(Objective):
         depths = self.field.probe_depth(rendered)
         return Rendering(roles, predicted, true, known, depths, geometry.depths[roles.rendered_R])
 
+    def encode(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The latents of scenes ``(B, L, W)``, from all views of a batch."""
+        roles = Roles.of(batch["frames"], batch["frames"], targets_only=True)
+        return self._latents(batch, self.geometry({**batch, "contexts": batch["frames"]}), roles)
+
     def base_features(self, batch: Mapping[str, Tensor], views: Tensor) -> Tensor:
         """The features of the base encoder for some views of a batch, at the patches of the geometry ``(R, N, D)``."""
         return self._resized(self._tokens(batch, views, own=False))
@@ -205,6 +207,12 @@ class FieldObjective(Objective):
             and self.options.pupil == "semantic"
             and any(p.requires_grad for p in self.encoder.parameters())
         )
+
+    def _latents(self, batch: Mapping[str, Tensor], geometry: Geometry, roles: Roles) -> Tensor:
+        """The latents of scenes ``(B, L, W)`` from their context views."""
+        grid = self.grid if self.own_context else self.geometry.grid
+        cameras = replace(geometry.cameras, grid=grid)[roles.context_BV]
+        return self.field.encode(self._context(batch, geometry, roles.context_BV), cameras, roles.known_BV)
 
     def _context(self, batch: Mapping[str, Tensor], geometry: Geometry, views_BV: Tensor) -> Tensor:
         """The features of the context views ``(B, V, N, D)``."""

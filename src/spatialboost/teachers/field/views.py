@@ -58,7 +58,7 @@ class Views:
         if known:
             return self.of_scene(open_scene(row, chosen), contexts)
         images = row_images(row)
-        return self._example([np.asarray(open_image(images[i])) for i in chosen], contexts)
+        return self.of_images([np.asarray(open_image(images[i])) for i in chosen], contexts)
 
     def of_scene(self, scene: Scene, contexts: int) -> Example:
         """The example of posed views with depth, context views first.
@@ -67,18 +67,17 @@ class Views:
             SpatialBoostError: The first view sees nothing that another one sees, or poses cannot be right.
         """
         follow(scene, to_pixels(cell_centres(CHECKED), scene.views[0].size), OVERLAP)
-        example = self._example([view.image_HW3 for view in scene.views], contexts)
-        poses = torch.from_numpy(np.stack(scene.poses)).inverse().float()
+        example = self.of_images([view.image_HW3 for view in scene.views], contexts)
+        example |= scene_cameras(scene)
         depths = [
             torch.from_numpy(np.where(view.valid_HW, view.depth_HW, 0).astype(np.float32)) for view in scene.views
         ]
         patches = [patch_log_depth(depth_HW[None], None, self.grid) for depth_HW in depths]
-        example["poses"] = poses
-        example["intrinsics"] = torch.stack([normalised_intrinsics(v.intrinsics_33, v.size) for v in scene.views])
         example["depths"] = torch.cat([torch.where(known, log.exp(), 0.0) for log, known in patches])
         return example
 
-    def _example(self, images: Sequence[np.ndarray], contexts: int) -> Example:
+    def of_images(self, images: Sequence[np.ndarray], contexts: int) -> Example:
+        """The example of images of any sizes, context views first, without what is known of their geometry."""
         example = {"pixel_values": self.images({"images": images}), "contexts": torch.tensor(contexts)}
         example["frames"] = torch.tensor(len(images))
         if self.options.geometry.kind == "vggt":
@@ -123,6 +122,14 @@ def choose_views(rng: np.random.Generator, count: int, options: FieldOptions) ->
     contexts = max(1, int(wanted * (1 - options.target_share)))
     more = sorted(rng.permutation(others)[: contexts - 1].tolist())
     return [first, *more, *(each for each in others if each not in more)], contexts
+
+
+def scene_cameras(scene: Scene) -> dict[str, torch.Tensor]:
+    """``poses`` and ``intrinsics`` of the views of a scene, as in `Cameras`; the world is the first view's camera."""
+    return {
+        "poses": torch.from_numpy(np.stack(scene.poses)).inverse().float(),
+        "intrinsics": torch.stack([normalised_intrinsics(v.intrinsics_33, v.size) for v in scene.views]),
+    }
 
 
 def normalised_intrinsics(intrinsics_33: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
