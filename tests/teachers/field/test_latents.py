@@ -62,7 +62,9 @@ def test_samples_of_other_lengths_do_not_see_each_other_and_the_world_does_not_m
 
 
 def test_what_cannot_be_is_told(teacher):
-    with pytest.raises(SpatialBoostError, match="trained on known cameras, .*: give `cameras`, .* geometry.kind: vggt"):
+    with pytest.raises(
+        SpatialBoostError, match=r"trained on known cameras, .*: give `cameras`, .* geometry.kind: vggt"
+    ):
         FieldLatents(teacher)
     with pytest.raises(SpatialBoostError, match=r"the teacher is a Linear; expected the FieldTeacher"):
         FieldLatents(nn.Linear(1, 1))
@@ -77,7 +79,7 @@ def test_what_cannot_be_is_told(teacher):
     intrinsics = ROOM.views[0].intrinsics_33
     with pytest.raises(SpatialBoostError, match="2 poses and 1 intrinsics for 1 frames"):
         given([np.eye(4)] * 2, [intrinsics])
-    with pytest.raises(SpatialBoostError, match="frame 0: pose .* is not a rotation and a translation"):
+    with pytest.raises(SpatialBoostError, match=r"frame 0: pose .* is not a rotation and a translation"):
         given([np.diag([2.0, 1, 1, 1])], [intrinsics])
     with pytest.raises(SpatialBoostError, match=r"frame 0: intrinsics are \(2, 2\), expected a 3x3 matrix"):
         given([np.eye(4)], [np.eye(2)])

@@ -49,8 +49,8 @@ class FieldLatents:
         kind = teacher.options.geometry.kind
         if kind == "known" and cameras is None:
             raise SpatialBoostError(
-                "this field was trained on known cameras, and images alone do not tell them: give `cameras`, a function "
-                "from the frames of a sample to their poses and intrinsics, or train with geometry.kind: vggt"
+                "this field was trained on known cameras, which images alone do not tell: give `cameras`, a function from "
+                "the frames of a sample to their poses and intrinsics, or train with geometry.kind: vggt"
             )
         if kind != "known" and cameras is not None:
             raise SpatialBoostError(f"a field on {kind} finds the cameras itself: leave out `cameras`")
@@ -63,7 +63,7 @@ class FieldLatents:
         """The latents ``(S, L, W)``.
 
         Raises:
-            SpatialBoostError: A sample has no frame, or its cameras are not one rigid pose and 3 x 3 intrinsics a frame.
+            SpatialBoostError: A sample has no frame, or not one rigid pose and 3 x 3 intrinsics for each frame.
         """
         if not samples or any(not len(frames) for frames in samples):
             raise SpatialBoostError("a sample without frames has no scene latents: give at least one frame")
@@ -78,8 +78,8 @@ class FieldLatents:
         poses, intrinsics = self.cameras(frames)
         if not len(poses) == len(intrinsics) == len(frames):
             raise SpatialBoostError(
-                f"`cameras` gave {len(poses)} poses and {len(intrinsics)} intrinsics for {len(frames)} frames; expected "
-                "one of each for a frame"
+                f"`cameras` gave {len(poses)} poses and {len(intrinsics)} intrinsics for {len(frames)} frames; "
+                "expected one of each for a frame"
             )
         views = [
             Cues(
