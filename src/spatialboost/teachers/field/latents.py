@@ -49,8 +49,8 @@ class FieldLatents:
         kind = teacher.options.geometry.kind
         if kind == "known" and cameras is None:
             raise SpatialBoostError(
-                "this field was trained on known cameras, which images alone do not tell: give `cameras`, a function from "
-                "the frames of a sample to their poses and intrinsics, or train with geometry.kind: vggt"
+                "this field was trained on known cameras, which images alone do not tell: give `cameras`, a function "
+                "from the frames of a sample to their poses and intrinsics, or train with geometry.kind: vggt"
             )
         if kind != "known" and cameras is not None:
             raise SpatialBoostError(f"a field on {kind} finds the cameras itself: leave out `cameras`")
