@@ -2,9 +2,11 @@
 
     python benchmarks/scene_adapter.py --assets ASSETS --out runs/scene-adapter     # a minute of processor time
     python benchmarks/scene_adapter.py --assets ASSETS --out runs/scene-smollm2 --llm smollm2 --lr 1e-3 --steps 24
+    python benchmarks/scene_adapter.py --assets ASSETS --out runs/scene-field --field proof/seed0/field
 
 ASSETS holds `vit_small_patch14/` and `rgbd_room/`. A LLaVA is built whose vision tower and projector have random
-weights and are not trained: it is nearly blind. Its visual tokens read the latents of the ViT-S through the adapter.
+weights and are not trained: it is nearly blind. Its visual tokens read the latents of the ViT-S, or of a trained field
+(Spa3R), through the adapter.
 With `--llm small` (a new language model of two layers) the language model is trained, too; SmolLM2 stays as it is. The
 first 70 % of the frames teach whether the middle of a picture is near or far; the last 22 % are asked about. In OUT:
 `adapter.safetensors` and `result.json`.
@@ -25,9 +27,11 @@ import torch
 from PIL import Image
 
 from spatialboost.encoders import open_encoder
-from spatialboost.multimodal import EncoderLatents, Sample, answer, attach_adapter, scenes
+from spatialboost.multimodal import EncoderLatents, Sample, SceneEncoder, answer, attach_adapter, scenes
 from spatialboost.multimodal.batches import InstructionCollator
 from spatialboost.multimodal.training import train_adapter, training_arguments
+from spatialboost.teachers.field import FieldLatents
+from spatialboost.training.run import open_teacher
 from spatialboost.vlm.llms import load_llm
 
 TRAIN, TEST = 0.70, 0.22  # of the frames
@@ -45,6 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--llm", choices=TURNS, default="small")
+    parser.add_argument("--field", type=Path, help="a finished run of the teacher `field`, in place of the ViT-S")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=8, help="frames in a step")
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -98,10 +103,16 @@ def build_llava(name: str) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
+def field_latents(run: Path, room: Path) -> FieldLatents:
+    """The latents of a field; each sample is one frame of the room, whose camera is the world."""
+    intrinsics_33 = np.loadtxt(room / "intrinsics.txt")
+    return FieldLatents(open_teacher(run), lambda frames: ([np.eye(4)] * len(frames), [intrinsics_33] * len(frames)))
+
+
 class Remembered:
     """Scene latents of one frame each, computed once."""
 
-    def __init__(self, encode: EncoderLatents) -> None:
+    def __init__(self, encode: SceneEncoder) -> None:
         self.encode, self.width = encode, encode.width
         self.found: dict[int, torch.Tensor] = {}
 
@@ -132,9 +143,12 @@ def share(answers: list[str], samples: list[Sample]) -> float:
 def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    weights = args.assets / "vit_small_patch14" / "model.safetensors"
-    encoder = open_encoder("timm:vit_small_patch14_dinov2", weights=weights, image_size=112)
-    latents = Remembered(EncoderLatents(encoder, image_size=112))
+    if args.field is None:
+        weights = args.assets / "vit_small_patch14" / "model.safetensors"
+        encoder = open_encoder("timm:vit_small_patch14_dinov2", weights=weights, image_size=112)
+        latents = Remembered(EncoderLatents(encoder, image_size=112))
+    else:
+        latents = Remembered(field_latents(args.field, args.assets / "rgbd_room"))
     model, processor = build_llava(args.llm)
 
     frames = read_room(args.assets / "rgbd_room")
