@@ -194,6 +194,8 @@ def test_wrong_rows_seeds_and_folders(tmp_path):
         proof.cells(["langage"])
     with pytest.raises(SpatialBoostError, match="seed 5 is not in the proof"):
         proof.cells(seeds=[5])
+    with pytest.raises(SpatialBoostError, match=r"row 'pixel depth' has no seed 1; its seeds are \[0\]"):
+        proof.cells(["pixel depth"], [1])
     with pytest.raises(SpatialBoostError, match="unknown proof 'tinny'"):
         read_proof("tinny")
     with pytest.raises(SpatialBoostError, match="cannot read"):

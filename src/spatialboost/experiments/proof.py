@@ -89,6 +89,10 @@ class Proof:
         most = max(row.seeds for row in self.file.rows.values())
         if wrong := [seed for seed in seeds if not 0 <= seed < most]:
             raise SpatialBoostError(f"seed {wrong[0]} is not in the proof; its rows have up to {most}, from 0 on")
+        for row in rows:
+            count = most if row == BASE else self.file.rows[row].seeds
+            if seeds and all(seed >= count for seed in seeds):
+                raise SpatialBoostError(f"row {row!r} has no seed {seeds[0]}; its seeds are {list(range(count))}")
         return [
             (name, seed)
             for seed in range(most)
