@@ -1,6 +1,8 @@
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from spatialboost.errors import SpatialBoostError
 from spatialboost.probes.result import Metric, ProbeResult, ProbeRow, Spread
@@ -71,3 +73,18 @@ def test_json_round_trip() -> None:
 
 def test_the_picture_needs_no_panels() -> None:
     assert len(RESULT.figure().axes) == 1
+
+
+def test_a_table_of_many_metrics_fits_a_terminal_of_80_columns() -> None:
+    names = [f"within_{i}" for i in range(12)]
+    rows = [
+        ProbeRow(name, seed, {each: 0.125 + seed + i for i, each in enumerate(names)})
+        for name in ("base", "boosted", "random matches")
+        for seed in (0, 1)
+    ]
+    metrics = {each: Metric(f"within {each[7:]}°", higher_is_better=True) for each in names}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(ProbeResult("pose", {}, metrics, rows).table())
+    shown = console.file.getvalue()
+    assert all(f"within {i}°" in shown and f"{0.625 + i:.3f} +- 0.707" in shown for i in range(12))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and len(shown.splitlines()) == 14

@@ -182,20 +182,23 @@ class ProbeResult:
         return written
 
     def table(self) -> Table:
-        """A rich table: mean and spread of every metric, and the gain of boosted over base if both were measured."""
+        """A rich table: mean and spread of every metric, and the gain of boosted over base if both were measured.
+
+        Each metric has a line: a probe with ten metrics would not fit a terminal of 80 columns side by side.
+        """
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.probe} probe", title_justify="left")
-        table.add_column("encoder")
-        for metric in self.metrics.values():
+        table = Table(title=f"{self.probe} probe", title_justify="left", box=None, pad_edge=False)
+        heads = [*self.names, *(["boosted - base"] if self._both else [])]
+        table.add_column("")
+        for head in heads:
+            table.add_column(Text(head), justify="right")
+        for name, metric in self.metrics.items():
             arrow = "\N{UPWARDS ARROW}" if metric.higher_is_better else "\N{DOWNWARDS ARROW}"  # the better direction
-            table.add_column(Text(f"{metric.title} {arrow}"), justify="right")
-        for name in self.names:
-            table.add_row(Text(name), *(str(self.spread(name, metric)) for metric in self.metrics))
-        if self._both:
-            table.add_section()
-            table.add_row("boosted - base", *(str(self.gain(metric)) for metric in self.metrics))
+            values = [str(self.spread(each, name)) for each in self.names]
+            gain = [str(self.gain(name))] if self._both else []
+            table.add_row(Text(f"{metric.title} {arrow}"), *values, *gain)
         return table
 
     def paired_line(self) -> str:
