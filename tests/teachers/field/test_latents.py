@@ -97,7 +97,8 @@ class _Seeing(KnownGeometry):
         assert torch.equal(batch["contexts"], batch["frames"])  # all views are context
         seen = nn.functional.adaptive_avg_pool2d(images, self.grid).flatten(2).transpose(1, 2)
         seen = nn.functional.pad(seen, (0, 1))
-        views = Cameras(torch.eye(4).repeat(count, 1, 1), torch.tensor([1.0, 1, 0, 0]).repeat(count, 1), self.grid)
+        focal = torch.where(images.flatten(1).any(1), 1.0, torch.inf)[:, None] * torch.tensor([1.0, 1, 0, 0])
+        views = Cameras(torch.eye(4).repeat(count, 1, 1), focal, self.grid)
         return Geometry(views, torch.ones(count, seen.shape[1]), seen, None, seen)
 
 
@@ -108,7 +109,7 @@ def test_a_geometry_model_that_finds_cameras_needs_none(teacher):
         depth=1,
         latents=8,
         standardise=False,
-        pupil="semantic",
+        pupil="context",
         geometry={"kind": "vggt", "image_size": [28, 42]},
     )
     inputs = TeacherInputs(encoder=teacher.objective.encoder, images=teacher.images, rows=[], training=[], seed=0)
@@ -119,3 +120,6 @@ def test_a_geometry_model_that_finds_cameras_needs_none(teacher):
     assert (FieldLatents(seeing)([changed])[0] - latents[0]).abs().max() > 1e-4
     with pytest.raises(SpatialBoostError, match="a field on vggt finds the cameras itself: leave out `cameras`"):
         FieldLatents(seeing, cameras)
+    black = [np.zeros_like(frame) for frame in FRAMES]
+    with pytest.raises(SpatialBoostError, match="latents of sample 1 are not finite: the geometry model finds no cam"):
+        FieldLatents(seeing)([FRAMES, black])

@@ -63,13 +63,19 @@ class FieldLatents:
         """The latents ``(S, L, W)``.
 
         Raises:
-            SpatialBoostError: A sample has no frame, or not one rigid pose and 3 x 3 intrinsics for each frame.
+            SpatialBoostError: A sample has no frame, or not one rigid pose and 3 x 3 intrinsics for each frame, or VGGT
+                finds no camera in its frames.
         """
         if not samples or any(not len(frames) for frames in samples):
             raise SpatialBoostError("a sample without frames has no scene latents: give at least one frame")
         batch = stack_sequences([self._example(frames) for frames in samples])
         device = next(self.objective.field.parameters()).device
-        return self.objective.encode({name: value.to(device) for name, value in batch.items()})
+        latents = self.objective.encode({name: value.to(device) for name, value in batch.items()})
+        if bad := [i for i, finite in enumerate(latents.isfinite().flatten(1).all(1).tolist()) if not finite]:
+            raise SpatialBoostError(
+                f"the latents of sample {bad[0]} are not finite: the geometry model finds no camera in its frames"
+            )
+        return latents
 
     def _example(self, frames: Frames) -> dict[str, Tensor]:
         example = self._views.of_images(frames, len(frames))
