@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from typer.testing import CliRunner
 
@@ -43,7 +43,6 @@ def settings(folder: Path, weights: Path, out: Path) -> dict[str, Any]:
 def world(tmp_path_factory) -> tuple[Path, Path]:
     """A folder of shards and the encoder's weights."""
     import timm
-    from safetensors.torch import save_file
 
     base = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
@@ -113,9 +112,23 @@ def test_a_stage_can_be_left_out(world, tmp_path):
 
 def test_another_configuration_is_refused(finished):
     config, _ = finished
-    changed = load_config({**config.model_dump(), "seed": 5})
-    with pytest.raises(SpatialBoostError, match=r"another configuration \(seed differ\)"):
-        train(changed)
+    given = config.model_dump()
+    changed = {**given, "seed": 5, "stage3": {**given["stage3"], "lr": 0.5}}
+    told = r"another configuration \(seed is 0 there and 5 here; stage3.lr is 0.001 there and 0.5 here\)"
+    with pytest.raises(SpatialBoostError, match=told):
+        train(load_config(changed))
+
+
+def test_a_file_of_weights_may_be_elsewhere_but_not_other_weights(finished, tmp_path):
+    config, _ = finished
+    given = config.model_dump()
+    state = load_file(given["encoder"]["weights"])
+    save_file(state, tmp_path / "moved.safetensors")
+    moved = {**given, "encoder": {**given["encoder"], "weights": tmp_path / "moved.safetensors"}}
+    assert train(load_config(moved)).delta is not None
+    save_file({**state, "cls_token": state["cls_token"] + 1}, tmp_path / "moved.safetensors")
+    with pytest.raises(SpatialBoostError, match="the encoder has other weights than when the run"):
+        train(load_config(moved))
 
 
 def test_reading_with_workers_is_the_same_configuration_and_gives_the_same(finished, world, tmp_path):

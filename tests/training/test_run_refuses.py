@@ -286,7 +286,7 @@ def test_a_run_that_never_began_does_not_claim_its_folder(world, tmp_path, made_
         with pytest.raises(SpatialBoostError):
             train(load_config(made_up(world, tmp_path / "out", **wrong)))
     assert train(load_config(made_up(world, tmp_path / "out"))).delta is not None
-    with pytest.raises(SpatialBoostError, match=r"another configuration \(seed differ\)"):
+    with pytest.raises(SpatialBoostError, match=r"another configuration \(seed is 0 there and 7 here\)"):
         train(load_config(made_up(world, tmp_path / "out", seed=7)))
 
 

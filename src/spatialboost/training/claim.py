@@ -81,11 +81,10 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
         return False
     theirs = read_json(out / CONFIG)
     given = {key: value for key, value in ours.items() if key != PROCESSES}
-    differ = [
-        key
-        for key in given
-        if _uncut(given[key]) != _uncut(theirs.get(key, given[key] if key in (DATA, ENCODER) else None))
-    ]
+    earlier = {key: theirs.get(key, given[key] if key in (DATA, ENCODER) else None) for key in given}
+    differ = dict(_differences(earlier, given))
+    if ENCODER in theirs:
+        differ.pop("encoder.weights", None)  # the file may be elsewhere now: its weights are compared
     if DATA in differ:
         raise SpatialBoostError(
             f"the data set has other files than when the run in {out} began, so its rows have other numbers: use the "
@@ -98,8 +97,8 @@ def check_claim(out: Path, ours: Mapping[str, Any]) -> bool:
         )
     if differ:
         raise SpatialBoostError(
-            f"{out} contains a run with another configuration ({', '.join(differ)} differ): choose another `out`, "
-            "or delete that folder"
+            f"{out} contains a run with another configuration ({_told(differ)}): choose another `out`, or delete that "
+            "folder"
         )
     return True
 
@@ -141,17 +140,28 @@ def keep_global_batches(out: Path, ours: Mapping[str, Any], stages: Mapping[str,
 ENCODER, DATA = "encoder_weights", "data_files"
 PROCESSES = "processes"  # key of the number of processes that the run began with
 CUT = ("batch_size", "accumulate")  # keys of a stage that cut the rows of a step; these may change
+SHOWN = 4  # differences that a message names
 
 
 def _has_begun(out: Path) -> bool:
     return (out / CONFIG).exists() and (any(out.glob("*/result.json")) or any(out.glob("*/checkpoint-*")))
 
 
-def _uncut(section: Any) -> Any:
-    """A section of the configuration without the keys that `keep_global_batches` compares."""
-    if not (isinstance(section, Mapping) and all(key in section for key in CUT)):
-        return section
-    return {key: value for key, value in section.items() if key not in CUT}
+def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Key, such as ``stage3.lr``, and both values, for each value that differs."""
+    if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping)):
+        if theirs != ours:
+            yield name, (theirs, ours)
+        return
+    cut = CUT if all(key in each for key in CUT for each in (theirs, ours)) else ()  # `keep_global_batches` does these
+    for key in [*ours, *(each for each in theirs if each not in ours)]:
+        if key not in cut:
+            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+
+
+def _told(differ: Mapping[str, tuple[Any, Any]]) -> str:
+    told = [f"{key} is {theirs!r:.80} there and {ours!r:.80} here" for key, (theirs, ours) in differ.items()]
+    return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else "")
 
 
 def write_claim(out: Path, ours: Mapping[str, Any]) -> None:
